@@ -1,0 +1,30 @@
+"""Data: one function from a name to a training and a test split, and batches of them.
+
+    data = load("mnist")
+    for index, x, y in Batches(data.train, 128, seed=0, augment=Augment(crop=2, flip=False)).epoch(0): ...
+
+Small sets live whole in memory, or on the device, as bytes; augmentation is batched there and needs no worker
+processes. Everything random depends on (seed, epoch, step) alone.
+"""
+
+from bnnlib.data.augment import Affine, Augment
+from bnnlib.data.batches import Batches
+from bnnlib.data.errors import DataError, DataNotFound
+from bnnlib.data.registry import NAMES, load
+from bnnlib.data.splits import Dataset, Split, split_validation
+from bnnlib.data.transforms import STATISTICS, Normalize
+
+__all__ = [
+    "NAMES",
+    "STATISTICS",
+    "Affine",
+    "Augment",
+    "Batches",
+    "DataError",
+    "DataNotFound",
+    "Dataset",
+    "Normalize",
+    "Split",
+    "load",
+    "split_validation",
+]

@@ -1,0 +1,111 @@
+"""Trees of image files, one folder a class: root/train/CLASS/*.png and root/test/CLASS/*.png."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from bnnlib.data import cache
+from bnnlib.data.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Files of one split: paths relative to `root`, one label each, with what a cache key needs."""
+
+    root: Path
+    classes: tuple[str, ...]
+    names: list[str]
+    labels: list[int]
+    stats: list[tuple[int, int]]  # size in bytes, modification time in ns
+
+    def key(self) -> str:
+        listing = [(f"{label} {name}", *stat) for name, label, stat in zip(self.names, self.labels, self.stats)]
+        return cache.key(self.root, listing)
+
+
+def list_tree(root: Path, classes: tuple[str, ...] | None = None, inside: str = "") -> Tree:
+    """List root/CLASS/[inside/]*.png. Classes are sorted by name, which is torchvision's order.
+
+    classes: the ones that must be there, no more and no fewer; None takes the folders found.
+    """
+    with os.scandir(root) as entries:
+        found = tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
+    if not found:
+        raise DataError(f"{root}: no class folders in it; expected one folder a class")
+    if classes is None:
+        classes = found
+    missing, extra = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
+    if missing:
+        raise DataError(f"{root}: class folder {missing[0]!r} is missing ({len(missing)} of {len(classes)} are)")
+    if extra:
+        raise DataError(f"{root}: {extra[0]!r} is not one of the {len(classes)} classes expected here")
+    names, labels, stats = [], [], []
+    for label, name in enumerate(classes):
+        here = root / name / inside if inside else root / name
+        if not here.is_dir():
+            raise DataError(f"{here}: missing")
+        with os.scandir(here) as entries:
+            files = sorted((e.name, e.stat()) for e in entries if e.name.lower().endswith(EXTENSIONS))
+        if not files:
+            raise DataError(f"{here}: no image files in it")
+        prefix = os.path.relpath(here, root)
+        names += [f"{prefix}/{file}" for file, _ in files]
+        labels += [label] * len(files)
+        stats += [(stat.st_size, stat.st_mtime_ns) for _, stat in files]
+    return Tree(root, classes, names, labels, stats)
+
+
+def open_image(path: Path) -> Image.Image:
+    """Decode one file, or say what is wrong with it."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{path}: missing") from error
+        raise DataError(f"{path}: damaged image ({error})") from error
+
+
+def decode(tree: Tree) -> Tensor:
+    """All images of a tree as uint8 (N, C, H, W): three channels, or one if every file is greyscale.
+
+    They must be of one size; anything else is a `DataError` that names the file.
+    """
+    first = open_image(tree.root / tree.names[0])
+    width, height = first.size
+    pixels = np.empty((len(tree.names), 3, height, width), dtype=np.uint8)
+    grey = np.zeros(len(tree.names), dtype=bool)
+
+    def load(start: int) -> None:
+        for i in range(start, min(start + 256, len(tree.names))):
+            path = tree.root / tree.names[i]
+            image = open_image(path)
+            if image.size != (width, height):
+                raise DataError(
+                    f"{path}: {image.size[0]}x{image.size[1]} pixels where {tree.names[0]} has {width}x{height}; "
+                    "images of a set held in memory must be of one size"
+                )
+            grey[i] = image.mode in ("L", "1")
+            pixels[i] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for done in [pool.submit(load, start) for start in range(0, len(tree.names), 256)]:
+            done.result()
+    return torch.from_numpy(pixels[:, :1].copy() if grey.all() else pixels)
+
+
+def read(tree: Tree) -> tuple[Tensor, Tensor]:
+    """Images and labels of a tree, through the cache of decoded trees."""
+    images = cache.remember(tree.key(), lambda: {"images": decode(tree)})["images"]
+    return images, torch.tensor(tree.labels)
