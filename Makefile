@@ -1,0 +1,71 @@
+# The two commands are `make book` and `make test`; each sets up what it needs first. `make help` lists the others.
+# Options, e.g. `make train RECIPE=s4-lenet5 SEED=3`:
+RECIPE  ?= s4-lenet5
+SEED    ?= 0
+PROFILE ?= stored
+NAME    ?= mnist
+JOBS    ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help env kernels book test data chapters train reproduce bench lab clean pins
+
+# What a recipe starts, and what that starts in turn, comes from .venv.
+IN_ENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
+
+help:
+	@echo "make env        set up .venv: Python packages (pinned, checked by hash), bnnlib editable"
+	@echo "make book       run every chapter from the stored results, build the book: build/html/index.html"
+	@echo "make test       run the tests"
+	@echo "make kernels    compile the native kernels and list those that this CPU can run"
+	@echo "make data       fetch a data set                    NAME=mnist (or cifar10, tiny-imagenet)"
+	@echo "make chapters   run the chapters into build/        PROFILE=stored (or quick, full)  SEED=0"
+	@echo "make train      train one recipe, write its record  RECIPE=s4-lenet5  SEED=0  PROFILE=full"
+	@echo "make reproduce  train -> records -> chapters -> book, where something is missing  JOBS=1"
+	@echo "make bench      measure the kernels on this machine into results/bench/"
+	@echo "make lab        open the chapters in JupyterLab"
+	@echo "make clean      remove what was built; .venv, data and run folders stay"
+	@echo "PYTHON=/path/to/python and CXX=compiler choose those of make env."
+
+env:
+	@./setup_env.sh
+
+kernels: env
+	@$(IN_ENV) python -m bnnlib.ops
+
+book: kernels
+	@$(IN_ENV) python -m bnnlib.chapters run --profile stored
+	@$(IN_ENV) python -m bnnlib.book
+
+# One thread a worker: the workers share the cores.
+test: kernels
+	@$(IN_ENV) OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 $(ARGS)
+
+data: env
+	@$(IN_ENV) python -m bnnlib.data fetch $(NAME)
+
+chapters: kernels
+	@$(IN_ENV) python -m bnnlib.chapters run --profile $(PROFILE) --seed $(SEED)
+
+# Training knows no stored profile: its default is full.
+train: env
+	@$(IN_ENV) python -m bnnlib.train $(RECIPE) --seed $(SEED) --profile $(if $(filter quick,$(PROFILE)),quick,full)
+
+reproduce: kernels
+	@$(IN_ENV) snakemake --cores $(JOBS)
+
+bench: kernels
+	@$(IN_ENV) python -m bnnlib.bench
+
+lab: kernels
+	@$(IN_ENV) jupyter lab notebooks
+
+clean:
+	rm -rf build .pytest_cache .hypothesis .ruff_cache .snakemake
+	find bnnlib kernels tests -name __pycache__ -prune -exec rm -rf {} +
+	find bnnlib kernels \( -name '*.so' -o -name '.rendered.*' \) -exec rm -f {} +
+
+# For maintainers: choose versions anew (delete requirements.txt first to take the newest).
+pins: env
+	@$(IN_ENV) uv pip compile pyproject.toml --extra book --extra test --extra dev --universal --python-version 3.11 \
+	    --generate-hashes --no-emit-index-url --no-annotate --quiet \
+	    --custom-compile-command "make pins" --output-file requirements.txt
