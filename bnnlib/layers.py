@@ -1,0 +1,320 @@
+"""Binary layers: convolution and linear layers that multiply +-1 by +-1, and ReActNet's learned shifts.
+
+A binary layer keeps real-valued *latent* weights for the optimizer and binarises them, and its input, at every forward
+pass. What papers disagree on is an argument: the scale of the weights, their gradient, the estimator of the activation,
+what becomes of the latent weights between steps, what zero means, and what the padding holds.
+
+In evaluation the scale multiplies an exact sum of +-1 products, ``y = scale * (sign(x) * sign(W)) + bias``, so that a packed
+layer (XNOR and popcount) computes the same numbers; in training it is folded into the weights, which is what the gradient
+formulas of :func:`bnnlib.quantizers.scaled_sign` differentiate.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+
+from bnnlib import quantizers
+
+Scale = Literal["none", "mean", "learned", "xnorpp"]
+Latent = Literal["free", "clip", "center-clip"]
+WeightTransform = Literal["none", "center", "standardize"]
+
+
+class _Binary(nn.Module):
+    """What the convolution and the linear layer share: latent weight, its binarisation, and its scale."""
+
+    def _setup(
+        self, weight_shape: tuple[int, ...], bias: bool, *, scale: str, gradient: str, gain: float, ste: str, weight_ste: str,
+        latent: str, transform: str, scale_init: float | None, sign_of_zero: int, dropout: float,
+    ) -> None:
+        _choose("scale", scale, Scale)
+        _choose("gradient", gradient, quantizers.WeightGradient)
+        _choose("ste", ste, quantizers.STE)
+        _choose("weight_ste", weight_ste, quantizers.STE)
+        _choose("latent", latent, Latent)
+        _choose("transform", transform, WeightTransform)
+        if sign_of_zero not in (-1, 1):
+            raise ValueError(f"sign_of_zero is {sign_of_zero!r}: it must be +1 or -1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout!r}: it must lie in [0, 1)")
+        self.scale_kind, self.gradient, self.gain = scale, gradient, gain
+        self.ste, self.weight_ste, self.latent, self.transform = ste, weight_ste, latent, transform
+        self.scale_init, self.sign_of_zero, self.dropout = scale_init, sign_of_zero, dropout
+        self.weight = nn.Parameter(torch.empty(weight_shape))
+        self.bias = nn.Parameter(torch.empty(weight_shape[0])) if bias else None
+        # annealed by the training loop for ste="tanh"; a function of the epoch, so no part of the state
+        self.register_buffer("temperature", torch.ones(()), persistent=False)
+
+    def reset_parameters(self) -> None:
+        """PyTorch's default initialisation of a layer of this shape; a learned scale starts at mean|W| or ``scale_init``."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+        self._reset_scale()
+
+    def _reset_scale(self) -> None:
+        if self.scale_kind == "learned":
+            with torch.no_grad():
+                start = quantizers.mean_scale(self._transformed()).reshape(self.scale.shape)
+                self.scale.copy_(start if self.scale_init is None else torch.full_like(start, self.scale_init))
+
+    def _transformed(self) -> Tensor:
+        if self.transform == "standardize":
+            return quantizers.standardize(self.weight)
+        if self.transform == "center":
+            return quantizers.center(self.weight)
+        return self.weight
+
+    def binary_weight(self) -> Tensor:
+        """The weight as +-1, shape of ``weight``; no gradient."""
+        with torch.no_grad():
+            return quantizers.sign(self._transformed())
+
+    def channel_scale(self) -> Tensor | None:
+        """The scale of each output channel, shape ``(C_out,)``, or None where there is none; no gradient."""
+        with torch.no_grad():
+            if self.scale_kind == "mean":
+                return quantizers.mean_scale(self._transformed()).flatten()
+            if self.scale_kind == "learned":
+                return self.scale.detach().flatten()
+        return None
+
+    def _binary_input(self, x: Tensor) -> Tensor:
+        if self.sign_of_zero == 1:
+            x = quantizers.binarize(x, self.ste, self.temperature)
+        else:
+            x = -quantizers.binarize(-x, self.ste, self.temperature)
+        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+
+    def _training_weight(self) -> Tensor:
+        w = self._transformed()
+        if self.scale_kind == "mean":
+            return quantizers.scaled_sign(w, self.gradient, self.gain)
+        return quantizers.binarize(w, self.weight_ste, self.temperature)
+
+    @torch.no_grad()
+    def project_(self) -> None:
+        """Bring the latent weights back to where the recipe keeps them; the training loop calls this after every step."""
+        if self.latent == "center-clip":
+            self.weight.sub_(self.weight.mean(dim=1, keepdim=True))
+        if self.latent != "free":
+            self.weight.clamp_(-1, 1)
+
+    def _describe(self) -> str:
+        parts = [f"scale={self.scale_kind}"]
+        if self.scale_kind == "mean":
+            parts.append(f"gradient={self.gradient}")
+        parts.append(f"ste={self.ste}")
+        for name, default in (("latent", "free"), ("transform", "none"), ("sign_of_zero", 1), ("dropout", 0.0), ("gain", 1.0)):
+            if getattr(self, name) != default:
+                parts.append(f"{name}={getattr(self, name)}")
+        return ", ".join(parts)
+
+
+class BinaryConv2d(_Binary):
+    """2-d convolution of a binarised input with binarised weights: ``(N, C_in, H, W) -> (N, C_out, H_out, W_out)``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as :class:`torch.nn.Conv2d`.
+        scale: ``none``; ``mean`` (mean|W| per output channel, gradient by ``gradient``); ``learned`` (a parameter per output channel);
+            ``xnorpp`` (outer product of learned channel, height and width vectors: needs ``output_size``).
+        gradient, gain: see :func:`bnnlib.quantizers.scaled_sign`.
+        ste, weight_ste: estimator for the input, and for the weight where the scale is not ``mean``.
+        latent: what is kept after each step: ``free``, ``clip`` to [-1, 1], or ``center-clip`` (first less the mean over input channels).
+        transform: applied to the latent weight, differentiably, before the sign: ``none``, ``center``, ``standardize``.
+        scale_init: start of a learned scale; None starts at mean|W|.
+        padding_value: what the padding holds after binarisation: 0 (contributes nothing, the default), +1 or -1.
+        input_scale: multiply by the XNOR-Net paper's K (mean|x| in each window).
+        sign_of_zero: what a zero input becomes; +1 everywhere but in S3, whose layer follows a ReLU.
+        dropout: applied to the binarised input (S4's NIN and AlexNet).
+        output_size: (H_out, W_out) for ``scale="xnorpp"``.
+
+    Raises ``ValueError`` for a value that is not among the choices and for an input whose channels do not fit.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0, dilation: int | tuple[int, int] = 1, groups: int = 1, bias: bool = False, *,
+        scale: Scale = "mean", gradient: quantizers.WeightGradient = "corrected", gain: float = 1.0,
+        ste: quantizers.STE = "clipped", weight_ste: quantizers.STE = "clipped", latent: Latent = "free",
+        transform: WeightTransform = "none", scale_init: float | None = None, padding_value: int = 0, input_scale: bool = False,
+        sign_of_zero: int = 1, dropout: float = 0.0, output_size: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups is {groups}: it must divide in_channels {in_channels} and out_channels {out_channels}")
+        if padding_value not in (-1, 0, 1):
+            raise ValueError(f"padding_value is {padding_value!r}: it must be 0, +1 or -1")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride, self.padding, self.dilation = map(_pair, (kernel_size, stride, padding, dilation))
+        self.padding_value, self.input_scale = padding_value, input_scale
+        self._setup(
+            (out_channels, in_channels // groups, *self.kernel_size), bias, scale=scale, gradient=gradient, gain=gain, ste=ste,
+            weight_ste=weight_ste, latent=latent, transform=transform, scale_init=scale_init, sign_of_zero=sign_of_zero, dropout=dropout,
+        )
+        if scale == "learned":
+            self.scale = nn.Parameter(torch.empty(out_channels, 1, 1))
+        elif scale == "xnorpp":
+            if output_size is None:
+                raise ValueError("scale='xnorpp' needs output_size=(H_out, W_out): its vectors are tied to the resolution")
+            self.scale_channel = nn.Parameter(torch.ones(out_channels, 1, 1))
+            self.scale_height = nn.Parameter(torch.ones(1, output_size[0], 1))
+            self.scale_width = nn.Parameter(torch.ones(1, 1, output_size[1]))
+        self.reset_parameters()
+
+    def output_scale(self) -> Tensor | None:
+        """What multiplies the exact sums in evaluation, broadcastable to ``(C_out, H_out, W_out)``."""
+        if self.scale_kind == "xnorpp":
+            return self.scale_channel * self.scale_height * self.scale_width
+        if self.scale_kind == "learned":
+            return self.scale
+        alpha = self.channel_scale()
+        return None if alpha is None else alpha[:, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"BinaryConv2d expects (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        k = quantizers.box_mean(x, self.kernel_size, self.stride, self.padding, self.dilation) if self.input_scale else None
+        b = self._binary_input(x)
+        padding = self.padding
+        if self.padding_value and padding != (0, 0):
+            b = F.pad(b, (padding[1], padding[1], padding[0], padding[0]), value=float(self.padding_value))
+            padding = (0, 0)
+        folded = self.training and self.scale_kind == "mean"
+        w = self._training_weight() if self.training else self.binary_weight()
+        late_scale = None if folded or self.scale_kind == "none" else self.output_scale()
+        plain = late_scale is None and k is None
+        y = F.conv2d(b, w, self.bias if plain else None, self.stride, padding, self.dilation, self.groups)
+        if plain:
+            return y
+        if late_scale is not None:
+            y = y * late_scale
+        if k is not None:
+            y = y * k
+        return y if self.bias is None else y + self.bias[:, None, None]
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        for name, default in (("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1), ("padding_value", 0), ("input_scale", False)):
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)}"
+        return f"{text}, bias={self.bias is not None}, {self._describe()}"
+
+
+class BinaryLinear(_Binary):
+    """Linear layer of a binarised input with binarised weights: ``(..., in_features) -> (..., out_features)``.
+
+    Arguments as :class:`BinaryConv2d`, without those of space; ``scale`` is ``none``, ``mean`` or ``learned``; ``input_scale`` multiplies
+    by mean|x| of each row.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, *, scale: Scale = "mean",
+        gradient: quantizers.WeightGradient = "corrected", gain: float = 1.0, ste: quantizers.STE = "clipped",
+        weight_ste: quantizers.STE = "clipped", latent: Latent = "free", transform: WeightTransform = "none",
+        scale_init: float | None = None, input_scale: bool = False, sign_of_zero: int = 1, dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if scale == "xnorpp":
+            raise ValueError("scale='xnorpp' is for convolutions: a linear layer takes none, mean or learned")
+        self.in_features, self.out_features, self.input_scale = in_features, out_features, input_scale
+        self._setup(
+            (out_features, in_features), bias, scale=scale, gradient=gradient, gain=gain, ste=ste, weight_ste=weight_ste,
+            latent=latent, transform=transform, scale_init=scale_init, sign_of_zero=sign_of_zero, dropout=dropout,
+        )
+        if scale == "learned":
+            self.scale = nn.Parameter(torch.empty(out_features))
+        self.reset_parameters()
+
+    def output_scale(self) -> Tensor | None:
+        """What multiplies the exact sums in evaluation, shape ``(C_out,)``, or None."""
+        return self.scale if self.scale_kind == "learned" else self.channel_scale()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"BinaryLinear expects (..., {self.in_features}), got {tuple(x.shape)}")
+        k = x.abs().mean(dim=-1, keepdim=True) if self.input_scale else None
+        b = self._binary_input(x)
+        folded = self.training and self.scale_kind == "mean"
+        w = self._training_weight() if self.training else self.binary_weight()
+        late_scale = None if folded or self.scale_kind == "none" else self.output_scale()
+        if late_scale is None and k is None:
+            return F.linear(b, w, self.bias)
+        y = F.linear(b, w)
+        if late_scale is not None:
+            y = y * late_scale
+        if k is not None:
+            y = y * k
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self._describe()}"
+        return text + (", input_scale=True" if self.input_scale else "")
+
+
+class RSign(nn.Module):
+    """ReActNet's sign with a learned threshold per channel: ``sign(x + shift)`` on ``(N, C, ...)`` (arXiv 2003.03488)."""
+
+    def __init__(self, channels: int, ste: quantizers.STE = "clipped") -> None:
+        super().__init__()
+        _choose("ste", ste, quantizers.STE)
+        self.ste = ste
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("temperature", torch.ones(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return quantizers.binarize(x + _per_channel(self.shift, x), self.ste, self.temperature)
+
+    def extra_repr(self) -> str:
+        return f"{self.shift.numel()}, ste={self.ste}"
+
+
+class RPReLU(nn.Module):
+    """ReActNet's PReLU with learned shifts per channel: ``PReLU(x - before) + after`` on ``(N, C, ...)`` (arXiv 2003.03488)."""
+
+    def __init__(self, channels: int, slope: float = 0.25) -> None:
+        super().__init__()
+        self.before = nn.Parameter(torch.zeros(channels))
+        self.slope = nn.Parameter(torch.full((channels,), slope))
+        self.after = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.prelu(x - _per_channel(self.before, x), self.slope) + _per_channel(self.after, x)
+
+    def extra_repr(self) -> str:
+        return f"{self.slope.numel()}"
+
+
+def project_(model: nn.Module) -> None:
+    """Call ``project_`` of every module that has one: the constraints a recipe keeps between optimizer steps."""
+    for module in model.modules():
+        if hasattr(module, "project_"):
+            module.project_()
+
+
+def set_temperature_(model: nn.Module, temperature: float) -> None:
+    """Set the temperature of every ``tanh`` estimator in ``model``."""
+    for module in model.modules():
+        if isinstance(module, (_Binary, RSign)):
+            module.temperature.fill_(temperature)
+
+
+def binary_layers(model: nn.Module) -> dict[str, _Binary]:
+    """The binary layers of ``model`` by their qualified name."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, _Binary)}
+
+
+def _per_channel(p: Tensor, x: Tensor) -> Tensor:
+    return p.view(1, -1, *([1] * (x.dim() - 2)))
+
+
+def _choose(what: str, value: object, kind: object) -> None:
+    if value not in kind.__args__:
+        raise quantizers._unknown(what, value, kind)

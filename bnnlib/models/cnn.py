@@ -1,0 +1,34 @@
+"""Small real-valued convolutional nets that serve as teachers in distillation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from bnnlib.models import register
+
+
+class ConvNet(nn.Module):
+    """Stages of ``depth`` 3x3 convs (BN, ReLU), each followed by a 2x2 max-pool; global average; linear. ``(N, C, H, W) -> (N, classes)``."""
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...], depth: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        stages: list[nn.Module] = []
+        channels = in_channels
+        for width in widths:
+            for _ in range(depth):
+                stages += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                channels = width
+            stages.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*stages)
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+@register("convnet")
+def convnet(
+    in_channels: int = 1, widths: tuple[int, ...] = (32, 64, 128), depth: int = 2, classes: int = 10, dropout: float = 0.0,
+) -> ConvNet:
+    """A plain real-valued net, ``len(widths)`` stages of ``depth`` convs each."""
+    return ConvNet(in_channels, tuple(widths), depth, classes, dropout)

@@ -1,0 +1,187 @@
+"""Binarisation: the sign function, its straight-through estimators, and the scaled sign of weights.
+
+Every 1-bit network in this book goes through the functions of this module, and through no other sign:
+
+* :func:`sign` maps to {-1, +1} and never to 0;
+* :func:`binarize` is ``sign`` with a straight-through estimator (STE), for activations and unscaled weights;
+* :func:`scaled_sign` is ``alpha * sign(W)`` with ``alpha = mean|W|`` per output channel, with the gradient chosen by
+  name: the XNOR-Net paper's formula, the corrected one, and three more that are in use.
+
+Sources: Courbariaux et al. 2016 (arXiv 1602.02830) for the STE of the sign, Rastegari et al. 2016 (arXiv 1603.05279) for
+the scaled sign, Liu et al. 2018 (arXiv 1808.00278) for the polynomial STE, Qin et al. 2020 (arXiv 1909.10788) for the
+tanh estimator whose temperature is annealed, jiecaoyu/XNOR-Net-PyTorch for the corrected gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STE = Literal["identity", "clipped", "polynomial", "tanh"]
+WeightGradient = Literal["identity", "detached", "paper", "corrected", "s4"]
+
+
+def sign(x: Tensor) -> Tensor:
+    """Sign with values in {-1, +1}: ``+1`` where ``x >= 0``, else ``-1``; of the shape and dtype of ``x``.
+
+    ``sign(0) = sign(-0.0) = +1``. A NaN compares false and becomes ``-1``: training stops on a NaN loss before that matters.
+
+    >>> sign(torch.tensor([-2.0, -0.0, 0.0, 0.5]))
+    tensor([-1.,  1.,  1.,  1.])
+    """
+    return torch.where(x >= 0, x.new_ones(()), x.new_full((), -1))
+
+
+def surrogate(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0) -> Tensor:
+    """The smooth function whose exact derivative is the backward pass of ``binarize(x, ste)``. Shape and dtype of ``x``.
+
+    ============== ================================================== ==========================================
+    ``ste``        surrogate f(x)                                     derivative f'(x)
+    ============== ================================================== ==========================================
+    ``identity``   x                                                  1
+    ``clipped``    clamp(x, -1, 1)                                    1 where abs(x) <= 1, else 0
+    ``polynomial`` 2x - x abs(x) where abs(x) <= 1, else sign(x)      2 - 2 abs(x) where abs(x) <= 1, else 0
+    ``tanh``       max(1/t, 1) tanh(t x), t the temperature           max(1/t, 1) t (1 - tanh(t x)^2)
+    ============== ================================================== ==========================================
+
+    Used to test the estimators and to draw them; training never evaluates it.
+    """
+    if ste == "identity":
+        return x.clone()
+    if ste == "clipped":
+        return x.clamp(-1, 1)
+    if ste == "polynomial":
+        clipped = x.clamp(-1, 1)
+        return 2 * clipped - clipped * clipped.abs()
+    if ste == "tanh":
+        t = torch.as_tensor(temperature, dtype=x.dtype, device=x.device)
+        return (1 / t).clamp(min=1) * torch.tanh(t * x)
+    raise _unknown("ste", ste, STE)
+
+
+class _Binarize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, ste: str, temperature: Tensor | None) -> Tensor:
+        ctx.ste = ste
+        ctx.save_for_backward(x, temperature)
+        return sign(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, t = ctx.saved_tensors
+        if ctx.ste == "clipped":
+            grad = torch.where(x.abs() <= 1, grad, grad.new_zeros(()))
+        elif ctx.ste == "polynomial":
+            grad = grad * (2 - 2 * x.abs()).clamp(min=0)
+        elif ctx.ste == "tanh":
+            t = t.to(x.dtype)
+            grad = grad * ((1 / t).clamp(min=1) * t * (1 - torch.tanh(t * x).square()))
+        return grad, None, None
+
+
+def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0) -> Tensor:
+    """``sign(x)`` forward, the derivative of :func:`surrogate` backward. Any shape; any floating dtype, which is kept.
+
+    ``temperature`` is read by ``ste="tanh"`` alone. Raises ``ValueError`` for an unknown ``ste``.
+
+    >>> x = torch.tensor([-1.5, -0.25, 0.0, 2.0], requires_grad=True)
+    >>> binarize(x, "polynomial").sum().backward()
+    >>> x.grad
+    tensor([0.0000, 1.5000, 2.0000, 0.0000])
+    """
+    if ste not in get_args(STE):
+        raise _unknown("ste", ste, STE)
+    t = torch.as_tensor(temperature, dtype=torch.float32, device=x.device) if ste == "tanh" else None
+    return _Binarize.apply(x, ste, t)
+
+
+def mean_scale(w: Tensor) -> Tensor:
+    """``alpha = mean|W|`` of each output channel: ``(C_out, ...) -> (C_out, 1, ...)``, the scale that minimises ``||W - alpha sign(W)||``."""
+    return w.abs().mean(dim=tuple(range(1, w.dim())), keepdim=True)
+
+
+class _ScaledSign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, w: Tensor, gradient: str, gain: float) -> Tensor:
+        alpha = mean_scale(w)
+        ctx.gradient, ctx.gain = gradient, gain
+        ctx.save_for_backward(w, alpha)
+        return torch.where(w >= 0, alpha, -alpha)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        w, alpha = ctx.saved_tensors
+        kind, n = ctx.gradient, w[0].numel()
+        if kind == "identity":
+            out = grad
+        else:
+            through_sign = torch.where(w.abs() <= 1, alpha * grad, grad.new_zeros(()))
+            if kind == "detached":
+                out = through_sign
+            elif kind == "paper":
+                out = grad / n + through_sign
+            else:
+                s = sign(w)
+                cross = (grad * s).mean(dim=tuple(range(1, w.dim())), keepdim=True)
+                out = s * cross + through_sign
+                if kind == "s4":
+                    out = out * ((1 - 1 / w.shape[1]) * n)
+        return (out if ctx.gain == 1 else out * ctx.gain), None, None
+
+
+def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float = 1.0) -> Tensor:
+    """The scaled sign of weights ``W~ = alpha sign(W)``, ``alpha = mean|W|`` per output channel (dimension 0).
+
+    ``w`` has shape ``(C_out, C_in, ...)`` with ``n`` weights to an output channel. With ``g = dC/dW~``, ``s = sign(W)``,
+    and ``1_i`` the indicator of ``|W_i| <= 1`` (the clipped STE of the sign), the gradient ``dC/dW_i`` is:
+
+    ============= =======================================================================================
+    ``gradient``  formula
+    ============= =======================================================================================
+    ``identity``  g_i                                   (the scale left out: S1)
+    ``detached``  alpha 1_i g_i                         (alpha a constant)
+    ``paper``     g_i / n + alpha 1_i g_i               (XNOR-Net paper: alpha's dependence on W_i for j = i only)
+    ``corrected`` s_i (1/n) sum_j g_j s_j + alpha 1_i g_i    (every W~_j depends on W_i through alpha)
+    ``s4``        corrected x (1 - 1/C_in) x n          (as S4's code has it)
+    ============= =======================================================================================
+
+    ``gain`` multiplies the gradient (S4's AlexNet: 1e9). Raises ``ValueError`` for an unknown ``gradient`` or a tensor without
+    input dimensions.
+
+    >>> w = torch.tensor([[0.5, -1.5]], requires_grad=True)
+    >>> scaled_sign(w, "corrected")
+    tensor([[ 1., -1.]], grad_fn=<_ScaledSignBackward>)
+    """
+    if gradient not in get_args(WeightGradient):
+        raise _unknown("gradient", gradient, WeightGradient)
+    if w.dim() < 2 or w[0].numel() == 0:
+        raise ValueError(f"scaled_sign needs weights of shape (C_out, C_in, ...) with C_in > 0, got {tuple(w.shape)}")
+    return _ScaledSign.apply(w, gradient, float(gain))
+
+
+def standardize(w: Tensor, eps: float = 1e-5) -> Tensor:
+    """Weights centred and scaled to unit variance per output channel, differentiably (``(C_out, ...)``, same shape)."""
+    dims = tuple(range(1, w.dim()))
+    variance, mean = torch.var_mean(w, dim=dims, keepdim=True, correction=0)
+    return (w - mean) * torch.rsqrt(variance + eps)
+
+
+def center(w: Tensor) -> Tensor:
+    """Weights less their mean over the input channels (dimension 1), differentiably; same shape."""
+    return w - w.mean(dim=1, keepdim=True)
+
+
+def box_mean(x: Tensor, kernel_size, stride, padding, dilation) -> Tensor:
+    """The XNOR-Net paper's input scale K: ``mean over channels of |x|``, averaged over each kernel window.
+
+    ``(N, C, H, W) -> (N, 1, H_out, W_out)``; padded positions count as zero.
+    """
+    kernel = x.new_full((1, 1, *kernel_size), 1.0 / (kernel_size[0] * kernel_size[1]))
+    return F.conv2d(x.abs().mean(dim=1, keepdim=True), kernel, None, stride, padding, dilation)
+
+
+def _unknown(what: str, value: object, kind: object) -> ValueError:
+    return ValueError(f"unknown {what} {value!r}: choose one of {', '.join(get_args(kind))}")

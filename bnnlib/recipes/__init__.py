@@ -1,0 +1,279 @@
+"""Recipes: one YAML file a table row, validated, and resolved from the recipe it extends.
+
+A recipe states what is trained, on what, and how; ``python -m bnnlib.train NAME`` needs nothing else. A recipe that ``extends`` another
+states only what differs. A field that is unknown, of the wrong type or impossible is a :class:`RecipeError` that names file, field and
+what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+FOLDER = Path(__file__).parent
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used, with the file, the field and what is allowed."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Model(BaseModel):
+    """``name`` of a builder in :mod:`bnnlib.models`; every further field is an option of that builder."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Affine(_Strict):
+    """Ranges of a random affine map; see :class:`bnnlib.data.Affine`."""
+
+    degrees: float = Field(0.0, ge=0, le=180)
+    scale: tuple[float, float] = Field((1.0, 1.0), description="low and high factor of size")
+    translate: float = Field(0.0, ge=0, description="largest shift, pixels")
+    shear: float = Field(0.0, ge=0, lt=90, description="largest shear, degrees")
+
+
+class Augment(_Strict):
+    """Batched augmentation on the device; see :class:`bnnlib.data.Augment`."""
+
+    crop: int = Field(0, ge=0, description="random crop after padding by so many pixels")
+    flip: bool = False
+    cutout: int = Field(0, ge=0, description="side of a square set to black, in pixels")
+    affine: Affine | None = None
+
+
+class Optimizer(_Strict):
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = Field(gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD alone")
+    nesterov: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(1e-8, gt=0)
+    no_decay: tuple[Literal["binary", "scale", "norm", "bias"], ...] = Field((), description="parameter groups without weight decay")
+
+
+class Schedule(_Strict):
+    name: Literal["constant", "step", "cosine", "cosine-restarts"] = "constant"
+    warmup_epochs: float = Field(0, ge=0, description="linear from 0")
+    milestones: tuple[int, ...] = Field((), description="step: epochs after which the rate is multiplied by gamma")
+    every: int | None = Field(None, gt=0, description="step: a milestone every so many epochs")
+    gamma: float = Field(0.1, gt=0, le=1)
+    first_cycle: int = Field(1, gt=0, description="cosine-restarts: epochs of the first cycle")
+    growth: int = Field(2, gt=0, description="cosine-restarts: each cycle is so many times as long as the one before")
+
+    @model_validator(mode="after")
+    def _step_has_steps(self):
+        if self.name == "step" and not self.milestones and self.every is None:
+            raise ValueError("schedule 'step' needs milestones or every")
+        return self
+
+
+class Distill(_Strict):
+    """Loss = (1 - mix) CE + mix T^2 KL(teacher || student at temperature T)."""
+
+    teacher: str = Field(description="a recipe whose trained model is in results/models or the run folder, or the path of a saved model")
+    temperature: float = Field(3.0, gt=0)
+    mix: float = Field(0.5, ge=0, le=1)
+
+
+class Quick(_Strict):
+    """What the quick profile changes: seconds on a CPU, never a published number."""
+
+    epochs: int = Field(1, gt=0)
+    train: int = Field(512, gt=0, description="training images")
+    test: int = Field(256, gt=0, description="test images")
+    batch_size: int | None = Field(None, gt=0)
+
+
+class Published(_Strict):
+    """The source's figures, top-1 and top-5 in per cent."""
+
+    top1: float | None = Field(None, ge=0, le=100)
+    top5: float | None = Field(None, ge=0, le=100)
+    epoch: Literal["last", "best-on-test", "not stated"] = "last"
+    note: str = ""
+
+
+class Recipe(_Strict):
+    """One row of the scoreboard. ``hash()`` covers all that changes the run."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
+    title: str
+    source: Literal["S1", "S2", "S3", "S4", "S5", "ours"]
+    published: Published = Published()
+    dataset: str
+    input: Literal["normalized", "unit", "gcn-zca"] = Field("normalized", description="per-channel mean and deviation; 0..1; GCN and ZCA whitening")
+    validation: float = Field(0.0, ge=0, lt=1, description="share of the training set held out to choose the best epoch; 0: best is of the test set")
+    augment: Augment | None = None
+    model: Model
+    init: Literal["default", "normal-0.05", "normal-fan-in", "kaiming-fan-out"] = "default"
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(128, gt=0)
+    accumulate: int = Field(1, gt=0, description="batches to one optimizer step")
+    optimizer: Optimizer
+    schedule: Schedule = Schedule()
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    distill: Distill | None = None
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of an exponential moving average of the weights that is evaluated instead; 0: none")
+    temperature: Annotated[tuple[float, float], Field(description="start and end of the tanh estimator's temperature, geometric")] | None = None
+    stop_epoch_below_loss: float | None = Field(None, gt=0, description="an epoch breaks off once a batch's loss is below this (S3)")
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    channels_last: bool = False
+    compile: bool = False
+    seeds: int = Field(1, gt=0, description="seeds that `make reproduce` trains: 0 .. seeds-1")
+    quick: Quick = Quick()
+
+    @field_validator("temperature")
+    @classmethod
+    def _positive(cls, value):
+        if value is not None and min(value) <= 0:
+            raise ValueError("temperatures must be > 0")
+        return value
+
+    def resolved(self) -> dict[str, Any]:
+        """Every field, as JSON takes it."""
+        return self.model_dump(mode="json")
+
+    def hash(self) -> str:
+        """SHA-256 over what changes a run: not the name, title, published figures, number of seeds and quick profile. Fields left at their
+        default are left out, so that a new field does not make every record stale."""
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "title", "source", "published", "seeds", "quick"})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    def for_profile(self, profile: str) -> Recipe:
+        """The recipe as ``profile`` (``full`` or ``quick``) runs it."""
+        if profile == "full":
+            return self
+        if profile != "quick":
+            raise RecipeError(f"unknown profile {profile!r}: choose full or quick")
+        changes: dict[str, Any] = {"epochs": self.quick.epochs, "compile": False, "precision": "32-true"}
+        if self.quick.batch_size:
+            changes["batch_size"] = self.quick.batch_size
+        return self.model_copy(update=changes)
+
+
+def names() -> list[str]:
+    """The names of the recipes that come with the library."""
+    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+
+
+def load(name: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """Load a recipe by name (``"s4-lenet5"``) or path. ``overrides`` maps dotted fields to values, as ``--set`` does.
+
+    Raises :class:`RecipeError` for a misspelt name, a broken file, and any field that is unknown, of the wrong type or impossible.
+    """
+    path = _path(name)
+    fields = _read(path, ())
+    for dotted, value in (overrides or {}).items():
+        _set(fields, dotted, value)
+    fields["name"] = path.stem
+    where = f"{path.name} with {overrides}" if overrides else path.name
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise RecipeError(f"recipe {where}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _path(name: str | Path) -> Path:
+    if str(name).endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise RecipeError(f"no recipe file {path}")
+        return path
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        close = difflib.get_close_matches(str(name), names(), n=3) or names()
+        raise RecipeError(f"no recipe {str(name)!r}; did you mean {', '.join(close)}? (a file's path must end in .yaml)")
+    return path
+
+
+def _read(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
+    if path.stem in seen:
+        raise RecipeError(f"recipe {path.name} extends itself: {' -> '.join((*seen, path.stem))}")
+    try:
+        fields = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path.name} is not YAML: {error}") from None
+    if not isinstance(fields, dict):
+        raise RecipeError(f"recipe {path.name} must be a mapping of fields, is {type(fields).__name__}")
+    parent = fields.pop("extends", None)
+    if parent is None:
+        return fields
+    sibling = path.parent / f"{parent}.yaml"
+    return _merge(_read(sibling if sibling.is_file() else _path(parent), (*seen, path.stem)), fields)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, mappings field by field; a mapping whose own ``name`` changes is replaced whole."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        keep = isinstance(value, dict) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name")
+        merged[key] = _merge(old, value) if keep else value
+    return merged
+
+
+def _set(fields: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        inner = fields.get(parent)
+        inner = dict(inner) if isinstance(inner, dict) else {}
+        fields[parent] = inner
+        fields = inner
+    fields[last] = value
+
+
+def _explain(error: dict[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        kind: Any = Recipe
+        for part in error["loc"][:-1]:
+            annotation = kind.model_fields[part].annotation
+            kind = next((t for t in (annotation, *getattr(annotation, "__args__", ())) if isinstance(t, type) and issubclass(t, BaseModel)), Recipe)
+        allowed = list(kind.model_fields)
+        close = difflib.get_close_matches(str(error["loc"][-1]), allowed, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"unknown field {where!r}: {hint}allowed are {', '.join(allowed)}"
+    if error["type"] == "missing":
+        return f"field {where!r} is missing"
+    return f"field {where!r} = {error['input']!r}: {error['msg']}"
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-5 as a number (YAML 1.1 wants 1.0e-5) and refuses a key given twice."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"field {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_FLOAT = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+for _first in "-+0123456789":
+    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ("tag:yaml.org,2002:float", _FLOAT))
+
+
+def parse_value(text: str) -> Any:
+    """A value of ``--set field=value``, read as a recipe's YAML is."""
+    return yaml.load(text, Loader=_Loader)

@@ -1,0 +1,196 @@
+"""Run records: one JSON file a run, ``results/runs/<recipe>/seed<N>.json``, checked on writing and on reading.
+
+A record carries what is needed to trust its number: the resolved recipe and its hash, seed, data fingerprint, commit, versions, hardware,
+wall time and the learning curve. No number in the book comes from anywhere else.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "results" / "runs"
+
+
+class RecordError(ValueError):
+    """A record that cannot be read, with the file and what is wrong."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Percent = Field(ge=0, le=100)
+
+
+class Epoch(_Strict):
+    """One epoch of the curve; accuracies in per cent. ``train_loss`` and ``train_top1`` are means over the epoch as it trained."""
+
+    epoch: int = Field(ge=1)
+    lr: float = Field(ge=0, description="rate of the epoch's first step")
+    train_loss: float
+    train_top1: float = Percent
+    test_loss: float
+    test_top1: float = Percent
+    test_top5: float = Percent
+    validation_top1: float | None = Field(None, ge=0, le=100)
+    seconds: float = Field(ge=0)
+
+
+class Data(_Strict):
+    name: str
+    fingerprint: str = Field(pattern=r"^[a-z0-9-]+:[0-9a-f]{64}")
+    train: int = Field(gt=0)
+    test: int = Field(gt=0)
+
+
+class Parameters(_Strict):
+    total: int = Field(ge=0)
+    binary: int = Field(ge=0, description="latent weights that are 1 bit each in the trained net")
+    real: int = Field(ge=0)
+    bits: int = Field(ge=0, description="size of the trained net: binary weights at 1 bit, all else (buffers too) as stored")
+
+
+class Commit(_Strict):
+    hash: str
+    dirty: bool
+
+
+class Record(_Strict):
+    """A finished run. ``top1_best`` is the best epoch's, chosen by ``best_of``: the validation split, or, as S4 does, the test set itself."""
+
+    format: Literal[1] = 1
+    recipe: str
+    source: Literal["S1", "S2", "S3", "S4", "S5", "ours"]
+    resolved: dict[str, Any]
+    recipe_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
+    profile: Literal["full", "quick"]
+    seed: int = Field(ge=0)
+    dataset: Data
+    top1_last: float = Percent
+    top5_last: float = Percent
+    top1_best: float = Percent
+    top5_best: float = Percent
+    best_epoch: int = Field(ge=1)
+    best_of: Literal["test", "validation"]
+    curve: list[Epoch] = Field(min_length=1)
+    parameters: Parameters
+    images_per_second: float = Field(ge=0, description="of training, evaluation left out")
+    wall_time_s: float = Field(ge=0, description="over all the sittings of a resumed run")
+    started: str
+    commit: Commit
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _agrees_with_its_curve(self):
+        if [e.epoch for e in self.curve] != list(range(1, len(self.curve) + 1)):
+            raise ValueError("the curve's epochs are not 1, 2, 3, ...")
+        if not math.isclose(self.curve[-1].test_top1, self.top1_last):
+            raise ValueError(f"top1_last {self.top1_last} is not the curve's last {self.curve[-1].test_top1}")
+        if self.best_epoch > len(self.curve) or not math.isclose(self.curve[self.best_epoch - 1].test_top1, self.top1_best):
+            raise ValueError(f"top1_best {self.top1_best} is not the curve's at epoch {self.best_epoch}")
+        return self
+
+
+def path_of(recipe: str, seed: int, folder: Path = FOLDER) -> Path:
+    """``<folder>/<recipe>/seed<N>.json``."""
+    return Path(folder) / recipe / f"seed{seed}.json"
+
+
+def write(record: Record, path: Path) -> Path:
+    """Write ``record`` whole or not at all. Returns ``path``."""
+    write_atomically(path, record.model_dump_json(indent=1).encode() + b"\n")
+    return path
+
+
+def read(path: Path) -> Record:
+    """Read and check one record. Raises :class:`RecordError` naming the file for one that is absent, truncated or does not fit."""
+    try:
+        return Record.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise RecordError(f"record {path}: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise RecordError(f"record {path} is damaged: {where}: {first['msg']}; restore it from git, or run its recipe again") from None
+
+
+def read_all(folder: Path = FOLDER, recipe: str | None = None) -> list[Record]:
+    """Every full-profile record in ``folder``, by recipe and seed; those of one recipe where given."""
+    paths = sorted(Path(folder).glob(f"{recipe or '*'}/seed*.json"), key=lambda p: (p.parent.name, len(p.name), p.name))
+    found = []
+    for path in paths:
+        record = read(path)
+        if record.profile != "full" or path != path_of(record.recipe, record.seed, Path(folder)):
+            raise RecordError(f"record {path} says it is {record.recipe} seed {record.seed}, profile {record.profile}: it does not belong there")
+        found.append(record)
+    return found
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: to a temporary file beside it, then renamed. An ``OSError`` (disk full) leaves what was there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def commit() -> Commit:
+    """The commit the code runs from, and whether anything tracked differs from it; ``unknown`` outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return Commit(hash=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--untracked-files=no")))
+    except (OSError, subprocess.CalledProcessError):
+        return Commit(hash="unknown", dirty=True)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run's numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in ("bnnlib", "torch", "torchvision", "numpy", "lightning-fabric", "lightning"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: torch.device, world: int = 1) -> dict[str, Any]:
+    """What the run ran on."""
+    found: dict[str, Any] = {"cpu": _cpu(), "machine": platform.machine(), "threads": torch.get_num_threads(), "device": device.type, "processes": world}
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

@@ -1,0 +1,512 @@
+"""Train a recipe: ``python -m bnnlib.train RECIPE [--seed N] [--profile quick|full] [--data DIR] [--set field=value]``.
+
+Everything random is a function of (seed, epoch, step): the order of the images, their augmentation, the dropout. So a checkpoint holds the
+model, the optimizer and a position, and a run that was killed and resumed equals one that was not, bit for bit on a CPU.
+
+A full run writes its record to ``results/runs/<recipe>/seed<N>.json``; a quick run, and one with changed fields (``--set``), only into its
+run folder. Every run leaves ``model.safetensors`` (weights packed to 1 bit each) there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bnnlib import checkpoint, data, deploy, layers, models, objectives, recipes, records, schedules
+from bnnlib.recipes import Recipe
+
+try:
+    from lightning_fabric import Fabric
+except ImportError:  # the `lightning` package carries Fabric under another name
+    from lightning.fabric import Fabric
+
+CHECKPOINT_SECONDS = 300
+EVALUATION_BATCH = 500
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on, with the reason and the way out."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run that was stopped by SIGINT or SIGTERM after leaving a checkpoint."""
+
+
+@dataclass
+class RunResult:
+    """What :func:`train` gives back: the record, the trained model in evaluation mode, the run folder, and the record's path if it was kept."""
+
+    record: records.Record
+    model: nn.Module
+    run_dir: Path
+    record_path: Path
+
+
+def train(
+    recipe: str | Path | Recipe, *, seed: int = 0, profile: str = "full", data_root: Path | None = None, out: Path | None = None,
+    runs: Path | None = None, overrides: dict[str, Any] | None = None, restart: bool = False, progress: bool = True,
+) -> RunResult:
+    """Train ``recipe`` (a name, a path, or a loaded recipe) and return its :class:`RunResult`.
+
+    ``data_root``: as :func:`bnnlib.data.load` takes it. ``out``: folder of full records, ``results/runs`` where None. ``runs``: where run
+    folders go. ``overrides``: dotted fields to values; such a run is kept apart from the recipe's own. ``restart``: forget a checkpoint.
+
+    Raises :class:`RecipeError`, :class:`bnnlib.data.DataNotFound`, :class:`CheckpointError`, :class:`RunBusy`, :class:`TrainingError` (NaN).
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = recipes.load(recipe, overrides)
+    elif overrides:
+        raise recipes.RecipeError("overrides need the name or path of a recipe, not a loaded one")
+    if seed < 0:
+        raise recipes.RecipeError(f"seed is {seed}: it must be >= 0")
+    recipe = recipe.for_profile(profile)
+    label = profile if not overrides else f"{profile}-{recipe.hash()[:8]}"
+    run_dir = checkpoint.runs_folder(runs) / recipe.name / label / f"seed{seed}"
+    fabric = Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1, precision=recipe.precision, **_processes())
+    fabric.launch()
+    if not fabric.is_global_zero:
+        return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, False).result(None)
+    with checkpoint.Lock(run_dir):
+        print(f"{recipe.name} seed {seed} ({profile}): run folder {run_dir}", file=sys.stderr, flush=True)
+        kept = records.path_of(recipe.name, seed, out or records.FOLDER) if profile == "full" and not overrides else run_dir / "record.json"
+        return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, progress).result(kept)
+
+
+def _processes() -> dict[str, Any]:
+    """Fabric's arguments under torchrun, which sets WORLD_SIZE; else one process."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        return {"num_nodes": 1} if not torch.cuda.is_available() else {"devices": 1}
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    return {"devices": local, "num_nodes": world // local, "strategy": "ddp"}
+
+
+class _Run:
+    """One run: data, model, optimizer, and the loop over epochs."""
+
+    def __init__(
+        self, fabric: Fabric, recipe: Recipe, seed: int, profile: str, data_root: Path | None, run_dir: Path, restart: bool, progress: bool,
+    ) -> None:
+        self.fabric, self.recipe, self.seed, self.profile, self.run_dir, self.progress = fabric, recipe, seed, profile, run_dir, progress
+        self.started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.dataset = data.load(recipe.dataset, data_root)
+        if profile == "quick":
+            self.dataset = self.dataset.subset(train=recipe.quick.train, test=recipe.quick.test)
+        self._prepare_data()
+        torch.manual_seed(seed)
+        self.model = _built(recipe)
+        layers.project_(self.model)
+        self.parameters = _count(self.model)
+        if recipe.channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self.model = self.model.to(fabric.device)
+        self.teacher = _teacher(recipe, run_dir, fabric.device, len(self.dataset.classes)) if recipe.distill else None
+        self.average = (
+            torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
+            if recipe.ema else None
+        )
+        optimizer = _optimizer(recipe, self.model)
+        compiled = torch.compile(self.model) if recipe.compile else self.model
+        self.forward, self.optimizer = fabric.setup(compiled, optimizer)
+        self.epoch = self.step = 0
+        self.totals = self._zero_totals()
+        self.curve: list[dict[str, Any]] = []
+        self.wall = self.training_seconds = self.epoch_seconds = 0.0
+        self.images = 0
+        self.stop_signal: int | None = None
+        self.identity = {"format": 1, "recipe_hash": recipe.hash(), "profile": profile, "seed": seed, "fingerprint": self.dataset.fingerprint}
+        if restart:
+            (run_dir / "checkpoint.pt").unlink(missing_ok=True)
+        self._resume()
+
+    def _prepare_data(self) -> None:
+        r, d, device = self.recipe, self.dataset, self.fabric.device
+        common = {"seed": self.seed, "device": device, "rank": self.fabric.global_rank, "world": self.fabric.world_size}
+        train, validation = d.train, None
+        if r.validation:
+            train, validation = data.split_validation(d.train, r.validation, self.seed)
+        if r.input == "normalized":
+            transform = data.Normalize(d.mean, d.std)
+        elif r.input == "unit":
+            transform = data.Normalize((0.0,) * len(d.mean), (1.0,) * len(d.std))
+        else:
+            transform = data.ZCAWhitening.fit(train.images)
+        augment = data.Augment(**r.augment.model_dump()) if r.augment else None
+        self.train_batches = data.Batches(train, r.batch_size, augment=augment, transform=transform, **common)
+        evaluation = {**common, "transform": transform, "shuffle": False}
+        self.test_batches = data.Batches(d.test, EVALUATION_BATCH, **evaluation)
+        self.validation_batches = data.Batches(validation, EVALUATION_BATCH, **evaluation) if validation is not None else None
+
+    # -- state -------------------------------------------------------------------------------------------------------------------------
+
+    def _zero_totals(self) -> Tensor:
+        return torch.zeros(3, dtype=torch.float64, device=self.fabric.device)  # loss x images, correct, images
+
+    def _state(self) -> dict[str, Any]:
+        state = {
+            **self.identity, "started": self.started, "epoch": self.epoch, "step": self.step, "totals": self.totals, "curve": self.curve,
+            "wall": self.wall, "training_seconds": self.training_seconds, "epoch_seconds": self.epoch_seconds, "images": self.images,
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+        }
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
+        return state
+
+    def _resume(self) -> None:
+        state = checkpoint.load(self.run_dir / "checkpoint.pt", self.identity)
+        if state is None:
+            return
+        for name in ("started", "epoch", "step", "curve", "wall", "training_seconds", "epoch_seconds", "images"):
+            setattr(self, name, state[name])
+        self.totals = state["totals"].to(self.fabric.device)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self._say(f"resumed at epoch {self.epoch + 1}, step {self.step}")
+
+    def _save(self) -> None:
+        if self.fabric.is_global_zero:
+            checkpoint.save(self.run_dir / "checkpoint.pt", self._state())
+
+    # -- the loop ----------------------------------------------------------------------------------------------------------------------
+
+    def result(self, kept: Path | None) -> RunResult:
+        with self._signals(), self._logger() as log:
+            while self.epoch < self.recipe.epochs:
+                self._train_epoch()
+                self._finish_epoch(log)
+        model = self._evaluated()
+        record = self._record()
+        if kept is not None:
+            deploy.save(model, self.run_dir / "model.safetensors", recipe=self.recipe, seed=self.seed, top1=record.top1_last, fingerprint=self.dataset.fingerprint)
+            records.write(record, kept)
+            self._say(f"{record.top1_last:.2f} % top-1 at the last epoch, {record.top1_best:.2f} at the best of {record.best_of}; record {kept}")
+        return RunResult(record, model.eval(), self.run_dir, kept or self.run_dir)
+
+    def _train_epoch(self) -> None:
+        r, steps = self.recipe, len(self.train_batches)
+        if r.temperature:
+            start, end = r.temperature
+            layers.set_temperature_(self.model, start * (end / start) ** (self.epoch / max(1, r.epochs - 1)))
+        self.forward.train()
+        saved = started = time.perf_counter()
+        with tqdm(total=steps, initial=self.step, desc=f"epoch {self.epoch + 1}/{r.epochs}", disable=not self.progress, leave=False) as bar:
+            for _, x, y in self.train_batches.epoch(self.epoch, start=self.step):
+                loss = self._train_step(x, y, steps)
+                self.step += 1
+                bar.update()
+                now = time.perf_counter()
+                if self.step % 50 == 0 or self.stop_signal is not None or now - saved > CHECKPOINT_SECONDS:
+                    self._check_finite()
+                    self._show(bar)
+                if self.stop_signal is not None or now - saved > CHECKPOINT_SECONDS:
+                    self._clock(now - started)
+                    started = saved = time.perf_counter()
+                    self._save()
+                    self._stop_if_asked()
+                if r.stop_epoch_below_loss is not None and loss.item() < r.stop_epoch_below_loss:
+                    break
+        self._check_finite()
+        self._clock(time.perf_counter() - started)
+
+    def _train_step(self, x: Tensor, y: Tensor, steps: int) -> Tensor:
+        r = self.recipe
+        if self.step % r.accumulate == 0:
+            rate = r.optimizer.lr * schedules.factor(r.schedule, self.epoch + self.step / steps, r.epochs)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(_mix(self.seed, self.epoch, self.step, self.fabric.global_rank))  # dropout
+        if r.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
+        update = (self.step + 1) % r.accumulate == 0 or self.step + 1 == steps
+        with self.fabric.no_backward_sync(self.forward, enabled=not update):
+            logits = self.forward(x)
+            loss = self._loss(logits, x, y)
+            self.fabric.backward(loss / r.accumulate)
+        if update:
+            self.optimizer.step()
+            layers.project_(self.model)
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+        with torch.no_grad():
+            self.totals += torch.stack([loss.detach().double() * len(y), (logits.argmax(1) == y).sum().double(), torch.tensor(float(len(y)), device=y.device, dtype=torch.float64)])
+        return loss
+
+    def _loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        r = self.recipe
+        if self.teacher is None:
+            return nn.functional.cross_entropy(logits, y, label_smoothing=r.label_smoothing)
+        with torch.no_grad(), self.fabric.autocast():
+            target = self.teacher(x)
+        return objectives.distillation(logits, target.to(logits.dtype), y, r.distill.temperature, r.distill.mix, r.label_smoothing)
+
+    def _finish_epoch(self, log) -> None:
+        seconds = self.epoch_seconds
+        loss, correct, images = self.fabric.all_reduce(self.totals, reduce_op="sum").tolist()
+        self.images += int(images)
+        model = self._evaluated()
+        before = time.perf_counter()
+        test = self._evaluate(model, self.test_batches)
+        validation = self._evaluate(model, self.validation_batches) if self.validation_batches else None
+        self.wall += time.perf_counter() - before
+        rate = self.recipe.optimizer.lr * schedules.factor(self.recipe.schedule, self.epoch, self.recipe.epochs)
+        point = records.Epoch(
+            epoch=self.epoch + 1, lr=rate, train_loss=loss / images, train_top1=100 * correct / images, test_loss=test["loss"],
+            test_top1=test["top1"], test_top5=test["top5"], validation_top1=validation and validation["top1"], seconds=seconds,
+        )
+        self.curve.append(point.model_dump())
+        for name in ("lr", "train_loss", "train_top1", "test_loss", "test_top1"):
+            log.add_scalar(name, getattr(point, name), point.epoch)
+        self._say(
+            f"epoch {point.epoch}/{self.recipe.epochs}: loss {point.train_loss:.4f}, train {point.train_top1:.2f} %, test {point.test_top1:.2f} %, "
+            f"{images / max(seconds, 1e-9):.0f} images/s, {self._time_left()} left"
+        )
+        self.epoch, self.step, self.totals, self.epoch_seconds = self.epoch + 1, 0, self._zero_totals(), 0.0
+        self._save()
+        self._stop_if_asked()
+
+    @torch.no_grad()
+    def _evaluate(self, model: nn.Module, batches: data.Batches) -> dict[str, float]:
+        model.eval()
+        totals = torch.zeros(4, dtype=torch.float64, device=self.fabric.device)
+        for _, x, y in batches.epoch(0):
+            if self.recipe.channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            with self.fabric.autocast():
+                logits = model(x).float()
+            top = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
+            loss = nn.functional.cross_entropy(logits, y, reduction="sum")
+            totals += torch.stack([loss.double(), top[:, 0].sum().double(), top.sum().double(), torch.tensor(float(len(y)), dtype=torch.float64, device=y.device)])
+        loss, top1, top5, images = self.fabric.all_reduce(totals, reduce_op="sum").tolist()
+        return {"loss": loss / images, "top1": 100 * top1 / images, "top5": 100 * top5 / images}
+
+    def _evaluated(self) -> nn.Module:
+        return self.model if self.average is None else self.average.module
+
+    # -- around the loop -----------------------------------------------------------------------------------------------------------------
+
+    def _check_finite(self) -> None:
+        if not math.isfinite(self.totals[0].item()):
+            raise TrainingError(
+                f"{self.recipe.name} seed {self.seed}: the loss became {self.totals[0].item()} in epoch {self.epoch + 1} at or before step {self.step}; "
+                f"the last good checkpoint is kept in {self.run_dir}. Lower optimizer.lr, or look at the inputs"
+            )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM ask the loop to stop at the next step; a second one stops at once. Only the main thread may catch signals."""
+
+        def ask(number, frame):
+            if self.stop_signal is not None:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+
+        try:
+            before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            for s, handler in before.items():
+                signal.signal(s, handler)
+
+    def _stop_if_asked(self) -> None:
+        if self.stop_signal is not None:
+            name = signal.Signals(self.stop_signal).name
+            raise Interrupted(f"stopped by {name} at epoch {self.epoch + 1}, step {self.step}; the same command resumes from {self.run_dir / 'checkpoint.pt'}")
+
+    @contextmanager
+    def _logger(self) -> Iterator[Any]:
+        """TensorBoard's writer, in the run folder."""
+        if not self.fabric.is_global_zero:
+            yield _Silent()
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(self.run_dir / "tensorboard") as writer:
+            yield writer
+
+    def _clock(self, seconds: float) -> None:
+        self.wall += seconds
+        self.training_seconds += seconds
+        self.epoch_seconds += seconds
+
+    def _show(self, bar: tqdm) -> None:
+        if not bar.disable:
+            loss, correct, images = self.totals.tolist()
+            rate = (bar.format_dict["rate"] or 0) * self.recipe.batch_size
+            bar.set_postfix_str(f"loss {loss / images:.4f}, {100 * correct / images:.2f} %, {rate:.0f} images/s")
+
+    def _time_left(self) -> str:
+        left = self.wall / (self.epoch + 1) * (self.recipe.epochs - self.epoch - 1)
+        return f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
+
+    def _say(self, text: str) -> None:
+        if self.progress and self.fabric.is_global_zero:
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+    def _record(self) -> records.Record:
+        by = "validation_top1" if self.validation_batches else "test_top1"
+        best = max(self.curve, key=lambda e: e[by])
+        last = self.curve[-1]
+        return records.Record(
+            recipe=self.recipe.name, source=self.recipe.source, resolved=self.recipe.resolved(), recipe_hash=self.recipe.hash(), profile=self.profile,
+            seed=self.seed, dataset={"name": self.dataset.name, "fingerprint": self.dataset.fingerprint, "train": len(self.dataset.train), "test": len(self.dataset.test)},
+            top1_last=last["test_top1"], top5_last=last["test_top5"], top1_best=best["test_top1"], top5_best=best["test_top5"], best_epoch=best["epoch"],
+            best_of="validation" if self.validation_batches else "test", curve=self.curve, parameters=self.parameters,
+            images_per_second=self.images / max(self.training_seconds, 1e-9), wall_time_s=self.wall, started=self.started, commit=records.commit(),
+            versions=records.versions(), hardware=records.hardware(self.fabric.device, self.fabric.world_size),
+        )
+
+
+class _Silent:
+    def add_scalar(self, *args) -> None:
+        pass
+
+
+def _mix(*numbers: int) -> int:
+    """One 63-bit seed from several numbers (FNV-1a over them)."""
+    h = 0xCBF29CE484222325
+    for n in numbers:
+        h = ((h ^ (n + 1)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
+    return h >> 1
+
+
+def _built(recipe: Recipe) -> nn.Module:
+    model = models.build(recipe.model.name, **recipe.model.options)
+    if recipe.init != "default":
+        for module in model.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear, layers.BinaryConv2d, layers.BinaryLinear)):
+                _initialise(recipe.init, module)
+    return model
+
+
+def _initialise(kind: str, module: nn.Module) -> None:
+    w = module.weight
+    if kind == "normal-0.05":
+        nn.init.normal_(w, 0, 0.05)
+    elif kind == "normal-fan-in":
+        nn.init.normal_(w, 0, math.sqrt(2 / w[0].numel()))
+    else:
+        nn.init.kaiming_normal_(w, mode="fan_out", nonlinearity="relu")
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    if hasattr(module, "_reset_scale"):
+        module._reset_scale()
+
+
+def _count(model: nn.Module) -> dict[str, int]:
+    binary = sum(m.weight.numel() for m in layers.binary_layers(model).values())
+    total = sum(p.numel() for p in model.parameters())
+    stored = 0
+    latent = {id(m.weight) for m in layers.binary_layers(model).values()}
+    for tensor in (*model.parameters(), *model.buffers()):
+        stored += tensor.numel() * (1 if id(tensor) in latent else 8 * tensor.element_size())
+    return {"total": total, "binary": binary, "real": total - binary, "bits": stored}
+
+
+def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    o = recipe.optimizer
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            (spared if _group(module, name) in o.no_decay else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": o.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    groups = [g for g in groups if g["params"]]
+    if o.name == "sgd":
+        return torch.optim.SGD(groups, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, fused=True)
+    kind = torch.optim.Adam if o.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=o.lr, betas=o.betas, eps=o.eps, fused=True)
+
+
+def _group(module: nn.Module, name: str) -> str:
+    """The parameter group that ``no_decay`` names: binary, scale, norm, bias, or weight."""
+    if name.startswith("scale"):
+        return "scale"
+    if isinstance(module, (layers.RSign, layers.RPReLU, nn.PReLU)):
+        return "scale"
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return "norm"
+    if name == "bias":
+        return "bias"
+    return "binary" if isinstance(module, (layers.BinaryConv2d, layers.BinaryLinear)) else "weight"
+
+
+def _teacher(recipe: Recipe, run_dir: Path, device: torch.device, classes: int) -> nn.Module:
+    """The teacher that ``distill`` names: a path, or a recipe's model from results/models or the run folders."""
+    name = recipe.distill.teacher
+    runs = run_dir.parent.parent.parent
+    tried = [Path(name)] if name.endswith(".safetensors") else [deploy.FOLDER / f"{name}.safetensors", runs / name / "full" / "seed0" / "model.safetensors"]
+    for path in tried:
+        if path.is_file():
+            teacher = deploy.load(path)
+            break
+    else:
+        raise TrainingError(f"{recipe.name} distils from {name!r}, found in none of {', '.join(map(str, tried))}: train it first (python -m bnnlib.train {name})")
+    width = [m for m in teacher.modules() if isinstance(m, nn.Linear)][-1].out_features
+    if width != classes:
+        raise TrainingError(f"the teacher {path} tells {width} classes apart, {recipe.dataset} has {classes}: name a teacher trained on {recipe.dataset}")
+    return teacher.to(device).eval().requires_grad_(False)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    recipe: Annotated[str, typer.Argument(help="a recipe's name, or the path of a .yaml file")],
+    seed: int = 0,
+    profile: Annotated[str, typer.Option(help="full: as the recipe says; quick: seconds on a CPU")] = "full",
+    data_root: Annotated[Path | None, typer.Option("--data", help="folder of the data sets; else $BNN_DATA, else the cache folder")] = None,
+    out: Annotated[Path | None, typer.Option(help="folder of the records of full runs [results/runs]")] = None,
+    runs: Annotated[Path | None, typer.Option(help="folder of the run folders; else $BNN_RUNS, else the cache folder")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a field (optimizer.lr=0.001); may be repeated")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="forget the checkpoint in the run folder")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
+) -> None:
+    """Train RECIPE, resuming where an earlier run of the same recipe and seed left off."""
+    if threads:
+        torch.set_num_threads(threads)
+    overrides = {}
+    for change in changes or []:
+        field, equals, value = change.partition("=")
+        if not equals:
+            _fail(f"--set {change}: write it as field=value")
+        overrides[field] = recipes.parse_value(value)
+    try:
+        train(recipe, seed=seed, profile=profile, data_root=data_root, out=out, runs=runs, overrides=overrides or None, restart=restart)
+    except Interrupted as stopped:
+        _fail(str(stopped), code=130)
+    except (ValueError, FileNotFoundError, checkpoint.CheckpointError, checkpoint.RunBusy, TrainingError) as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.strerror}: {error.filename or 'while writing'}; the last whole checkpoint is kept, and the same command resumes from it")
+
+
+def _fail(text: str, code: int = 1) -> None:
+    print(f"error: {text}" if code == 1 else text, file=sys.stderr)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    app()
