@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
 
-# ---- the three lists of dependencies ---------------------------------------------------------------------------
+# ---- the three lists of dependencies -----------------------------------------------------------------------
 
 
 def pins() -> list[Requirement]:
@@ -91,20 +91,19 @@ def test_no_second_lock_file() -> None:
     assert tracked.stdout == ""
 
 
-# ---- the Makefile ----------------------------------------------------------------------------------------------
+# ---- the Makefile ------------------------------------------------------------------------------------------
 
 
 def test_make_help_lists_the_targets() -> None:
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     listed = re.findall(r"^make (\w+) ", shown, re.MULTILINE)
-    assert sorted(listed) == sorted(["env", "book", "test", "kernels", "data", "chapters", "train", "reproduce",
-                                     "bench", "lab", "clean"])
+    assert set(listed) == set("env book test kernels data chapters train reproduce bench lab clean".split())
     makefile = (ROOT / "Makefile").read_text()
     for target in listed:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-# ---- what a machine may lack -----------------------------------------------------------------------------------
+# ---- what a machine may lack -------------------------------------------------------------------------------
 
 
 class Machine:
@@ -132,7 +131,8 @@ class Machine:
 
     def setup(self, **environment: str) -> subprocess.CompletedProcess:
         environment = {"PATH": str(self.bin), "HOME": str(self.bin), **environment}
-        return subprocess.run([str(self.checkout / "setup_env.sh")], env=environment, capture_output=True, text=True)
+        script = str(self.checkout / "setup_env.sh")
+        return subprocess.run([script], env=environment, capture_output=True, text=True)
 
     def refusal(self, **environment: str) -> str:
         """The one sentence with which setup_env.sh refuses."""
