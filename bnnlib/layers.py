@@ -52,7 +52,8 @@ class _Binary(nn.Module):
         self.register_buffer("temperature", torch.ones(()), persistent=False)
 
     def reset_parameters(self) -> None:
-        """PyTorch's default initialisation of a layer of this shape; a learned scale starts at mean|W| or ``scale_init``."""
+        """PyTorch's default initialisation of a layer of this shape; a learned scale starts at mean|W| of the
+        latent weights, so that outputs are as large as a real-valued layer's, or at ``scale_init``."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -62,7 +63,7 @@ class _Binary(nn.Module):
     def _reset_scale(self) -> None:
         if self.scale_kind == "learned":
             with torch.no_grad():
-                start = quantizers.mean_scale(self._transformed()).reshape(self.scale.shape)
+                start = quantizers.mean_scale(self.weight).reshape(self.scale.shape)
                 self.scale.copy_(start if self.scale_init is None else torch.full_like(start, self.scale_init))
 
     def _transformed(self) -> Tensor:
@@ -129,7 +130,7 @@ class BinaryConv2d(_Binary):
         ste, weight_ste: estimator for the input, and for the weight where the scale is not ``mean``.
         latent: what is kept after each step: ``free``, ``clip`` to [-1, 1], or ``center-clip`` (first less the mean over input channels).
         transform: applied to the latent weight, differentiably, before the sign: ``none``, ``center``, ``standardize``.
-        scale_init: start of a learned scale; None starts at mean|W|.
+        scale_init: start of a learned scale; None starts at mean|W| of the latent weights.
         padding_value: what the padding holds after binarisation: 0 (contributes nothing, the default), +1 or -1.
         input_scale: multiply by the XNOR-Net paper's K (mean|x| in each window).
         sign_of_zero: what a zero input becomes; +1 everywhere but in S3, whose layer follows a ReLU.
