@@ -1,0 +1,265 @@
+"""The runner and the gate, on small notebooks made here."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from bnnlib import chapters
+
+PARAMETERS = 'profile = "stored"  # stored, quick or full\nseed = 0  # seed of everything random\nrate = 0.1  # learning rate'
+PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
+FIGURE = f"from IPython.display import Image\nfrom base64 import b64decode\nImage(b64decode('{PNG}'))"
+ALT = {"mystnb": {"image": {"alt": "A single grey pixel on nothing at all."}}}
+
+
+def chapter(*cells, parameters=PARAMETERS):
+    """A chapter: title, parameters, and code cells given as text or (text, metadata)."""
+    made = [new_markdown_cell("# A chapter"), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    for cell in cells:
+        text, meta = cell if isinstance(cell, tuple) else (cell, {})
+        made.append(new_code_cell(text, metadata=meta))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return new_notebook(cells=made, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository with a library, a result and no chapter."""
+    for folder in ("notebooks", "bnnlib", "kernels", "results/runs"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "bnnlib" / "layers.py").write_text("one = 1\n")
+    (tmp_path / "results" / "runs" / "a.json").write_text("{}\n")
+    return tmp_path
+
+
+def put(root, name, notebook):
+    path = root / "notebooks" / f"{name}.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def run(root, *names, **options):
+    return {outcome.name: outcome for outcome in chapters.run(names, root=root, **options)}
+
+
+def executed(*cells, profile="stored"):
+    """A chapter as papermill leaves it, without the cost of running one."""
+    notebook = chapter(*cells)
+    for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
+        cell.execution_count = count
+    notebook.metadata["papermill"] = {"end_time": "2026-01-01", "exception": None, "parameters": {"profile": profile}}
+    return notebook
+
+
+# ------------------------------------------------------------------------------------------------ parameters
+
+
+def test_parameters_are_the_literals_of_the_tagged_cell():
+    assert chapters.parameters(chapter()) == {"profile": "stored", "seed": 0, "rate": 0.1}
+
+
+@pytest.mark.parametrize("text", ["profile = f()", "import os", "a = b = 1", "a[0] = 1", "a ="])
+def test_parameters_that_are_no_literals_are_refused(text):
+    with pytest.raises(chapters.ChapterError, match="more than literals"):
+        chapters.parameters(chapter(parameters=text))
+
+
+def test_two_parameters_cells_are_refused():
+    with pytest.raises(chapters.ChapterError, match="2 cells are tagged"):
+        chapters.parameters(chapter(("a = 1", {"tags": ["parameters"]})))
+
+
+def test_unknown_parameter_names_the_allowed_ones(root):
+    put(root, "one", chapter("1"))
+    with pytest.raises(chapters.ChapterError, match="no parameter 'sede'; it has profile, seed, rate"):
+        run(root, "one", given={"sede": "1"})
+
+
+@pytest.mark.parametrize(("name", "value"), [("seed", "one"), ("seed", "1.5"), ("rate", "fast"), ("rate", "[1]")])
+def test_a_value_of_another_type_is_refused(name, value):
+    with pytest.raises(chapters.ChapterError, match=f"parameter {name} = .*must be"):
+        chapters.resolve({"seed": 0, "rate": 0.1}, {name: value})
+
+
+def test_unknown_profile_and_chapter_are_refused(root):
+    put(root, "one", chapter("1"))
+    with pytest.raises(chapters.ChapterError, match="profile 'fast' is none of stored, quick, full"):
+        run(root, "one", profile="fast")
+    with pytest.raises(chapters.ChapterError, match="no chapter 'two'.*there are: one"):
+        run(root, "two")
+
+
+# --------------------------------------------------------------------------------------------------- running
+
+
+def test_chapters_run_side_by_side_and_only_when_something_changed(root, monkeypatch):
+    see = "import os, json; open(os.environ['SEEN'], 'a').write(f'{profile} {seed} {rate}\\n')"
+    for name in ("one", "two"):
+        put(root, name, chapter(see))
+    seen = root / "seen"
+    monkeypatch.setenv("SEEN", str(seen))
+    first = run(root, profile="quick", seed=3, jobs=2)
+    assert [o.error for o in first.values()] == ["", ""] and not any(o.skipped for o in first.values())
+    assert seen.read_text() == "quick 3 0.1\n" * 2
+    output = root / "build" / "chapters" / "quick" / "one.ipynb"
+    assert first["one"].output == output and chapters.is_current(output, root)
+    assert sorted(p.name for p in output.parent.iterdir()) == ["one.ipynb", "two.ipynb"]
+    assert str(root) not in json.dumps(nbformat.read(output, 4).metadata)
+
+    again = run(root, profile="quick", seed=3)
+    assert all(o.skipped for o in again.values())
+
+    put(root, "one", chapter(see, "2"))
+    assert not chapters.is_current(output, root)
+    assert {n: o.skipped for n, o in run(root, profile="quick", seed=3).items()} == {"one": False, "two": True}
+    assert {n: o.skipped for n, o in run(root, "one", profile="quick", seed=3).items()} == {"one": True}
+
+
+def test_what_a_chapter_depends_on(root):
+    def digest():
+        return chapters.surroundings(root)
+
+    before = digest()
+    (root / "bnnlib" / "book.py").write_text("")
+    (root / "bnnlib" / "__pycache__").mkdir()
+    (root / "bnnlib" / "__pycache__" / "layers.pyc").write_text("")
+    (root / "kernels" / "xnor.so").write_text("")
+    assert digest() == before
+    for name in ("bnnlib/layers.py", "kernels/xnor.hpp", "results/runs/a.json"):
+        (root / name).write_text("changed")
+        assert digest() != before, name
+        before = digest()
+
+
+def test_failing_chapters_are_shown_compactly_and_never_published(root):
+    put(root, "broken", chapter("fine = 1", "a = 1\n\nraise ValueError(f'wrong {a}')\n"))
+    put(root, "noisy", chapter("import sys; print('oops', file=sys.stderr)"))
+    put(root, "dead", chapter("import os; os._exit(3)"))
+    put(root, "good", chapter((FIGURE, ALT)))
+    folder = root / "build" / "chapters" / "stored"
+    folder.mkdir(parents=True)
+    (folder / "good.failed.ipynb").write_text("left by an earlier run")
+    outcomes = run(root)
+    assert outcomes["broken"].error.splitlines()[:2] == ["broken: cell [4] failed", "      1 | a = 1"]
+    assert "  >   3 | raise ValueError(f'wrong {a}')" in outcomes["broken"].error
+    assert "ValueError: wrong 1" in outcomes["broken"].error and "\x1b" not in outcomes["broken"].error
+    assert "cell [3] prints to stderr: oops" in outcomes["noisy"].error
+    assert "its kernel died" in outcomes["dead"].error
+    assert outcomes["good"].error == ""
+    names = {p.name for p in folder.iterdir()}
+    assert {"broken.failed.ipynb", "noisy.failed.ipynb", "good.ipynb"} == names
+
+
+def test_plain_papermill_runs_a_chapter_and_shows_its_parameters(root):
+    put(root, "one", chapter("print(profile, seed)"))
+    papermill = [sys.executable, "-m", "papermill", "notebooks/one.ipynb"]
+    words = {"cwd": root, "capture_output": True, "text": True, "check": True}
+    subprocess.run([*papermill, "out.ipynb", "-p", "profile", "quick", "-p", "seed", "1"], **words)
+    assert nbformat.read(root / "out.ipynb", 4).cells[-1].outputs[0].text == "quick 1\n"
+    assert chapters.check(root / "out.ipynb", profile="quick") == []
+    shown = subprocess.run([*papermill, "--help-notebook"], **words).stdout
+    assert "seed of everything random" in shown and "rate" in shown
+
+
+# ------------------------------------------------------------------------------------------------------ gate
+
+
+def test_a_good_chapter_passes():
+    notebook = executed((FIGURE, ALT))
+    notebook.cells[-1].outputs = [new_output("execute_result", {"image/png": PNG}, execution_count=2)]
+    assert chapters.problems(notebook, "good") == []
+
+
+def with_output(kind, meta=None, **fields):
+    notebook = executed(("1", meta or {}))
+    notebook.cells[-1].outputs = [new_output(kind, **fields)]
+    return notebook
+
+
+def unexecuted_cell():
+    notebook = executed("1", "2")
+    notebook.cells[-1].execution_count = None
+    return notebook
+
+
+SHORT = {"mystnb": {"image": {"alt": "figure"}}}
+WIDGET = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}}
+
+
+@pytest.mark.parametrize(
+    ("notebook", "says"),
+    [
+        (chapter("1"), "not executed"),
+        (unexecuted_cell(), "cell 4 was not executed"),
+        (executed("1", profile="quick"), "profile 'quick', asked for is 'stored'"),
+        (with_output("error", ename="ValueError", evalue="no"), r"cell \[2\] raised ValueError: no"),
+        (with_output("stream", name="stderr", text="UserWarning: x\n"), "prints to stderr: UserWarning: x"),
+        (with_output("display_data", data={"image/png": PNG}), "figure without alt text"),
+        (with_output("display_data", data={"image/svg+xml": "<svg/>"}, meta=SHORT), "'figure' is too short"),
+        (with_output("display_data", data={"text/html": "<img src='a.png'>"}), "<img> without alt"),
+        (with_output("display_data", data=WIDGET), "shows a widget"),
+        (with_output("stream", name="stdout", text=f"saved in {Path.home()}/x\n"), "path of this machine"),
+    ],
+)
+def test_the_gate_refuses(notebook, says):
+    found = chapters.problems(notebook, "bad")
+    assert len(found) == 1
+    assert re.search(says, found[0]), found
+
+
+def test_two_figures_in_one_cell_are_refused():
+    notebook = executed(("1", ALT))
+    notebook.cells[-1].outputs = [new_output("display_data", {"image/png": PNG}) for _ in range(2)]
+    assert "2 figures: one a cell" in chapters.problems(notebook, "bad")[0]
+
+
+def test_damaged_and_missing_files_are_named(tmp_path):
+    broken = tmp_path / "broken.ipynb"
+    broken.write_text('{"cells": [')
+    assert "broken.ipynb is no notebook" in chapters.check(broken)[0]
+    assert "No such file" in chapters.check(tmp_path / "missing.ipynb")[0]
+
+
+def test_the_command_line_refuses_with_status_1(tmp_path, capsys):
+    nbformat.write(chapter("1"), tmp_path / "a.ipynb")
+    assert chapters.main(["check", str(tmp_path / "a.ipynb")]) == 1
+    assert "not executed" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------- sources
+
+
+def with_kernel(name):
+    notebook = chapter("1")
+    notebook.metadata.kernelspec.name = name
+    return notebook
+
+
+@pytest.mark.parametrize(
+    ("notebook", "says"),
+    [
+        (chapter("1", parameters='profile = "stored"  # which\nseed = 1  # seed'), "no `seed = 0`"),
+        (chapter("1", parameters='profile = "stored"  # which\nseed = 0'), "has: seed = 0"),
+        (chapter("1", parameters='profile = "stored"  # a=b\nseed = 0  # s'), "has: profile"),
+        (chapter("%pip install torch"), "installs something"),
+        (with_kernel("conda-env"), "its kernel is 'conda-env'"),
+        (executed(), "executed copy"),
+    ],
+)
+def test_sources_that_may_not_be_committed(notebook, says):
+    assert any(says in line for line in chapters.source_problems(notebook, "bad"))
+
+
+def test_a_good_source_passes():
+    assert chapters.source_problems(chapter("1"), "good") == []
+
+
+@pytest.mark.parametrize("path", chapters.sources(), ids=lambda p: p.stem)
+def test_the_chapters_of_this_book_may_be_committed(path):
+    assert chapters.source_problems(chapters.read(path), path.stem) == []
