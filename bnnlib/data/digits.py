@@ -17,8 +17,8 @@ TEST_IMAGES = 360  # a fifth
 SEED = 0
 
 
-def read() -> dict[str, tuple[Tensor, Tensor]]:
-    """{"train": ..., "test": ...}, each images uint8 (N, 1, 28, 28) and labels int64 (N,)."""
+def read() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[str, ...]]:
+    """((images, labels) of train, of test, classes); images uint8 (N, 1, 28, 28), labels int64 (N,)."""
     from sklearn.datasets import load_digits  # takes a second to import
 
     bunch = load_digits()
@@ -27,4 +27,4 @@ def read() -> dict[str, tuple[Tensor, Tensor]]:
     images, labels = torch.from_numpy(large).unsqueeze(1), torch.from_numpy(bunch.target).long()
     test = torch.zeros(len(labels), dtype=torch.bool)
     test[stratified(labels, TEST_IMAGES, SEED)] = True
-    return {"train": (images[~test], labels[~test]), "test": (images[test], labels[test])}
+    return (images[~test], labels[~test]), (images[test], labels[test]), CLASSES
