@@ -64,8 +64,8 @@ clean:
 	find bnnlib kernels tests -name __pycache__ -prune -exec rm -rf {} +
 	find bnnlib kernels \( -name '*.so' -o -name '.rendered.*' \) -exec rm -f {} +
 
-# For maintainers: choose versions anew (delete requirements.txt first to take the newest).
+# For maintainers, after a change in pyproject.toml; ARGS=--upgrade takes the newest versions.
 pins: env
 	@$(IN_ENV) uv pip compile pyproject.toml --extra book --extra test --extra dev --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-annotate --quiet \
-	    --custom-compile-command "make pins" --output-file requirements.txt
+	    --custom-compile-command "make pins" --output-file requirements.txt $(ARGS)

@@ -185,26 +185,21 @@ def test_no_compiler(machine: Machine) -> None:
     assert "C++ compiler no-such-g++ does not run" in machine.refusal(CXX="no-such-g++")
 
 
-def test_no_network(machine: Machine) -> None:
-    """pip is sent to a closed port of this machine, and told not to look anywhere else."""
-    machine.python("python3")
-    machine.program("g++", "exit 0")
-    closed = {"PIP_CONFIG_FILE": "/dev/null", "PIP_INDEX_URL": "http://127.0.0.1:9/", "PIP_RETRIES": "0"}
-    sentence = machine.refusal(**closed)
-    assert "is there a network?" in sentence
-    assert not (machine.checkout / ".venv" / "finished").exists()
+def test_no_network_and_a_half_made_environment(machine: Machine) -> None:
+    """What an interrupted set-up left is removed, not used; and without a network nothing says it is finished.
 
-
-def test_a_half_made_environment_is_made_anew(machine: Machine) -> None:
-    """Interrupted after some files were written: nothing of it is used, and no stamp says otherwise."""
+    pip is sent to a closed port of this machine, and told not to look anywhere else.
+    """
     machine.python("python3")
     machine.program("g++", "exit 0")
     left = machine.checkout / ".venv" / "bin"
     left.mkdir(parents=True)
     (left / "python").symlink_to(sys.executable)
     (left / "left-over").touch()
-    machine.refusal(PIP_CONFIG_FILE="/dev/null", PIP_INDEX_URL="http://127.0.0.1:9/")
+    sentence = machine.refusal(PIP_CONFIG_FILE="/dev/null", PIP_INDEX_URL="http://127.0.0.1:9/")
+    assert "is there a network?" in sentence
     assert not (left / "left-over").exists()
+    assert not (machine.checkout / ".venv" / "finished").exists()
 
 
 def finished(machine: Machine) -> Path:
