@@ -29,11 +29,6 @@ from tqdm import tqdm
 from bnnlib import checkpoint, data, deploy, layers, models, objectives, recipes, records, schedules
 from bnnlib.recipes import Recipe
 
-try:
-    from lightning_fabric import Fabric
-except ImportError:  # the `lightning` package carries Fabric under another name
-    from lightning.fabric import Fabric
-
 CHECKPOINT_SECONDS = 300
 EVALUATION_BATCH = 500
 
@@ -76,8 +71,7 @@ def train(
     recipe = recipe.for_profile(profile)
     label = profile if not overrides else f"{profile}-{recipe.hash()[:8]}"
     run_dir = checkpoint.runs_folder(runs) / recipe.name / label / f"seed{seed}"
-    fabric = Fabric(accelerator="auto", devices="auto" if torch.cuda.is_available() else 1, precision=recipe.precision, **_processes())
-    fabric.launch()
+    fabric = _fabric(recipe.precision)
     if not fabric.is_global_zero:
         return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, False).result(None)
     with checkpoint.Lock(run_dir):
@@ -86,20 +80,24 @@ def train(
         return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, progress).result(kept)
 
 
-def _processes() -> dict[str, Any]:
-    """Fabric's arguments under torchrun, which sets WORLD_SIZE; else one process."""
+def _fabric(precision: str):
+    """Fabric for one process, on the GPU where there is one; under torchrun, which sets WORLD_SIZE, for as many as it starts."""
+    try:  # imported here: it takes longer than the rest of this module, and a misspelt recipe should not wait for it
+        from lightning_fabric import Fabric
+    except ImportError:  # the `lightning` package carries Fabric under another name
+        from lightning.fabric import Fabric
     world = int(os.environ.get("WORLD_SIZE", 1))
-    if world == 1:
-        return {"num_nodes": 1} if not torch.cuda.is_available() else {"devices": 1}
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    return {"devices": local, "num_nodes": world // local, "strategy": "ddp"}
+    fabric = Fabric(devices=local, num_nodes=world // local, strategy="ddp" if world > 1 else "auto", precision=precision)
+    fabric.launch()
+    return fabric
 
 
 class _Run:
     """One run: data, model, optimizer, and the loop over epochs."""
 
     def __init__(
-        self, fabric: Fabric, recipe: Recipe, seed: int, profile: str, data_root: Path | None, run_dir: Path, restart: bool, progress: bool,
+        self, fabric, recipe: Recipe, seed: int, profile: str, data_root: Path | None, run_dir: Path, restart: bool, progress: bool,
     ) -> None:
         self.fabric, self.recipe, self.seed, self.profile, self.run_dir, self.progress = fabric, recipe, seed, profile, run_dir, progress
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -211,10 +209,12 @@ class _Run:
                 self.step += 1
                 bar.update()
                 now = time.perf_counter()
-                if self.step % 50 == 0 or self.stop_signal is not None or now - saved > CHECKPOINT_SECONDS:
-                    self._check_finite()
+                # a checkpoint holds no half-accumulated gradient
+                due = (self.stop_signal is not None or now - saved > CHECKPOINT_SECONDS) and self.step % r.accumulate == 0
+                if self.step % 50 == 0:
                     self._show(bar)
-                if self.stop_signal is not None or now - saved > CHECKPOINT_SECONDS:
+                if due:
+                    self._check_finite()
                     self._clock(now - started)
                     started = saved = time.perf_counter()
                     self._save()
@@ -302,9 +302,12 @@ class _Run:
     # -- around the loop -----------------------------------------------------------------------------------------------------------------
 
     def _check_finite(self) -> None:
-        if not math.isfinite(self.totals[0].item()):
+        """Raise for a loss or a state that is not finite: a sign turns NaN into -1, so that a binary net's loss can stay finite without being right."""
+        bad = [f"the loss became {self.totals[0].item()}"] if not math.isfinite(self.totals[0].item()) else []
+        bad += [f"{name} is not finite" for name, v in self.model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
+        if bad:
             raise TrainingError(
-                f"{self.recipe.name} seed {self.seed}: the loss became {self.totals[0].item()} in epoch {self.epoch + 1} at or before step {self.step}; "
+                f"{self.recipe.name} seed {self.seed}: {bad[0]} in epoch {self.epoch + 1} at or before step {self.step}; "
                 f"the last good checkpoint is kept in {self.run_dir}. Lower optimizer.lr, or look at the inputs"
             )
 
@@ -353,6 +356,8 @@ class _Run:
         if not bar.disable:
             loss, correct, images = self.totals.tolist()
             rate = (bar.format_dict["rate"] or 0) * self.recipe.batch_size
+            if not math.isfinite(loss):
+                self._check_finite()
             bar.set_postfix_str(f"loss {loss / images:.4f}, {100 * correct / images:.2f} %, {rate:.0f} images/s")
 
     def _time_left(self) -> str:

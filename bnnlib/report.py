@@ -1,0 +1,153 @@
+"""The scoreboard: records beside the sources' figures. ``python -m bnnlib.report`` prints it, ``--write README.md`` puts it between its markers.
+
+Accuracies are of the last epoch, as mean +- standard deviation over n seeds; where the source's figure is a best epoch picked on the test
+set, ours picked the same way stands beside it and is what the verdict compares. Every number comes from a record.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bnnlib import recipes, records
+from bnnlib.recipes import Recipe
+from bnnlib.records import Record
+
+START, END = "<!-- scoreboard:start -->", "<!-- scoreboard:end -->"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, standard deviation (None for one value), smallest, largest and number of some accuracies, in per cent."""
+
+    mean: float
+    sd: float | None
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, min(values), max(values), len(values))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" if self.sd is None else f"{self.mean:.2f} ± {self.sd:.2f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe: its records, gathered. ``stale``: seeds whose record was made by an earlier version of the recipe."""
+
+    recipe: Recipe
+    last: Spread | None
+    best: Spread | None
+    stale: tuple[int, ...]
+
+    @property
+    def compared(self) -> Spread | None:
+        """What stands against the published figure: the best epoch where the source picked one, else the last."""
+        return self.best if self.recipe.published.epoch == "best-on-test" else self.last
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the source's, points; None where one of the two is missing."""
+        if self.compared is None or self.recipe.published.top1 is None:
+            return None
+        return self.compared.mean - self.recipe.published.top1
+
+    @property
+    def verdict(self) -> str:
+        """In words; ``within our spread`` where the source's figure lies between our lowest and highest seed."""
+        if self.last is None:
+            return "not run yet"
+        if self.stale:
+            return f"stale: recipe changed since seed {', '.join(map(str, self.stale))}"
+        if self.difference is None:
+            return "no figure to compare"
+        if self.compared.low <= self.recipe.published.top1 <= self.compared.high:
+            return "within our spread"
+        return f"{'above' if self.difference > 0 else 'below'} by {abs(self.difference):.2f}"
+
+
+def rows(folder: Path = records.FOLDER, names: list[str] | None = None) -> list[Row]:
+    """One row for each recipe that comes with the library, or for ``names``, in that order."""
+    found: dict[str, list[Record]] = {}
+    for record in records.read_all(folder):
+        found.setdefault(record.recipe, []).append(record)
+    result = []
+    for name in names or recipes.names():
+        recipe, runs = recipes.load(name), found.get(name, [])
+        stale = tuple(r.seed for r in runs if r.recipe_hash != recipe.hash())
+        last = Spread.of([r.top1_last for r in runs]) if runs else None
+        best = Spread.of([r.top1_best for r in runs]) if runs else None
+        result.append(Row(recipe, last, best, stale))
+    return result
+
+
+def markdown_table(folder: Path = records.FOLDER, names: list[str] | None = None, *, links: bool = False) -> str:
+    """The scoreboard as a Markdown table; by default of every recipe that has a record or a published figure. ``links``: to the recipes' files."""
+    lines = [
+        "| recipe | source | data | source's top-1 % | ours, last epoch | ours, best epoch | seeds | verdict |",
+        "|---|---|---|---:|---:|---:|---:|---|",
+    ]
+    for row in rows(folder, names):
+        r = row.recipe
+        if names is None and row.last is None and r.published.top1 is None:
+            continue
+        published = "–" if r.published.top1 is None else f"{r.published.top1:.2f}" + ("*" if r.published.epoch == "best-on-test" else "")
+        ours = (str(row.last), f"{row.best}*", str(row.last.n)) if row.last else ("–", "–", "0")
+        name = f"[`{r.name}`](bnnlib/recipes/{r.name}.yaml)" if links else f"`{r.name}`"
+        lines.append(f"| {name} {r.title} | {r.source} | {r.dataset} | {published} | {' | '.join(ours)} | {row.verdict} |")
+    return "\n".join(lines) + "\n\n\\* best epoch, picked on the test set.\n"
+
+
+def curve_frame(recipe: str, folder: Path = records.FOLDER):
+    """The learning curves of a recipe's records as a pandas frame: a row per seed and epoch, columns as :class:`bnnlib.records.Epoch`."""
+    import pandas as pd
+
+    return pd.DataFrame([{"seed": r.seed, **e.model_dump()} for r in records.read_all(folder, recipe) for e in r.curve])
+
+
+def with_table(text: str, table: str) -> str:
+    """``text`` with what stands between its markers replaced. Raises ``ValueError`` where the markers are not there once each, in order."""
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise ValueError(f"the text needs one {START} and, after it, one {END}")
+    return text[: text.index(START) + len(START)] + "\n" + table + text[text.index(END) :]
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    write: Annotated[Path | None, typer.Option(help="put the table between this file's markers")] = None,
+    check: Annotated[Path | None, typer.Option(help="fail if this file's table is not what the records say")] = None,
+    folder: Annotated[Path, typer.Option(help="folder of the records")] = records.FOLDER,
+) -> None:
+    """Print the scoreboard, or write it into a file, or check that a file has it."""
+    try:
+        for row in rows(folder):
+            if row.stale:
+                print(f"stale: {row.recipe.name} changed since seed {', '.join(map(str, row.stale))} was run", file=sys.stderr)
+        if write is None and check is None:
+            print(markdown_table(folder))
+        for path in (p for p in (write, check) if p is not None):
+            text = path.read_text(encoding="utf-8")
+            new = with_table(text, markdown_table(folder, links=True))
+            if path == write:
+                records.write_atomically(path, new.encode())
+            elif new != text:
+                print(f"error: the scoreboard in {path} is not what the records say: python -m bnnlib.report --write {path}", file=sys.stderr)
+                raise typer.Exit(1)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()

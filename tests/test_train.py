@@ -1,0 +1,277 @@
+"""Training: what a run leaves behind, that a resumed run equals an uninterrupted one, and what bad input is told."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bnnlib import checkpoint, data, deploy, records, train
+from bnnlib.recipes import RecipeError
+
+TINY = """
+title: a tiny run on the embedded digits
+source: ours
+dataset: digits
+model: {name: lenet5}
+augment: {crop: 2}
+epochs: 2
+batch_size: 64
+optimizer: {name: adam, lr: 0.01, weight_decay: 1e-5}
+schedule: {name: cosine, warmup_epochs: 1}
+quick: {train: 320, test: 100, epochs: 2}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(recipe, tmp_path, name="runs", **options):
+    return train.train(recipe, profile="quick", runs=tmp_path / name, progress=False, **options)
+
+
+def without_times(record):
+    """A record's content less what differs between any two runs."""
+    fields = record.model_dump(exclude={"started", "wall_time_s", "images_per_second", "commit"})
+    for point in fields["curve"]:
+        point.pop("seconds")
+    return fields
+
+
+def assert_equal_runs(a, b):
+    assert without_times(a.record) == without_times(b.record)
+    for (name, x), (_, y) in zip(a.model.state_dict().items(), b.model.state_dict().items(), strict=True):
+        assert torch.equal(x, y), name
+
+
+def test_a_run_leaves_a_record_a_packed_model_and_a_checkpoint(recipe, tmp_path):
+    result = run(recipe, tmp_path, seed=3)
+    record = records.read(result.run_dir / "record.json")
+    assert record == result.record
+    assert (record.recipe, record.seed, record.profile, len(record.curve)) == ("tiny", 3, "quick", 2)
+    assert record.dataset.fingerprint == data.load("digits").subset(train=320, test=100).fingerprint
+    assert record.parameters.total == 431_220 and record.parameters.binary == 25_000 + 400_000
+    assert record.parameters.real == 431_220 - 425_000
+    assert {p.name for p in result.run_dir.iterdir()} >= {"checkpoint.pt", "model.safetensors", "tensorboard"}
+    packed = deploy.load(result.run_dir / "model.safetensors")
+    x = torch.randn(7, 1, 28, 28)
+    assert torch.equal(packed(x), result.model(x))
+
+
+def test_it_learns_and_the_same_seed_gives_the_same_run(recipe, tmp_path):
+    more = {"quick.train": 1000, "quick.epochs": 4}
+    first, second = (run(recipe, tmp_path, name, overrides=more) for name in ("a", "b"))
+    assert first.record.top1_last > 60
+    assert_equal_runs(first, second)
+    other = run(recipe, tmp_path, "c", seed=1, overrides=more)
+    assert other.record.curve[0].train_loss != first.record.curve[0].train_loss
+
+
+@pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"accumulate": 2}, {"optimizer.name": "sgd"}], ids=str)
+def test_stopped_by_a_signal_in_mid_epoch_then_resumed_equals_uninterrupted(recipe, tmp_path, monkeypatch, extra):
+    whole = run(recipe, tmp_path, "whole", overrides=extra)
+    step = train._Run._train_step
+
+    def stop_after_three(self, *arguments):
+        if (self.epoch, self.step) == (1, 2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Run, "_train_step", stop_after_three)
+        with pytest.raises(train.Interrupted, match=f"SIGTERM at epoch 2, step {4 if 'accumulate' in extra else 3}.*resumes"):
+            run(recipe, tmp_path, "cut", overrides=extra)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert_equal_runs(run(recipe, tmp_path, "cut", overrides=extra), whole)
+
+
+def test_killed_in_mid_epoch_then_resumed_equals_uninterrupted(recipe, tmp_path):
+    script = f"""
+        import os, signal, torch
+        from bnnlib import train
+        torch.set_num_threads(1)
+        train.CHECKPOINT_SECONDS = 0  # after every step
+        step = train._Run._train_step
+        def kill_at_step_3(self, *arguments):
+            if (self.epoch, self.step) == (1, 3):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, *arguments)
+        train._Run._train_step = kill_at_step_3
+        train.train({str(recipe)!r}, profile="quick", runs={str(tmp_path / "cut")!r}, progress=False)
+    """
+    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    state = checkpoint.load(tmp_path / "cut/tiny/quick/seed0/checkpoint.pt", {})
+    assert (state["epoch"], state["step"]) == (1, 3)
+    assert_equal_runs(run(recipe, tmp_path, "cut"), run(recipe, tmp_path, "whole"))
+
+
+def test_a_finished_run_called_again_trains_no_further(recipe, tmp_path, monkeypatch):
+    first = run(recipe, tmp_path)
+    monkeypatch.setattr(train._Run, "_train_epoch", lambda self: pytest.fail("trained again"))
+    assert_equal_runs(run(recipe, tmp_path), first)
+
+
+def test_a_full_run_is_recorded_beside_its_recipe_and_a_changed_one_is_not(recipe, tmp_path):
+    out = tmp_path / "results"
+    small = tmp_path / "small.yaml"
+    small.write_text("extends: tiny\nepochs: 1\n")
+    options = {"profile": "full", "runs": tmp_path / "runs", "out": out, "progress": False}
+    result = train.train(small, seed=2, **options)
+    assert result.record_path == out / "small" / "seed2.json"
+    changed = train.train(small, seed=2, overrides={"label_smoothing": 0.1}, **options)
+    assert changed.record_path.parent == changed.run_dir != result.run_dir
+    run(recipe, tmp_path)
+    assert [p.relative_to(out).as_posix() for p in out.rglob("*.json")] == ["small/seed2.json"]
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "said"), [("_loss", "the loss became nan"), ("_train_step", r"conv1\.\w+ is not finite")], ids=["loss", "input, which the signs hide"]
+)
+def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(recipe, tmp_path, monkeypatch, spoiled, said):
+    right = getattr(train._Run, spoiled)
+
+    def spoil(self, first, *rest):
+        return right(self, first * float("nan") if self.epoch == 1 else first, *rest)
+
+    monkeypatch.setattr(train._Run, spoiled, spoil)
+    with pytest.raises(train.TrainingError, match=rf"tiny seed 0: {said} in epoch 2.*last good checkpoint"):
+        run(recipe, tmp_path)
+    state = checkpoint.load(tmp_path / "runs/tiny/quick/seed0/checkpoint.pt", {})
+    assert (state["epoch"], state["step"]) == (1, 0)
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+
+
+def test_two_trainings_into_one_folder(recipe, tmp_path):
+    folder = tmp_path / "runs/tiny/quick/seed0"
+    with checkpoint.Lock(folder), pytest.raises(checkpoint.RunBusy, match=f"process {os.getpid()} is training in"):
+        run(recipe, tmp_path)
+    run(recipe, tmp_path)
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(recipe, tmp_path):
+    run(recipe, tmp_path)
+    path = tmp_path / "runs/tiny/quick/seed0/checkpoint.pt"
+    whole = path.read_bytes()
+    for size in (0, 100, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:size])
+        with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint\.pt is damaged.*--restart"):
+            run(recipe, tmp_path)
+    path.write_bytes(whole)
+    recipe.write_text(TINY.replace("lr: 0.01", "lr: 0.02"))
+    with pytest.raises(checkpoint.CheckpointError, match="belongs to another run: its recipe_hash"):
+        run(recipe, tmp_path)
+    run(recipe, tmp_path, restart=True)
+
+
+def test_a_full_disk_keeps_the_last_whole_checkpoint(recipe, tmp_path, monkeypatch):
+    fsync, calls = os.fsync, []
+
+    def full_the_second_time(handle):
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_the_second_time)
+        with pytest.raises(OSError, match="No space left"):
+            run(recipe, tmp_path)
+    folder = tmp_path / "runs/tiny/quick/seed0"
+    assert checkpoint.load(folder / "checkpoint.pt", {})["epoch"] == 1
+    assert not [p for p in folder.iterdir() if p.name.startswith(".")], "a temporary file was left behind"
+    assert_equal_runs(run(recipe, tmp_path), run(recipe, tmp_path, "whole"))
+
+
+def test_validation_chooses_the_best_epoch_without_the_test_set(recipe, tmp_path):
+    record = run(recipe, tmp_path, overrides={"validation": 0.25, "quick.epochs": 3}).record
+    assert record.best_of == "validation"
+    scores = [e.validation_top1 for e in record.curve]
+    assert record.best_epoch == scores.index(max(scores)) + 1
+    assert record.top1_best == record.curve[record.best_epoch - 1].test_top1
+
+
+def test_an_epoch_breaks_off_below_a_loss(recipe, tmp_path, monkeypatch):
+    taken = []
+    step = train._Run._train_step
+    monkeypatch.setattr(train._Run, "_train_step", lambda self, *a: taken.append(self.epoch) or step(self, *a))
+    run(recipe, tmp_path, overrides={"stop_epoch_below_loss": 1000.0})
+    assert taken == [0, 1]
+
+
+def test_distillation_needs_a_teacher_that_fits(recipe, tmp_path):
+    with pytest.raises(train.TrainingError, match="distils from 'nobody'.*train it first"):
+        run(recipe, tmp_path, overrides={"distill.teacher": "nobody"})
+    teacher = run(recipe, tmp_path, "teacher").run_dir / "model.safetensors"
+    student = run(recipe, tmp_path, overrides={"distill.teacher": str(teacher), "distill.mix": 1.0})
+    plain = run(recipe, tmp_path, "plain")
+    assert student.record.curve[0].train_loss != plain.record.curve[0].train_loss
+    wide = tmp_path / "wide.yaml"
+    wide.write_text("extends: tiny\nmodel: {name: lenet5, classes: 12}\n")
+    other = run(wide, tmp_path).run_dir / "model.safetensors"
+    with pytest.raises(train.TrainingError, match="12 classes apart, digits has 10"):
+        run(recipe, tmp_path, overrides={"distill.teacher": str(other)}, restart=True)
+
+
+def test_weight_decay_groups():
+    from bnnlib import models, recipes
+
+    fields = recipes.load("s4-lenet5").model_dump()
+    fields["optimizer"] |= {"weight_decay": 0.1, "no_decay": ("binary", "scale", "norm", "bias")}
+    optimizer = train._optimizer(recipes.Recipe.model_validate(fields), models.build("lenet5"))
+    decayed, spared = optimizer.param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert sorted(p.numel() for p in decayed["params"]) == [20 * 25, 500 * 10]  # the real-valued first and last weight alone
+    assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == 431_220
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["s4-lenet"], "no recipe 's4-lenet'; did you mean s4-lenet5"),
+        (["s4-lenet5", "--set", "epochs=-1"], "'epochs' = -1: Input should be greater than 0"),
+        (["s4-lenet5", "--set", "optimizer.lrr=1"], "unknown field 'optimizer.lrr': did you mean lr?"),
+        (["s4-lenet5", "--set", "epochs"], "write it as field=value"),
+        (["s4-lenet5", "--profile", "quik"], "unknown profile 'quik': choose full or quick"),
+    ],
+    ids=["recipe", "value", "field", "form", "profile"],
+)
+def test_the_command_line_answers_mistakes_in_one_line(arguments, said):
+    answer = CliRunner().invoke(train.app, arguments)
+    assert answer.exit_code == 1
+    assert said in answer.stderr
+    assert answer.stderr.count("\n") == 1 and answer.stdout == ""
+
+
+def test_the_command_line_trains(recipe, tmp_path):
+    command = [sys.executable, "-m", "bnnlib.train", str(recipe), "--profile", "quick", "--seed", "5", "--set", "quick.epochs=1", "--threads", "1"]
+    answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "BNN_RUNS": str(tmp_path / "env")})
+    assert answer.returncode == 0, answer.stderr
+    assert "run folder" in answer.stderr.splitlines()[0]
+    (path,) = (tmp_path / "env").rglob("record.json")
+    assert json.loads(path.read_text())["seed"] == 5
+
+
+def test_missing_data_names_the_three_ways(tmp_path):
+    with pytest.raises((data.DataNotFound, RecipeError), match="BNN_DATA"):
+        train.train("s4-lenet5", profile="quick", data_root=tmp_path, runs=tmp_path / "runs", progress=False)
