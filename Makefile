@@ -4,7 +4,7 @@ RECIPE  ?= s4-lenet5
 SEED    ?= 0
 PROFILE ?= stored
 NAME    ?= mnist
-JOBS    ?= 1
+JOBS    ?= all
 
 .DEFAULT_GOAL := help
 .PHONY: help env kernels book test data chapters train reproduce bench lab clean pins
@@ -20,7 +20,7 @@ help:
 	@echo "make data       fetch a data set                    NAME=mnist (or cifar10, tiny-imagenet)"
 	@echo "make chapters   run the chapters into build/        PROFILE=stored (or quick, full)  SEED=0"
 	@echo "make train      train one recipe, write its record  RECIPE=s4-lenet5  SEED=0  PROFILE=full"
-	@echo "make reproduce  train -> records -> chapters -> book, where something is missing  JOBS=1"
+	@echo "make reproduce  train -> records -> chapters -> book, where something is missing  JOBS=all (CPU cores)"
 	@echo "make bench      measure the kernels on this machine into results/bench/"
 	@echo "make lab        open the chapters in JupyterLab"
 	@echo "make clean      remove what was built; .venv, data and run folders stay"
