@@ -42,7 +42,7 @@ def surrogate(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0
     ``ste``        surrogate f(x)                                     derivative f'(x)
     ============== ================================================== ==========================================
     ``identity``   x                                                  1
-    ``clipped``    clamp(x, -1, 1)                                    1 where abs(x) <= 1, else 0
+    ``clipped``    x where abs(x) <= 1, else sign(x)                  1 where abs(x) <= 1, else 0
     ``polynomial`` 2x - x abs(x) where abs(x) <= 1, else sign(x)      2 - 2 abs(x) where abs(x) <= 1, else 0
     ``tanh``       max(1/t, 1) tanh(t x), t the temperature           max(1/t, 1) t (1 - tanh(t x)^2)
     ============== ================================================== ==========================================
@@ -51,10 +51,10 @@ def surrogate(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0
     """
     if ste == "identity":
         return x.clone()
+    clipped = torch.where(x.abs() <= 1, x, sign(x))  # torch.clamp would do, but for its derivative at -1 and 1
     if ste == "clipped":
-        return x.clamp(-1, 1)
+        return clipped
     if ste == "polynomial":
-        clipped = x.clamp(-1, 1)
         return 2 * clipped - clipped * clipped.abs()
     if ste == "tanh":
         t = torch.as_tensor(temperature, dtype=x.dtype, device=x.device)
@@ -77,7 +77,6 @@ class _Binarize(torch.autograd.Function):
         elif ctx.ste == "polynomial":
             grad = grad * (2 - 2 * x.abs()).clamp(min=0)
         elif ctx.ste == "tanh":
-            t = t.to(x.dtype)
             grad = grad * ((1 / t).clamp(min=1) * t * (1 - torch.tanh(t * x).square()))
         return grad, None, None
 
@@ -94,7 +93,7 @@ def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0)
     """
     if ste not in get_args(STE):
         raise _unknown("ste", ste, STE)
-    t = torch.as_tensor(temperature, dtype=torch.float32, device=x.device) if ste == "tanh" else None
+    t = torch.as_tensor(temperature, dtype=x.dtype, device=x.device) if ste == "tanh" else None
     return _Binarize.apply(x, ste, t)
 
 
@@ -149,7 +148,7 @@ def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float =
     ============= =======================================================================================
 
     ``gain`` multiplies the gradient (S4's AlexNet: 1e9). Raises ``ValueError`` for an unknown ``gradient`` or a tensor without
-    input dimensions.
+    input dimensions or without elements.
 
     >>> w = torch.tensor([[0.5, -1.5]], requires_grad=True)
     >>> scaled_sign(w, "corrected")
@@ -157,8 +156,8 @@ def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float =
     """
     if gradient not in get_args(WeightGradient):
         raise _unknown("gradient", gradient, WeightGradient)
-    if w.dim() < 2 or w[0].numel() == 0:
-        raise ValueError(f"scaled_sign needs weights of shape (C_out, C_in, ...) with C_in > 0, got {tuple(w.shape)}")
+    if w.dim() < 2 or w.numel() == 0:
+        raise ValueError(f"scaled_sign needs weights of shape (C_out, C_in, ...) without a 0, got {tuple(w.shape)}")
     return _ScaledSign.apply(w, gradient, float(gain))
 
 
