@@ -1,0 +1,140 @@
+"""The two ways to compute: compiled kernels, or plain PyTorch where they cannot be compiled. The same four functions in each.
+
+Tensors in and out are plain CPU tensors whose layout ``bnnlib.ops`` has already arranged; see its docstring for the formats.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bnnlib.ops import _build
+
+Geometry = Sequence[int]  # n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups
+
+
+def _array(t: Tensor | None):
+    return None if t is None else t.detach().numpy()
+
+
+class Native:
+    """The compiled kernels, one variant of them."""
+
+    def __init__(self, module, variant: str):
+        self.module, self.variant = module, variant
+
+    def pack(self, x: Tensor, out: Tensor) -> None:
+        self.module.pack(self.variant, _array(x), _array(out), torch.get_num_threads())
+
+    def blob_bytes(self, geometry: Geometry) -> int:
+        return self.module.blob_bytes(self.variant, geometry)
+
+    def prepack(self, geometry: Geometry, bits: Tensor, out: Tensor) -> None:
+        self.module.prepack(self.variant, geometry, _array(bits), _array(out))
+
+    def conv2d(self, geometry, bits, blob, out, channels_first, scale, bias, residual, threshold, flip, pool) -> None:
+        self.module.conv2d(
+            self.variant, geometry, _array(bits), _array(blob), _array(out), channels_first, _array(scale), _array(bias),
+            _array(residual), _array(threshold), _array(flip), pool, torch.get_num_threads(),
+        )  # fmt: skip
+
+    def or_pool(self, sizes: Sequence[int], bits: Tensor, flip: Tensor | None, out: Tensor) -> None:
+        self.module.or_pool(sizes, _array(bits), _array(flip), _array(out), torch.get_num_threads())
+
+
+class Fallback:
+    """The same results from ``F.conv2d`` on -1/+1 tensors in double precision (exact up to K = 2^53): slow, and it says so."""
+
+    variant = "pytorch"
+
+    def pack(self, x: Tensor, out: Tensor) -> None:
+        out.copy_(pack_words(x.permute(0, 2, 3, 1) >= 0))
+
+    def blob_bytes(self, geometry: Geometry) -> int:
+        _, _, _, c, o, kh, kw, *_, groups = geometry
+        return o * -(-(c // groups * kh * kw) // 8)
+
+    def prepack(self, geometry: Geometry, bits: Tensor, out: Tensor) -> None:
+        out.copy_(bits.reshape(-1))
+
+    def conv2d(self, geometry, bits, blob, out, channels_first, scale, bias, residual, threshold, flip, pool) -> None:
+        n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups = geometry
+        if blob.numel() != self.blob_bytes(geometry):
+            raise ValueError("the prepacked weights have the wrong length or were prepacked for another kernel variant (prepack again)")
+        rows = np.unpackbits(blob.numpy().reshape(o, -1), axis=1, count=c // groups * kh * kw, bitorder="little")
+        weight = torch.from_numpy(rows).double().reshape(o, c // groups, kh, kw) * 2 - 1
+        x = unpack_words(bits, c).permute(0, 3, 1, 2).double() * 2 - 1
+        dot = F.conv2d(x, weight, None, (sh, sw), (ph, pw), (dh, dw), groups).to(torch.int32)
+        if out.dtype == torch.int64:
+            if pool > 1:
+                dot = F.max_pool2d(dot.double(), pool).to(torch.int32)
+            limit = torch.zeros(o, dtype=torch.int32) if threshold is None else threshold
+            packed = pack_words(dot.permute(0, 2, 3, 1) >= limit)
+            out.copy_(packed if flip is None else packed ^ flip)
+            return
+        y = dot if channels_first else dot.permute(0, 2, 3, 1)
+        if out.dtype == torch.float32:
+            y = y.float()
+            shape = (-1, 1, 1) if channels_first else (-1,)
+            y = y if scale is None else y * scale.reshape(shape)
+            y = y if bias is None else y + bias.reshape(shape)
+            y = y if residual is None else y + residual
+        out.copy_(y)
+
+    def or_pool(self, sizes: Sequence[int], bits: Tensor, flip: Tensor | None, out: Tensor) -> None:
+        n, h, w, c, k, stride, padding = sizes
+        planes = unpack_words(bits, c).permute(0, 3, 1, 2).float()
+        packed = pack_words(F.max_pool2d(planes, k, stride, padding).permute(0, 2, 3, 1) > 0)
+        out.copy_(packed if flip is None else packed ^ flip)
+
+
+def pack_words(bits: Tensor) -> Tensor:
+    """Booleans ``[..., C]`` to int64 words ``[..., ceil(C / 64)]``, bit i of a row in bit i % 64 of word i // 64, unused bits 0."""
+    array = np.packbits(np.ascontiguousarray(bits.detach().cpu().numpy(), dtype=bool), axis=-1, bitorder="little")
+    missing = -array.shape[-1] % 8
+    array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
+    return torch.from_numpy(np.ascontiguousarray(array).view("<i8"))
+
+
+def unpack_words(packed: Tensor, count: int) -> Tensor:
+    """The inverse of :func:`pack_words`: booleans ``[..., count]``."""
+    array = np.ascontiguousarray(packed.detach().cpu().numpy()).astype("<i8", copy=False).view(np.uint8)
+    return torch.from_numpy(np.unpackbits(array, axis=-1, count=count, bitorder="little").astype(bool))
+
+
+def variants() -> list[tuple[str, str, bool]]:
+    """(name, what it needs, whether this CPU has that) of every variant compiled for this machine, best first."""
+    return _build.load().variants()
+
+
+@cache
+def backend() -> Native | Fallback:
+    """What this process computes with: the best variant that the CPU supports, or the one that ``BNN_KERNEL`` names."""
+    wanted = os.environ.get("BNN_KERNEL", "")
+    if wanted == Fallback.variant:
+        return Fallback()
+    try:
+        module = _build.load()
+    except _build.BuildError as error:
+        if wanted:
+            raise RuntimeError(f"BNN_KERNEL={wanted} asks for a compiled kernel, but {error}") from error
+        warnings.warn(f"bnnlib.ops computes with plain PyTorch, many times slower than the native kernels, because {error}", stacklevel=2)
+        return Fallback()
+    known = module.variants()
+    usable = [name for name, _, supported in known if supported]
+    if not wanted:
+        return Native(module, usable[0])
+    if wanted in usable:
+        return Native(module, wanted)
+    listed = ", ".join([*usable, Fallback.variant])
+    for name, needs, _ in known:
+        if name == wanted:
+            raise RuntimeError(f"BNN_KERNEL={wanted} needs {needs}, which this CPU or its operating system lacks; usable here: {listed}")
+    raise RuntimeError(f"BNN_KERNEL={wanted} names no kernel variant; usable here: {listed}")

@@ -1,0 +1,86 @@
+// Weights made ready for one variant: a header, the popcount of every tap (zero padding needs them), and the interleaved rows.
+// A blob is one flat buffer without pointers; it is checked before use, so one made for another variant is refused, not misread.
+#pragma once
+#include "variant.h"
+
+namespace bnn {
+
+struct BlobHeader {
+    char magic[8], variant[24];
+    int64_t o, cg, kh, kw, groups, bytes;
+    int64_t unused[6];
+};
+static_assert(sizeof(BlobHeader) == 128, "part of the format");
+
+struct Blob {
+    const int32_t* tap_counts;      // [taps][O]
+    const uint8_t* weights;         // of group 0
+    index group_bytes;              // from one group to the next
+};
+
+inline void write_name(char* to, index n, const char* name) {
+    fill(to, 0, n);
+    for (index i = 0; i + 1 < n && name[i]; ++i) to[i] = name[i];
+}
+
+inline index blob_weights_offset(const Conv& g) { return (index)sizeof(BlobHeader) + round_up(g.taps() * g.o * 4, 64); }
+
+inline index blob_bytes(const Variant& v, const Conv& g) {
+    return blob_weights_offset(g) + g.groups * round_up(v.weight_bytes(g.og(), g.row_bytes()), 64) + ROW_SLACK;
+}
+
+inline index prepack_scratch_bytes(const Conv& g) { return g.og() * g.row_stride(); }
+
+// weights: stored form, rows of ceil(K / 8) bytes in the order (c, kh, kw); blob: blob_bytes; scratch: prepack_scratch_bytes.
+inline void prepack(const Variant& v, const Conv& g, const uint8_t* weights, uint8_t* blob, uint8_t* scratch) {
+    const index taps = g.taps(), cg = g.cg(), og = g.og(), stride = g.row_stride(), stored = ceil_div(g.k(), 8);
+    const index group_bytes = round_up(v.weight_bytes(og, g.row_bytes()), 64);
+    BlobHeader head = {};
+    write_name(head.magic, 8, "bnnblob");
+    write_name(head.variant, 24, v.name);
+    head.o = g.o, head.cg = cg, head.kh = g.kh, head.kw = g.kw, head.groups = g.groups, head.bytes = blob_bytes(v, g);
+    fill(blob, 0, head.bytes);
+    copy(blob, &head, sizeof head);
+    int32_t* tap_counts = (int32_t*)(blob + sizeof head);
+    for (index group = 0; group < g.groups; ++group) {
+        fill(scratch, 0, og * stride);
+        for (index o = 0; o < og; ++o) {
+            const uint8_t* from = weights + (group * og + o) * stored;
+            uint8_t* row = scratch + o * stride;
+            if (taps == 1) {
+                copy(row, from, stored);
+                if (cg % 8) row[stored - 1] &= (uint8_t)((1 << (cg % 8)) - 1);
+            } else {
+                for (index c = 0, bit = 0; c < cg; ++c)
+                    for (index t = 0; t < taps; ++t, ++bit)
+                        row[t * g.tap_bytes() + c / 8] |= (uint8_t)((from[bit / 8] >> (bit % 8) & 1) << (c % 8));
+            }
+            for (index t = 0; t < taps; ++t) {
+                int32_t ones = 0;
+                for (index k = 0; k < g.tap_bytes(); ++k) ones += popcount_portable(row[t * g.tap_bytes() + k]);
+                tap_counts[t * g.o + group * og + o] = ones;
+            }
+        }
+        v.interleave(scratch, stride, og, g.row_bytes(), blob + blob_weights_offset(g) + group * group_bytes);
+    }
+}
+
+// Null and `out` filled if `blob` holds the weights of g for v; else what is wrong.
+inline const char* open_blob(const Variant& v, const Conv& g, const uint8_t* blob, index bytes, Blob* out) {
+    BlobHeader head, want = {};
+    if (bytes < (index)sizeof head) return "the prepacked weights are shorter than their header";
+    copy(&head, blob, sizeof head);
+    write_name(want.magic, 8, "bnnblob");
+    write_name(want.variant, 24, v.name);
+    if (__builtin_memcmp(head.magic, want.magic, 8)) return "these are not prepacked weights (use prepack)";
+    if (__builtin_memcmp(head.variant, want.variant, 24)) return "the weights were prepacked for another kernel variant (prepack again)";
+    if (head.o != g.o || head.cg != g.cg() || head.kh != g.kh || head.kw != g.kw || head.groups != g.groups)
+        return "the weights were prepacked for another shape";
+    if (head.bytes != bytes || bytes != blob_bytes(v, g)) return "the prepacked weights have the wrong length";
+    out->tap_counts = (const int32_t*)(blob + sizeof head);
+    out->weights = blob + blob_weights_offset(g);
+    out->group_bytes = round_up(v.weight_bytes(g.og(), g.row_bytes()), 64);
+    return nullptr;
+}
+
+}  // namespace bnn

@@ -1,0 +1,181 @@
+// cppimport
+// The Python shell: NumPy arrays in, checks, threads, the kernels, NumPy arrays out. Everything it computes is in the headers.
+// Kept free of PyTorch's headers so that it compiles in seconds; bnnlib/ops is what puts it under PyTorch.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+#include <vector>
+
+#include "conv.h"
+#include "threads.h"
+#include "variants.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using bnn::index;
+
+[[noreturn]] void fail(const std::string& what) { throw py::value_error(what); }
+
+const bnn::Variant& variant_named(const std::string& name) {
+    const bnn::Variant* v = bnn::find_variant(name.c_str());
+    if (!v || !v->supported()) fail("kernel variant \"" + name + "\" is " + (v ? "not supported by this CPU" : "unknown"));
+    return *v;
+}
+
+std::string text(const std::vector<index>& shape) {
+    std::string s = "[";
+    for (size_t i = 0; i < shape.size(); ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
+    return s + "]";
+}
+
+// The data of a C-contiguous array of exactly this type and shape.
+template <class T>
+T* data(py::array& a, const char* name, const std::vector<index>& shape) {
+    std::vector<index> got(a.shape(), a.shape() + a.ndim());
+    if (!a.dtype().is(py::dtype::of<std::remove_const_t<T>>()) && !a.dtype().equal(py::dtype::of<std::remove_const_t<T>>()))
+        fail(std::string(name) + " has the wrong dtype, " + std::string(py::str(a.dtype())));
+    if (got != shape) fail(std::string(name) + " has shape " + text(got) + ", expected " + text(shape));
+    if (!(a.flags() & py::array::c_style)) fail(std::string(name) + " is not contiguous");
+    if (std::is_const<T>::value) return (T*)a.data();
+    return (T*)a.mutable_data();
+}
+
+template <class T>
+T* optional_data(py::object& a, const char* name, const std::vector<index>& shape) {
+    if (a.is_none()) return nullptr;
+    py::array array = py::cast<py::array>(a);
+    return data<T>(array, name, shape);             // the caller's object keeps the memory alive
+}
+
+// n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups
+bnn::Conv geometry(const std::vector<index>& v) {
+    if (v.size() != 14) fail("a geometry has 14 numbers, got " + std::to_string(v.size()));
+    bnn::Conv g;
+    g.n = v[0], g.h = v[1], g.w = v[2], g.c = v[3], g.o = v[4], g.kh = v[5], g.kw = v[6], g.sh = v[7], g.sw = v[8];
+    g.ph = v[9], g.pw = v[10], g.dh = v[11], g.dw = v[12], g.groups = v[13];
+    if (const char* wrong = bnn::check(g)) fail(std::string("cannot convolve: ") + wrong + "; geometry " + text(v));
+    return g;
+}
+
+py::list list_variants() {
+    py::list all;
+    for (const bnn::Variant* v : bnn::variants) all.append(py::make_tuple(v->name, v->needs, v->supported()));
+    return all;
+}
+
+index blob_bytes(const std::string& name, const std::vector<index>& conv) { return bnn::blob_bytes(variant_named(name), geometry(conv)); }
+
+void prepack(const std::string& name, const std::vector<index>& conv, py::array weights, py::array blob) {
+    const bnn::Variant& v = variant_named(name);
+    const bnn::Conv g = geometry(conv);
+    const uint8_t* from = data<const uint8_t>(weights, "weights", {g.o, bnn::ceil_div(g.k(), 8)});
+    uint8_t* to = data<uint8_t>(blob, "prepacked weights", {bnn::blob_bytes(v, g)});
+    py::gil_scoped_release release;
+    std::vector<uint8_t> scratch((size_t)bnn::prepack_scratch_bytes(g));
+    bnn::prepack(v, g, from, to, scratch.data());
+}
+
+// x: float32 [N][C][H][W], any strides; bits: int64 [N][H][W][words(C)].
+void pack(const std::string& name, py::array x, py::array bits, index threads) {
+    const bnn::Variant& v = variant_named(name);
+    if (x.ndim() != 4 || !x.dtype().equal(py::dtype::of<float>())) fail("pack needs a float32 array of 4 dimensions");
+    const index n = x.shape(0), c = x.shape(1), h = x.shape(2), w = x.shape(3), words = bnn::words(c);
+    uint64_t* to = (uint64_t*)data<int64_t>(bits, "bits", {n, h, w, words});
+    for (int i = 0; i < 4; ++i)
+        if (x.strides(i) % 4) fail("the strides of x are not multiples of 4 bytes");
+    const index sn = x.strides(0) / 4, sc = x.strides(1) / 4, sh = x.strides(2) / 4, sw = x.strides(3) / 4;
+    const float* from = (const float*)x.data();
+    py::gil_scoped_release release;
+    // Lines that follow one another in memory are one long line: fewer, larger pieces of work.
+    const bool joined = h > 1 && sh == w * sw;
+    const index lines = joined ? 1 : h, length = joined ? h * w : w, piece = bnn::most(16, 16384 / bnn::most(c, 1) / 16 * 16);
+    const index pieces = bnn::ceil_div(length, piece);
+    bnn::parallel_for(threads, n * lines * pieces, 0, [&](index item, uint8_t*) {
+        const index first = item % pieces * piece, line = item / pieces % lines, image = item / pieces / lines;
+        const index many = bnn::least(piece, length - first);
+        const float* a = from + image * sn + line * sh + first * sw;
+        uint64_t* out = to + ((image * lines + line) * length + first) * words;
+        if (sc == 1 || c == 1) {
+            for (index p = 0; p < many; ++p) v.pack_channels(a + p * sw, c, out + p * words);
+        } else if (sw == 1 || many == 1) {
+            v.pack_planes(a, sc, c, many, out, words);
+        } else {
+            for (index p = 0; p < many; ++p) v.pack_planes(a + p * sw, sc, c, 1, out + p * words, words);
+        }
+    });
+}
+
+void conv2d(const std::string& name, const std::vector<index>& conv, py::array bits, py::array blob, py::array to, bool channels_first,
+            py::object scale, py::object bias, py::object residual, py::object threshold, py::object flip, index pool, index threads) {
+    const bnn::Variant& v = variant_named(name);
+    const bnn::Conv g = geometry(conv);
+    bnn::Epilogue e;
+    e.channels_first = channels_first, e.pool = pool;
+    e.scale = optional_data<const float>(scale, "scale", {g.o});
+    e.bias = optional_data<const float>(bias, "bias", {g.o});
+    e.threshold = optional_data<const int32_t>(threshold, "threshold", {g.o});
+    e.flip = (const uint64_t*)optional_data<const int64_t>(flip, "flip", {bnn::words(g.o)});
+    if (pool < 1) fail("pool is " + std::to_string(pool) + ", expected 1 or more");
+    const index oh = g.oh() / pool, ow = g.ow() / pool;
+    if (to.dtype().equal(py::dtype::of<float>())) {
+        const std::vector<index> shape = channels_first ? std::vector<index>{g.n, g.o, oh, ow} : std::vector<index>{g.n, oh, ow, g.o};
+        e.out = bnn::Out::float32;
+        e.to = data<float>(to, "result", shape);
+        e.residual = optional_data<const float>(residual, "residual", shape);
+    } else if (to.dtype().equal(py::dtype::of<int16_t>())) {
+        e.out = bnn::Out::int16;
+        e.to = data<int16_t>(to, "result", {g.n, oh, ow, g.o});
+    } else {
+        e.out = bnn::Out::bits;
+        e.to = data<int64_t>(to, "result", {g.n, oh, ow, bnn::words(g.o)});
+    }
+    if (const char* wrong = bnn::check(g, e)) fail(std::string("cannot convolve: ") + wrong + "; K = " + std::to_string(g.k()));
+    const uint64_t* from = (const uint64_t*)data<const int64_t>(bits, "bits", {g.n, g.h, g.w, bnn::words(g.c)});
+    if (blob.ndim() != 1) fail("prepacked weights have one dimension");
+    const uint8_t* packed = data<const uint8_t>(blob, "prepacked weights", {blob.shape(0)});
+    bnn::Blob b;
+    if (const char* wrong = bnn::open_blob(v, g, packed, blob.shape(0), &b)) fail(wrong);
+
+    py::gil_scoped_release release;
+    static thread_local bnn::Memory memory;
+    const bnn::Plan plan = bnn::make_plan(v, g, e, b, from, threads, memory.need(bnn::plan_bytes(g)));
+    bnn::parallel_for(threads, bnn::work_items(plan), bnn::work_bytes(plan), [&](index item, uint8_t* mine) { bnn::run(plan, item, mine); });
+}
+
+// n, h, w, c, window, stride, padding
+void or_pool(const std::vector<index>& v, py::array bits, py::object flip, py::array to, index threads) {
+    if (v.size() != 7) fail("a pooling has 7 numbers, got " + std::to_string(v.size()));
+    const bnn::Pool p{v[0], v[1], v[2], v[3], v[4], v[5], v[6]};
+    if (const char* wrong = bnn::check(p)) fail(std::string("cannot pool: ") + wrong + "; " + text(v));
+    const uint64_t* from = (const uint64_t*)data<const int64_t>(bits, "bits", {p.n, p.h, p.w, bnn::words(p.c)});
+    uint64_t* out = (uint64_t*)data<int64_t>(to, "result", {p.n, p.oh(), p.ow(), bnn::words(p.c)});
+    const uint64_t* f = (const uint64_t*)optional_data<const int64_t>(flip, "flip", {bnn::words(p.c)});
+    py::gil_scoped_release release;
+    bnn::parallel_for(threads, p.n * p.oh(), 0, [&](index line, uint8_t*) { bnn::or_pool_line(p, from, f, out, line); });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(bnn_kernels, m) {
+    bnn::watch_forks();
+    m.def("variants", list_variants);
+    m.def("blob_bytes", blob_bytes);
+    m.def("prepack", prepack);
+    m.def("pack", pack);
+    m.def("conv2d", conv2d);
+    m.def("or_pool", or_pool);
+}
+
+/*
+<%
+setup_pybind11(cfg)
+cfg["compiler_args"] += ["-std=c++17", "-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-fno-tree-slp-vectorize", "-Wall"]
+cfg["linker_args"] += ["-fopenmp"]
+cfg["dependencies"] = ["layout.h", "cpu.h", "variant.h", "plain.inl", "reference.h", "scalar.h", "pair_table.h", "pair_table.inl",
+                       "avx2.h", "variants.h", "blob.h", "conv.h", "threads.h"]
+%>
+*/

@@ -1,0 +1,62 @@
+// What this CPU and this operating system offer, asked once; and the spelling of target attributes.
+//
+// An instruction set counts only if CPUID reports it *and* XCR0 says that the operating system saves its registers: without the
+// second test a kernel that saves no zmm state would let AVX-512 results rot between two time slices.
+#pragma once
+#include "layout.h"
+
+#if defined(__x86_64__) && !defined(BNN_EMULATE)
+#include <cpuid.h>
+#endif
+
+#define BNN_PRAGMA(x) _Pragma(#x)
+#if defined(BNN_EMULATE) || !defined(__x86_64__)
+#define BNN_TARGET_BEGIN(features)          // emulation and other CPUs: plain functions
+#define BNN_TARGET_END
+#elif defined(__clang__)
+#define BNN_TARGET_BEGIN(features) BNN_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define BNN_TARGET_END BNN_PRAGMA(clang attribute pop)
+#else
+#define BNN_TARGET_BEGIN(features) BNN_PRAGMA(GCC push_options) BNN_PRAGMA(GCC target(features))
+#define BNN_TARGET_END BNN_PRAGMA(GCC pop_options)
+#endif
+
+#if defined(__clang__)
+#define BNN_UNROLL _Pragma("unroll")
+#else
+#define BNN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace bnn {
+
+struct Cpu {
+    bool popcnt = false, avx2 = false, avx512bw = false, avx512vpopcntdq = false;
+};
+
+inline Cpu ask_cpu() {
+    Cpu c;
+#if defined(__x86_64__) && !defined(BNN_EMULATE)
+    unsigned a, b, cx, d;
+    if (!__get_cpuid(1, &a, &b, &cx, &d)) return c;
+    c.popcnt = cx >> 23 & 1;
+    if (!(cx >> 27 & 1)) return c;                                  // OSXSAVE: XCR0 can be read
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    const bool ymm = (low & 0x06) == 0x06, zmm = (low & 0xe6) == 0xe6;
+    const bool avx = cx >> 28 & 1;
+    if (!__get_cpuid_count(7, 0, &a, &b, &cx, &d)) return c;
+    c.avx2 = c.popcnt && avx && ymm && (b >> 5 & 1);
+    c.avx512bw = c.avx2 && zmm && (b >> 16 & 1) && (b >> 30 & 1);   // F and BW
+    c.avx512vpopcntdq = c.avx512bw && (cx >> 14 & 1);
+#elif defined(BNN_EMULATE)
+    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = true;
+#endif
+    return c;
+}
+
+inline const Cpu& cpu() {
+    static const Cpu c = ask_cpu();
+    return c;
+}
+
+}  // namespace bnn

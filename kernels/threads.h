@@ -1,0 +1,79 @@
+// Threads and per-thread memory for shells that have an operating system. The kernels themselves know neither.
+//
+// One OpenMP runtime in a process: compiled with plain -fopenmp this is the libgomp that PyTorch has already loaded, so both
+// share one pool of threads. After fork() that pool is gone in the child and libgomp would wait for it: a child runs serially.
+#pragma once
+#include <stdlib.h>
+
+#include <atomic>
+#include <new>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
+#include "layout.h"
+
+namespace bnn {
+
+// Grows, never shrinks; freed with its thread.
+struct Memory {
+    uint8_t* at = nullptr;
+    index size = 0;
+    uint8_t* need(index bytes) {
+        if (bytes > size) {
+            free(at);
+            size = round_up(bytes, 4096);
+            at = (uint8_t*)aligned_alloc(64, (size_t)size);
+            if (!at) {
+                size = 0;
+                throw std::bad_alloc();
+            }
+        }
+        return at;
+    }
+    ~Memory() { free(at); }
+};
+
+inline std::atomic<bool> in_forked_child{false};
+
+inline void watch_forks() {
+#if defined(__unix__) || defined(__APPLE__)
+    pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; });
+#endif
+}
+
+// body(item, memory) for each item, on at most `threads` threads, each with `bytes` of its own memory.
+template <class Body>
+void parallel_for(index threads, index items, index bytes, const Body& body) {
+    static thread_local Memory memory;
+    if (in_forked_child) threads = 1;
+    threads = least(threads, items);
+#if defined(_OPENMP)
+    if (threads > 1 && !omp_in_parallel()) {
+        std::atomic<bool> failed{false};
+#pragma omp parallel num_threads((int)threads)
+        {
+            uint8_t* mine = nullptr;
+            try {
+                mine = memory.need(bytes);
+            } catch (const std::bad_alloc&) {
+                failed = true;
+            }
+#pragma omp barrier
+            if (!failed) {
+#pragma omp for schedule(dynamic)
+                for (index i = 0; i < items; ++i) body(i, mine);
+            }
+        }
+        if (failed) throw std::bad_alloc();
+        return;
+    }
+#endif
+    uint8_t* mine = memory.need(bytes);
+    for (index i = 0; i < items; ++i) body(i, mine);
+}
+
+}  // namespace bnn
