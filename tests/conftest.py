@@ -1,9 +1,11 @@
-"""What the tests share: where the real data sets lie, for the few tests that read them."""
+"""What the tests share: where the real data sets lie, for the few tests that read them, and a record to vary."""
 
 import os
 from pathlib import Path
 
 import pytest
+
+from bnnlib import recipes, records
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +15,23 @@ def bnn_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs real data: set BNN_DATA to a folder with it (see README)")
     return Path(folder)
+
+
+@pytest.fixture
+def a_record():
+    """A function that makes a valid record of two epochs, with the given fields changed."""
+
+    def make(**changes) -> records.Record:
+        recipe = recipes.load("s4-lenet5")
+        point = {"lr": 0.01, "train_loss": 0.5, "train_top1": 80.0, "test_loss": 0.4, "test_top5": 99.0, "seconds": 1.5}
+        fields = {
+            "recipe": "s4-lenet5", "source": "S4", "resolved": recipe.resolved(), "recipe_hash": recipe.hash(), "profile": "full", "seed": 0,
+            "dataset": {"name": "mnist", "fingerprint": "sha256:" + "0" * 64, "train": 60000, "test": 10000},
+            "top1_last": 90.0, "top5_last": 99.0, "top1_best": 91.0, "top5_best": 99.0, "best_epoch": 1, "best_of": "test",
+            "curve": [{"epoch": 1, "test_top1": 91.0, **point}, {"epoch": 2, "test_top1": 90.0, **point}],
+            "parameters": {"total": 10, "binary": 8, "real": 2, "bits": 72}, "images_per_second": 100.0, "wall_time_s": 3.0, "started": "2026-01-01T00:00:00+00:00",
+            "commit": {"hash": "unknown", "dirty": True}, "versions": {"torch": "2"}, "hardware": {"cpu": "a cpu"},
+        }
+        return records.Record.model_validate(fields | changes)
+
+    return make

@@ -1,0 +1,93 @@
+"""The scoreboard says what the records say."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+
+import pytest
+from typer.testing import CliRunner
+
+from bnnlib import recipes, records, report
+
+
+@pytest.fixture
+def put(a_record):
+    return functools.partial(_put, a_record)
+
+
+def _put(a_record, folder, recipe, seed, last, best):
+    r = recipes.load(recipe)
+    point = {"lr": 0.01, "train_loss": 0.5, "train_top1": 80.0, "test_loss": 0.4, "test_top5": 99.9, "seconds": 1.5}
+    curve = [{"epoch": 1, "test_top1": best, **point}, {"epoch": 2, "test_top1": last, **point}]
+    fields = {"recipe": recipe, "seed": seed, "recipe_hash": r.hash(), "top1_last": last, "top1_best": best, "curve": curve}
+    return records.write(a_record(**fields), records.path_of(recipe, seed, folder))
+
+
+def test_mean_deviation_and_verdict(tmp_path, put):
+    values = [(99.0, 99.2), (99.1, 99.3), (99.3, 99.4)]
+    for seed, (last, best) in enumerate(values):
+        put(tmp_path, "s4-lenet5", seed, last, best)
+    (row,) = report.rows(tmp_path, ["s4-lenet5"])
+    assert row.last.mean == pytest.approx(statistics.fmean(v[0] for v in values))
+    assert row.last.sd == pytest.approx(statistics.stdev(v[0] for v in values))
+    assert row.compared is row.best, "the source's figure is a best epoch picked on the test set"
+    assert row.difference == pytest.approx(99.3 - 99.23)
+    assert row.verdict == "within our spread"
+    assert "| 99.23* | 99.13 ± 0.15 | 99.30 ± 0.10* | 3 | within our spread |" in report.markdown_table(tmp_path)
+
+
+@pytest.mark.parametrize(("best", "verdict"), [(99.33, "above by 0.10"), (98.0, "below by 1.23")])
+def test_one_seed_has_no_deviation(tmp_path, best, verdict, put):
+    put(tmp_path, "s4-lenet5", 0, 97.0, best)
+    (row,) = report.rows(tmp_path, ["s4-lenet5"])
+    assert str(row.last) == "97.00"
+    assert row.verdict == verdict
+
+
+def test_rows_without_records_and_without_figures(tmp_path, put):
+    put(tmp_path, "s3-mlp", 0, 97.0, 97.0)
+    table = report.markdown_table(tmp_path)
+    assert "`s4-lenet5` LeNet-5, binary | S4 | mnist | 99.23* | – | – | 0 | not run yet |" in table
+    assert "| – | 97.00 | 97.00* | 1 | no figure to compare |" in table
+    assert "s3-mlp-real" not in table, "neither run nor published"
+
+
+def test_a_recipe_changed_since_its_record_is_named_stale(tmp_path, put):
+    path = put(tmp_path, "s4-lenet5", 4, 99.0, 99.0)
+    record = records.read(path)
+    records.write(record.model_copy(update={"recipe_hash": "f" * 64}), path)
+    assert "stale: recipe changed since seed 4" in report.markdown_table(tmp_path)
+    answer = CliRunner().invoke(report.app, ["--folder", str(tmp_path)])
+    assert answer.exit_code == 0 and "stale: s4-lenet5 changed since seed 4 was run" in answer.stderr
+
+
+def test_write_and_check_between_the_markers(tmp_path, put):
+    folder, readme = tmp_path / "runs", tmp_path / "README.md"
+    put(folder, "s4-lenet5", 0, 99.0, 99.1)
+    readme.write_text(f"before\n{report.START}\nold\n{report.END}\nafter\n")
+    run = CliRunner().invoke
+    assert run(report.app, ["--check", str(readme), "--folder", str(folder)]).exit_code == 1
+    assert run(report.app, ["--write", str(readme), "--folder", str(folder)]).exit_code == 0
+    text = readme.read_text()
+    assert text.startswith(f"before\n{report.START}\n| recipe") and text.endswith(f"{report.END}\nafter\n")
+    assert run(report.app, ["--check", str(readme), "--folder", str(folder)]).exit_code == 0
+    put(folder, "s4-lenet5", 1, 98.0, 99.1)
+    answer = run(report.app, ["--check", str(readme), "--folder", str(folder)])
+    assert answer.exit_code == 1 and "python -m bnnlib.report --write" in answer.stderr
+
+
+@pytest.mark.parametrize("text", ["", report.START, f"{report.END}{report.START}", f"{report.START}{report.START}{report.END}"])
+def test_missing_markers_are_an_error(text):
+    with pytest.raises(ValueError, match="needs one <!-- scoreboard:start -->"):
+        report.with_table(text, "table")
+
+
+def test_the_readme_shows_what_the_records_say():
+    answer = CliRunner().invoke(report.app, ["--check", str(records.ROOT / "README.md")])
+    assert answer.exit_code == 0, answer.stderr
+
+
+def test_no_committed_record_is_stale():
+    stale = [row.recipe.name for row in report.rows() if row.stale]
+    assert not stale, f"recipes changed since their records were made: {stale}"
