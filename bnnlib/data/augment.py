@@ -40,8 +40,8 @@ class Affine:
         for name in ("degrees", "translate", "shear"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"affine {name} = {getattr(self, name)} is impossible: give a range, 0 or more")
-        if self.shear >= 45:
-            raise ValueError(f"affine shear = {self.shear} is impossible: give degrees below 45")
+        if self.shear >= 90:
+            raise ValueError(f"affine shear = {self.shear} is impossible: give degrees below 90")
         low, high = self.scale if not isinstance(self.scale, int | float) else (1 - self.scale, 1 + self.scale)
         if not 0 < low <= high:
             raise ValueError(f"affine scale = {self.scale} is impossible: give (low, high) with 0 < low <= high")
@@ -129,6 +129,8 @@ class Augment:
 
     def __call__(self, x: Tensor, draws: Draws) -> Tensor:
         """Apply `draws` to x (B, C, H, W), uint8 or float32. Whatever interpolates gives float32."""
+        if len(x) == 0:  # the empty shard of a last batch; affine_grid refuses those
+            return x
         draws = {name: value.to(x.device, non_blocking=True) for name, value in draws.items()}
         if "affine" in draws:
             x = geometry.affine(x, draws["affine"], self.fill)

@@ -1,19 +1,22 @@
 """Where data lives on this machine, and decoded image trees kept there so that they are decoded once.
 
-A tree of 60,000 PNG files takes a while to decode. Its pixels are kept in one safetensors file, named by a hash of
-the tree's path and listing (relative names, sizes, modification times): a tree that changes gets another file.
-Files are written under a temporary name and moved into place, so that processes may race; what is read is checked
-against a SHA-256 of its contents and thrown away if it does not match.
+A tree of 60,000 PNG files takes a while to decode. Its pixels are kept in one safetensors file, named by hashes of
+the tree's path and of its listing (relative names, sizes, modification times): a tree that changes gets another
+file, and the old one goes. Files are written under a temporary name and moved into place, so that processes may
+race; what is read is checked against a SHA-256 of its contents and made anew if it does not match.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import PIL
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,25 +31,35 @@ def folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "bnnlib" / "data"
 
 
-def key(root: Path, files: list[tuple[str, int, int]]) -> str:
-    """Name for a tree at `root` with `files` of (relative name, size in bytes, modification time in ns)."""
-    digest = hashlib.sha256(f"{FORMAT}\0{root.resolve()}\n".encode())
+def key(root: Path, files: list[tuple[str, int, int]]) -> tuple[str, str]:
+    """Group and name for a tree at `root` with `files` of (relative name, size in bytes, modification time in ns)."""
+    # Decoders of lossy formats may differ in the last bit, so a new Pillow decodes anew.
+    digest = hashlib.sha256(f"{FORMAT}\0{PIL.__version__}\n".encode())
     for name, size, mtime in sorted(files):
         digest.update(f"{name}\0{size}\0{mtime}\n".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:32]
+    return hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16], digest.hexdigest()[:32]
 
 
-def remember(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors stored under `name`; made, and stored if there is room and permission, when there are none."""
-    path = folder() / "decoded" / f"{name}.safetensors"
+def remember(group: str, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors stored as `name` of `group`; made when there are none, and then they replace the group's others.
+
+    Where they cannot be stored (a full disk, a folder without permission) they are made every time.
+    """
+    path = folder() / "decoded" / f"{group}-{name}.safetensors"
     tensors = read(path)
     if tensors is None:
         tensors = make()
-        try:
+        with contextlib.suppress(OSError):
             write(path, tensors)
-        except OSError:  # a full or read-only disk costs time at the next start, nothing else
-            pass
+            tidy(path, group)
     return tensors
+
+
+def tidy(path: Path, group: str) -> None:
+    """Remove what `path` has replaced, and what a killed process left behind an hour ago or more."""
+    for other in path.parent.glob(f"{group}-*"):
+        if other != path and (other.suffix == ".safetensors" or other.stat().st_mtime < time.time() - 3600):
+            other.unlink(missing_ok=True)
 
 
 def read(path: Path) -> dict[str, Tensor] | None:

@@ -73,8 +73,8 @@ DOWNLOADS = {
 }
 
 
-def fetch(name: str, root: Path, *, progress: bool = False) -> Path:
-    """Download a set of `DOWNLOADS` into `root` and return its folder there. Raises DownloadFailed.
+def fetch(name: str, root: Path, *, progress: bool = False) -> None:
+    """Download a set of `DOWNLOADS` into `root`. Raises DownloadFailed.
 
     progress: let torchvision draw its bars on stderr.
     """
@@ -99,7 +99,6 @@ def fetch(name: str, root: Path, *, progress: bool = False) -> Path:
         socket.setdefaulttimeout(timeout)
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-    return target
 
 
 def probe(urls: tuple[str, ...]) -> None:

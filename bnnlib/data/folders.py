@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from bnnlib.data import cache
@@ -20,17 +21,13 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 @dataclass(frozen=True)
 class Tree:
-    """Files of one split: paths relative to `root`, one label each, with what a cache key needs."""
+    """Files of one split: names relative to `root`, in the order of their images, one label each."""
 
     root: Path
     classes: tuple[str, ...]
     names: list[str]
     labels: list[int]
     stats: list[tuple[int, int]]  # size in bytes, modification time in ns
-
-    def key(self) -> str:
-        listing = [(f"{label} {name}", *stat) for name, label, stat in zip(self.names, self.labels, self.stats)]
-        return cache.key(self.root, listing)
 
 
 def list_tree(root: Path, classes: tuple[str, ...] | None = None, inside: str = "") -> Tree:
@@ -71,9 +68,9 @@ def open_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             image.load()
             return image
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise DataError(f"{path}: missing") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: missing") from error
+    except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: damaged image ({error})") from error
 
 
@@ -94,8 +91,10 @@ def decode(tree: Tree) -> Tensor:
             if image.size != (width, height):
                 raise DataError(
                     f"{path}: {image.size[0]}x{image.size[1]} pixels where {tree.names[0]} has {width}x{height}; "
-                    "images of a set held in memory must be of one size"
+                    "images held in memory must be of one size (lazyfolder:PATH takes any)"
                 )
+            if image.mode.startswith(("I", "F")):  # a conversion to 8 bits would clip them
+                raise DataError(f"{path}: pixels of more than 8 bits (mode {image.mode}); convert it to 8 bits")
             grey[i] = image.mode in ("L", "1")
             pixels[i] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
@@ -107,5 +106,8 @@ def decode(tree: Tree) -> Tensor:
 
 def read(tree: Tree) -> tuple[Tensor, Tensor]:
     """Images and labels of a tree, through the cache of decoded trees."""
-    images = cache.remember(tree.key(), lambda: {"images": decode(tree)})["images"]
+    # Images are stored in the order of the names, so that order is part of the key; labels are not stored.
+    listing = [(f"{i} {name}", *stat) for i, (name, stat) in enumerate(zip(tree.names, tree.stats, strict=True))]
+    group, name = cache.key(tree.root, listing)
+    images = cache.remember(group, name, lambda: {"images": decode(tree)})["images"]
     return images, torch.tensor(tree.labels)

@@ -115,9 +115,14 @@ def find(name: str, root: str | Path | None = None, *, fetch: bool = False, prog
     failure = "no download was tried" if name in download.DOWNLOADS else ""
     if fetch and name in download.DOWNLOADS:
         try:
-            return download.fetch(name, where, progress=progress)
+            download.fetch(name, where, progress=progress)
         except download.DownloadFailed as error:
             failure = str(error)
+        else:
+            folder = source.find(where)
+            if folder is not None:
+                return folder
+            failure = "the download did not hold it"
     get = source.by_hand or f"run `python -m bnnlib.data fetch {name}` once where there is a network [{failure}]"
     raise DataNotFound(
         f"data set {name!r} is not here: looked for {source.layout} in {where} ({said_by}). Three ways on: "

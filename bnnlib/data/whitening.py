@@ -98,11 +98,11 @@ class ZCAWhitening(nn.Module):
 
 def fitted(split: Split, eps: float = EPS, scale: float = SCALE) -> ZCAWhitening:
     """`ZCAWhitening.fit` on a split's images, kept in the cache folder by the split's fingerprint."""
-    name = f"zca-{split.fingerprint.rpartition(':')[2][:32]}-eps{eps:g}-scale{scale:g}"
+    group = f"zca-{split.fingerprint.rpartition(':')[2][:32]}-eps{eps:g}-scale{scale:g}"
 
     def fit() -> dict[str, Tensor]:
         return dict(ZCAWhitening.fit(split.images, eps, scale).cpu().state_dict())
 
     whitening = ZCAWhitening(split.shape, scale)
-    whitening.load_state_dict(cache.remember(name, fit))
+    whitening.load_state_dict(cache.remember(group, "1", fit))
     return whitening
