@@ -3,17 +3,21 @@
 Every weight of a binary layer is stored as a sign bit (:mod:`bnnlib.packing`, rows along the output channels), with its scale per channel;
 everything else as trained, or as bf16 or int8. The header's metadata hold one JSON document under ``bnnlib``: format version, the model's
 name and options, and for each packed layer its shape. Loading gives back the model with the same predictions.
+
+``python -m bnnlib.deploy info FILE`` shows what a file holds; ``export FILE OUT --real int8`` writes it anew with smaller real-valued parts.
 """
 
 from __future__ import annotations
 
 import json
 import struct
+import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import safetensors.torch
 import torch
+import typer
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -38,6 +42,14 @@ def save(
 
     ``real``: how real-valued weights of two and more dimensions are stored (int8: symmetric, a scale per output channel); vectors stay float32.
     """
+    about = {
+        "model": {"name": recipe.model.name, "options": recipe.model.options}, "recipe": recipe.name, "recipe_hash": recipe.hash(), "seed": seed,
+        "top1": top1, "dataset": recipe.dataset, "input": recipe.input, "fingerprint": fingerprint, "real": real,
+    }
+    return _save(model, path, real, about)
+
+
+def _save(model: nn.Module, path: Path, real: str, about: dict[str, Any]) -> Path:
     packed: dict[str, dict[str, Any]] = {}
     tensors: dict[str, Tensor] = {}
     binary = layers.binary_layers(model)
@@ -49,15 +61,11 @@ def save(
             tensors[f"{name}.scale"] = layer.channel_scale().float()
     latent = {f"{name}.weight" for name in binary}
     for name, tensor in model.state_dict().items():
-        if name in latent or name.endswith("num_batches_tracked"):
-            continue
-        tensors.update(_real(name, tensor, real))
-    about = {
-        "format": FORMAT, "model": {"name": recipe.model.name, "options": recipe.model.options}, "packed": packed, "recipe": recipe.name,
-        "recipe_hash": recipe.hash(), "seed": seed, "top1": top1, "dataset": recipe.dataset, "input": recipe.input, "fingerprint": fingerprint,
-    }
+        if name not in latent and not name.endswith("num_batches_tracked"):
+            tensors.update(_real(name, tensor, real))
     contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_atomically(path, safetensors.torch.save(contiguous, metadata={"bnnlib": json.dumps(about, sort_keys=True)}))
+    metadata = {"bnnlib": json.dumps({**about, "format": FORMAT, "packed": packed}, sort_keys=True)}
+    write_atomically(path, safetensors.torch.save(contiguous, metadata=metadata))
     return path
 
 
@@ -132,3 +140,38 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise DeployError(f"no packed model {path}") from None
     except (SafetensorError, OSError, json.JSONDecodeError, struct.error) as error:
         raise DeployError(f"packed model {path} is damaged: {error}") from None
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command("info")
+def _info(path: Path) -> None:
+    """Show what the packed model in PATH is, and its size."""
+    about, tensors = _checked(lambda: _open(path))
+    for key in ("recipe", "seed", "dataset", "top1", "model", "format"):
+        print(f"{key}: {about.get(key)}")
+    bits = sum(t.numel() for n, t in tensors.items() if n.endswith(".weight.bits"))
+    print(f"size: {path.stat().st_size} bytes, {bits} of them binary weights; {len(about['packed'])} packed layers")
+
+
+@app.command("export")
+def _export(
+    path: Path, out: Path, real: Annotated[str, typer.Option(help="real-valued weights as float32, bfloat16 or int8")] = "float32",
+) -> None:
+    """Write the packed model in PATH to OUT, with its real-valued weights stored as REAL."""
+    about, model = _checked(lambda: (info(path), load(path)))
+    _checked(lambda: _save(model, out, real, {**about, "real": real}))
+    print(f"{out}: {out.stat().st_size} bytes, was {path.stat().st_size}")
+
+
+def _checked(call):
+    try:
+        return call()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app()

@@ -9,6 +9,7 @@ run folder. Every run leaves ``model.safetensors`` (weights packed to 1 bit each
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
@@ -26,7 +27,7 @@ import typer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bnnlib import checkpoint, data, deploy, layers, models, objectives, recipes, records, schedules
+from bnnlib import checkpoint, data, deploy, evaluate, layers, models, objectives, recipes, records, schedules
 from bnnlib.recipes import Recipe
 
 CHECKPOINT_SECONDS = 300
@@ -137,12 +138,7 @@ class _Run:
         train, validation = d.train, None
         if r.validation:
             train, validation = data.split_validation(d.train, r.validation, self.seed)
-        if r.input == "normalized":
-            transform = data.Normalize(d.mean, d.std)
-        elif r.input == "unit":
-            transform = data.Normalize((0.0,) * len(d.mean), (1.0,) * len(d.std))
-        else:
-            transform = data.ZCAWhitening.fit(train.images)
+        transform = evaluate.input_transform(r.input, dataclasses.replace(d, train=train))
         augment = data.Augment(**r.augment.model_dump()) if r.augment else None
         self.train_batches = data.Batches(train, r.batch_size, augment=augment, transform=transform, **common)
         evaluation = {**common, "transform": transform, "shuffle": False}
