@@ -6,7 +6,7 @@ what becomes of the latent weights between steps, what zero means, and what the 
 
 In evaluation the scale multiplies an exact sum of +-1 products, ``y = scale * (sign(x) * sign(W)) + bias``, so that a packed
 layer (XNOR and popcount) computes the same numbers; in training it is folded into the weights, which is what the gradient
-formulas of :func:`bnnlib.quantizers.scaled_sign` differentiate.
+formulas of :func:`bnnlib.quantizers.scaled_sign` differentiate. The latent weights get a gradient in training mode only.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class _Binary(nn.Module):
             raise ValueError(f"sign_of_zero is {sign_of_zero!r}: it must be +1 or -1")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout is {dropout!r}: it must lie in [0, 1)")
+        if min(weight_shape) < 1:
+            raise ValueError(f"the weight would be of shape {weight_shape}: every size must be at least 1")
         self.scale_kind, self.gradient, self.gain = scale, gradient, gain
         self.ste, self.weight_ste, self.latent, self.transform = ste, weight_ste, latent, transform
         self.scale_init, self.sign_of_zero, self.dropout = scale_init, sign_of_zero, dropout
@@ -113,6 +115,8 @@ class _Binary(nn.Module):
         if self.scale_kind == "mean":
             parts.append(f"gradient={self.gradient}")
         parts.append(f"ste={self.ste}")
+        if self.scale_kind != "mean" and self.weight_ste != "clipped":
+            parts.append(f"weight_ste={self.weight_ste}")
         for name, default in (("latent", "free"), ("transform", "none"), ("sign_of_zero", 1), ("dropout", 0.0), ("gain", 1.0)):
             if getattr(self, name) != default:
                 parts.append(f"{name}={getattr(self, name)}")
@@ -154,7 +158,8 @@ class BinaryConv2d(_Binary):
         if padding_value not in (-1, 0, 1):
             raise ValueError(f"padding_value is {padding_value!r}: it must be 0, +1 or -1")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.padding, self.dilation = map(_pair, (kernel_size, stride, padding, dilation))
+        self.kernel_size, self.stride = _sizes("kernel_size", kernel_size, 1), _sizes("stride", stride, 1)
+        self.padding, self.dilation = _sizes("padding", padding, 0), _sizes("dilation", dilation, 1)
         self.padding_value, self.input_scale = padding_value, input_scale
         self._setup(
             (out_channels, in_channels // groups, *self.kernel_size), bias, scale=scale, gradient=gradient, gain=gain, ste=ste,
@@ -165,6 +170,7 @@ class BinaryConv2d(_Binary):
         elif scale == "xnorpp":
             if output_size is None:
                 raise ValueError("scale='xnorpp' needs output_size=(H_out, W_out): its vectors are tied to the resolution")
+            output_size = _sizes("output_size", output_size, 1)
             self.scale_channel = nn.Parameter(torch.ones(out_channels, 1, 1))
             self.scale_height = nn.Parameter(torch.ones(1, output_size[0], 1))
             self.scale_width = nn.Parameter(torch.ones(1, 1, output_size[1]))
@@ -191,10 +197,15 @@ class BinaryConv2d(_Binary):
         folded = self.training and self.scale_kind == "mean"
         w = self._training_weight() if self.training else self.binary_weight()
         late_scale = None if folded or self.scale_kind == "none" else self.output_scale()
-        plain = late_scale is None and k is None
-        y = F.conv2d(b, w, self.bias if plain else None, self.stride, padding, self.dilation, self.groups)
-        if plain:
-            return y
+        # in evaluation the bias is added to the exact sum: a sum that starts from it would round at every step
+        if late_scale is None and k is None and self.training:
+            return F.conv2d(b, w, self.bias, self.stride, padding, self.dilation, self.groups)
+        y = F.conv2d(b, w, None, self.stride, padding, self.dilation, self.groups)
+        if self.scale_kind == "xnorpp" and y.shape[2:] != late_scale.shape[1:]:
+            raise ValueError(
+                f"scale='xnorpp' has vectors for outputs of {tuple(late_scale.shape[1:])}, an input of {tuple(x.shape)} gives {tuple(y.shape[2:])}: "
+                "give images of the size it was built for, or build it with another output_size"
+            )
         if late_scale is not None:
             y = y * late_scale
         if k is not None:
@@ -206,6 +217,8 @@ class BinaryConv2d(_Binary):
         for name, default in (("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1), ("padding_value", 0), ("input_scale", False)):
             if getattr(self, name) != default:
                 text += f", {name}={getattr(self, name)}"
+        if self.scale_kind == "xnorpp":
+            text += f", output_size={(self.scale_height.numel(), self.scale_width.numel())}"
         return f"{text}, bias={self.bias is not None}, {self._describe()}"
 
 
@@ -246,7 +259,7 @@ class BinaryLinear(_Binary):
         folded = self.training and self.scale_kind == "mean"
         w = self._training_weight() if self.training else self.binary_weight()
         late_scale = None if folded or self.scale_kind == "none" else self.output_scale()
-        if late_scale is None and k is None:
+        if late_scale is None and k is None and self.training:
             return F.linear(b, w, self.bias)
         y = F.linear(b, w)
         if late_scale is not None:
@@ -314,6 +327,13 @@ def binary_layers(model: nn.Module) -> dict[str, _Binary]:
 
 def _per_channel(p: Tensor, x: Tensor) -> Tensor:
     return p.view(1, -1, *([1] * (x.dim() - 2)))
+
+
+def _sizes(what: str, value: object, least: int) -> tuple[int, int]:
+    pair = _pair(value)
+    if len(pair) != 2 or not all(isinstance(size, int) and size >= least for size in pair):
+        raise ValueError(f"{what} is {value!r}: it must be a whole number >= {least}, or a pair of them")
+    return tuple(pair)
 
 
 def _choose(what: str, value: object, kind: object) -> None:

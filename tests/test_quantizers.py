@@ -207,9 +207,8 @@ def test_corrected_is_autograd_through_alpha():
         assert not torch.allclose(torch.autograd.grad(scaled_sign(w, other), w, g)[0], exact)
 
 
-def test_corrected_with_a_smooth_sign_is_what_finite_differences_see():
-    """For weights near zero clamp(w) = w, so the corrected gradient is the derivative of alpha(W) w there only in the sign's
-    place: check the part that comes through alpha by finite differences, where the sign is constant."""
+def test_what_corrected_adds_is_the_derivative_through_alpha():
+    """Between sign changes alpha(W) sign(W) is a plain function of W: its finite differences are what ``detached`` leaves out."""
     torch.manual_seed(3)
     w = torch.randn(3, 4, dtype=torch.float64)
     w = w + 0.1 * sign(w)  # no sign changes within the finite difference

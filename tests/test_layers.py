@@ -1,0 +1,632 @@
+"""Binary layers against brute-force loops, explicit broadcasting and float64 autograd."""
+
+import copy
+import itertools
+import pickle
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from bnnlib import layers
+from bnnlib.layers import BinaryConv2d, BinaryLinear, RPReLU, RSign
+from bnnlib.quantizers import mean_scale, sign
+
+
+def pm(*shape, seed=0):
+    """Normal numbers with a few exact zeros of both signs among them."""
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    x.view(-1)[::7] = 0.0
+    x.view(-1)[3::11] = -0.0
+    return x
+
+
+def conv_loops(b, w, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, padding_value=0.0):
+    """Convolution of lists of numbers, output by output, exact for small integers."""
+    n, c, h, width = b.shape
+    out, per_group, kh, kw = w.shape
+    ho = (h + 2 * padding[0] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
+    wo = (width + 2 * padding[1] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
+    y = torch.zeros(n, out, ho, wo, dtype=torch.float64)
+    bl, wl = b.tolist(), w.tolist()
+    for a, o, i, j in itertools.product(range(n), range(out), range(ho), range(wo)):
+        first = o // (out // groups) * per_group
+        total = 0.0
+        for ch, ki, kj in itertools.product(range(per_group), range(kh), range(kw)):
+            r, q = i * stride[0] - padding[0] + ki * dilation[0], j * stride[1] - padding[1] + kj * dilation[1]
+            value = bl[a][first + ch][r][q] if 0 <= r < h and 0 <= q < width else padding_value
+            total += value * wl[o][ch][ki][kj]
+        y[a, o, i, j] = total
+    return y
+
+
+SCALES = ["none", "mean", "learned", "xnorpp"]
+
+
+def scrambled(layer):
+    """The layer with learned scales and biases that are all different, and some weights exactly zero."""
+    g = torch.Generator().manual_seed(99)
+    with torch.no_grad():
+        for name, p in layer.named_parameters():
+            if name != "weight":
+                p.copy_(torch.randn(p.shape, generator=g))
+        layer.weight.view(-1)[::5] = 0.0
+    return layer
+
+
+# ---- what a layer computes ---------------------------------------------------------------------------------
+
+GEOMETRIES = [
+    {"kernel_size": 1},
+    {"kernel_size": 3, "padding": 1},
+    {"kernel_size": (3, 2), "stride": (2, 1), "padding": (0, 1)},
+    {"kernel_size": 3, "dilation": 2, "padding": 2},
+    {"kernel_size": 3, "groups": 2, "padding": 1},
+    {"kernel_size": (2, 3), "stride": 2, "padding": (1, 2), "dilation": (1, 2), "groups": 3},
+    {"kernel_size": (7, 5), "groups": 6},  # depthwise, the window as large as the image
+]
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("padding_value", [0, 1, -1])
+def test_conv_against_loops(geometry, padding_value):
+    layer = BinaryConv2d(6, 6, scale="none", padding_value=padding_value, **geometry).eval()
+    scrambled(layer)
+    x = pm(2, 6, 7, 5)
+    signs = [[v >= 0 for v in t.flatten().tolist()] for t in (x, layer.weight)]
+    b, w = (torch.tensor(s, dtype=torch.float64).mul(2).sub(1).view(t.shape) for s, t in zip(signs, (x, layer.weight), strict=True))
+    expected = conv_loops(b, w, layer.stride, layer.padding, layer.dilation, layer.groups, float(padding_value))
+    assert torch.equal(layer(x).double(), expected)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("transform", ["none", "center", "standardize"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_conv_in_evaluation_is_scale_times_exact_sum_plus_bias(scale, bias, transform, memory_format):
+    layer = BinaryConv2d(9, 5, 3, stride=2, padding=1, bias=bias, scale=scale, transform=transform, output_size=(4, 3))
+    scrambled(layer).eval().to(memory_format=memory_format)
+    x = pm(3, 9, 7, 6).contiguous(memory_format=memory_format)
+    latent = layer.weight.detach()
+    if transform == "center":
+        latent = latent - latent.mean(1, keepdim=True)
+    elif transform == "standardize":
+        flat = latent.flatten(1)
+        latent = (latent - flat.mean(1).view(-1, 1, 1, 1)) / (flat.var(1, correction=0) + 1e-5).sqrt().view(-1, 1, 1, 1)
+    expected = F.conv2d(sign(x).double(), sign(latent).double(), None, 2, 1).float()  # integers: exact
+    if scale == "mean":
+        expected = expected * layer.channel_scale().view(1, 5, 1, 1)
+        torch.testing.assert_close(layer.channel_scale(), latent.abs().mean((1, 2, 3)), rtol=1e-5, atol=0)
+    elif scale == "learned":
+        expected = expected * layer.scale.detach().view(1, 5, 1, 1)
+    elif scale == "xnorpp":
+        outer = torch.empty(5, 4, 3)
+        for c, h, w in itertools.product(range(5), range(4), range(3)):
+            outer[c, h, w] = layer.scale_channel[c, 0, 0] * layer.scale_height[0, h, 0] * layer.scale_width[0, 0, w]
+        expected = expected * outer
+    if bias:
+        expected = expected + layer.bias.detach().view(1, 5, 1, 1)
+    assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("scale", SCALES[:3])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 129), (64, 129), (2, 3, 129), (129,), (0, 129)])
+def test_linear_in_evaluation_is_scale_times_exact_sum_plus_bias(scale, bias, shape):
+    layer = scrambled(BinaryLinear(129, 33, bias=bias, scale=scale)).eval()
+    x = pm(*shape)
+    expected = (sign(x).double() @ sign(layer.weight.detach()).double().T).float()
+    if scale != "none":
+        expected = expected * (layer.scale.detach() if scale == "learned" else layer.weight.detach().abs().mean(1))
+    if bias:
+        expected = expected + layer.bias.detach()
+    assert torch.equal(layer(x), expected)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("input_scale", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_training_and_evaluation_agree(scale, input_scale, dtype):
+    conv = BinaryConv2d(9, 5, 3, padding=1, bias=True, scale=scale, input_scale=input_scale, output_size=(7, 6))
+    made = [(conv, pm(3, 9, 7, 6))]
+    if scale != "xnorpp":
+        made.append((BinaryLinear(70, 30, scale=scale, input_scale=input_scale), pm(8, 70)))
+    for layer, x in made:
+        scrambled(layer).to(dtype)
+        x = x.to(dtype)
+        training = layer.train()(x)
+        evaluation = layer.eval()(x)
+        assert training.dtype == evaluation.dtype == dtype
+        tolerance = 1e-5 if dtype == torch.float32 else 1e-13
+        torch.testing.assert_close(evaluation, training, rtol=tolerance, atol=10 * tolerance)
+
+
+def test_input_scale_against_loops():
+    """The XNOR-Net paper's K, window by window; padding counts as zero in K whatever the signs are padded with."""
+    for padding_value in (0, 1, -1):
+        layer = BinaryConv2d(3, 4, (2, 3), stride=(1, 2), padding=(1, 2), bias=True, scale="none", padding_value=padding_value, input_scale=True)
+        scrambled(layer).double().eval()
+        x = pm(2, 3, 4, 5).double()
+        dot = conv_loops(sign(x), sign(layer.weight.detach()), (1, 2), (1, 2), padding_value=float(padding_value))
+        size = conv_loops(x.abs().mean(1, keepdim=True), torch.full((1, 1, 2, 3), 1 / 6, dtype=torch.float64), (1, 2), (1, 2))
+        torch.testing.assert_close(layer(x), dot * size + layer.bias.detach().view(1, 4, 1, 1), rtol=1e-12, atol=1e-12)
+    linear = scrambled(BinaryLinear(5, 2, scale="none", input_scale=True)).eval()
+    x = torch.tensor([[1.0, -2.0, 0.0, 3.0, -4.0]])  # mean|x| = 2
+    expected = 2.0 * (sign(x) @ sign(linear.weight.detach()).T) + linear.bias.detach()
+    torch.testing.assert_close(linear(x), expected)
+
+
+def test_sign_of_zero():
+    x = torch.tensor([[0.0, -0.0, 0.5, -0.5]])
+    for value in (1, -1):
+        layer = BinaryLinear(4, 1, bias=False, scale="none", sign_of_zero=value).eval()
+        nn.init.ones_(layer.weight)
+        assert layer._binary_input(x).tolist() == [[value, value, 1, -1]]
+        assert layer(x).item() == 2 * value
+
+
+@pytest.mark.parametrize("ste", ["identity", "clipped", "polynomial", "tanh"])
+def test_sign_of_zero_does_not_change_the_gradient(ste):
+    grads = []
+    for value in (1, -1):
+        layer = BinaryLinear(64, 3, scale="none", ste=ste, sign_of_zero=value)
+        with torch.no_grad():
+            layer.weight.copy_(pm(3, 64, seed=4))
+        x = pm(5, 64, seed=5).requires_grad_()
+        (layer(x) * pm(5, 3, seed=6)).sum().backward()
+        grads.append(x.grad)
+    assert torch.equal(*grads)
+
+
+def test_dropout_feeds_minus_two_zero_and_two():
+    layer = BinaryConv2d(8, 1, 1, scale="none", dropout=0.5)
+    x = torch.randn(4, 8, 16, 16)
+    torch.manual_seed(0)
+    fed = layer._binary_input(x)
+    assert fed.unique().tolist() == [-2, 0, 2]
+    assert torch.equal(fed[fed != 0], 2 * sign(x)[fed != 0])
+    assert 0.4 < (fed == 0).float().mean() < 0.6
+    assert torch.equal(layer.eval()._binary_input(x), sign(x))
+
+
+# ---- gradients ---------------------------------------------------------------------------------------------
+
+
+def test_learned_scale_gets_its_gradient():
+    """dC/dscale_o = sum of grad x (sums of +-1 products) over images and positions: no detach in between."""
+    conv = scrambled(BinaryConv2d(3, 4, 3, padding=1, bias=True, scale="learned")).double()
+    x, g = pm(2, 3, 5, 4).double(), torch.randn(2, 4, 5, 4, dtype=torch.float64)
+    dot = conv_loops(sign(x), sign(conv.weight.detach()), padding=(1, 1))
+    expected = [sum((g[n, o] * dot[n, o]).sum().item() for n in range(2)) for o in range(4)]
+    for mode in (True, False):
+        conv.train(mode).zero_grad()
+        conv(x).backward(g)
+        assert conv.scale.grad.flatten().tolist() == pytest.approx(expected, rel=1e-12)
+        assert all(v != 0 for v in expected)
+    linear = scrambled(BinaryLinear(6, 3, scale="learned")).double()
+    x, g = pm(5, 6).double(), torch.randn(5, 3, dtype=torch.float64)
+    linear(x).backward(g)
+    dot = sign(x) @ sign(linear.weight.detach()).T
+    assert linear.scale.grad.tolist() == pytest.approx([(g[:, o] * dot[:, o]).sum().item() for o in range(3)], rel=1e-12)
+
+
+def test_xnorpp_vectors_get_their_gradients():
+    layer = scrambled(BinaryConv2d(3, 4, 3, padding=1, scale="xnorpp", output_size=(5, 6))).double()
+    x, g = pm(2, 3, 5, 6).double(), torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    layer(x).backward(g)
+    dot = conv_loops(sign(x), sign(layer.weight.detach()), padding=(1, 1))
+    a, b, c = (p.detach().flatten().tolist() for p in (layer.scale_channel, layer.scale_height, layer.scale_width))
+    channel, height, width = [0.0] * 4, [0.0] * 5, [0.0] * 6
+    for n, o, i, j in itertools.product(range(2), range(4), range(5), range(6)):
+        value = (g[n, o, i, j] * dot[n, o, i, j]).item()
+        channel[o] += value * b[i] * c[j]
+        height[i] += value * a[o] * c[j]
+        width[j] += value * a[o] * b[i]
+    assert layer.scale_channel.grad.flatten().tolist() == pytest.approx(channel, rel=1e-11)
+    assert layer.scale_height.grad.flatten().tolist() == pytest.approx(height, rel=1e-11)
+    assert layer.scale_width.grad.flatten().tolist() == pytest.approx(width, rel=1e-11)
+
+
+@pytest.mark.parametrize("gradient", ["identity", "detached", "paper", "corrected", "s4"])
+def test_gradient_of_the_latent_weight(gradient):
+    """The layer hands the convolution's own gradient to the formula: checked against the formulas in tests/test_quantizers.py."""
+    layer = BinaryConv2d(4, 3, 3, scale="mean", gradient=gradient, gain=3.0).double()
+    x, g = pm(2, 4, 6, 5).double(), torch.randn(2, 3, 4, 3, dtype=torch.float64)
+    layer(x).backward(g)
+    w = layer.weight.detach()
+    alpha, s = mean_scale(w), sign(w)
+    into = torch.nn.grad.conv2d_weight(sign(x), w.shape, g)
+    expected = {
+        "identity": into, "detached": alpha * into, "paper": into / 36 + alpha * into,
+        "corrected": s * (into * s).mean((1, 2, 3), keepdim=True) + alpha * into,
+    }
+    expected["s4"] = expected["corrected"] * (1 - 1 / 4) * 36
+    assert w.abs().max() < 1  # no mask here
+    torch.testing.assert_close(layer.weight.grad, 3 * expected[gradient], rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("transform", ["none", "center", "standardize"])
+@pytest.mark.parametrize("weight_ste", ["identity", "clipped"])
+def test_gradient_through_the_transform(transform, weight_ste):
+    """Sign replaced by its surrogate, the layer's gradient is that of plain autograd through the transform."""
+    layer = BinaryConv2d(4, 3, 3, scale="none", transform=transform, weight_ste=weight_ste).double()
+    x, g = pm(2, 4, 6, 5).double(), torch.randn(2, 3, 4, 3, dtype=torch.float64)
+    layer(x).backward(g)
+    w = layer.weight.detach().clone().requires_grad_()
+    v = w
+    if transform == "center":
+        v = w - w.mean(1, keepdim=True)
+    elif transform == "standardize":
+        v = (w - w.mean((1, 2, 3), keepdim=True)) / (w.var((1, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+    into = torch.nn.grad.conv2d_weight(sign(x), w.shape, g)
+    if weight_ste == "clipped":
+        into = into * (v.detach().abs() <= 1)
+    expected = torch.autograd.grad(v, w, into)[0]
+    torch.testing.assert_close(layer.weight.grad, expected, rtol=1e-9, atol=1e-10)
+
+
+def test_real_valued_parts_pass_gradcheck():
+    """The layer is smooth in its scales, its bias and the magnitude of its input (through K)."""
+    layer = scrambled(BinaryConv2d(2, 3, 3, padding=1, bias=True, scale="xnorpp", output_size=(4, 4), input_scale=True)).double()
+    x = pm(1, 2, 4, 4).double()
+    x = x + 10 * sign(x)  # beyond 1, where the clipped estimator passes nothing: finite differences do not see an estimator
+
+    def run(channel, height, width, bias, size):
+        parameters = {"scale_channel": channel, "scale_height": height, "scale_width": width, "bias": bias}
+        return torch.func.functional_call(layer, parameters, (x * size,))
+
+    inputs = [p.detach().clone().requires_grad_() for p in (layer.scale_channel, layer.scale_height, layer.scale_width, layer.bias)]
+    assert torch.autograd.gradcheck(run, (*inputs, torch.tensor(1.0, dtype=torch.float64, requires_grad=True)))
+
+
+def test_gradient_of_the_input():
+    layer = BinaryLinear(6, 3, bias=False, scale="mean").double()
+    x = torch.tensor([[0.5, -0.5, 1.5, -1.5, 0.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    layer(x).backward(torch.tensor([[1.0, 2.0, -3.0]], dtype=torch.float64))
+    w = layer.weight.detach()
+    through = torch.tensor([[1.0, 2.0, -3.0]], dtype=torch.float64) @ (w.abs().mean(1, keepdim=True) * sign(w))
+    mask = torch.tensor([[1.0, 1, 0, 0, 1, 1]], dtype=torch.float64)
+    torch.testing.assert_close(x.grad, through * mask, rtol=1e-13, atol=0)
+
+
+def test_evaluation_gives_the_latent_weight_no_gradient():
+    layer = BinaryLinear(6, 3, scale="mean").eval()
+    layer(torch.randn(2, 6)).sum().backward()
+    assert layer.weight.grad is None
+    assert layer.bias.grad.tolist() == [2, 2, 2]
+
+
+def test_one_layer_learns():
+    """A binary layer with a learned scale fits another one's outputs: gradients point the right way all along."""
+    torch.manual_seed(0)
+    target, layer = BinaryLinear(31, 8, scale="learned", scale_init=0.5).eval(), BinaryLinear(31, 8, scale="learned")
+    optimizer = torch.optim.Adam(layer.parameters(), lr=0.02)
+    x = torch.randn(512, 31)
+    with torch.no_grad():
+        y = target(x)
+    losses = []
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = (layer(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+    assert (layer.binary_weight() == target.binary_weight()).float().mean() > 0.95
+
+
+# ---- latent weights, initialisation, temperature -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("latent", ["free", "clip", "center-clip"])
+def test_project(latent):
+    for layer in (BinaryConv2d(4, 3, 3, latent=latent), BinaryLinear(7, 3, latent=latent)):
+        with torch.no_grad():
+            layer.weight.mul_(0).add_(torch.randn(layer.weight.shape) * 2 + 0.5)
+        before = layer.weight.detach().clone()
+        expected = before.clone()
+        if latent == "center-clip":
+            for o, *rest in itertools.product(*map(range, before[:, 0].shape)):
+                column = (slice(None), *rest)
+                expected[o][column] -= sum(before[o][column].tolist()) / before.shape[1]
+        if latent != "free":
+            expected = expected.clamp(-1, 1)
+        layers.project_(nn.Sequential(nn.Identity(), nn.Sequential(layer)))  # found however deep
+        torch.testing.assert_close(layer.weight.detach(), expected, rtol=1e-6, atol=1e-6)
+        assert layer.weight.requires_grad
+        if latent == "free":
+            assert torch.equal(layer.weight, before)
+        else:
+            assert layer.weight.abs().max() == 1
+
+
+def test_initialisation_is_pytorchs():
+    for binary, real in ((lambda: BinaryConv2d(6, 5, 3, bias=True), lambda: nn.Conv2d(6, 5, 3)), (lambda: BinaryLinear(20, 5), lambda: nn.Linear(20, 5))):
+        torch.manual_seed(3)
+        a = binary()
+        torch.manual_seed(3)
+        b = real()
+        assert torch.equal(a.weight, b.weight)
+        assert torch.equal(a.bias, b.bias)
+
+
+def test_start_of_learned_scales():
+    conv = BinaryConv2d(6, 5, 3, scale="learned")
+    for o in range(5):
+        assert conv.scale[o, 0, 0].item() == pytest.approx(sum(abs(v) for v in conv.weight[o].flatten().tolist()) / 54, rel=1e-6)
+    assert BinaryConv2d(6, 5, 3, scale="learned", scale_init=1).scale.unique().tolist() == [1]
+    assert BinaryLinear(6, 5, scale="learned", scale_init=0.25).scale.tolist() == [0.25] * 5
+    plus = BinaryConv2d(6, 5, 3, scale="xnorpp", output_size=(2, 7))
+    assert [tuple(p.shape) for p in (plus.scale_channel, plus.scale_height, plus.scale_width)] == [(5, 1, 1), (1, 2, 1), (1, 1, 7)]
+    assert all(p.unique().tolist() == [1] for p in (plus.scale_channel, plus.scale_height, plus.scale_width))
+
+
+def test_learned_scale_starts_as_the_mean_scale():
+    """So that the two kinds start from the same function."""
+    x = pm(2, 6, 5, 5)
+    a = BinaryConv2d(6, 5, 3, scale="learned").eval()
+    b = BinaryConv2d(6, 5, 3, scale="mean").eval()
+    b.load_state_dict({"weight": a.weight})
+    assert torch.equal(a(x), b(x))
+
+
+def test_temperature_reaches_every_estimator():
+    net = nn.Sequential(BinaryConv2d(2, 2, 1, ste="tanh", weight_ste="tanh", scale="none"), RSign(2, ste="tanh"))
+    x = torch.full((1, 2, 1, 1), 0.3, dtype=torch.float64)
+    net.double()
+    slopes = []
+    for t in (1.0, 3.0):
+        layers.set_temperature_(net, t)
+        v = x.clone().requires_grad_()
+        net[1](v).sum().backward()
+        slopes.append(v.grad[0, 0].item())
+        w = net[0].weight.detach().double()
+        net[0].weight.grad = None
+        net[0](x).sum().backward()
+        torch.testing.assert_close(net[0].weight.grad, t * (1 - torch.tanh(t * w) ** 2), rtol=1e-12, atol=0)
+    assert slopes == pytest.approx([1 - torch.tanh(x).square().max().item(), 3 * (1 - torch.tanh(3 * x).square().max().item())], rel=1e-12)
+    assert "temperature" not in "".join(net.state_dict())
+
+
+def test_binary_layers_are_found_by_name():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(BinaryConv2d(2, 2, 3), nn.ReLU()), BinaryLinear(4, 2))
+    assert list(layers.binary_layers(net)) == ["1.0", "2"]
+
+
+# ---- ReActNet's functions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4), (2, 3, 4, 5)])
+def test_rsign_and_rprelu_against_loops(shape):
+    torch.manual_seed(1)
+    x = torch.randn(shape, dtype=torch.float64)
+    rsign, rprelu = RSign(3).double(), RPReLU(3).double()
+    with torch.no_grad():
+        for p in (rsign.shift, rprelu.before, rprelu.slope, rprelu.after):
+            p.copy_(torch.randn(3))
+    a, b = rsign(x), rprelu(x)
+    for where in itertools.product(*map(range, shape)):
+        c, v = where[1], x[where].item()
+        assert a[where] == (1 if v + rsign.shift[c].item() >= 0 else -1)
+        shifted = v - rprelu.before[c].item()
+        expected = (shifted if shifted > 0 else rprelu.slope[c].item() * shifted) + rprelu.after[c].item()
+        assert b[where].item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_rprelu_passes_gradcheck_and_rsign_moves_its_shift():
+    torch.manual_seed(2)
+    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(RPReLU(3).double(), (x,))
+    rprelu = RPReLU(3)
+    rprelu(torch.randn(4, 3, 5)).square().sum().backward()
+    assert all(p.grad.abs().min() > 0 for p in rprelu.parameters())
+    rsign = RSign(3, ste="clipped").double()
+    g = torch.randn(2, 3, 4, dtype=torch.float64)
+    rsign(x).backward(g)
+    expected = [(g[:, c] * (x[:, c].detach().abs() <= 1)).sum().item() for c in range(3)]
+    assert rsign.shift.grad.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_rprelu_starts_as_a_prelu():
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(RPReLU(3, slope=0.1)(x), F.prelu(x, torch.full((3,), 0.1)))
+
+
+# ---- copies, files, names ----------------------------------------------------------------------------------
+
+MADE = {
+    "conv": lambda: BinaryConv2d(3, 4, 3, padding=1, bias=True),
+    "conv none": lambda: BinaryConv2d(3, 4, 3, padding=1, scale="none"),
+    "conv learned": lambda: BinaryConv2d(3, 4, 3, padding=1, scale="learned", bias=True, transform="standardize"),
+    "conv xnorpp": lambda: BinaryConv2d(3, 4, 3, padding=1, scale="xnorpp", output_size=(6, 5), input_scale=True),
+    "linear": lambda: BinaryLinear(30, 4),
+    "linear learned": lambda: BinaryLinear(30, 4, scale="learned", bias=False),
+    "rsign": lambda: RSign(3),
+    "rprelu": lambda: RPReLU(3),
+}
+KEYS = {
+    "conv": ["weight", "bias"],
+    "conv none": ["weight"],
+    "conv learned": ["weight", "bias", "scale"],
+    "conv xnorpp": ["weight", "scale_channel", "scale_height", "scale_width"],
+    "linear": ["weight", "bias"],
+    "linear learned": ["weight", "scale"],
+    "rsign": ["shift"],
+    "rprelu": ["before", "slope", "after"],
+}
+
+
+def input_of(layer):
+    return pm(2, 30) if isinstance(layer, BinaryLinear) else pm(2, 3, 6, 5)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_state_dict_keys_stay_as_files_have_them(name):
+    assert list(MADE[name]().state_dict()) == KEYS[name]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_deepcopy_pickle_and_state_dict_keep_the_function(name):
+    layer = MADE[name]()
+    x = input_of(layer)
+    layers.set_temperature_(layer, 3.0)
+    loaded = MADE[name]()
+    loaded.load_state_dict(layer.state_dict())
+    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded]
+    for mode in (True, False):
+        y = layer.train(mode)(x)
+        for other in copies:
+            assert torch.equal(other.train(mode)(x), y)
+    if hasattr(copies[0], "temperature"):
+        assert copies[0].temperature == copies[1].temperature == 3
+    with torch.no_grad():
+        next(iter(copies[0].parameters())).add_(1)
+    assert not torch.equal(next(iter(copies[0].parameters())), next(iter(layer.parameters())))  # a copy, not a view
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        (BinaryConv2d(3, 4, 5), "3, 4, kernel_size=(5, 5), stride=(1, 1), bias=False, scale=mean, gradient=corrected, ste=clipped"),
+        (
+            BinaryConv2d(4, 4, 3, 2, 1, groups=2, bias=True, scale="learned", ste="polynomial", latent="clip", padding_value=-1, dropout=0.5, weight_ste="identity"),
+            "4, 4, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2, padding_value=-1, bias=True, scale=learned, "
+            "ste=polynomial, weight_ste=identity, latent=clip, dropout=0.5",
+        ),
+        (
+            BinaryConv2d(3, 4, 3, dilation=2, scale="xnorpp", output_size=7, input_scale=True, transform="center", sign_of_zero=-1),
+            "3, 4, kernel_size=(3, 3), stride=(1, 1), dilation=(2, 2), input_scale=True, output_size=(7, 7), bias=False, scale=xnorpp, "
+            "ste=clipped, transform=center, sign_of_zero=-1",
+        ),
+        (BinaryLinear(3, 4, gradient="s4", gain=1e9, input_scale=True), "3, 4, bias=True, scale=mean, gradient=s4, ste=clipped, gain=1000000000.0, input_scale=True"),
+        (RSign(6, ste="tanh"), "6, ste=tanh"),
+        (RPReLU(6), "6"),
+    ],
+)
+def test_extra_repr(layer, text):
+    assert repr(layer) == f"{type(layer).__name__}({text})"
+
+
+# ---- torch.compile, autocast, memory formats ---------------------------------------------------------------
+
+
+def gradients(layer, run, x):
+    layer.zero_grad()
+    v = x.clone().requires_grad_()
+    y = run(v)
+    y.float().square().mean().backward()
+    return [y.detach(), v.grad, *(p.grad for p in layer.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_compiled_without_a_graph_break(name):
+    torch.manual_seed(0)
+    layer = MADE[name]()
+    x = input_of(layer)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for mode in (True, False):
+        layer.train(mode)
+        for a, b in zip(gradients(layer, layer, x), gradients(layer, compiled, x), strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_by_inductor():
+    """Down to compiled C++, forward and backward; the layers one by one go through the quicker tests above."""
+    torch.manual_seed(0)
+    layer = BinaryLinear(30, 4, gradient="s4", transform="standardize")
+    x = pm(2, 30)
+    torch._dynamo.reset()
+    with torch._inductor.config.patch(compile_threads=1):
+        results = gradients(layer, torch.compile(layer, fullgraph=True), x)
+    for a, b in zip(gradients(layer, layer, x), results, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_changing_the_temperature_does_not_recompile():
+    layer = BinaryLinear(8, 4, ste="tanh")
+    torch._dynamo.reset()
+    compilations = []
+
+    def backend(graph, inputs):
+        compilations.append(graph)
+        return graph
+
+    compiled = torch.compile(layer, backend=backend)
+    for t in (1.0, 2.0, 3.0):
+        layers.set_temperature_(layer, t)
+        compiled(torch.randn(3, 8))
+    assert len(compilations) == 1
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_under_bf16_autocast(name):
+    torch.manual_seed(0)
+    layer = MADE[name]()
+    x = input_of(layer)
+
+    def run(v):
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(v)
+
+    for low, full in zip(gradients(layer, run, x), gradients(layer, layer, x), strict=True):
+        assert low.isfinite().all()
+        assert (low.float() - full).abs().max() <= 0.05 * full.abs().max()
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if "linear" not in name])
+def test_channels_last(name):
+    torch.manual_seed(0)
+    layer = MADE[name]()
+    x = input_of(layer)
+    last = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    y = layer(x)
+    z = last(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(z, y, rtol=1e-5, atol=1e-5)
+    assert z.is_contiguous(memory_format=torch.channels_last)
+    y.square().mean().backward()
+    z.square().mean().backward()
+    for p, q in zip(layer.parameters(), last.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-5)
+
+
+# ---- bad input ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: BinaryConv2d(3, 4, 3, scale="channel"), "unknown scale 'channel': choose one of none, mean, learned, xnorpp"),
+        (lambda: BinaryConv2d(3, 4, 3, gradient="s3"), "unknown gradient 's3': choose one of identity, detached, paper, corrected, s4"),
+        (lambda: BinaryLinear(3, 4, ste="hard"), "unknown ste 'hard': choose one of identity, clipped, polynomial, tanh"),
+        (lambda: BinaryLinear(3, 4, weight_ste=None), "unknown weight_ste None: choose one of"),
+        (lambda: BinaryLinear(3, 4, latent="center"), "unknown latent 'center': choose one of free, clip, center-clip"),
+        (lambda: BinaryLinear(3, 4, transform="standardise"), "unknown transform 'standardise': choose one of none, center, standardize"),
+        (lambda: BinaryLinear(3, 4, scale="xnorpp"), "scale='xnorpp' is for convolutions: a linear layer takes none, mean or learned"),
+        (lambda: BinaryLinear(3, 4, sign_of_zero=0), "sign_of_zero is 0: it must be +1 or -1"),
+        (lambda: BinaryLinear(3, 4, dropout=1.0), "dropout is 1.0: it must lie in [0, 1)"),
+        (lambda: BinaryLinear(3, 4, dropout=-0.1), "dropout is -0.1"),
+        (lambda: BinaryLinear(0, 4), "shape (4, 0): every size must be at least 1"),
+        (lambda: BinaryConv2d(3, 0, 3), "shape (0, 3, 3, 3): every size must be at least 1"),
+        (lambda: BinaryConv2d(3, 4, 3, scale="xnorpp"), "scale='xnorpp' needs output_size=(H_out, W_out)"),
+        (lambda: BinaryConv2d(3, 4, 3, scale="xnorpp", output_size=(0, 4)), "output_size is (0, 4): it must be a whole number >= 1"),
+        (lambda: BinaryConv2d(3, 4, 3, padding="same"), "padding is 'same': it must be a whole number >= 0, or a pair of them"),
+        (lambda: BinaryConv2d(3, 4, 3, padding=(1, -1)), "padding is (1, -1)"),
+        (lambda: BinaryConv2d(3, 4, 3, stride=0), "stride is 0: it must be a whole number >= 1, or a pair of them"),
+        (lambda: BinaryConv2d(3, 4, (3, 3, 3)), "kernel_size is (3, 3, 3)"),
+        (lambda: BinaryConv2d(3, 4, 3, dilation=1.5), "dilation is 1.5"),
+        (lambda: BinaryConv2d(3, 4, 3, groups=2), "groups is 2: it must divide in_channels 3 and out_channels 4"),
+        (lambda: BinaryConv2d(3, 4, 3, groups=0), "groups is 0"),
+        (lambda: BinaryConv2d(3, 4, 3, padding_value=2), "padding_value is 2: it must be 0, +1 or -1"),
+        (lambda: BinaryConv2d(3, 4, 3)(torch.zeros(2, 4, 5, 5)), "BinaryConv2d expects (N, 3, H, W), got (2, 4, 5, 5)"),
+        (lambda: BinaryConv2d(3, 4, 3)(torch.zeros(3, 5, 5)), "BinaryConv2d expects (N, 3, H, W), got (3, 5, 5)"),
+        (lambda: BinaryLinear(3, 4)(torch.zeros(2, 4)), "BinaryLinear expects (..., 3), got (2, 4)"),
+        (lambda: BinaryConv2d(3, 4, 1, scale="xnorpp", output_size=(1, 5))(torch.zeros(1, 3, 6, 5)), "vectors for outputs of (1, 5), an input of (1, 3, 6, 5) gives (6, 5)"),
+        (lambda: RSign(3, ste="hard"), "unknown ste 'hard'"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()
