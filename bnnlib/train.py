@@ -76,7 +76,8 @@ def train(
     if not fabric.is_global_zero:
         return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, False).result(None)
     with checkpoint.Lock(run_dir):
-        print(f"{recipe.name} seed {seed} ({profile}): run folder {run_dir}", file=sys.stderr, flush=True)
+        if progress:
+            print(f"{recipe.name} seed {seed} ({profile}): run folder {run_dir}", file=sys.stderr, flush=True)
         kept = records.path_of(recipe.name, seed, out or records.FOLDER) if profile == "full" and not overrides else run_dir / "record.json"
         return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, progress).result(kept)
 
