@@ -25,6 +25,7 @@ help:
 	@echo "make lab        open the chapters in JupyterLab"
 	@echo "make clean      remove what was built; .venv, data and run folders stay"
 	@echo "PYTHON=/path/to/python and CXX=compiler choose those of make env."
+	@echo "ARGS=... is handed on, e.g. make test ARGS='-k quantizers'."
 
 env:
 	@./setup_env.sh
@@ -44,20 +45,20 @@ data: env
 	@$(IN_ENV) python -m bnnlib.data fetch $(NAME)
 
 chapters: kernels
-	@$(IN_ENV) python -m bnnlib.chapters run --profile $(PROFILE) --seed $(SEED)
+	@$(IN_ENV) python -m bnnlib.chapters run --profile $(PROFILE) --seed $(SEED) $(ARGS)
 
 # Training knows no stored profile: its default is full.
 train: env
-	@$(IN_ENV) python -m bnnlib.train $(RECIPE) --seed $(SEED) --profile $(if $(filter quick,$(PROFILE)),quick,full)
+	@$(IN_ENV) python -m bnnlib.train $(RECIPE) --seed $(SEED) --profile $(if $(filter quick,$(PROFILE)),quick,full) $(ARGS)
 
 reproduce: kernels
-	@$(IN_ENV) snakemake --cores $(JOBS)
+	@$(IN_ENV) snakemake --cores $(JOBS) $(ARGS)
 
 bench: kernels
-	@$(IN_ENV) python -m bnnlib.bench
+	@$(IN_ENV) python -m bnnlib.bench $(ARGS)
 
 lab: kernels
-	@$(IN_ENV) jupyter lab notebooks
+	@$(IN_ENV) jupyter lab notebooks $(ARGS)
 
 clean:
 	rm -rf build .pytest_cache .hypothesis .ruff_cache .snakemake
