@@ -38,7 +38,7 @@ def build(name: str, **options) -> nn.Module:
             raise ValueError(f"unknown option {option!r} of model {name!r}: it takes {', '.join(allowed)}")
     try:
         return _BUILDERS[name](**options)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:  # the second is PyTorch's for a size that cannot be
         raise ValueError(f"model {name!r} with {options}: {error}") from error
 
 
