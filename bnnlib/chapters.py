@@ -38,7 +38,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import nbformat
+# jsonschema, below nbformat, compiles the grammar of international URLs when imported, which takes seconds in every
+# process and checks nothing that a notebook has.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+import nbformat  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ("stored", "quick", "full")
