@@ -1,4 +1,4 @@
-"""From a name to images: where sets are looked for, how their files are read, and what is said when they are not right."""
+"""From a name to images: where sets are looked for, how they are read, what is said if they are not right."""
 
 import gzip
 import hashlib
@@ -43,7 +43,7 @@ def some_images(count, shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
 
 
-# -- MNIST ------------------------------------------------------------------------------------------------------------
+# -- MNIST --------------------------------------------------------------------------------
 
 
 def idx_bytes(array):
@@ -120,7 +120,7 @@ def test_cut_gzip_names_the_file(alone, tmp_path):
         data.load("mnist", tmp_path)
 
 
-# -- CIFAR-10 ---------------------------------------------------------------------------------------------------------
+# -- CIFAR-10 ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -133,7 +133,9 @@ def small_cifar(monkeypatch, tmp_path):
         arrays[split] = some_images(count, (3, 32, 32), seed=count), labels
         names = cifar10.BATCHES[split]
         for name, rows in zip(names, np.array_split(np.arange(count), len(names)), strict=True):
-            write_batch(tmp_path / "pickles" / "cifar-10-batches-py" / name, arrays[split][0][rows], labels[rows])
+            write_batch(
+                tmp_path / "pickles" / "cifar-10-batches-py" / name, arrays[split][0][rows], labels[rows]
+            )
         for i, (image, label) in enumerate(zip(*arrays[split], strict=True)):
             folder = tmp_path / "tree" / "cifar10" / split / cifar10.CLASSES[label]
             folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +145,11 @@ def small_cifar(monkeypatch, tmp_path):
 
 def write_batch(path, images, labels):
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {b"data": images.reshape(len(images), -1), b"labels": [int(n) for n in labels], b"batch_label": b"x"}
+    content = {
+        b"data": images.reshape(len(images), -1),
+        b"labels": [int(n) for n in labels],
+        b"batch_label": b"x",
+    }
     path.write_bytes(pickle.dumps(content, protocol=2))
 
 
@@ -180,7 +186,9 @@ def test_tree_order_is_torchvisions(alone, small_cifar):
     want = torchvision.datasets.ImageFolder(root / "tree" / "cifar10" / "train")
     got = data.load("cifar10", root / "tree").train
     assert got.labels.tolist() == want.targets
-    assert np.array_equal(got.images.numpy(), np.stack([np.asarray(image).transpose(2, 0, 1) for image, _ in want]))
+    assert np.array_equal(
+        got.images.numpy(), np.stack([np.asarray(image).transpose(2, 0, 1) for image, _ in want])
+    )
 
 
 class Harmful:
@@ -247,13 +255,17 @@ def test_real_cifar10(bnn_data):
     assert torch.allclose(means, torch.tensor(loaded.mean, dtype=torch.float64), atol=5e-5)
     path = sorted((bnn_data / "cifar10" / "test" / "frog").iterdir())[7]
     position = (loaded.test.labels == 6).nonzero()[7].item()
-    assert np.array_equal(loaded.test.images[position].numpy(), np.asarray(Image.open(path)).transpose(2, 0, 1))
+    assert np.array_equal(
+        loaded.test.images[position].numpy(), np.asarray(Image.open(path)).transpose(2, 0, 1)
+    )
 
 
-# -- image folders ------------------------------------------------------------------------------------------------------
+# -- image folders ------------------------------------------------------------------------
 
 
-def write_tree(root, parts=("train", "test"), classes=("b", "a"), count=3, size=(9, 6), mode="RGB", suffix="png"):
+def write_tree(
+    root, parts=("train", "test"), classes=("b", "a"), count=3, size=(9, 6), mode="RGB", suffix="png"
+):
     for part in parts:
         for name in classes:
             folder = root / part / name
@@ -303,22 +315,29 @@ def _tree_with(change):
         (lambda r: None, data.DataNotFound, "there is no folder"),
         (lambda r: r.mkdir(), data.DataError, r"should hold the folders train/ and test/"),
         (lambda r: write_tree(r, parts=("train",)), data.DataError, "train/ and test/"),
-        (lambda r: (r / "train").mkdir(parents=True) or (r / "test").mkdir(), data.DataError, "no class folders"),
+        (
+            lambda r: (r / "train").mkdir(parents=True) or (r / "test").mkdir(),
+            data.DataError,
+            "no class folders",
+        ),
         (_tree_with(lambda r: (r / "test" / "c").mkdir()), data.DataError, "'c' is not one of the 2 classes"),
         (_tree_with(lambda r: _remove(r / "test" / "b")), data.DataError, "'b' is missing"),
         (_tree_with(lambda r: (r / "train" / "c").mkdir()), data.DataError, "c: no image files"),
         (
             _tree_with(lambda r: Image.new("RGB", (5, 6)).save(r / "train" / "b" / "1.png")),
-            data.DataError, "b/1.png: 5x6 pixels where a/0.png has 9x6.*lazyfolder:PATH",
+            data.DataError,
+            "b/1.png: 5x6 pixels where a/0.png has 9x6.*lazyfolder:PATH",
         ),
         (
             _tree_with(lambda r: Image.new("I;16", (9, 6)).save(r / "train" / "b" / "1.png")),
-            data.DataError, "b/1.png: pixels of more than 8 bits",
+            data.DataError,
+            "b/1.png: pixels of more than 8 bits",
         ),
         (_tree_with(lambda r: _cut(r / "test" / "b" / "2.png")), data.DataError, "b/2.png: damaged image"),
         (
             _tree_with(lambda r: [Image.new("RGB", (4, 4)).save(p) for p in (r / "test").glob("*/*")]),
-            data.DataError, r"test images of shape \(3, 4, 4\), training images \(3, 6, 9\)",
+            data.DataError,
+            r"test images of shape \(3, 4, 4\), training images \(3, 6, 9\)",
         ),
     ],
 )
@@ -328,7 +347,7 @@ def test_broken_trees(alone, tmp_path, make, error, says):
         data.load(f"imagefolder:{tmp_path / 't'}")
 
 
-# -- the cache of decoded trees -------------------------------------------------------------------------------------------
+# -- the cache of decoded trees -----------------------------------------------------------
 
 
 def cached(alone):
@@ -366,7 +385,9 @@ def test_a_changed_tree_is_decoded_anew_and_the_old_copy_goes(alone, tmp_path, w
     assert len(cached(alone)) == 2
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1]), None])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-100], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1]), None]
+)
 def test_a_damaged_cache_file_is_made_anew(alone, tmp_path, damage):
     write_tree(tmp_path / "t")
     want = data.load(f"imagefolder:{tmp_path / 't'}").fingerprint
@@ -428,7 +449,7 @@ def test_left_overs_of_killed_writers_go_when_they_are_old(alone):
     assert not old.exists() and new.exists() and other.exists()
 
 
-# -- digits ---------------------------------------------------------------------------------------------------------------
+# -- digits -------------------------------------------------------------------------------
 
 
 def test_digits_are_scikit_learns(alone):
@@ -436,7 +457,8 @@ def test_digits_are_scikit_learns(alone):
 
     loaded = data.load("digits")
     assert loaded.train.images.shape == (1437, 1, 28, 28) and loaded.test.images.shape == (360, 1, 28, 28)
-    small = torch.cat([loaded.train.images, loaded.test.images])[:, 0, 3:26:3, 3:26:3]  # the middle of each 3x3
+    images = torch.cat([loaded.train.images, loaded.test.images])
+    small = images[:, 0, 3:26:3, 3:26:3]  # the middle of each 3x3
     labels = torch.cat([loaded.train.labels, loaded.test.labels])
     mine = sorted((int(label), image.numpy().tobytes()) for image, label in zip(small, labels, strict=True))
     bunch = load_digits()
@@ -453,12 +475,12 @@ def test_digits_are_scikit_learns(alone):
 
 
 def test_digits_never_change(alone):
-    """Integer arithmetic and a fixed split: the same fingerprint on every machine. A change here is a change of data."""
+    """Integer arithmetic and a fixed split: a change of this fingerprint is a change of data."""
     want = "sha256:6f4791a6d74beb4b2722ec9658dbcd0fe2756b9182b7b146ec4bc8b30a14c420"
     assert data.load("digits").fingerprint == want
 
 
-# -- fingerprints -----------------------------------------------------------------------------------------------------------
+# -- fingerprints -------------------------------------------------------------------------
 
 
 def plain_fingerprint(images, labels):
@@ -508,7 +530,12 @@ def test_listing_fingerprints_are_another_kind():
     files = [("0", "a.png", 3), ("1", "b.png", 4)]
     listing = fingerprint.of_listing(files)
     assert listing == fingerprint.of_listing(files[::-1]) and listing.startswith("listing-sha256:")
-    others = [[("0", "a.png", 4), files[1]], [("0", "c.png", 3), files[1]], [("1", "a.png", 3), files[1]], files[:1]]
+    others = [
+        [("0", "a.png", 4), files[1]],
+        [("0", "c.png", 3), files[1]],
+        [("1", "a.png", 3), files[1]],
+        files[:1],
+    ]
     assert len({listing, *map(fingerprint.of_listing, others)}) == 5
     assert fingerprint.combine(listing, listing).startswith("listing-sha256:")
     with pytest.raises(ValueError, match="different kinds"):
@@ -520,7 +547,7 @@ def test_float_images_have_no_fingerprint():
         data.Split(torch.zeros(1, 1, 1, 1), torch.tensor([0])).fingerprint  # noqa: B018
 
 
-# -- splits -----------------------------------------------------------------------------------------------------------------
+# -- splits -------------------------------------------------------------------------------
 
 
 def a_split(count=100, classes=7):
@@ -592,7 +619,11 @@ def test_subset_is_small_stratified_and_says_so():
     assert len(part.train) == 30 and len(part.test) == 10 and whole.part == ""
     assert part.fingerprint.endswith("+subset(train=30,test=10,seed=0)")
     assert part.fingerprint == whole.subset(train=30, test=10).fingerprint
-    assert part.fingerprint.split("+")[0] != whole.fingerprint != whole.subset(train=30, test=10, seed=1).fingerprint
+    assert (
+        part.fingerprint.split("+")[0]
+        != whole.fingerprint
+        != whole.subset(train=30, test=10, seed=1).fingerprint
+    )
     assert whole.subset() is whole
     only = whole.subset(test=10)
     assert len(only.train) == 100 and only.train is whole.train
@@ -617,12 +648,16 @@ def test_normalize_is_torchvisions():
         data.Normalize(mean, std)(x[:, :1])
 
 
-# -- where it is looked for ---------------------------------------------------------------------------------------------------
+# -- where it is looked for ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["minst", "MNIST", "", "imagefolder", "imagefolder:", "folder:/tmp", "digits:x"])
+@pytest.mark.parametrize(
+    "name", ["minst", "MNIST", "", "imagefolder", "imagefolder:", "folder:/tmp", "digits:x"]
+)
 def test_unknown_names_are_told_the_known_ones(alone, name):
-    with pytest.raises(ValueError, match="choose one of mnist, cifar10, .*digits, imagefolder:PATH") as caught:
+    with pytest.raises(
+        ValueError, match="choose one of mnist, cifar10, .*digits, imagefolder:PATH"
+    ) as caught:
         data.load(name)
     assert repr(name) in str(caught.value)
 
@@ -665,7 +700,7 @@ def test_the_cache_folder_is_in_the_home_without_xdg(alone, monkeypatch, tmp_pat
     assert cache.folder() == tmp_path / ".cache" / "bnnlib" / "data"
 
 
-# -- downloads ----------------------------------------------------------------------------------------------------------------
+# -- downloads ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -726,9 +761,7 @@ def test_mnist_through_torchvision_from_a_server(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/"
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    resources = [
-        (path.name, hashlib.md5(path.read_bytes()).hexdigest()) for path in sorted(folder.iterdir())
-    ]
+    resources = [(path.name, hashlib.md5(path.read_bytes()).hexdigest()) for path in sorted(folder.iterdir())]
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [url])
     monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
     real = download.DOWNLOADS["mnist"]
@@ -758,7 +791,7 @@ def test_a_probe_is_satisfied_by_any_answer(monkeypatch):
     assert asked == [("http://first/", download.PROBE_SECONDS), ("http://second/", download.PROBE_SECONDS)]
 
 
-# -- the command ----------------------------------------------------------------------------------------------------------------
+# -- the command --------------------------------------------------------------------------
 
 
 def test_info_lists_what_is_here(alone, tmp_path):
@@ -783,7 +816,9 @@ def test_fetch_says_where_it_is(alone, tmp_path):
     assert "nothing to fetch" in CliRunner().invoke(app, ["fetch", "digits"]).output
 
 
-@pytest.mark.parametrize("command", [["fetch", "mnist"], ["info", "mnist"], ["info", "nonsense"], ["fetch", "nonsense"]])
+@pytest.mark.parametrize(
+    "command", [["fetch", "mnist"], ["info", "mnist"], ["info", "nonsense"], ["fetch", "nonsense"]]
+)
 def test_commands_fail_with_one_sentence(alone, command):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1 and "error: " in result.output and "Traceback" not in result.output

@@ -27,7 +27,9 @@ def test_crop_is_a_window_of_the_padded_image(shape, padding, fill):
     x = pictures(9, shape)
     offset = torch.randint(0, 2 * padding + 1, (9, 2), generator=generator(1))
     padded = np.pad(x.numpy(), ((0, 0), (0, 0), (padding,) * 2, (padding,) * 2), constant_values=fill)
-    want = [p[:, a : a + shape[1], b : b + shape[2]] for p, (a, b) in zip(padded, offset.tolist(), strict=True)]
+    want = [
+        p[:, a : a + shape[1], b : b + shape[2]] for p, (a, b) in zip(padded, offset.tolist(), strict=True)
+    ]
     got = geometry.crop(x, offset, padding, fill)
     assert got.dtype == torch.uint8
     assert np.array_equal(got.numpy(), np.stack(want))
@@ -52,9 +54,7 @@ def test_flip(shape):
 def test_cutout_against_slices(shape, side):
     x = pictures(12, shape)
     _, height, width = shape
-    centre = torch.stack(
-        [torch.randint(0, n, (12,), generator=generator(n)) for n in (height, width)], 1
-    )
+    centre = torch.stack([torch.randint(0, n, (12,), generator=generator(n)) for n in (height, width)], 1)
     want = x.clone()
     for image, (a, b) in zip(want, centre.tolist(), strict=True):
         top, left = a - side // 2, b - side // 2
@@ -72,10 +72,22 @@ def test_cutout_centres_cover_the_image():
 def test_affine_is_torchvisions(shape, fill):
     draw = random.Random(3)
     rows = [
-        (draw.uniform(-40, 40), draw.uniform(0.6, 1.5), draw.randint(-3, 3), draw.randint(-3, 3),
-         draw.uniform(-25, 25), draw.uniform(-25, 25))
+        (
+            draw.uniform(-40, 40),
+            draw.uniform(0.6, 1.5),
+            draw.randint(-3, 3),
+            draw.randint(-3, 3),
+            draw.uniform(-25, 25),
+            draw.uniform(-25, 25),
+        )
         for _ in range(20)
-    ] + [(0, 1, 0, 0, 0, 0), (90, 1, 0, 0, 0, 0), (0, 2, 0, 0, 0, 0), (0, 1, 2, -1, 0, 0), (0, 1, 0, 0, 15, 0)]
+    ] + [
+        (0, 1, 0, 0, 0, 0),
+        (90, 1, 0, 0, 0, 0),
+        (0, 2, 0, 0, 0, 0),
+        (0, 1, 2, -1, 0, 0),
+        (0, 1, 0, 0, 15, 0),
+    ]
     # Smooth pictures: both sides round the coordinates, which matters where the picture is rough.
     x = TF.gaussian_blur(pictures(len(rows), shape).float(), [5, 5], [1.5, 1.5])
     angle, scale, dx, dy, sx, sy = torch.tensor(rows, dtype=torch.float64).unbind(1)
@@ -84,9 +96,13 @@ def test_affine_is_torchvisions(shape, fill):
     )
     got = geometry.affine(x, maps, fill)
     for i, (a, s, tx, ty, shear_x, shear_y) in enumerate(rows):
-        # A fill of its own torchvision blends in twice at the border: let it fill zeros around x - fill instead.
+        # torchvision blends its own fill in twice at the border: let it put zeros around x - fill.
         want = fill + TF.affine(
-            x[i] - fill, angle=a, translate=[tx, ty], scale=s, shear=[shear_x, shear_y],
+            x[i] - fill,
+            angle=a,
+            translate=[tx, ty],
+            scale=s,
+            shear=[shear_x, shear_y],
             interpolation=TF.InterpolationMode.BILINEAR,
         )
         assert torch.allclose(got[i], want, atol=0.02), (i, (got[i] - want).abs().max())
@@ -98,7 +114,9 @@ def test_affine_identity_and_whole_pixel_shifts_are_exact_enough():
     one = zero + 1
     same = geometry.affine(x, geometry.affine_map(zero, one, torch.zeros(2, 2), torch.zeros(2, 2)))
     assert torch.allclose(same, x, atol=1e-3)
-    right = geometry.affine(x, geometry.affine_map(zero, one, torch.tensor([[3.0, 0.0]] * 2), torch.zeros(2, 2)))
+    right = geometry.affine(
+        x, geometry.affine_map(zero, one, torch.tensor([[3.0, 0.0]] * 2), torch.zeros(2, 2))
+    )
     assert torch.allclose(right[..., 3:], x[..., :-3], atol=1e-3)
     assert (right[..., :3].abs() < 1e-3).all()
 
@@ -139,7 +157,8 @@ def test_boxes_are_distributed_as_torchvisions(size):
     torch.manual_seed(0)
     image = torch.zeros(1, *size)
     theirs = torch.tensor(
-        [RandomResizedCrop.get_params(image, (0.2, 0.9), (3 / 4, 4 / 3)) for _ in range(count)], dtype=torch.float64
+        [RandomResizedCrop.get_params(image, (0.2, 0.9), (3 / 4, 4 / 3)) for _ in range(count)],
+        dtype=torch.float64,
     )
     spread = ((mine.var(0) + theirs.var(0)) / count).sqrt()
     assert ((mine.mean(0) - theirs.mean(0)).abs() <= 5 * spread + 1e-9).all()

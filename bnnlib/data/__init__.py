@@ -4,7 +4,9 @@
     for index, x, y in Batches(data.train, 128, seed=0, augment=Augment(crop=2, flip=False)).epoch(0): ...
 
 Small sets live whole in memory, or on the device, as bytes; augmentation is batched there and needs no worker
-processes. Everything random depends on (seed, epoch, step) alone. `python -m bnnlib.data info` shows what is here.
+processes. Everything random depends on (seed, epoch, step) alone.
+
+`python -m bnnlib.data info` shows which sets are here.
 """
 
 from bnnlib.data.augment import Affine, Augment

@@ -33,7 +33,9 @@ def fetch(name: Annotated[str, typer.Argument(help=f"One of {NAMES}.")], root: R
 
 @app.command()
 def info(
-    name: Annotated[str | None, typer.Argument(help=f"One of {NAMES}; without it, which sets are here.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help=f"One of {NAMES}; without it, which sets are here.")
+    ] = None,
     root: Root = None,
 ) -> None:
     """Paths, sizes and the fingerprint of a data set. Nothing is downloaded."""

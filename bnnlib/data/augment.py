@@ -1,8 +1,8 @@
 """Augmentation of a whole batch at once, on the device the images are on.
 
-What is drawn and what is applied are two steps. `draw` takes a generator and gives rows of numbers, one row an
-image; `__call__` applies rows to images and is a plain function of both. So a shard of a batch shows exactly what
-the whole batch would have shown, and a resumed epoch repeats nothing and skips nothing.
+What is drawn and what is applied are two steps. `draw` takes a generator and gives rows of numbers, one row
+an image; `__call__` applies rows to images and is a plain function of both. So a shard of a batch shows
+exactly what the whole batch would have shown, and a resumed epoch repeats nothing and skips nothing.
 
 Images come in and go out on the 0..255 scale, before normalisation: `fill = 0` is black.
 """
@@ -27,8 +27,10 @@ ATTEMPTS = 10  # at drawing a box that fits, torchvision's number
 class Affine:
     """Ranges of a random affine map about the centre of the image.
 
-    degrees: rotation, uniform in +-degrees. scale: factor, uniform in (low, high), or a number r for (1 - r, 1 + r).
-    translate: shift in pixels, uniform in +-translate along each axis. shear: degrees, uniform in +-shear along each.
+    degrees: rotation, uniform in +-degrees.
+    scale: factor, uniform in (low, high); a number r stands for (1 - r, 1 + r).
+    translate: shift in pixels, uniform in +-translate along each axis.
+    shear: degrees, uniform in +-shear along each axis.
     """
 
     degrees: float = 0.0
@@ -39,12 +41,17 @@ class Affine:
     def __post_init__(self) -> None:
         for name in ("degrees", "translate", "shear"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"affine {name} = {getattr(self, name)} is impossible: give a range, 0 or more")
+                raise ValueError(
+                    f"affine {name} = {getattr(self, name)} is impossible: give a range, 0 or more"
+                )
         if self.shear >= 90:
             raise ValueError(f"affine shear = {self.shear} is impossible: give degrees below 90")
-        low, high = self.scale if not isinstance(self.scale, int | float) else (1 - self.scale, 1 + self.scale)
+        alone = isinstance(self.scale, int | float)
+        low, high = (1 - self.scale, 1 + self.scale) if alone else self.scale
         if not 0 < low <= high:
-            raise ValueError(f"affine scale = {self.scale} is impossible: give (low, high) with 0 < low <= high")
+            raise ValueError(
+                f"affine scale = {self.scale} is impossible: give (low, high) with 0 < low <= high"
+            )
         object.__setattr__(self, "scale", (float(low), float(high)))
 
 
@@ -54,11 +61,11 @@ class Augment:
 
     crop: pad by so many pixels on each side, then cut a window of the old size out; 0 for none.
     flip: mirror half of the images left to right.
-    cutout: side of a square set to `fill`, centred anywhere in the image and cut off at its border; 0 for none.
+    cutout: side of a square set to `fill`, centred anywhere in the image, cut off at its border; 0 for none.
     affine: an `Affine`, or a mapping of its fields; None for none.
-    resized_crop: (low, high) share of the image's area; a box of such an area and of 3/4 to 4/3 in shape is scaled
-        up to the whole image (RandomResizedCrop for images held in memory); None for none.
-    jitter: brightness, contrast and saturation, each by a factor uniform in 1 +- jitter; 0 for none; needs colour.
+    resized_crop: (low, high) share of the image's area; a box of such an area, 3/4 to 4/3 as wide as high, is
+        scaled up to the whole image (RandomResizedCrop for images held in memory); None for none.
+    jitter: brightness, contrast, saturation, each by a factor uniform in 1 +- jitter; 0: none; needs colour.
     fill: value (0..255) of pixels from outside the image and of the cut-out square.
     """
 
@@ -74,7 +81,9 @@ class Augment:
         for name in ("crop", "cutout"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
-                raise ValueError(f"augment {name} = {value!r} is impossible: give a number of pixels, 0 or more")
+                raise ValueError(
+                    f"augment {name} = {value!r} is impossible: give a number of pixels, 0 or more"
+                )
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"augment jitter = {self.jitter} is impossible: give 0 to 1")
         if not 0 <= self.fill <= 255:
@@ -91,7 +100,9 @@ class Augment:
             known = [field.name for field in fields(Affine)]
             unknown = sorted(set(self.affine) - set(known))
             if unknown:
-                raise ValueError(f"augment affine has no field {unknown[0]!r}: choose from {', '.join(known)}")
+                raise ValueError(
+                    f"augment affine has no field {unknown[0]!r}: choose from {', '.join(known)}"
+                )
             object.__setattr__(self, "affine", Affine(**self.affine))
 
     def draw(self, count: int, shape: tuple[int, int, int], generator: torch.Generator) -> Draws:
@@ -106,7 +117,9 @@ class Augment:
             draws["crop"] = torch.randint(0, 2 * self.crop + 1, (count, 2), generator=generator)
         if self.jitter:
             if channels != 3:
-                raise ValueError(f"augment jitter needs images of 3 channels, these have {channels}: set jitter to 0")
+                raise ValueError(
+                    f"augment jitter needs images of 3 channels, these have {channels}: set jitter to 0"
+                )
             draws["jitter"] = 1 + self.jitter * (2 * torch.rand(count, 3, generator=generator) - 1)
             draws["jitter_order"] = torch.rand(count, 3, generator=generator).argsort(1)
         if self.flip:
@@ -147,17 +160,20 @@ class Augment:
         return x
 
 
-def boxes(count: int, height: int, width: int, area: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Random boxes, int64 (count, 4): top, left, height, width, drawn as torchvision's RandomResizedCrop draws them.
+def boxes(
+    count: int, height: int, width: int, area: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Random boxes as torchvision's RandomResizedCrop draws them, int64 (count, 4): top, left, height, width.
 
-    Area uniform in `area` (shares of the image), shape log-uniform in `RATIO`; the first of `ATTEMPTS` boxes that
-    fits is taken. Where none does, the largest centred box of an allowed shape.
+    Area uniform in `area` (shares of the image), shape log-uniform in `RATIO`; the first of `ATTEMPTS` boxes
+    that fits is taken. Where none does, the largest centred box of an allowed shape.
     """
     uniform = torch.rand(count, ATTEMPTS, 2, generator=generator)
     share = (area[0] + (area[1] - area[0]) * uniform[..., 0]) * height * width
     low, high = math.log(RATIO[0]), math.log(RATIO[1])
     ratio = torch.exp(low + (high - low) * uniform[..., 1])
-    size = torch.stack([(share / ratio).sqrt(), (share * ratio).sqrt()], 2).round().long()  # (count, ATTEMPTS, 2)
+    sides = torch.stack([(share / ratio).sqrt(), (share * ratio).sqrt()], 2)  # (count, ATTEMPTS, 2)
+    size = sides.round().long()
     fits = ((size > 0) & (size <= torch.tensor([height, width]))).all(2)
     first = fits.float().argmax(1)  # 0 where none fits
     size = size[torch.arange(count), first]

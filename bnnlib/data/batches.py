@@ -1,8 +1,8 @@
 """Batches of an epoch, resumable in the middle and shardable over processes.
 
-The order of epoch e depends on (seed, e) alone; the augmentation of its step s on (seed, e, s) alone (of an image
-that is decoded lazily, on (seed, e) and its position). Nothing is remembered between epochs or steps, so a run
-resumed at step s of epoch e sees exactly what the uninterrupted one saw.
+The order of epoch e depends on (seed, e) alone; the augmentation of its step s on (seed, e, s) alone (of an
+image that is decoded lazily, on (seed, e) and its position). Nothing is remembered between epochs or steps,
+so a run resumed at step s of epoch e sees exactly what the uninterrupted one saw.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from bnnlib.data.transforms import Normalize
 class Batches:
     """Cut a split into batches of (index, x, y).
 
-    index: int64 (B,) positions in the split, on the CPU. x: float32 (B, C, H, W) on `device`. y: int64 (B,) there.
+    index: int64 (B,), positions in the split, on the CPU.
+    x: float32 (B, C, H, W), y: int64 (B,), both on `device`.
 
     split: a `Split` is moved to `device` whole; a `LazySplit` is decoded by worker processes.
     batch_size: of the global batch; with `world` processes each gets its share of it.
-    augment: for a `Split` an `Augment` or None; for a `LazySplit` a view (PIL image -> uint8 (C, H, W), such as
-        `view("s5", train=True)`), None being the split's own.
-    transform: uint8 or float32 batch on the 0..255 scale -> float32 batch; None normalises by the split's own mean
-        and std (images made float32 by `Split.map` pass as they are). A module is moved to `device`.
+    augment: for a `Split` an `Augment` or None; for a `LazySplit` a view, such as `view("s5", train=True)`:
+        PIL image -> uint8 (C, H, W), None being the split's own.
+    transform: uint8 or float32 batch on the 0..255 scale -> float32 batch. None normalises by the split's own
+        mean and std (images made float32 by `Split.map` pass as they are). A module is moved to `device`.
     shuffle: False keeps the order of the split. drop_last: leave out a last batch that is not full.
     rank, world: this process takes every world-th image of each global batch, from `rank` on. The shards of a
         step are disjoint and together are the batch that one process would see, augmentation included; every
-        image is seen exactly once an epoch (but for drop_last), so sums over ranks are exact. Shards of a last
-        batch differ in size by up to one and may be empty: weight by size, `count(step)` being the sum.
+        image is seen exactly once an epoch (but for drop_last), so sums over ranks are exact. Shards of a
+        last batch differ in size by up to one and may be empty: weight by size, `count(step)` being the sum.
     workers: processes that decode a `LazySplit`; None for one a core, 8 at most; 0 decodes in this process.
     """
 
@@ -58,11 +59,15 @@ class Batches:
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} is impossible: give 1 or more")
         if not 0 <= rank < world:
-            raise ValueError(f"rank = {rank} of world = {world} is impossible: ranks count from 0 to world - 1")
+            raise ValueError(
+                f"rank = {rank} of world = {world} is impossible: ranks count from 0 to world - 1"
+            )
         self.lazy = isinstance(split, LazySplit)
         if augment is not None and isinstance(augment, Augment) == self.lazy:
             wanted = "a view, such as view('s5', train=True)," if self.lazy else "an Augment"
-            raise ValueError(f"augment = {augment!r} does not fit: a {type(split).__name__} takes {wanted} or None")
+            raise ValueError(
+                f"augment = {augment!r} does not fit: a {type(split).__name__} takes {wanted} or None"
+            )
         self.device = torch.device(device)
         self.split = split.to(self.device)
         self.batch_size, self.seed, self.augment = batch_size, seed, augment

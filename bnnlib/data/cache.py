@@ -1,9 +1,10 @@
 """Where data lives on this machine, and decoded image trees kept there so that they are decoded once.
 
-A tree of 60,000 PNG files takes a while to decode. Its pixels are kept in one safetensors file, named by hashes of
-the tree's path and of its listing (relative names, sizes, modification times): a tree that changes gets another
-file, and the old one goes. Files are written under a temporary name and moved into place, so that processes may
-race; what is read is checked against a SHA-256 of its contents and made anew if it does not match.
+A tree of 60,000 PNG files takes a while to decode. Its pixels are kept in one safetensors file, named by
+hashes of the tree's path and of its listing (relative names, sizes, modification times): a tree that changes
+gets another file, and the old one goes. Files are written under a temporary name and moved into place, so
+that processes may race; what is read is checked against a SHA-256 of its contents and made anew if it does
+not match.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def folder() -> Path:
 
 
 def key(root: Path, files: list[tuple[str, int, int]]) -> tuple[str, str]:
-    """Group and name for a tree at `root` with `files` of (relative name, size in bytes, modification time in ns)."""
+    """(group, name) for a tree at `root`; files: (relative name, size in bytes, modification time in ns)."""
     # Decoders of lossy formats may differ in the last bit, so a new Pillow decodes anew.
     digest = hashlib.sha256(f"{FORMAT}\0{PIL.__version__}\n".encode())
     for name, size, mtime in sorted(files):
@@ -41,7 +42,7 @@ def key(root: Path, files: list[tuple[str, int, int]]) -> tuple[str, str]:
 
 
 def remember(group: str, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors stored as `name` of `group`; made when there are none, and then they replace the group's others.
+    """The tensors stored as `name` of `group`; if there are none they are made and replace the group's.
 
     Where they cannot be stored (a full disk, a folder without permission) they are made every time.
     """

@@ -1,7 +1,7 @@
-"""CIFAR-10 from torchvision's own layout or from a tree of image files; the pixels, and so the fingerprint, agree.
+"""CIFAR-10 from torchvision's own layout or a tree of image files: the same pixels, so the same fingerprint.
 
-    root/cifar-10-batches-py/{data_batch_1..5, test_batch}
-    root/cifar10/{train,test}/CLASS/*.png
+root/cifar-10-batches-py/{data_batch_1..5, test_batch}
+root/cifar10/{train,test}/CLASS/*.png
 """
 
 from __future__ import annotations
@@ -43,10 +43,11 @@ def read(folder: Path, split: str) -> tuple[Tensor, Tensor]:
         what = folder
     if images.shape[1:] != (3, 32, 32):
         raise DataError(f"{what}: images of shape {tuple(images.shape[1:])} where CIFAR-10's are (3, 32, 32)")
-    for name, count in zip(CLASSES, torch.bincount(labels, minlength=10).tolist()):
-        if count != PER_CLASS[split]:
+    wanted = PER_CLASS[split]
+    for name, count in zip(CLASSES, torch.bincount(labels, minlength=10).tolist(), strict=True):
+        if count != wanted:
             raise DataError(
-                f"{what}: {count} images of class {name!r} where CIFAR-10's {split} set has {PER_CLASS[split]}; "
+                f"{what}: {count} images of class {name!r} where CIFAR-10's {split} set has {wanted}; "
                 "unpack it again"
             )
     return images, labels
@@ -68,7 +69,9 @@ def read_pickles(folder: Path, split: str) -> tuple[Tensor, Tensor]:
             pixels, tags = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"], dtype=np.int64)
             images.append(pixels.astype(np.uint8, casting="safe").reshape(len(tags), 3, 32, 32))
         except Exception as error:  # a cut or altered pickle can raise almost anything
-            raise DataError(f"{path}: not a batch file of CIFAR-10, or damaged ({error}); fetch it again") from error
+            raise DataError(
+                f"{path}: not a batch file of CIFAR-10, or damaged ({error}); fetch it again"
+            ) from error
         if len(tags) == 0 or tags.min() < 0 or tags.max() > 9:
             raise DataError(f"{path}: labels outside 0..9, or none")
         labels.append(tags)

@@ -1,4 +1,4 @@
-"""Colour jitter of a batch of images, one row of parameters an image, as torchvision's ColorJitter defines it.
+"""Colour jitter as torchvision's ColorJitter defines it, for a batch, one row of parameters an image.
 
 x is (B, 3, H, W) on the 0..255 scale; results are float32, clamped to that scale after each step.
 """
@@ -16,7 +16,7 @@ def grey(x: Tensor) -> Tensor:
     return (x * torch.tensor(LUMA, device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def blend(x: Tensor, other: Tensor | float, factor: Tensor) -> Tensor:
+def blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     """factor x + (1 - factor) other, clamped to 0..255; factor (B,)."""
     factor = factor.view(-1, 1, 1, 1)
     return (factor * x + (1 - factor) * other).clamp(0, 255)
@@ -30,9 +30,7 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     x = x.float()
     for turn in order.unbind(1):
         here = torch.gather(factors, 1, turn.unsqueeze(1)).squeeze(1)
-        luma = grey(x)
-        mean = luma.mean(dim=(2, 3), keepdim=True)
-        kind = turn.view(-1, 1, 1, 1)
-        other = torch.where(kind == 0, torch.zeros_like(luma), torch.where(kind == 1, mean.expand_as(luma), luma))
-        x = blend(x, other, here)
+        luma, kind = grey(x), turn.view(-1, 1, 1, 1)
+        towards = torch.where(kind == 1, luma.mean(dim=(2, 3), keepdim=True), luma)
+        x = blend(x, towards.masked_fill(kind == 0, 0), here)
     return x

@@ -1,7 +1,7 @@
 """scikit-learn's embedded digits: 1797 images of 8x8 pixels, no download, for tests and quick looks.
 
-Each pixel becomes 3x3 and a margin of 2 is added, which gives MNIST's 28x28 and roughly its margin, so that every
-net for MNIST runs. All arithmetic is in integers: the pixels, and so the fingerprint, are the same everywhere.
+Each pixel becomes 3x3 and a margin of 2 is added: MNIST's 28x28, so that every net for MNIST runs. It is done
+in integers: the pixels, and so the fingerprint, are the same everywhere.
 """
 
 from __future__ import annotations

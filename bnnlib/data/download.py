@@ -58,12 +58,17 @@ def _imagenette(into: str) -> None:
 def _tiny_imagenet(into: str) -> None:
     from torchvision.datasets.utils import download_and_extract_archive
 
-    download_and_extract_archive(TINY_IMAGENET, into, md5="90528d7ca1a48142e341f4ef8d21d0de", remove_finished=True)
+    download_and_extract_archive(
+        TINY_IMAGENET, into, md5="90528d7ca1a48142e341f4ef8d21d0de", remove_finished=True
+    )
 
 
 DOWNLOADS = {
     "mnist": Download(
-        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"), "MNIST", 12, _mnist
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
+        "MNIST",
+        12,
+        _mnist,
     ),
     "cifar10": Download(("https://www.cs.toronto.edu/~kriz/",), "cifar-10-batches-py", 170, _cifar10),
     "imagenette": Download(
@@ -93,7 +98,9 @@ def fetch(name: str, root: Path, *, progress: bool = False) -> None:
         if not target.exists():  # another process may have been faster
             with contextlib.suppress(FileExistsError):
                 os.rename(temporary / download.folder, target)
-    except Exception as error:  # torchvision raises OSError, RuntimeError, EOFError, zipfile's and tarfile's own ...
+    except (
+        Exception
+    ) as error:  # torchvision lets OSError, RuntimeError, EOFError, BadZipFile and others through
         raise DownloadFailed(f"fetching {name} failed: {error}") from error
     finally:
         socket.setdefaulttimeout(timeout)

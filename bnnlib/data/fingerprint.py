@@ -1,9 +1,9 @@
 """Fingerprints: which images a number was measured on.
 
-A resident split is hashed over its labels and pixels with the images sorted by (label, pixels), so that the same
-images give the same fingerprint whatever they are stored in and in whatever order. A split that is decoded lazily
-would take minutes to hash this way; it is hashed over its listing instead, under another prefix, so that the two
-kinds are never taken for each other.
+A resident split is hashed over its labels and pixels with the images sorted by (label, pixels), so that the
+same images give the same fingerprint whatever they are stored in and in whatever order. A split that is
+decoded lazily would take minutes to hash this way; it is hashed over its listing instead, under another
+prefix, so that the two kinds are never taken for each other.
 
     sha256:...            labels and pixels
     listing-sha256:...    (class, file name, size) of every file

@@ -43,7 +43,9 @@ def list_tree(root: Path, classes: tuple[str, ...] | None = None, inside: str = 
         classes = found
     missing, extra = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
     if missing:
-        raise DataError(f"{root}: class folder {missing[0]!r} is missing ({len(missing)} of {len(classes)} are)")
+        raise DataError(
+            f"{root}: class folder {missing[0]!r} is missing ({len(missing)} of {len(classes)} are)"
+        )
     if extra:
         raise DataError(f"{root}: {extra[0]!r} is not one of the {len(classes)} classes expected here")
     names, labels, stats = [], [], []
@@ -90,11 +92,13 @@ def decode(tree: Tree) -> Tensor:
             image = open_image(path)
             if image.size != (width, height):
                 raise DataError(
-                    f"{path}: {image.size[0]}x{image.size[1]} pixels where {tree.names[0]} has {width}x{height}; "
-                    "images held in memory must be of one size (lazyfolder:PATH takes any)"
+                    f"{path}: {image.width}x{image.height} pixels where {tree.names[0]} has "
+                    f"{width}x{height}; images held in memory must be of one size (lazyfolder:PATH takes any)"
                 )
             if image.mode.startswith(("I", "F")):  # a conversion to 8 bits would clip them
-                raise DataError(f"{path}: pixels of more than 8 bits (mode {image.mode}); convert it to 8 bits")
+                raise DataError(
+                    f"{path}: pixels of more than 8 bits (mode {image.mode}); convert it to 8 bits"
+                )
             grey[i] = image.mode in ("L", "1")
             pixels[i] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
@@ -107,7 +111,9 @@ def decode(tree: Tree) -> Tensor:
 def read(tree: Tree) -> tuple[Tensor, Tensor]:
     """Images and labels of a tree, through the cache of decoded trees."""
     # Images are stored in the order of the names, so that order is part of the key; labels are not stored.
-    listing = [(f"{i} {name}", *stat) for i, (name, stat) in enumerate(zip(tree.names, tree.stats, strict=True))]
+    listing = [
+        (f"{i} {name}", *stat) for i, (name, stat) in enumerate(zip(tree.names, tree.stats, strict=True))
+    ]
     group, name = cache.key(tree.root, listing)
     images = cache.remember(group, name, lambda: {"images": decode(tree)})["images"]
     return images, torch.tensor(tree.labels)

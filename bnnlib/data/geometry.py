@@ -25,7 +25,7 @@ def flip(x: Tensor, which: Tensor) -> Tensor:
 
 
 def cutout(x: Tensor, centre: Tensor, side: int, fill: float = 0.0) -> Tensor:
-    """Set a square to fill: `side` pixels from centre - side // 2 on, less what lies outside; centre int64 (B, 2)."""
+    """Set a square to fill: `side` pixels from centre - side // 2 on, where inside; centre int64 (B, 2)."""
     rows = torch.arange(x.shape[2], device=x.device) - (centre[:, :1] - side // 2)  # (B, H)
     columns = torch.arange(x.shape[3], device=x.device) - (centre[:, 1:] - side // 2)  # (B, W)
     in_rows, in_columns = (rows >= 0) & (rows < side), (columns >= 0) & (columns < side)
@@ -33,10 +33,11 @@ def cutout(x: Tensor, centre: Tensor, side: int, fill: float = 0.0) -> Tensor:
 
 
 def resized_crop(x: Tensor, box: Tensor) -> Tensor:
-    """Cut boxes out and scale each to the size of the image, bilinearly; box int64 (B, 4): top, left, height, width.
+    """Cut boxes out and scale each to the size of the image, bilinearly.
 
-    The result is float32 and equals torchvision's resized_crop (without its antialiasing, which only matters for
-    boxes larger than the output): pixels outside the box are never read.
+    box: int64 (B, 4): top, left, height, width.
+    The result is float32 and equals torchvision's resized_crop (without its antialiasing, which only matters
+    for boxes larger than the output): pixels outside the box are never read.
     """
     top, left, box_height, box_width = box.to(torch.float32).split(1, 1)  # each (B, 1)
     rows = _source(x.shape[2], box_height, x.device) + top  # (B, H)
@@ -48,7 +49,7 @@ def resized_crop(x: Tensor, box: Tensor) -> Tensor:
 
 
 def _source(size: int, length: Tensor, device: torch.device) -> Tensor:
-    """Where the centres of `size` output pixels lie in an interval of `length` (B, 1) input pixels; (B, size)."""
+    """(B, size): where the centres of `size` output pixels lie among `length` (B, 1) input pixels."""
     place = (torch.arange(size, device=device) + 0.5) * (length / size) - 0.5
     return place.clamp(min=0).minimum(length - 1)
 
@@ -56,12 +57,13 @@ def _source(size: int, length: Tensor, device: torch.device) -> Tensor:
 def affine_map(angle: Tensor, scale: Tensor, shift: Tensor, shear: Tensor) -> Tensor:
     """Maps of pixel coordinates about the centre of the image, from output to input: float64 (B, 2, 3).
 
-    angle (B,) and shear (B, 2; along x, along y) in radians, scale (B,), shift (B, 2; x, y) in pixels. An image is
-    sheared along x, then along y, rotated and scaled, and shifted last, as torchvision does it.
+    angle (B,) and shear (B, 2; along x, along y) in radians, scale (B,), shift (B, 2; x, y) in pixels. An
+    image is sheared along x, then along y, rotated and scaled, and shifted last, as torchvision does it.
     """
     one, zero = torch.ones_like(angle), torch.zeros_like(angle)
     along_x, along_y = torch.tan(shear).unbind(1)
-    rotate = torch.stack([torch.cos(angle), -torch.sin(angle), torch.sin(angle), torch.cos(angle)], 1).view(-1, 2, 2)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    rotate = torch.stack([cos, -sin, sin, cos], 1).view(-1, 2, 2)
     shear_x = torch.stack([one, -along_x, zero, one], 1).view(-1, 2, 2)
     shear_y = torch.stack([one, zero, -along_y, one], 1).view(-1, 2, 2)
     inverse = torch.linalg.inv((scale.view(-1, 1, 1) * (rotate @ shear_y @ shear_x)).double())

@@ -1,7 +1,7 @@
-"""ImageNet (ILSVRC 2012) and Imagenette, its ten-class part that downloads by itself. Both are decoded lazily.
+"""ImageNet (ILSVRC 2012) and Imagenette, its ten-class part that downloads by itself, both decoded lazily.
 
-    root/imagenet/{train,val}/WNID/*.JPEG          an ImageFolder tree; what torchvision.datasets.ImageNet makes, too
-    root/imagenet/ILSVRC2012_*.tar[.gz]            the archives, unpacked once by torchvision.datasets.ImageNet
+    root/imagenet/{train,val}/WNID/*.JPEG          as torchvision.datasets.ImageNet leaves it
+    root/imagenet/ILSVRC2012_*.tar[.gz]            the archives; torchvision.datasets.ImageNet unpacks them
     root/imagenette2-320/{train,val}/WNID/*.JPEG   torchvision.datasets.Imagenette(size="320px")
 
 The validation set is the test split: labels of ImageNet's test set were never published.
@@ -58,9 +58,8 @@ def read(folder: Path) -> tuple[lazy.LazySplit, lazy.LazySplit, tuple[str, ...]]
             )
         for label, count in Counter(tree.labels).items():
             if not fewest <= count <= most:
-                raise DataError(
-                    f"{folder / part / tree.classes[label]}: {count} images where ImageNet has {fewest} to {most}"
-                )
+                where = folder / part / tree.classes[label]
+                raise DataError(f"{where}: {count} images where ImageNet has {fewest} to {most}")
     return read_tree(folder / "train", folder / "val")
 
 
@@ -80,7 +79,9 @@ def unpack(folder: Path, part: str) -> None:
     archive = folder / ARCHIVES[list(PER_CLASS).index(part)]
     for path in (archive, folder / ARCHIVES[2]):
         if not path.is_file():
-            raise DataError(f"{path}: missing; {folder / part} is made from it (or put an unpacked tree there)")
+            raise DataError(
+                f"{path}: missing; {folder / part} is made from it (or put an unpacked tree there)"
+            )
     from torchvision.datasets import ImageNet
 
     try:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bnnlib.data import fingerprint as fp
 from bnnlib.data.folders import Tree, open_image
-from bnnlib.data.random import mix
+from bnnlib.data.random import generator, mix
 
 View = Callable[[Image.Image], Tensor]  # RGB image -> uint8 (C, H, W), the same shape for every image
 
@@ -23,9 +23,11 @@ View = Callable[[Image.Image], Tensor]  # RGB image -> uint8 (C, H, W), the same
 class LazySplit:
     """Files and labels of a split; the interface of `Split` but for `images`, `shape` and `map`.
 
-    root: folder that `names` are relative to. names: bytes (N,), an array because a million Python strings would be
-    copied into every worker. sizes: int64 (N,), bytes. labels: int64 (N,). view: what a batch shows when no other
-    view is asked for (no augmentation). mean, std: as in `Split`.
+    root: folder that `names` are relative to.
+    names: bytes (N,); an array, because a million Python strings would be copied into every worker.
+    sizes: int64 (N,), bytes. labels: int64 (N,).
+    view: what a batch shows when no other view is asked for (no augmentation).
+    mean, std: as in `Split`.
     """
 
     root: Path
@@ -57,7 +59,7 @@ class LazySplit:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the listing of (label, file name, size): pixels are not read, see `bnnlib.data.fingerprint`."""
+        """SHA-256 over the listing of (label, file name, size); the pixels are not read."""
         files = (name.rsplit(b"/", 1)[-1].decode() for name in self.names)
         return fp.of_listing(zip(map(str, self.labels.tolist()), files, self.sizes.tolist(), strict=True))
 
@@ -70,7 +72,7 @@ def split_of(tree: Tree, view: View, mean: tuple[float, ...], std: tuple[float, 
 
 
 class Items(torch.utils.data.Dataset):
-    """What a worker process runs: decode image `index` and show it, randomness by (seed, epoch, index) alone."""
+    """What a worker process runs: decode an image and show it, at random by (seed, epoch, index) alone."""
 
     def __init__(self, split: LazySplit, view: View | None, seed: int, epoch: int) -> None:
         self.split, self.view, self.keys = split, view or split.view, (seed, "view", epoch)
@@ -87,18 +89,35 @@ class Items(torch.utils.data.Dataset):
         finally:
             torch.set_rng_state(state)
         if shown.dtype != torch.uint8 or shown.ndim != 3:
-            raise ValueError(f"a view must give uint8 (C, H, W), this one gave {shown.dtype} {tuple(shown.shape)}")
+            raise ValueError(
+                f"a view must give uint8 (C, H, W), this one gave {shown.dtype} {tuple(shown.shape)}"
+            )
         return shown
 
 
 def loader(
-    split: LazySplit, view: View | None, batches: list[list[int]], *, seed: int, epoch: int, workers: int, pin: bool
+    split: LazySplit,
+    view: View | None,
+    batches: list[list[int]],
+    *,
+    seed: int,
+    epoch: int,
+    workers: int,
+    pin: bool,
 ) -> torch.utils.data.DataLoader:
-    """Batches of uint8 (B, C, H, W) for lists of positions, decoded ahead by `workers` processes (0: in this one)."""
+    """uint8 (B, C, H, W) for each list of positions, decoded by `workers` processes (0: in this one)."""
     return torch.utils.data.DataLoader(
         Items(split, view, seed, epoch),
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=pin,
-        collate_fn=torch.stack,
+        collate_fn=_stack,
+        generator=generator(seed, "loader", epoch),  # or it would draw from the global one
     )
+
+
+def _stack(images: list[Tensor]) -> Tensor:
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise ValueError(f"a view must give images of one shape, this one gave {shapes[0]} and {shapes[1]}")
+    return torch.stack(images)

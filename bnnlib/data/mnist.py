@@ -32,7 +32,9 @@ def read(folder: Path, split: str) -> tuple[Tensor, Tensor]:
     images_path, labels_path = (_existing(folder, name) for name in FILES[split])
     images, labels = idx(images_path, dimensions=3), idx(labels_path, dimensions=1)
     if len(images) != len(labels):
-        raise DataError(f"{labels_path}: {len(labels)} labels for the {len(images)} images of {images_path.name}")
+        raise DataError(
+            f"{labels_path}: {len(labels)} labels for the {len(images)} images of {images_path.name}"
+        )
     if len(labels) and labels.max() > 9:
         raise DataError(f"{labels_path}: label {labels.max()} found where only 0..9 are possible")
     return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
@@ -52,7 +54,9 @@ def idx(path: Path, dimensions: int) -> np.ndarray:
     shape = tuple(int.from_bytes(data[i : i + 4], "big") for i in range(4, header, 4))
     wanted = header + int(np.prod(shape, dtype=np.int64))
     if len(data) != wanted:
-        raise DataError(f"{path}: {len(data)} bytes where its header says {wanted}: cut short or damaged, fetch it again")
+        raise DataError(
+            f"{path}: {len(data)} bytes where its header says {wanted}: cut short or damaged, fetch it again"
+        )
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape).copy()
 
 
@@ -64,4 +68,6 @@ def _existing(folder: Path, name: str) -> Path:
     for path in _forms(folder, name):
         if path.is_file():
             return path
-    raise DataError(f"{folder / name}: missing (neither it nor {name}.gz is there), though other MNIST files are")
+    raise DataError(
+        f"{folder / name}: missing (neither it nor {name}.gz is there), though other MNIST files are"
+    )

@@ -1,7 +1,7 @@
 """Random numbers that depend on named keys alone, never on what was drawn before.
 
-`generator(seed, "order", epoch)` is the same stream in every process, after any resume and on any device, because
-it is drawn on the CPU from a hash of its keys.
+`generator(seed, "order", epoch)` is the same stream in every process, after any resume and on any device,
+because it is drawn on the CPU from a hash of its keys.
 """
 
 from __future__ import annotations

@@ -41,7 +41,10 @@ SOURCES = {
         "cifar-10-batches-py/ or cifar10/{train,test}/CLASS/*.png",
     ),
     "tiny-imagenet": Source(
-        tiny_imagenet.find, tiny_imagenet.read, "imagenet", "tiny-imagenet-200/{train,val}/, official or class folders"
+        tiny_imagenet.find,
+        tiny_imagenet.read,
+        "imagenet",
+        "tiny-imagenet-200/{train,val}/, official or class folders",
     ),
     "imagenet": Source(
         imagenet.find,
@@ -65,13 +68,13 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
     """Load a data set by name.
 
     name: one of `NAMES`. "digits" is embedded in scikit-learn and always there. "imagefolder:PATH" is a tree
-    PATH/{train,test or val}/CLASS/* of images of one size, held in memory; "lazyfolder:PATH" the same of images of
-    any size, decoded as they are needed.
+    PATH/{train,test or val}/CLASS/* of images of one size, held in memory; "lazyfolder:PATH" the same of
+    images of any size, decoded as they are needed.
     root: folder that holds the sets; else $BNN_DATA; else the cache folder (`bnnlib.data.cache.folder()`).
     download: fetch a set that is not there, if it can be fetched and there is a network.
 
-    Raises ValueError for an unknown name, DataNotFound if the set is nowhere to be had, DataError if its files
-    are damaged or incomplete. Never gives another set instead.
+    Raises ValueError for an unknown name, DataNotFound if the set is nowhere to be had, DataError if its
+    files are damaged or incomplete. Never gives another set instead.
     """
     check(name)
     if name == "digits":
@@ -82,7 +85,9 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
         if kind == "lazyfolder":
             return _dataset(name, imagenet.read_tree(train, test), "imagenet")
         tree = folders.list_tree(train)
-        return _dataset(name, (folders.read(tree), folders.read(folders.list_tree(test, tree.classes)), tree.classes))
+        return _dataset(
+            name, (folders.read(tree), folders.read(folders.list_tree(test, tree.classes)), tree.classes)
+        )
     source = SOURCES[name]
     return _dataset(name, source.read(find(name, root, fetch=download)), source.statistics)
 
@@ -106,7 +111,7 @@ def data_root(root: str | Path | None = None) -> tuple[Path, str]:
 
 
 def find(name: str, root: str | Path | None = None, *, fetch: bool = False, progress: bool = False) -> Path:
-    """The folder of a set of `SOURCES`; downloaded first if `fetch` and it is not there. Raises DataNotFound."""
+    """The folder of a set of `SOURCES`, downloaded first if `fetch` and absent. Raises DataNotFound."""
     where, said_by = data_root(root)
     source = SOURCES[name]
     folder = source.find(where)
@@ -123,7 +128,8 @@ def find(name: str, root: str | Path | None = None, *, fetch: bool = False, prog
             if folder is not None:
                 return folder
             failure = "the download did not hold it"
-    get = source.by_hand or f"run `python -m bnnlib.data fetch {name}` once where there is a network [{failure}]"
+    fetching = f"run `python -m bnnlib.data fetch {name}` once where there is a network [{failure}]"
+    get = source.by_hand or fetching
     raise DataNotFound(
         f"data set {name!r} is not here: looked for {source.layout} in {where} ({said_by}). Three ways on: "
         f"(1) set BNN_DATA, or give --data DIR (root= in Python), to the folder that holds it; (2) {get}; "
@@ -146,9 +152,8 @@ def _dataset(name: str, parts: Parts, statistics: str | None = None) -> Dataset:
     if isinstance(train, LazySplit):
         return Dataset(name, train, test, tuple(classes), train.mean, train.std)
     channels = train[0].shape[1]
-    if test[0].shape[1:] != train[0].shape[1:]:
-        raise DataError(
-            f"{name}: test images of shape {tuple(test[0].shape[1:])}, training images {tuple(train[0].shape[1:])}"
-        )
+    shape, test_shape = tuple(train[0].shape[1:]), tuple(test[0].shape[1:])
+    if test_shape != shape:
+        raise DataError(f"{name}: test images of shape {test_shape}, training images {shape}")
     mean, std = STATISTICS[statistics] if statistics else ((0.5,) * channels, (0.5,) * channels)
     return Dataset(name, Split(*train, mean, std), Split(*test, mean, std), tuple(classes), mean, std)

@@ -70,8 +70,8 @@ class Split:
     def map(self, transform, batch_size: int = 1000) -> Split:
         """A split of float32 images with `transform` applied to each once, for transforms too dear to repeat.
 
-        transform: (B, C, H, W) -> (B, C', H', W'), such as a fitted `ZCAWhitening`. `Batches` does not normalise
-        the result again.
+        transform: (B, C, H, W) -> (B, C', H', W'), such as a fitted `ZCAWhitening`. `Batches` does not
+        normalise the result again.
         """
         parts = [transform(part).float() for part in self.images.split(batch_size)]
         return replace(self, images=torch.cat(parts), mean=(0.0,), std=(1.0,))
@@ -100,7 +100,7 @@ class Dataset:
         return fp.combine(self.train.fingerprint, self.test.fingerprint) + self.part
 
     def subset(self, train: int | None = None, test: int | None = None, seed: int = 0) -> Dataset:
-        """A small stratified part for quick runs: `train` and `test` images (None: all), the same ones for a seed."""
+        """A stratified part for quick runs: `train` and `test` images (None: all), the same for a seed."""
         if train is None and test is None:
             return self
         parts = {}
@@ -117,12 +117,14 @@ class Dataset:
 def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
     """Positions of `count` images drawn without replacement, each class in proportion; ascending, int64.
 
-    What is left over after rounding down goes to the classes with the largest remainders, so that every class is
-    within one image of its exact share.
+    What is left over after rounding down goes to the classes with the largest remainders, so that every class
+    is within one image of its exact share.
     """
     labels = labels.cpu()
     if not 0 < count <= len(labels):
-        raise ValueError(f"cannot take {count} of {len(labels)} images: give a number from 1 to {len(labels)}")
+        raise ValueError(
+            f"cannot take {count} of {len(labels)} images: give a number from 1 to {len(labels)}"
+        )
     sizes = torch.bincount(labels)
     share = sizes.double() * count / len(labels)
     take = share.floor().long()
@@ -137,9 +139,11 @@ def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
 
 
 def split_validation(split: Split | LazySplit, fraction: float, seed: int) -> tuple:
-    """Cut a validation part off a training split: (rest, validation), disjoint, stratified, fixed by the seed."""
+    """(rest, validation): two disjoint parts of a training split, stratified, the same for a seed."""
     if not 0 < fraction < 1:
-        raise ValueError(f"fraction = {fraction} is impossible: give the validation part as a number between 0 and 1")
+        raise ValueError(
+            f"fraction = {fraction} is impossible: give the validation part as a number between 0 and 1"
+        )
     count = round(fraction * len(split))
     if not 0 < count < len(split):
         raise ValueError(f"fraction = {fraction} of {len(split)} images leaves one of the two parts empty")

@@ -1,4 +1,4 @@
-"""Tiny-ImageNet-200: 200 classes, 500 training and 50 validation images of 64x64 each, held in memory (1.35 GB).
+"""Tiny-ImageNet-200: 200 classes of 500 training and 50 validation images, 64x64, held in memory (1.35 GB).
 
     root/tiny-imagenet-200/train/WNID/images/*.JPEG                        the official layout
     root/tiny-imagenet-200/val/images/*.JPEG, val/val_annotations.txt
@@ -25,9 +25,10 @@ SIZE = (3, 64, 64)
 def find(root: Path) -> Path | None:
     """The folder that holds the set in either layout, or None."""
     for folder in (root / "tiny-imagenet-200", root / "tiny-imagenet", root):
-        if any((folder / part / "n01443537").is_dir() for part in PER_CLASS) or (
-            folder / "val" / "val_annotations.txt"
-        ).is_file():
+        if (
+            any((folder / part / "n01443537").is_dir() for part in PER_CLASS)
+            or (folder / "val" / "val_annotations.txt").is_file()
+        ):
             return folder
     return None
 
@@ -44,12 +45,14 @@ def read(folder: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tu
         for label, count in sorted(Counter(tree.labels).items()):
             if count != PER_CLASS[part]:
                 raise DataError(
-                    f"{folder / part}: {count} images of class {tree.classes[label]!r} where Tiny-ImageNet has "
-                    f"{PER_CLASS[part]}; unpack it again"
+                    f"{folder / part}: {count} images of class {tree.classes[label]!r} where Tiny-ImageNet "
+                    f"has {PER_CLASS[part]}; unpack it again"
                 )
         images, labels = folders.read(tree)
         if images.shape[1:] != SIZE:
-            raise DataError(f"{folder / part}: images of shape {tuple(images.shape[1:])} where {SIZE} was expected")
+            raise DataError(
+                f"{folder / part}: images of shape {tuple(images.shape[1:])} where {SIZE} was expected"
+            )
         parts[part] = images, labels
     return parts["train"], parts["val"], train.classes
 
@@ -64,7 +67,7 @@ def list_train(folder: Path) -> folders.Tree:
 
 
 def list_validation(folder: Path, classes: tuple[str, ...]) -> folders.Tree:
-    """val/WNID/*.JPEG, or val/images/*.JPEG with the classes in val_annotations.txt (file, WNID, box, by tabs)."""
+    """val/WNID/*.JPEG, or val/images/*.JPEG with file and WNID in the lines of val_annotations.txt."""
     if not (folder / "images").is_dir():
         return folders.list_tree(folder, classes)
     notes = folder / "val_annotations.txt"
@@ -75,11 +78,15 @@ def list_validation(folder: Path, classes: tuple[str, ...]) -> folders.Tree:
     for number, line in enumerate(notes.read_text(errors="replace").splitlines(), 1):
         name, wnid = [*line.split("\t"), ""][:2]
         if wnid not in position or "/" in name:
-            raise DataError(f"{notes}, line {number}: {line!r} does not name a file and one of the {CLASSES} classes")
+            raise DataError(
+                f"{notes}, line {number}: {line!r} does not name a file and one of the {CLASSES} classes"
+            )
         try:
             stat = (folder / "images" / name).stat()
         except OSError as error:
-            raise DataError(f"{folder / 'images' / name}: missing, though line {number} of {notes.name} names it") from error
+            raise DataError(
+                f"{folder / 'images' / name}: missing, though line {number} of {notes.name} names it"
+            ) from error
         names.append(f"images/{name}")
         labels.append(position[wnid])
         stats.append((stat.st_size, stat.st_mtime_ns))

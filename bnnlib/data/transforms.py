@@ -26,7 +26,9 @@ class Normalize(nn.Module):
         if (s <= 0).any():
             raise ValueError(f"std = {std} is impossible: every standard deviation must be positive")
         if len(m) != len(s) and 1 not in (len(m), len(s)):
-            raise ValueError(f"mean has {len(m)} channels and std {len(s)}: give one number a channel in both")
+            raise ValueError(
+                f"mean has {len(m)} channels and std {len(s)}: give one number a channel in both"
+            )
         # One multiplication and one addition a pixel: y = a x + b.
         a, b = torch.broadcast_tensors(1 / (255 * s), -m / s)
         self.register_buffer("a", a.float().reshape(1, -1, 1, 1), persistent=False)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# S4 subtracts a mean from pixels on the 0..255 scale and divides by nothing: Normalize(mean, S4_STD) does that.
+# S4 subtracts the mean from pixels on the 0..255 scale and divides by nothing: Normalize(mean, S4_STD).
 S4_STD = (1 / 255, 1 / 255, 1 / 255)
 
 
@@ -27,7 +27,11 @@ def view(name: str, *, train: bool) -> Callable:
             v2.RandomHorizontalFlip(),
         ],
         ("s5", False): lambda: [v2.Resize(256, antialias=True), v2.CenterCrop(224)],
-        ("s4", True): lambda: [v2.Resize((256, 256), antialias=True), v2.RandomCrop(227), v2.RandomHorizontalFlip()],
+        ("s4", True): lambda: [
+            v2.Resize((256, 256), antialias=True),
+            v2.RandomCrop(227),
+            v2.RandomHorizontalFlip(),
+        ],
         ("s4", False): lambda: [v2.Resize((256, 256), antialias=True), v2.CenterCrop(227)],
     }
     if (name, train) not in table:

@@ -1,14 +1,14 @@
 """Global contrast normalisation and ZCA whitening, as S4's Network in Network needs them.
 
-S4 trains on CIFAR-10 prepared by pylearn2's `make_cifar10_gcn_whitened.py`: contrast normalisation with scale 55,
-then ZCA with its default `filter_bias` of 0.1. The definitions below are pylearn2's
+S4 trains on CIFAR-10 prepared by pylearn2's `make_cifar10_gcn_whitened.py`: contrast normalisation with scale
+55, then ZCA with its default `filter_bias` of 0.1. The definitions below are pylearn2's
 (`pylearn2/expr/preprocessing.py: global_contrast_normalize`, `pylearn2/datasets/preprocessing.py: ZCA`):
 
-    GCN   x <- x - mean(x);  x <- 55 x / |x|                  each image by itself
-    ZCA   C = cov(x) + 0.1 I = V diag(l) V';  P = V diag(1/sqrt(l)) V';  y = (x - m) P      fitted on training images
+    GCN   x <- x - average(x);  x <- 55 x / |x|, each image by itself
+    ZCA   C = cov(x) + 0.1 I = V diag(l) V';  P = V diag(1/sqrt(l)) V';  y = (x - mean) P
 
-`ZCAWhitening` holds both: it takes images on the 0..255 scale (GCN does not see that scale) and its state_dict
-goes into checkpoints and packed files like any module's.
+`ZCAWhitening` holds both: it takes images on the 0..255 scale (GCN does not see that scale) and its
+state_dict goes into checkpoints and packed files like any module's.
 """
 
 from __future__ import annotations
@@ -43,30 +43,35 @@ class ZCAWhitening(nn.Module):
     Make one by `fit`, or by `ZCAWhitening(shape)` and `load_state_dict`.
 
     shape: (C, H, W). scale: of the contrast normalisation; 0 leaves it out, and x is taken on the 0..1 scale.
-    Buffers: `mean` (D,), `matrix` (D, D), float32 with D = C H W. They are buffers, not parameters: no optimiser
-    touches them.
+    Buffers: `mean` (D,), `matrix` (D, D), float32 with D = C H W. They are buffers, not parameters: no
+    optimiser touches them.
     """
 
     def __init__(self, shape: tuple[int, int, int], scale: float = SCALE) -> None:
         super().__init__()
         if not scale >= 0:
-            raise ValueError(f"scale = {scale} is impossible: give a positive norm, or 0 for no contrast normalisation")
+            raise ValueError(
+                f"scale = {scale} is impossible: give a positive norm, or 0 for no contrast normalisation"
+            )
         self.shape, self.scale = tuple(shape), float(scale)
         size = shape[0] * shape[1] * shape[2]
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("matrix", torch.eye(size))
 
     @classmethod
-    def fit(cls, images: Tensor, eps: float = EPS, scale: float = SCALE, batch_size: int = 5000) -> ZCAWhitening:
-        """Fit on training images (N, C, H, W), 0..255. In float64: the 3072 x 3072 covariance of CIFAR-10 takes about
-        a minute on one core and 400 MB; `fitted` keeps the result.
+    def fit(
+        cls, images: Tensor, eps: float = EPS, scale: float = SCALE, batch_size: int = 5000
+    ) -> ZCAWhitening:
+        """Fit on training images (N, C, H, W), 0..255, in float64. `fitted` keeps the result.
 
         eps: added to the covariance's diagonal, so that directions without variance are not blown up.
         """
         if len(images) < 2:
             raise ValueError(f"whitening is fitted on at least 2 images, not on {len(images)}")
         if not eps > 0:
-            raise ValueError(f"eps = {eps} is impossible: a positive one keeps directions without variance finite")
+            raise ValueError(
+                f"eps = {eps} is impossible: a positive one keeps directions without variance finite"
+            )
         made = cls(tuple(images.shape[1:]), scale)
         size, count = made.mean.numel(), len(images)
         total = torch.zeros(size, dtype=torch.float64, device=images.device)
@@ -89,7 +94,9 @@ class ZCAWhitening(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"this whitening was fitted on images of shape {self.shape}, not {tuple(x.shape[1:])}")
+            raise ValueError(
+                f"this whitening was fitted on images of shape {self.shape}, not {tuple(x.shape[1:])}"
+            )
         return ((self._prepare(x.float()) - self.mean) @ self.matrix).view(x.shape)
 
     def extra_repr(self) -> str:
