@@ -61,6 +61,15 @@ class Parameters(_Strict):
     bits: int = Field(ge=0, description="size of the trained net: binary weights at 1 bit, all else (buffers too) as stored")
 
 
+class Teacher(_Strict):
+    """The net a run was distilled from: its recipe, seed and last accuracy, and the hash of its file."""
+
+    recipe: str
+    seed: int
+    top1: float = Percent
+    sha256: str
+
+
 class Commit(_Strict):
     hash: str
     dirty: bool
@@ -85,6 +94,7 @@ class Record(_Strict):
     best_of: Literal["test", "validation"]
     curve: list[Epoch] = Field(min_length=1)
     parameters: Parameters
+    teacher: Teacher | None = None
     images_per_second: float = Field(ge=0, description="of training, evaluation left out")
     wall_time_s: float = Field(ge=0, description="over all the sittings of a resumed run")
     started: str

@@ -10,6 +10,7 @@ run folder. Every run leaves ``model.safetensors`` (weights packed to 1 bit each
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import os
 import signal
@@ -114,7 +115,7 @@ class _Run:
         if recipe.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         self.model = self.model.to(fabric.device)
-        self.teacher = _teacher(recipe, run_dir, fabric.device, len(self.dataset.classes)) if recipe.distill else None
+        self.teacher, self.teacher_known = _teacher(recipe, profile, run_dir, fabric.device) if recipe.distill else (None, None)
         self.average = (
             torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
             if recipe.ema else None
@@ -374,7 +375,7 @@ class _Run:
             recipe=self.recipe.name, source=self.recipe.source, resolved=self.recipe.resolved(), recipe_hash=self.recipe.hash(), profile=self.profile,
             seed=self.seed, dataset={"name": self.dataset.name, "fingerprint": self.dataset.fingerprint, "train": len(self.dataset.train), "test": len(self.dataset.test)},
             top1_last=last["test_top1"], top5_last=last["test_top5"], top1_best=best["test_top1"], top5_best=best["test_top5"], best_epoch=best["epoch"],
-            best_of="validation" if self.validation_batches else "test", curve=self.curve, parameters=self.parameters,
+            best_of="validation" if self.validation_batches else "test", curve=self.curve, parameters=self.parameters, teacher=self.teacher_known,
             images_per_second=self.images / max(self.training_seconds, 1e-9), wall_time_s=self.wall, started=self.started, commit=records.commit(),
             versions=records.versions(), hardware=records.hardware(self.fabric.device, self.fabric.world_size),
         )
@@ -454,21 +455,25 @@ def _group(module: nn.Module, name: str) -> str:
     return "binary" if isinstance(module, (layers.BinaryConv2d, layers.BinaryLinear)) else "weight"
 
 
-def _teacher(recipe: Recipe, run_dir: Path, device: torch.device, classes: int) -> nn.Module:
-    """The teacher that ``distill`` names: a path, or a recipe's model from results/models or the run folders."""
+def _teacher(recipe: Recipe, profile: str, run_dir: Path, device: torch.device) -> tuple[nn.Module, records.Teacher]:
+    """The teacher that ``distill`` names and what is known of it: a path, or a recipe's model in the run folder of its seed 0 or among the
+    shipped ones. A quick run takes a teacher from a quick run."""
     name = recipe.distill.teacher
-    runs = run_dir.parent.parent.parent
-    tried = [Path(name)] if name.endswith(".safetensors") else [deploy.FOLDER / f"{name}.safetensors", runs / name / "full" / "seed0" / "model.safetensors"]
-    for path in tried:
-        if path.is_file():
-            teacher = deploy.load(path)
-            break
+    if name.endswith(".safetensors"):
+        tried = [Path(name)]
     else:
-        raise TrainingError(f"{recipe.name} distils from {name!r}, found in none of {', '.join(map(str, tried))}: train it first (python -m bnnlib.train {name})")
-    width = [m for m in teacher.modules() if isinstance(m, nn.Linear)][-1].out_features
-    if width != classes:
-        raise TrainingError(f"the teacher {path} tells {width} classes apart, {recipe.dataset} has {classes}: name a teacher trained on {recipe.dataset}")
-    return teacher.to(device).eval().requires_grad_(False)
+        tried = [run_dir.parent.parent.parent / name / profile / "seed0" / "model.safetensors"]
+        if profile == "full":
+            tried.append(deploy.FOLDER / f"{name}.safetensors")
+    path = next((p for p in tried if p.is_file()), None)
+    if path is None:
+        raise TrainingError(f"{recipe.name} distils from {name!r}, found in none of {', '.join(map(str, tried))}: train it first (python -m bnnlib.train {name} --profile {profile})")
+    about = deploy.info(path)
+    for field in ("dataset", "input"):
+        if about[field] != getattr(recipe, field):
+            raise TrainingError(f"the teacher {path} was trained with {field} {about[field]}, {recipe.name} has {getattr(recipe, field)}: name a teacher trained alike")
+    known = records.Teacher(recipe=about["recipe"], seed=about["seed"], top1=about["top1"], sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    return deploy.load(path).to(device).eval().requires_grad_(False), known
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

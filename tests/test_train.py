@@ -222,15 +222,28 @@ def test_an_epoch_breaks_off_below_a_loss(recipe, tmp_path, monkeypatch):
 def test_distillation_needs_a_teacher_that_fits(recipe, tmp_path):
     with pytest.raises(train.TrainingError, match="distils from 'nobody'.*train it first"):
         run(recipe, tmp_path, overrides={"distill.teacher": "nobody"})
-    teacher = run(recipe, tmp_path, "teacher").run_dir / "model.safetensors"
-    student = run(recipe, tmp_path, overrides={"distill.teacher": str(teacher), "distill.mix": 1.0})
-    plain = run(recipe, tmp_path, "plain")
-    assert student.record.curve[0].train_loss != plain.record.curve[0].train_loss
+    teacher = run(recipe, tmp_path, "teacher")
+    path = teacher.run_dir / "model.safetensors"
+    student = run(recipe, tmp_path, overrides={"distill.teacher": str(path), "distill.mix": 1.0}).record
+    assert (student.teacher.recipe, student.teacher.top1) == ("tiny", teacher.record.top1_last)
+    assert student.curve[0].train_loss != teacher.record.curve[0].train_loss
+    with pytest.raises(train.TrainingError, match="trained with input normalized, tiny has unit"):
+        run(recipe, tmp_path, overrides={"distill.teacher": str(path), "input": "unit"})
+
+
+def test_a_teacher_of_other_classes_is_refused(recipe, tmp_path):
     wide = tmp_path / "wide.yaml"
     wide.write_text("extends: tiny\nmodel: {name: lenet5, classes: 12}\n")
-    other = run(wide, tmp_path).run_dir / "model.safetensors"
-    with pytest.raises(train.TrainingError, match="12 classes apart, digits has 10"):
-        run(recipe, tmp_path, overrides={"distill.teacher": str(other)}, restart=True)
+    teacher = run(wide, tmp_path).run_dir / "model.safetensors"
+    with pytest.raises(ValueError, match=r"teacher gives logits of shape \(64, 12\), the student \(64, 10\)"):
+        run(recipe, tmp_path, overrides={"distill.teacher": str(teacher)})
+
+
+def test_a_teacher_is_found_by_its_recipe(recipe, tmp_path):
+    run(recipe, tmp_path)
+    student = tmp_path / "student.yaml"
+    student.write_text("extends: tiny\ndistill: {teacher: tiny}\n")
+    assert run(student, tmp_path).record.teacher.recipe == "tiny"
 
 
 def test_weight_decay_groups():

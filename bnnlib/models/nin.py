@@ -1,0 +1,63 @@
+"""Network in Network on 32x32 images as S4 (jiecaoyu/XNOR-Net-PyTorch, CIFAR-10) has it, and its real-valued twin.
+
+192(5x5)-160-96, max-pool 3/2, 192(5x5)-192-192, average pool 3/2, 192(3x3)-192-10, average pool 8; a plain number is a 1x1 conv.
+The first and the last conv are real-valued; dropout .5 follows the sign of binary convs 3 and 6 of the code's count, those behind the pools.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from bnnlib.models import register
+from bnnlib.models.blocks import Block, activation
+from bnnlib.models.lenet import S4_LAYER
+
+
+class NIN(nn.Module):
+    """``(N, in_channels, 32, 32) -> (N, classes)`` logits. See :func:`nin` for the options."""
+
+    def __init__(
+        self, binary: bool, in_channels: int, classes: int, act: str, gamma_min: float | None, first_affine: bool, dropout: float, layer: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        common = {"binary": binary, "act": act, "gamma_min": gamma_min, "layer": layer}
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 192, 5, padding=2),
+            nn.BatchNorm2d(192, eps=1e-4, momentum=0.1, affine=first_affine),
+            activation(act, 192),
+            Block(192, 160, 1, **common),
+            Block(160, 96, 1, **common),
+            nn.MaxPool2d(3, stride=2, padding=1),  # 16x16
+            Block(96, 192, 5, padding=2, dropout=dropout, **common),
+            Block(192, 192, 1, **common),
+            Block(192, 192, 1, **common),
+            nn.AvgPool2d(3, stride=2, padding=1),  # 8x8
+            Block(192, 192, 3, padding=1, dropout=dropout, **common),
+            Block(192, 192, 1, **common),
+            nn.BatchNorm2d(192, eps=1e-4, momentum=0.1),
+            nn.Conv2d(192, classes, 1),
+            activation(act, classes),
+            nn.AvgPool2d(8),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x).flatten(1)
+
+
+@register("nin")
+def nin(
+    in_channels: int = 3, classes: int = 10, act: str = "relu", gamma_min: float | None = 0.01, first_affine: bool = False,
+    dropout: float = 0.5, layer: dict[str, Any] | None = None,
+) -> NIN:
+    """S4's binary NIN. ``dropout`` follows the sign of the first conv behind each pool; ``layer``: options of the binary convs."""
+    return NIN(True, in_channels, classes, act, gamma_min, first_affine, dropout, {**S4_LAYER, **(layer or {})})
+
+
+@register("nin-real")
+def nin_real(
+    in_channels: int = 3, classes: int = 10, act: str = "relu", gamma_min: float | None = 0.01, first_affine: bool = False, dropout: float = 0.5,
+) -> NIN:
+    """The real-valued twin: the same layers in the same order without the signs."""
+    return NIN(False, in_channels, classes, act, gamma_min, first_affine, dropout, {})
