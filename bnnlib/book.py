@@ -124,8 +124,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
 
     folder = root / "results" / "runs"
     return {
-        # In the README a recipe's name links to its file; the site does not hold the files.
-        "scoreboard": re.sub(r"\]\(bnnlib/[^)]*\)", "]{.recipe}", report.markdown_table(folder)),
+        "scoreboard": report.markdown_table(folder),
         "runs": runs_table([recipes.load(name) for name in recipes.names()], records.read_all(folder)),
         "chapters": chapter_cards(notebooks),
         "chapter-times": chapter_times(notebooks),
@@ -145,16 +144,23 @@ def runs_table(known: Iterable, found: Iterable) -> str:
         cells = [f"`{recipe.name}`", recipe.dataset, str(recipe.epochs), seeds, "–", "–", "–"]
         if runs:
             seconds = statistics.fmean(run.wall_time_s for run in runs)
-            places = {f"{_machine(run.hardware)}" for run in runs}
+            places = {_machine(run.hardware) for run in runs}
             cells[4:] = [_duration(seconds), "; ".join(sorted(places)), _spread([run.top1_last for run in runs])]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
 
 def _machine(hardware: dict) -> str:
-    name = hardware.get("gpu") or hardware.get("cpu", "unknown processor")
-    threads = "" if "gpu" in hardware else f", {hardware['threads']} thread{'s' * (hardware['threads'] > 1)}"
-    return name + threads + (f", {hardware['processes']} processes" if hardware.get("processes", 1) > 1 else "")
+    """
+    >>> _machine({"cpu": "AMD EPYC", "threads": 2})
+    'AMD EPYC, 2 threads'
+    """
+    parts = [hardware.get("gpu") or hardware.get("cpu", "unknown processor")]
+    for kind in ("processes", "threads"):
+        count = hardware.get(kind, 1)
+        if count > 1 and not (kind == "threads" and "gpu" in hardware):
+            parts.append(f"{count} {kind}")
+    return ", ".join(parts)
 
 
 def _duration(seconds: float) -> str:
@@ -182,12 +188,12 @@ def chapter_cards(notebooks: Iterable[Path]) -> str:
 
 
 def _opening(path: Path) -> tuple[str, str]:
-    """A chapter's title and the first paragraph below it. Raises :class:`BookError` where it does not open so."""
+    """A chapter's title and the paragraph below it, its question. Raises :class:`BookError` where it does not open so."""
     text = "\n\n".join(cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown")
-    blocks = [block.strip() for block in re.split(r"\n\s*\n|(?<=\S)\n(?=#)|(?<=^)(#[^\n]*)\n", text) if block and block.strip()]
-    if len(blocks) < 2 or not blocks[0].startswith("# "):
-        raise BookError(f"chapter {path.stem} must open with a title (# ...) and the question that it answers")
-    return blocks[0].splitlines()[0][2:].strip(), " ".join(blocks[1].split())
+    opening = re.match(r"\s*# +(\S.*)\n+([^\s#:`>|\-][^\n]*(?:\n[^\n]+)*)", text)
+    if opening is None:
+        raise BookError(f"chapter {path.stem} must open with a title (# ...) and, below it, the question that it answers")
+    return opening[1].strip(), " ".join(opening[2].split())
 
 
 def chapter_times(notebooks: Iterable[Path]) -> str:
@@ -267,7 +273,8 @@ def _swap(new: Path, site: Path) -> None:
 
 
 def prune(site: Path) -> None:
-    """Remove what no page asks for: most of MathJax (24 MB with all its output formats and speech engines)."""
+    """Remove what no page asks for: most of MathJax (24 MB with all its output formats and speech engines), the theme's
+    templates and translations, and the maps to the sources of its scripts."""
     mathjax = site / "_static" / "mathjax"
     for path in sorted(mathjax.rglob("*"), reverse=True):
         if path.is_dir():
@@ -276,6 +283,9 @@ def prune(site: Path) -> None:
         elif not path.relative_to(mathjax).as_posix().startswith(_MATHJAX_KEPT):
             path.unlink()
     (site / ".buildinfo").unlink(missing_ok=True)
+    shutil.rmtree(site / "_static" / "locales", ignore_errors=True)
+    for path in [*(site / "_static").rglob("*.map"), *(site / "_static").glob("*webpack-macros.html")]:
+        path.unlink()
 
 
 # -------------------------------------------------------------------------------------- nothing from outside
