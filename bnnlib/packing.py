@@ -14,7 +14,7 @@ def pack_bits(x: Tensor) -> Tensor:
     missing = -bits.shape[-1] % 8
     if missing:
         bits = torch.cat([bits, bits.new_zeros((*bits.shape[:-1], missing))], dim=-1)
-    bytes_ = bits.view(*bits.shape[:-1], -1, 8).to(torch.int32)  # (..., K/8, 8)
+    bytes_ = bits.view(*bits.shape[:-1], bits.shape[-1] // 8, 8).to(torch.int32)  # (..., K/8, 8)
     return (bytes_ << torch.tensor(_SHIFTS, dtype=torch.int32, device=x.device)).sum(dim=-1).to(torch.uint8)
 
 

@@ -25,7 +25,7 @@ class RecipeError(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Model(BaseModel):
@@ -47,6 +47,13 @@ class Affine(_Strict):
     translate: float = Field(0.0, ge=0, description="largest shift, pixels")
     shear: float = Field(0.0, ge=0, lt=90, description="largest shear, degrees")
 
+    @field_validator("scale")
+    @classmethod
+    def _rising(cls, value):
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("scale is (low, high) with 0 < low <= high")
+        return value
+
 
 class Augment(_Strict):
     """Batched augmentation on the device; see :class:`bnnlib.data.Augment`."""
@@ -63,7 +70,7 @@ class Optimizer(_Strict):
     weight_decay: float = Field(0.0, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD alone")
     nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     no_decay: tuple[Literal["binary", "scale", "norm", "bias"], ...] = Field((), description="parameter groups without weight decay")
 
@@ -81,6 +88,10 @@ class Schedule(_Strict):
     def _step_has_steps(self):
         if self.name == "step" and not self.milestones and self.every is None:
             raise ValueError("schedule 'step' needs milestones or every")
+        if self.milestones and self.every is not None:
+            raise ValueError("schedule 'step' takes milestones or every, not both: set the one that a parent states to [] or null")
+        if any(b <= a for a, b in zip((0, *self.milestones), self.milestones, strict=False)):
+            raise ValueError(f"milestones {self.milestones} must be positive and rising")
         return self
 
 
@@ -182,10 +193,11 @@ def load(name: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
     fields = _read(path, ())
     for dotted, value in (overrides or {}).items():
         _set(fields, dotted, value)
+    _check_name(fields, path)
     fields["name"] = path.stem
     where = f"{path.name} with {overrides}" if overrides else path.name
-    try:
-        return Recipe.model_validate(fields)
+    try:  # through JSON, whose strict mode takes lists for tuples but neither "60" nor true for a number
+        return Recipe.model_validate_json(json.dumps(fields, default=str), strict=True)
     except ValidationError as error:
         raise RecipeError(f"recipe {where}: " + "; ".join(_explain(e) for e in error.errors())) from None
 
@@ -203,20 +215,33 @@ def _path(name: str | Path) -> Path:
     return path
 
 
-def _read(path: Path, seen: tuple[str, ...]) -> dict[str, Any]:
-    if path.stem in seen:
-        raise RecipeError(f"recipe {path.name} extends itself: {' -> '.join((*seen, path.stem))}")
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise RecipeError(f"recipe {path.name} extends itself: {' -> '.join(p.stem for p in (*seen, path))}")
     try:
         fields = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, ValueError) as error:  # the second: bytes that are no text, dates that are none
         raise RecipeError(f"recipe {path.name} is not YAML: {error}") from None
     if not isinstance(fields, dict):
         raise RecipeError(f"recipe {path.name} must be a mapping of fields, is {type(fields).__name__}")
+    _check_name(fields, path)
+    fields.pop("name", None)
     parent = fields.pop("extends", None)
     if parent is None:
         return fields
-    sibling = path.parent / f"{parent}.yaml"
-    return _merge(_read(sibling if sibling.is_file() else _path(parent), (*seen, path.stem)), fields)
+    siblings = [path.parent / f"{parent}.yaml", path.parent / str(parent)]
+    try:
+        base = next((p for p in siblings if p.is_file()), None) or _path(parent)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {path.name} extends {parent!r}: {error}") from None
+    return _merge(_read(base, (*seen, path.resolve())), fields)
+
+
+def _check_name(fields: dict[str, Any], path: Path) -> None:
+    if fields.get("name", path.stem) != path.stem:
+        raise RecipeError(f"recipe {path.name}: field 'name' = {fields['name']!r}: a recipe is named as its file is, rename the file instead")
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -240,7 +265,7 @@ def _set(fields: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _explain(error: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "recipe"
+    where = ".".join(str(part) for part in error["loc"]) if error["loc"] else "recipe"
     if error["type"] == "extra_forbidden":
         kind: Any = Recipe
         for part in error["loc"][:-1]:
@@ -262,6 +287,8 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"a field's name must be text, is {key!r}", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"field {key!r} is given twice", key_node.start_mark)
             seen.add(key)
@@ -275,5 +302,8 @@ for _first in "-+0123456789":
 
 
 def parse_value(text: str) -> Any:
-    """A value of ``--set field=value``, read as a recipe's YAML is."""
-    return yaml.load(text, Loader=_Loader)
+    """A value of ``--set field=value``, read as a recipe's YAML is. Raises :class:`RecipeError` for text that is no YAML."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(f"value {text!r} is not YAML: {error}") from None
