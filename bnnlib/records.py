@@ -149,7 +149,7 @@ def read_all(folder: Path = FOLDER, recipe: str | None = None) -> list[Record]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: to a temporary file beside it, then renamed. An ``OSError`` (disk full) leaves what was there."""
+    """Write a file whole or not at all: to a temporary file beside it, then renamed. An ``OSError`` (disk full) names ``path`` and leaves what was there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -160,8 +160,10 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
 
 

@@ -507,7 +507,7 @@ def main(
     except (ValueError, FileNotFoundError, checkpoint.CheckpointError, checkpoint.RunBusy, TrainingError) as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.strerror}: {error.filename or 'while writing'}; the last whole checkpoint is kept, and the same command resumes from it")
+        _fail(f"{error.filename}: {error.strerror}; what was written before is whole, and the same command goes on from its last checkpoint")
 
 
 def _fail(text: str, code: int = 1) -> None:
