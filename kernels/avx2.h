@@ -1,6 +1,8 @@
 // AVX2: the pair-table kernel on 32 channels a vector (vpshufb), 8 floats a step elsewhere.
 #pragma once
+#if !defined(BNN_EMULATE)       // emulation brings its own
 #include <immintrin.h>
+#endif
 
 #include "cpu.h"
 #include "pair_table.h"
@@ -9,7 +11,7 @@
 BNN_TARGET_BEGIN("avx2,popcnt")
 namespace bnn::avx2 {
 
-constexpr index WIDTH = 32;
+constexpr isize WIDTH = 32;
 #define BNN_BLOCK 4
 using V = __m256i;
 inline V v_load(const void* p) { return _mm256_loadu_si256((const V*)p); }
@@ -41,8 +43,8 @@ inline uint32_t bits_below(const uint16_t* counts, const uint16_t* limit) {     
     return ~(uint32_t)_mm256_movemask_epi8(_mm256_permute4x64_epi64(unset, 0xd8));
 }
 
-inline void to_bits(const uint16_t* counts, const uint16_t* limit, index channels, uint64_t* to) {
-    for (index o = 0; o < channels; o += 64)
+inline void to_bits(const uint16_t* counts, const uint16_t* limit, isize channels, uint64_t* to) {
+    for (isize o = 0; o < channels; o += 64)
         to[o / 64] = bits_below(counts + o, limit + o) | (uint64_t)bits_below(counts + o + 32, limit + o + 32) << 32;
 }
 
@@ -54,17 +56,17 @@ inline uint32_t signs(const float* x) {                                         
     return (uint32_t)_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
 }
 
-inline void pack_channels(const float* x, index channels, uint64_t* to) {
-    index c = 0;
+inline void pack_channels(const float* x, isize channels, uint64_t* to) {
+    isize c = 0;
     for (; c + 64 <= channels; c += 64) to[c / 64] = signs(x + c) | (uint64_t)signs(x + c + 32) << 32;
     if (c < channels) plain::pack_channels(x + c, channels - c, to + c / 64);
 }
 
 // 8 x 8 blocks through registers.
-inline void transpose(const float* from, index from_stride, index pixels, index channels, float* to, index to_stride) {
-    const index p8 = pixels / 8 * 8, o8 = channels / 8 * 8;
-    for (index o = 0; o < o8; o += 8)
-        for (index p = 0; p < p8; p += 8) {
+inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride) {
+    const isize p8 = pixels / 8 * 8, o8 = channels / 8 * 8;
+    for (isize o = 0; o < o8; o += 8)
+        for (isize p = 0; p < p8; p += 8) {
             __m256 r[8], s[8];
             for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(from + (p + i) * from_stride + o);
             for (int i = 0; i < 4; ++i) {

@@ -15,26 +15,26 @@ static_assert(sizeof(BlobHeader) == 128, "part of the format");
 struct Blob {
     const int32_t* tap_counts;      // [taps][O]
     const uint8_t* weights;         // of group 0
-    index group_bytes;              // from one group to the next
+    isize group_bytes;              // from one group to the next
 };
 
-inline void write_name(char* to, index n, const char* name) {
+inline void write_name(char* to, isize n, const char* name) {
     fill(to, 0, n);
-    for (index i = 0; i + 1 < n && name[i]; ++i) to[i] = name[i];
+    for (isize i = 0; i + 1 < n && name[i]; ++i) to[i] = name[i];
 }
 
-inline index blob_weights_offset(const Conv& g) { return (index)sizeof(BlobHeader) + round_up(g.taps() * g.o * 4, 64); }
+inline isize blob_weights_offset(const Conv& g) { return (isize)sizeof(BlobHeader) + round_up(g.taps() * g.o * 4, 64); }
 
-inline index blob_bytes(const Variant& v, const Conv& g) {
+inline isize blob_bytes(const Variant& v, const Conv& g) {
     return blob_weights_offset(g) + g.groups * round_up(v.weight_bytes(g.og(), g.row_bytes()), 64) + ROW_SLACK;
 }
 
-inline index prepack_scratch_bytes(const Conv& g) { return g.og() * g.row_stride(); }
+inline isize prepack_scratch_bytes(const Conv& g) { return g.og() * g.row_stride(); }
 
 // weights: stored form, rows of ceil(K / 8) bytes in the order (c, kh, kw); blob: blob_bytes; scratch: prepack_scratch_bytes.
 inline void prepack(const Variant& v, const Conv& g, const uint8_t* weights, uint8_t* blob, uint8_t* scratch) {
-    const index taps = g.taps(), cg = g.cg(), og = g.og(), stride = g.row_stride(), stored = ceil_div(g.k(), 8);
-    const index group_bytes = round_up(v.weight_bytes(og, g.row_bytes()), 64);
+    const isize taps = g.taps(), cg = g.cg(), og = g.og(), stride = g.row_stride(), stored = ceil_div(g.k(), 8);
+    const isize group_bytes = round_up(v.weight_bytes(og, g.row_bytes()), 64);
     BlobHeader head = {};
     write_name(head.magic, 8, "bnnblob");
     write_name(head.variant, 24, v.name);
@@ -42,22 +42,22 @@ inline void prepack(const Variant& v, const Conv& g, const uint8_t* weights, uin
     fill(blob, 0, head.bytes);
     copy(blob, &head, sizeof head);
     int32_t* tap_counts = (int32_t*)(blob + sizeof head);
-    for (index group = 0; group < g.groups; ++group) {
+    for (isize group = 0; group < g.groups; ++group) {
         fill(scratch, 0, og * stride);
-        for (index o = 0; o < og; ++o) {
+        for (isize o = 0; o < og; ++o) {
             const uint8_t* from = weights + (group * og + o) * stored;
             uint8_t* row = scratch + o * stride;
             if (taps == 1) {
                 copy(row, from, stored);
                 if (cg % 8) row[stored - 1] &= (uint8_t)((1 << (cg % 8)) - 1);
             } else {
-                for (index c = 0, bit = 0; c < cg; ++c)
-                    for (index t = 0; t < taps; ++t, ++bit)
+                for (isize c = 0, bit = 0; c < cg; ++c)
+                    for (isize t = 0; t < taps; ++t, ++bit)
                         row[t * g.tap_bytes() + c / 8] |= (uint8_t)((from[bit / 8] >> (bit % 8) & 1) << (c % 8));
             }
-            for (index t = 0; t < taps; ++t) {
+            for (isize t = 0; t < taps; ++t) {
                 int32_t ones = 0;
-                for (index k = 0; k < g.tap_bytes(); ++k) ones += popcount_portable(row[t * g.tap_bytes() + k]);
+                for (isize k = 0; k < g.tap_bytes(); ++k) ones += popcount_portable(row[t * g.tap_bytes() + k]);
                 tap_counts[t * g.o + group * og + o] = ones;
             }
         }
@@ -66,9 +66,9 @@ inline void prepack(const Variant& v, const Conv& g, const uint8_t* weights, uin
 }
 
 // Null and `out` filled if `blob` holds the weights of g for v; else what is wrong.
-inline const char* open_blob(const Variant& v, const Conv& g, const uint8_t* blob, index bytes, Blob* out) {
+inline const char* open_blob(const Variant& v, const Conv& g, const uint8_t* blob, isize bytes, Blob* out) {
     BlobHeader head, want = {};
-    if (bytes < (index)sizeof head) return "the prepacked weights are shorter than their header";
+    if (bytes < (isize)sizeof head) return "the prepacked weights are shorter than their header";
     copy(&head, blob, sizeof head);
     write_name(want.magic, 8, "bnnblob");
     write_name(want.variant, 24, v.name);

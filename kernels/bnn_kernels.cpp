@@ -16,7 +16,7 @@ namespace py = pybind11;
 
 namespace {
 
-using bnn::index;
+using bnn::isize;
 
 [[noreturn]] void fail(const std::string& what) { throw py::value_error(what); }
 
@@ -26,7 +26,7 @@ const bnn::Variant& variant_named(const std::string& name) {
     return *v;
 }
 
-std::string text(const std::vector<index>& shape) {
+std::string text(const std::vector<isize>& shape) {
     std::string s = "[";
     for (size_t i = 0; i < shape.size(); ++i) s += (i ? ", " : "") + std::to_string(shape[i]);
     return s + "]";
@@ -34,8 +34,8 @@ std::string text(const std::vector<index>& shape) {
 
 // The data of a C-contiguous array of exactly this type and shape.
 template <class T>
-T* data(py::array& a, const char* name, const std::vector<index>& shape) {
-    std::vector<index> got(a.shape(), a.shape() + a.ndim());
+T* data(py::array& a, const char* name, const std::vector<isize>& shape) {
+    std::vector<isize> got(a.shape(), a.shape() + a.ndim());
     if (!a.dtype().is(py::dtype::of<std::remove_const_t<T>>()) && !a.dtype().equal(py::dtype::of<std::remove_const_t<T>>()))
         fail(std::string(name) + " has the wrong dtype, " + std::string(py::str(a.dtype())));
     if (got != shape) fail(std::string(name) + " has shape " + text(got) + ", expected " + text(shape));
@@ -45,14 +45,14 @@ T* data(py::array& a, const char* name, const std::vector<index>& shape) {
 }
 
 template <class T>
-T* optional_data(py::object& a, const char* name, const std::vector<index>& shape) {
+T* optional_data(py::object& a, const char* name, const std::vector<isize>& shape) {
     if (a.is_none()) return nullptr;
     py::array array = py::cast<py::array>(a);
     return data<T>(array, name, shape);             // the caller's object keeps the memory alive
 }
 
 // n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups
-bnn::Conv geometry(const std::vector<index>& v) {
+bnn::Conv geometry(const std::vector<isize>& v) {
     if (v.size() != 14) fail("a geometry has 14 numbers, got " + std::to_string(v.size()));
     bnn::Conv g;
     g.n = v[0], g.h = v[1], g.w = v[2], g.c = v[3], g.o = v[4], g.kh = v[5], g.kw = v[6], g.sh = v[7], g.sw = v[8];
@@ -67,9 +67,9 @@ py::list list_variants() {
     return all;
 }
 
-index blob_bytes(const std::string& name, const std::vector<index>& conv) { return bnn::blob_bytes(variant_named(name), geometry(conv)); }
+isize blob_bytes(const std::string& name, const std::vector<isize>& conv) { return bnn::blob_bytes(variant_named(name), geometry(conv)); }
 
-void prepack(const std::string& name, const std::vector<index>& conv, py::array weights, py::array blob) {
+void prepack(const std::string& name, const std::vector<isize>& conv, py::array weights, py::array blob) {
     const bnn::Variant& v = variant_named(name);
     const bnn::Conv g = geometry(conv);
     const uint8_t* from = data<const uint8_t>(weights, "weights", {g.o, bnn::ceil_div(g.k(), 8)});
@@ -80,37 +80,37 @@ void prepack(const std::string& name, const std::vector<index>& conv, py::array 
 }
 
 // x: float32 [N][C][H][W], any strides; bits: int64 [N][H][W][words(C)].
-void pack(const std::string& name, py::array x, py::array bits, index threads) {
+void pack(const std::string& name, py::array x, py::array bits, isize threads) {
     const bnn::Variant& v = variant_named(name);
     if (x.ndim() != 4 || !x.dtype().equal(py::dtype::of<float>())) fail("pack needs a float32 array of 4 dimensions");
-    const index n = x.shape(0), c = x.shape(1), h = x.shape(2), w = x.shape(3), words = bnn::words(c);
+    const isize n = x.shape(0), c = x.shape(1), h = x.shape(2), w = x.shape(3), words = bnn::words(c);
     uint64_t* to = (uint64_t*)data<int64_t>(bits, "bits", {n, h, w, words});
     for (int i = 0; i < 4; ++i)
         if (x.strides(i) % 4) fail("the strides of x are not multiples of 4 bytes");
-    const index sn = x.strides(0) / 4, sc = x.strides(1) / 4, sh = x.strides(2) / 4, sw = x.strides(3) / 4;
+    const isize sn = x.strides(0) / 4, sc = x.strides(1) / 4, sh = x.strides(2) / 4, sw = x.strides(3) / 4;
     const float* from = (const float*)x.data();
     py::gil_scoped_release release;
     // Lines that follow one another in memory are one long line: fewer, larger pieces of work.
     const bool joined = h > 1 && sh == w * sw;
-    const index lines = joined ? 1 : h, length = joined ? h * w : w, piece = bnn::most(16, 16384 / bnn::most(c, 1) / 16 * 16);
-    const index pieces = bnn::ceil_div(length, piece);
-    bnn::parallel_for(threads, n * lines * pieces, 0, [&](index item, uint8_t*) {
-        const index first = item % pieces * piece, line = item / pieces % lines, image = item / pieces / lines;
-        const index many = bnn::least(piece, length - first);
+    const isize lines = joined ? 1 : h, length = joined ? h * w : w, piece = bnn::most(16, 16384 / bnn::most(c, 1) / 16 * 16);
+    const isize pieces = bnn::ceil_div(length, piece);
+    bnn::parallel_for(threads, n * lines * pieces, 0, [&](isize item, uint8_t*) {
+        const isize first = item % pieces * piece, line = item / pieces % lines, image = item / pieces / lines;
+        const isize many = bnn::least(piece, length - first);
         const float* a = from + image * sn + line * sh + first * sw;
         uint64_t* out = to + ((image * lines + line) * length + first) * words;
         if (sc == 1 || c == 1) {
-            for (index p = 0; p < many; ++p) v.pack_channels(a + p * sw, c, out + p * words);
+            for (isize p = 0; p < many; ++p) v.pack_channels(a + p * sw, c, out + p * words);
         } else if (sw == 1 || many == 1) {
             v.pack_planes(a, sc, c, many, out, words);
         } else {
-            for (index p = 0; p < many; ++p) v.pack_planes(a + p * sw, sc, c, 1, out + p * words, words);
+            for (isize p = 0; p < many; ++p) v.pack_planes(a + p * sw, sc, c, 1, out + p * words, words);
         }
     });
 }
 
-void conv2d(const std::string& name, const std::vector<index>& conv, py::array bits, py::array blob, py::array to, bool channels_first,
-            py::object scale, py::object bias, py::object residual, py::object threshold, py::object flip, index pool, index threads) {
+void conv2d(const std::string& name, const std::vector<isize>& conv, py::array bits, py::array blob, py::array to, bool channels_first,
+            py::object scale, py::object bias, py::object residual, py::object threshold, py::object flip, isize pool, isize threads) {
     const bnn::Variant& v = variant_named(name);
     const bnn::Conv g = geometry(conv);
     bnn::Epilogue e;
@@ -120,9 +120,9 @@ void conv2d(const std::string& name, const std::vector<index>& conv, py::array b
     e.threshold = optional_data<const int32_t>(threshold, "threshold", {g.o});
     e.flip = (const uint64_t*)optional_data<const int64_t>(flip, "flip", {bnn::words(g.o)});
     if (pool < 1) fail("pool is " + std::to_string(pool) + ", expected 1 or more");
-    const index oh = g.oh() / pool, ow = g.ow() / pool;
+    const isize oh = g.oh() / pool, ow = g.ow() / pool;
     if (to.dtype().equal(py::dtype::of<float>())) {
-        const std::vector<index> shape = channels_first ? std::vector<index>{g.n, g.o, oh, ow} : std::vector<index>{g.n, oh, ow, g.o};
+        const std::vector<isize> shape = channels_first ? std::vector<isize>{g.n, g.o, oh, ow} : std::vector<isize>{g.n, oh, ow, g.o};
         e.out = bnn::Out::float32;
         e.to = data<float>(to, "result", shape);
         e.residual = optional_data<const float>(residual, "residual", shape);
@@ -143,11 +143,11 @@ void conv2d(const std::string& name, const std::vector<index>& conv, py::array b
     py::gil_scoped_release release;
     static thread_local bnn::Memory memory;
     const bnn::Plan plan = bnn::make_plan(v, g, e, b, from, threads, memory.need(bnn::plan_bytes(g)));
-    bnn::parallel_for(threads, bnn::work_items(plan), bnn::work_bytes(plan), [&](index item, uint8_t* mine) { bnn::run(plan, item, mine); });
+    bnn::parallel_for(threads, bnn::work_items(plan), bnn::work_bytes(plan), [&](isize item, uint8_t* mine) { bnn::run(plan, item, mine); });
 }
 
 // n, h, w, c, window, stride, padding
-void or_pool(const std::vector<index>& v, py::array bits, py::object flip, py::array to, index threads) {
+void or_pool(const std::vector<isize>& v, py::array bits, py::object flip, py::array to, isize threads) {
     if (v.size() != 7) fail("a pooling has 7 numbers, got " + std::to_string(v.size()));
     const bnn::Pool p{v[0], v[1], v[2], v[3], v[4], v[5], v[6]};
     if (const char* wrong = bnn::check(p)) fail(std::string("cannot pool: ") + wrong + "; " + text(v));
@@ -155,7 +155,7 @@ void or_pool(const std::vector<index>& v, py::array bits, py::object flip, py::a
     uint64_t* out = (uint64_t*)data<int64_t>(to, "result", {p.n, p.oh(), p.ow(), bnn::words(p.c)});
     const uint64_t* f = (const uint64_t*)optional_data<const int64_t>(flip, "flip", {bnn::words(p.c)});
     py::gil_scoped_release release;
-    bnn::parallel_for(threads, p.n * p.oh(), 0, [&](index line, uint8_t*) { bnn::or_pool_line(p, from, f, out, line); });
+    bnn::parallel_for(threads, p.n * p.oh(), 0, [&](isize line, uint8_t*) { bnn::or_pool_line(p, from, f, out, line); });
 }
 
 }  // namespace
@@ -176,6 +176,6 @@ setup_pybind11(cfg)
 cfg["compiler_args"] += ["-std=c++17", "-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-fno-tree-slp-vectorize", "-Wall"]
 cfg["linker_args"] += ["-fopenmp"]
 cfg["dependencies"] = ["layout.h", "cpu.h", "variant.h", "plain.inl", "reference.h", "scalar.h", "pair_table.h", "pair_table.inl",
-                       "avx2.h", "variants.h", "blob.h", "conv.h", "threads.h"]
+                       "avx2.h", "avx512.h", "neon.h", "variants.h", "blob.h", "conv.h", "threads.h"]
 %>
 */

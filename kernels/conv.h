@@ -24,17 +24,17 @@ struct Epilogue {
     const float* residual = nullptr;        // laid out like the result
     const int32_t* threshold = nullptr;     // [O], bits only: bit = (dot >= threshold) xor flip; null means 0
     const uint64_t* flip = nullptr;         // [words(O)], bits only, after pooling; null means none
-    index pool = 1;                         // bits only: max over pool x pool windows, side by side, of dot before the threshold
+    isize pool = 1;                         // bits only: max over pool x pool windows, side by side, of dot before the threshold
     void* to = nullptr;
 };
 
 // Rows or columns of output pixels that see the same valid taps share a class; classes are runs, as both ends are monotone.
-struct Span { index low, high; };           // valid taps [low, high); empty spans are {0, 0}
+struct Span { isize low, high; };           // valid taps [low, high); empty spans are {0, 0}
 
-inline Span valid_taps(index at, index stride, index padding, index dilation, index kernel, index size) {
-    const index start = at * stride - padding;
-    const index low = start >= 0 ? 0 : ceil_div(-start, dilation);
-    const index high = start >= size ? 0 : least(kernel, ceil_div(size - start, dilation));
+inline Span valid_taps(isize at, isize stride, isize padding, isize dilation, isize kernel, isize size) {
+    const isize start = at * stride - padding;
+    const isize low = start >= 0 ? 0 : ceil_div(-start, dilation);
+    const isize high = start >= size ? 0 : least(kernel, ceil_div(size - start, dilation));
     return low < high ? Span{low, high} : Span{0, 0};
 }
 
@@ -46,17 +46,18 @@ struct Plan {
     Blob blob;
     const uint64_t* activations;
     int32_t *row_class, *column_class;      // [OH], [OW]
-    index rows, columns;                    // number of classes
+    Span *row_taps, *column_taps;           // [rows], [columns]: the valid taps of each class
+    isize rows, columns;                    // number of classes
     int32_t* base;                          // [rows * columns][O]
     uint16_t* limit;                        // [rows * columns][round_up(O, 64)], bits only
-    index tile, chunk, tiles, chunks;       // pixels (windows when pooling) and channels of one work item, and how many of each
+    isize tile, chunk, tiles, chunks;       // pixels (windows when pooling) and channels of one work item, and how many of each
     bool direct;                            // activations are rows already
 };
 
-inline index classes(index outputs, index stride, index padding, index dilation, index kernel, index size, int32_t* ids, Span* spans) {
-    index n = 0;
+inline isize classes(isize outputs, isize stride, isize padding, isize dilation, isize kernel, isize size, int32_t* ids, Span* spans) {
+    isize n = 0;
     Span last = {-1, -1};
-    for (index i = 0; i < outputs; ++i) {
+    for (isize i = 0; i < outputs; ++i) {
         const Span s = valid_taps(i, stride, padding, dilation, kernel, size);
         if (s.low != last.low || s.high != last.high) {
             if (spans) spans[n] = s;
@@ -66,22 +67,22 @@ inline index classes(index outputs, index stride, index padding, index dilation,
     }
     return n;
 }
-inline index row_classes(const Conv& g, int32_t* ids, Span* spans) { return classes(g.oh(), g.sh, g.ph, g.dh, g.kh, g.h, ids, spans); }
-inline index column_classes(const Conv& g, int32_t* ids, Span* spans) { return classes(g.ow(), g.sw, g.pw, g.dw, g.kw, g.w, ids, spans); }
+inline isize row_classes(const Conv& g, int32_t* ids, Span* spans) { return classes(g.oh(), g.sh, g.ph, g.dh, g.kh, g.h, ids, spans); }
+inline isize column_classes(const Conv& g, int32_t* ids, Span* spans) { return classes(g.ow(), g.sw, g.pw, g.dw, g.kw, g.w, ids, spans); }
 
-struct PlanSizes { index rows, columns, ids, spans, base, limit, total; };
+struct PlanSizes { isize rows, columns, ids, spans, base, limit, total; };
 
 inline PlanSizes plan_sizes(const Conv& g) {
     PlanSizes s = {};
     s.rows = row_classes(g, nullptr, nullptr), s.columns = column_classes(g, nullptr, nullptr);
     s.ids = round_up((g.oh() + g.ow()) * 4, 64);
-    s.spans = round_up((s.rows + s.columns) * (index)sizeof(Span), 64);
+    s.spans = round_up((s.rows + s.columns) * (isize)sizeof(Span), 64);
     s.base = round_up(s.rows * s.columns * g.o * 4, 64);
     s.limit = round_up(s.rows * s.columns * round_up(g.o, 64) * 2, 64);
     s.total = s.ids + s.spans + s.base + s.limit;
     return s;
 }
-inline index plan_bytes(const Conv& g) { return plan_sizes(g).total; }
+inline isize plan_bytes(const Conv& g) { return plan_sizes(g).total; }
 
 inline uint16_t count_limit(int64_t base, int64_t threshold) {
     const int64_t limit = ((base - threshold) >> 1) + 1;        // arithmetic shift: floor
@@ -90,9 +91,9 @@ inline uint16_t count_limit(int64_t base, int64_t threshold) {
 
 inline bool one_stretch(const Conv& g) { return g.row_bytes() <= KBLOCK; }
 
-inline index outputs_h(const Plan& p) { return p.g.oh() / p.e.pool; }
-inline index outputs_w(const Plan& p) { return p.g.ow() / p.e.pool; }
-inline index windows(const Plan& p) { return p.g.n * outputs_h(p) * outputs_w(p); }
+inline isize outputs_h(const Plan& p) { return p.g.oh() / p.e.pool; }
+inline isize outputs_w(const Plan& p) { return p.g.ow() / p.e.pool; }
+inline isize windows(const Plan& p) { return p.g.n * outputs_h(p) * outputs_w(p); }
 
 inline const char* check(const Conv& g, const Epilogue& e) {
     if (const char* wrong = check(g)) return wrong;
@@ -105,15 +106,15 @@ inline const char* check(const Conv& g, const Epilogue& e) {
 }
 
 // Chooses tiles so that a tile's rows and counts stay in the second-level cache and every thread has work.
-inline void choose_tiles(Plan* p, index threads) {
+inline void choose_tiles(Plan* p, isize threads) {
     const Conv& g = p->g;
-    const index window = p->e.pool * p->e.pool, all = windows(*p);
-    index tile = least(64, most(2, (128 << 10) / g.row_stride()) / 2 * 2);
+    const isize window = p->e.pool * p->e.pool, all = windows(*p);
+    isize tile = least(64, most(2, (128 << 10) / g.row_stride()) / 2 * 2);
     if (g.o > 1024) tile = most(2, least(tile, 65536 / g.o / 2 * 2));
     p->chunk = g.o;
     while (threads > 1 && tile > 16 && ceil_div(all * window, tile) < 4 * threads) tile /= 2;
     if (g.groups == 1 && g.o > LANES) {
-        const index want = ceil_div(2 * threads, most(1, ceil_div(all * window, tile)));     // chunks that would keep all threads busy
+        const isize want = ceil_div(2 * threads, most(1, ceil_div(all * window, tile)));     // chunks that would keep all threads busy
         if (threads > 1 && want > 1) p->chunk = most(LANES, round_up(ceil_div(g.o, want), LANES));
         if (g.o > 4096) p->chunk = least(p->chunk, 4096);
     }
@@ -123,7 +124,7 @@ inline void choose_tiles(Plan* p, index threads) {
 }
 
 // `memory`: plan_bytes(g), aligned to 64. g and e have passed check().
-inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const Blob& blob, const uint64_t* activations, index threads,
+inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const Blob& blob, const uint64_t* activations, isize threads,
                       uint8_t* memory) {
     Plan p = {};
     p.g = g, p.v = &v, p.e = e, p.blob = blob, p.activations = activations;
@@ -133,24 +134,25 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
     Span* spans = (Span*)(memory + s.ids);
     p.base = (int32_t*)(memory + s.ids + s.spans);
     p.limit = (uint16_t*)(memory + s.ids + s.spans + s.base);
+    p.row_taps = spans, p.column_taps = spans + s.rows;
     row_classes(g, p.row_class, spans);
     column_classes(g, p.column_class, spans + s.rows);
-    const index padded = round_up(g.o, 64);
-    for (index r = 0; r < s.rows; ++r)
-        for (index c = 0; c < s.columns; ++c) {
+    const isize padded = round_up(g.o, 64);
+    for (isize r = 0; r < s.rows; ++r)
+        for (isize c = 0; c < s.columns; ++c) {
             const Span a = spans[r], b = spans[s.rows + c];
             int32_t* base = p.base + (r * s.columns + c) * g.o;
             const int32_t products = (int32_t)(g.cg() * (a.high - a.low) * (b.high - b.low));
-            for (index o = 0; o < g.o; ++o) base[o] = products;
-            for (index i = 0; i < g.kh; ++i)
-                for (index j = 0; j < g.kw; ++j) {
+            for (isize o = 0; o < g.o; ++o) base[o] = products;
+            for (isize i = 0; i < g.kh; ++i)
+                for (isize j = 0; j < g.kw; ++j) {
                     if (i >= a.low && i < a.high && j >= b.low && j < b.high) continue;
                     const int32_t* ones = blob.tap_counts + (i * g.kw + j) * g.o;
-                    for (index o = 0; o < g.o; ++o) base[o] += 2 * ones[o];
+                    for (isize o = 0; o < g.o; ++o) base[o] += 2 * ones[o];
                 }
             if (e.out != Out::bits) continue;
             uint16_t* limit = p.limit + (r * s.columns + c) * padded;
-            for (index o = 0; o < padded; ++o) limit[o] = o < g.o ? count_limit(base[o], e.threshold ? e.threshold[o] : 0) : 0;
+            for (isize o = 0; o < padded; ++o) limit[o] = o < g.o ? count_limit(base[o], e.threshold ? e.threshold[o] : 0) : 0;
         }
     p.direct = g.taps() == 1 && g.sh == 1 && g.sw == 1 && g.ph == 0 && g.pw == 0 && g.groups == 1 && e.pool == 1;
     choose_tiles(&p, threads);
@@ -158,12 +160,13 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
 }
 
 // Memory of one thread: gathered rows, counts, the variant's scratch, one tile of floats (planes), long-K bases and limits.
-struct WorkSizes { index rows, counts, scratch, floats, bases, limits, bits, total, count_stride; };
+struct WorkSizes { isize rows, counts, scratch, floats, bases, limits, bits, total, count_stride; };
 
 inline WorkSizes work_sizes(const Plan& p) {
     WorkSizes s = {};
-    const index pixels = p.tile * p.e.pool * p.e.pool, channels = round_up(p.chunk, 64);
-    s.count_stride = round_up(p.chunk, LANES) + LANES;
+    const isize pixels = p.tile * p.e.pool * p.e.pool, channels = round_up(p.chunk, 64);
+    // A group's last vector may reach 63 counts beyond its last channel; and a stride of a power of two would crowd a few cache sets.
+    s.count_stride = round_up(p.chunk, 64) + (p.g.groups > 1 ? 64 : 32);
     s.rows = p.direct ? 0 : round_up(pixels * p.g.row_stride() + ROW_SLACK, 64);
     s.counts = round_up(pixels * s.count_stride * 2, 64);
     s.scratch = round_up(p.v->scratch_bytes(pixels, p.g.row_bytes()), 64);
@@ -174,113 +177,116 @@ inline WorkSizes work_sizes(const Plan& p) {
     s.total = s.rows + s.counts + s.scratch + s.floats + s.bases + s.limits + s.bits;
     return s;
 }
-inline index work_bytes(const Plan& p) { return work_sizes(p).total; }
-inline index work_items(const Plan& p) { return p.tiles * p.chunks; }
+inline isize work_bytes(const Plan& p) { return work_sizes(p).total; }
+inline isize work_items(const Plan& p) { return p.tiles * p.chunks; }
 
-struct Pixel { index n, y, x; };
+struct Pixel { isize n, y, x; };
 
-inline Pixel pixel_at(const Plan& p, index window, index inside) {
-    const index pool = p.e.pool, pw = outputs_w(p), ph = outputs_h(p);
-    const index x = window % pw, y = window / pw % ph, n = window / pw / ph;
-    return {n, y * pool + inside / pool, x * pool + inside % pool};
+// The output pixels of `many` windows from window `start` on, window by window. Divides once, then counts.
+inline void list_pixels(const Plan& p, isize start, isize many, Pixel* to) {
+    const isize pool = p.e.pool, width = outputs_w(p), height = outputs_h(p);
+    isize x = start % width, y = start / width % height, n = start / width / height;
+    for (isize i = 0; i < many; ++i) {
+        for (isize a = 0; a < pool; ++a)
+            for (isize b = 0; b < pool; ++b) *to++ = {n, y * pool + a, x * pool + b};
+        if (++x == width) {
+            x = 0;
+            if (++y == height) y = 0, ++n;
+        }
+    }
 }
 
 // cg bits from bit `start` of a pixel's words, into ceil(cg / 8) bytes.
-inline void gather_tap(const uint8_t* pixel, index start, index cg, uint8_t* to) {
-    const index bytes = ceil_div(cg, 8);
+inline void gather_tap(const uint8_t* pixel, isize start, isize cg, uint8_t* to) {
+    const isize bytes = ceil_div(cg, 8);
     if (start % 8 == 0 && cg % 8 == 0) return copy(to, pixel + start / 8, bytes);
-    for (index i = 0; i < bytes; ++i) {
-        const index bit = start + 8 * i, shift = bit % 8, left = cg - 8 * i;
+    for (isize i = 0; i < bytes; ++i) {
+        const isize bit = start + 8 * i, shift = bit % 8, left = cg - 8 * i;
         unsigned v = pixel[bit / 8] >> shift;
         if (shift && left > 8 - shift) v |= (unsigned)pixel[bit / 8 + 1] << (8 - shift);
         to[i] = (uint8_t)(left < 8 ? v & ((1u << left) - 1) : v);
     }
 }
 
-inline void gather_row(const Plan& p, Pixel at, index group, uint8_t* row) {
+inline void gather_row(const Plan& p, Pixel at, isize group, uint8_t* row) {
     const Conv& g = p.g;
-    const index pixel_bytes = words(g.c) * 8, tap_bytes = g.tap_bytes();
-    const index y = at.y * g.sh - g.ph, x = at.x * g.sw - g.pw;
+    const isize pixel_bytes = words(g.c) * 8, tap_bytes = g.tap_bytes();
+    const isize y = at.y * g.sh - g.ph, x = at.x * g.sw - g.pw;
     const uint8_t* image = (const uint8_t*)p.activations + at.n * g.h * g.w * pixel_bytes;
-    const Span across = valid_taps(at.x, g.sw, g.pw, g.dw, g.kw, g.w);
+    const Span down = p.row_taps[p.row_class[at.y]], across = p.column_taps[p.column_class[at.x]];
+    const isize before = across.low * tap_bytes, after = (g.kw - across.high) * tap_bytes, line_bytes = g.kw * tap_bytes;
     const bool runs = g.dw == 1 && g.groups == 1 && tap_bytes == pixel_bytes;   // a row of taps is one stretch of memory
     uint8_t* to = row;
-    for (index i = 0; i < g.kh; ++i) {
-        const index yy = y + i * g.dh;
-        if (yy < 0 || yy >= g.h || across.high == 0) {
-            fill(to, 0, g.kw * tap_bytes);
-            to += g.kw * tap_bytes;
-            continue;
-        }
-        const uint8_t* line = image + yy * g.w * pixel_bytes;
-        if (across.low) fill(to, 0, across.low * tap_bytes);
-        to += across.low * tap_bytes;
+    if (down.low) fill(to, 0, down.low * line_bytes), to += down.low * line_bytes;
+    for (isize i = down.low; i < down.high; ++i) {
+        const uint8_t* from = image + ((y + i * g.dh) * g.w + x + across.low * g.dw) * pixel_bytes;
+        if (before) fill(to, 0, before), to += before;
         if (runs) {
-            const uint8_t* from = line + (x + across.low) * pixel_bytes;
-            const index n = (across.high - across.low) * tap_bytes;
-            for (index k = 0; k < n; k += 8) store64(to + k, load64(from + k));
+            const isize n = line_bytes - before - after;
+            isize k = 0;
+            for (; k + 16 <= n; k += 16) copy(to + k, from + k, 16);
+            if (k < n) store64(to + k, load64(from + k));
             to += n;
         } else if (g.groups == 1) {         // whole words: what is written too far, the next tap or the fill below overwrites
-            for (index j = across.low; j < across.high; ++j, to += tap_bytes) {
-                const uint8_t* from = line + (x + j * g.dw) * pixel_bytes;
-                for (index k = 0; k < tap_bytes; k += 8) store64(to + k, load64(from + k));
-            }
+            for (isize j = across.low; j < across.high; ++j, to += tap_bytes, from += g.dw * pixel_bytes)
+                for (isize k = 0; k < tap_bytes; k += 8) store64(to + k, load64(from + k));
         } else {
-            for (index j = across.low; j < across.high; ++j, to += tap_bytes)
-                gather_tap(line + (x + j * g.dw) * pixel_bytes, group * g.cg(), g.cg(), to);
+            for (isize j = across.low; j < across.high; ++j, to += tap_bytes, from += g.dw * pixel_bytes)
+                gather_tap(from, group * g.cg(), g.cg(), to);
         }
-        const index after = g.kw - across.high;
-        if (after) fill(to, 0, after * tap_bytes);
-        to += after * tap_bytes;
+        if (after) fill(to, 0, after), to += after;
     }
+    if (down.high < g.kh) fill(to, 0, (g.kh - down.high) * line_bytes), to += (g.kh - down.high) * line_bytes;
     fill(to, 0, g.row_stride() - g.row_bytes());
 }
 
-struct Work { uint8_t* rows; uint16_t* counts; uint8_t* scratch; float* floats; int32_t* bases; uint16_t* limits; uint64_t* bits; index count_stride; };
+struct Work { uint8_t* rows; uint16_t* counts; uint8_t* scratch; float* floats; int32_t* bases; uint16_t* limits; uint64_t* bits; isize count_stride; };
 
 // Float results as planes: pixels that lie side by side in one image are written together.
-inline void store_planes(const Plan& p, const Work& w, index start, index pixels, index first, index channels) {
-    const index plane = p.g.oh() * p.g.ow();
-    const index stride = round_up(p.chunk, 64);
-    for (index i = 0; i < pixels;) {
-        const index image = (start + i) / plane, at = (start + i) % plane, run = least(pixels - i, plane - at);
+inline void store_planes(const Plan& p, const Work& w, isize start, isize pixels, isize first, isize channels) {
+    const isize plane = p.g.oh() * p.g.ow();
+    const isize stride = round_up(p.chunk, 64);
+    for (isize i = 0; i < pixels;) {
+        const isize image = (start + i) / plane, at = (start + i) % plane, run = least(pixels - i, plane - at);
         float* to = (float*)p.e.to + (image * p.g.o + first) * plane + at;
         p.v->transpose(w.floats + i * stride, stride, run, channels, to, plane);
         if (p.e.residual) {
             const float* residual = p.e.residual + (image * p.g.o + first) * plane + at;
-            for (index o = 0; o < channels; ++o)
-                for (index k = 0; k < run; ++k) to[o * plane + k] += residual[o * plane + k];
+            for (isize o = 0; o < channels; ++o)
+                for (isize k = 0; k < run; ++k) to[o * plane + k] += residual[o * plane + k];
         }
         i += run;
     }
 }
 
 // One work item: a tile of pixels against a chunk of channels. `memory`: work_bytes(p), aligned to 64, of this thread alone.
-inline void run(const Plan& p, index item, uint8_t* memory) {
+inline void run(const Plan& p, isize item, uint8_t* memory) {
     const Conv& g = p.g;
     const Variant& v = *p.v;
     const Epilogue& e = p.e;
     const WorkSizes s = work_sizes(p);
     Work w = {};
-    uint8_t* at = memory;
-    w.rows = at, at += s.rows;
-    w.counts = (uint16_t*)at, at += s.counts;
-    w.scratch = at, at += s.scratch;
-    w.floats = (float*)at, at += s.floats;
-    w.bases = (int32_t*)at, at += s.bases;
-    w.limits = (uint16_t*)at, at += s.limits;
-    w.bits = (uint64_t*)at;
+    w.rows = memory, memory += s.rows;
+    w.counts = (uint16_t*)memory, memory += s.counts;
+    w.scratch = memory, memory += s.scratch;
+    w.floats = (float*)memory, memory += s.floats;
+    w.bases = (int32_t*)memory, memory += s.bases;
+    w.limits = (uint16_t*)memory, memory += s.limits;
+    w.bits = (uint64_t*)memory;
     w.count_stride = s.count_stride;
 
-    const index window = e.pool * e.pool, start = item / p.chunks * p.tile, many = least(p.tile, windows(p) - start);
-    const index pixels = many * window, first = item % p.chunks * p.chunk, channels = least(p.chunk, g.o - first);
-    const index base_stride = round_up(p.chunk, 64);
+    const isize window = e.pool * e.pool, start = item / p.chunks * p.tile, many = least(p.tile, windows(p) - start);
+    const isize pixels = many * window, first = item % p.chunks * p.chunk, channels = least(p.chunk, g.o - first);
+    const isize base_stride = round_up(p.chunk, 64);
     const bool single = one_stretch(g);
 
+    Pixel pixel[64];
+    isize border[64];                       // class of each pixel
     const int32_t* base[64];
-    for (index i = 0; i < pixels; ++i) {
-        const Pixel q = pixel_at(p, start + i / window, i % window);
-        base[i] = p.base + (p.row_class[q.y] * p.columns + p.column_class[q.x]) * g.o + first;
+    list_pixels(p, start, many, pixel);
+    for (isize i = 0; i < pixels; ++i) {
+        border[i] = p.row_class[pixel[i].y] * p.columns + p.column_class[pixel[i].x];
+        base[i] = p.base + border[i] * g.o + first;
         if (!single) {
             copy(w.bases + i * base_stride, base[i], channels * 4);
             base[i] = w.bases + i * base_stride;
@@ -288,30 +294,30 @@ inline void run(const Plan& p, index item, uint8_t* memory) {
     }
 
     // Groups in order: each writes whole vectors beyond its last channel, which the next group overwrites.
-    for (index group = 0; group < g.groups; ++group) {
+    for (isize group = 0; group < g.groups; ++group) {
         const uint8_t* rows = w.rows;
-        index stride = g.row_stride();
+        isize stride = g.row_stride();
         if (p.direct) {
             stride = words(g.c) * 8;
             rows = (const uint8_t*)p.activations + start * stride;
         } else {
-            for (index i = 0; i < pixels; ++i) gather_row(p, pixel_at(p, start + i / window, i % window), group, w.rows + i * stride);
+            for (isize i = 0; i < pixels; ++i) gather_row(p, pixel[i], group, w.rows + i * stride);
         }
-        const index low = g.groups == 1 ? first : 0, high = g.groups == 1 ? first + channels : g.og(), shift = group * g.og();
-        for (index from = 0; from < g.row_bytes(); from += KBLOCK) {
-            const index to = least(from + KBLOCK, g.row_bytes());
+        const isize low = g.groups == 1 ? first : 0, high = g.groups == 1 ? first + channels : g.og(), shift = group * g.og();
+        for (isize from = 0; from < g.row_bytes(); from += KBLOCK) {
+            const isize to = least(from + KBLOCK, g.row_bytes());
             v.count(rows, stride, pixels, p.blob.weights + group * p.blob.group_bytes, g.row_bytes(), from, to, low, high,
                     w.counts + shift, w.count_stride, w.scratch);
             if (to < g.row_bytes())         // a long K: move this stretch into the base
-                for (index i = 0; i < pixels; ++i)
-                    for (index o = 0; o < high - low; ++o)
+                for (isize i = 0; i < pixels; ++i)
+                    for (isize o = 0; o < high - low; ++o)
                         w.bases[i * base_stride + shift + o] = (int32_t)((uint32_t)w.bases[i * base_stride + shift + o] -
                                                                          2u * w.counts[i * w.count_stride + shift + o]);
         }
     }
 
     if (e.out == Out::float32) {
-        for (index i = 0; i < pixels; ++i) {
+        for (isize i = 0; i < pixels; ++i) {
             float* to = e.channels_first ? w.floats + i * base_stride : (float*)e.to + (start + i) * g.o + first;
             const float* residual = e.residual && !e.channels_first ? e.residual + (start + i) * g.o + first : nullptr;
             v.to_float(w.counts + i * w.count_stride, base[i], channels, e.scale ? e.scale + first : nullptr,
@@ -319,36 +325,33 @@ inline void run(const Plan& p, index item, uint8_t* memory) {
         }
         if (e.channels_first) store_planes(p, w, start, pixels, first, channels);
     } else if (e.out == Out::int16) {
-        for (index i = 0; i < pixels; ++i)
+        for (isize i = 0; i < pixels; ++i)
             v.to_int16(w.counts + i * w.count_stride, base[i], channels, (int16_t*)e.to + (start + i) * g.o + first);
     } else {
-        const index line = words(g.o), n = words(channels);
-        for (index i = 0; i < many; ++i) {
+        const isize line = words(g.o), n = words(channels);
+        for (isize i = 0; i < many; ++i) {
             uint64_t* to = (uint64_t*)e.to + (start + i) * line + first / 64;
-            for (index k = 0; k < window; ++k) {
-                const index pixel = i * window + k;
-                const uint16_t* limit = w.limits;
-                if (single) {
-                    const index cls = (base[pixel] - first - p.base) / g.o;
-                    limit = p.limit + cls * round_up(g.o, 64) + first;
-                } else {
+            for (isize k = 0; k < window; ++k) {
+                const isize at = i * window + k;
+                const uint16_t* limit = single ? p.limit + border[at] * round_up(g.o, 64) + first : w.limits;
+                if (!single) {
                     fill(w.limits, 0, round_up(channels, 64) * 2);
-                    for (index o = 0; o < channels; ++o)
-                        w.limits[o] = count_limit(base[pixel][o], e.threshold ? e.threshold[first + o] : 0);
+                    for (isize o = 0; o < channels; ++o)
+                        w.limits[o] = count_limit(base[at][o], e.threshold ? e.threshold[first + o] : 0);
                 }
                 uint64_t* result = k ? w.bits : to;
-                v.to_bits(w.counts + pixel * w.count_stride, limit, channels, result);
-                if (k) for (index j = 0; j < n; ++j) to[j] |= w.bits[j];
+                v.to_bits(w.counts + at * w.count_stride, limit, channels, result);
+                if (k) for (isize j = 0; j < n; ++j) to[j] |= w.bits[j];
             }
-            if (e.flip) for (index j = 0; j < n; ++j) to[j] ^= e.flip[first / 64 + j];
+            if (e.flip) for (isize j = 0; j < n; ++j) to[j] ^= e.flip[first / 64 + j];
         }
     }
 }
 
 // Max-pooling of bits: OR over windows (padding is -1, like -infinity); then xor `flip`. bits [N][H][W][words] -> to.
-struct Pool { index n, h, w, c, k, stride, padding;
-    index oh() const { return (h + 2 * padding - k) / stride + 1; }
-    index ow() const { return (w + 2 * padding - k) / stride + 1; }
+struct Pool { isize n, h, w, c, k, stride, padding;
+    isize oh() const { return (h + 2 * padding - k) / stride + 1; }
+    isize ow() const { return (w + 2 * padding - k) / stride + 1; }
 };
 
 inline const char* check(const Pool& p) {
@@ -360,16 +363,16 @@ inline const char* check(const Pool& p) {
 }
 
 // Line `line` of n * oh() output lines.
-inline void or_pool_line(const Pool& p, const uint64_t* bits, const uint64_t* flip, uint64_t* to, index line) {
-    const index n = words(p.c), image = line / p.oh(), y0 = line % p.oh() * p.stride - p.padding;
-    for (index ox = 0; ox < p.ow(); ++ox) {
+inline void or_pool_line(const Pool& p, const uint64_t* bits, const uint64_t* flip, uint64_t* to, isize line) {
+    const isize n = words(p.c), image = line / p.oh(), y0 = line % p.oh() * p.stride - p.padding;
+    for (isize ox = 0; ox < p.ow(); ++ox) {
         uint64_t* out = to + (line * p.ow() + ox) * n;
-        const index x0 = ox * p.stride - p.padding;
+        const isize x0 = ox * p.stride - p.padding;
         fill(out, 0, n * 8);
-        for (index y = most(0, y0); y < least(p.h, y0 + p.k); ++y)
-            for (index x = most(0, x0); x < least(p.w, x0 + p.k); ++x)
-                for (index i = 0; i < n; ++i) out[i] |= bits[((image * p.h + y) * p.w + x) * n + i];
-        if (flip) for (index i = 0; i < n; ++i) out[i] ^= flip[i];
+        for (isize y = most(0, y0); y < least(p.h, y0 + p.k); ++y)
+            for (isize x = most(0, x0); x < least(p.w, x0 + p.k); ++x)
+                for (isize i = 0; i < n; ++i) out[i] |= bits[((image * p.h + y) * p.w + x) * n + i];
+        if (flip) for (isize i = 0; i < n; ++i) out[i] ^= flip[i];
     }
 }
 

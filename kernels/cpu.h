@@ -27,6 +27,13 @@
 #define BNN_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+// Two vectors must be in registers here: orders what is computed before against what is computed after.
+#if defined(__x86_64__) && !defined(BNN_EMULATE)
+#define BNN_KEEP(a, b) __asm__("" : "+v"(a), "+v"(b))
+#else
+#define BNN_KEEP(a, b)
+#endif
+
 namespace bnn {
 
 struct Cpu {

@@ -20,22 +20,22 @@
 
 namespace bnn {
 
-using index = int64_t;
+using isize = int64_t;
 
-constexpr index KBLOCK = 8160;      // bytes of a row counted in uint16; a multiple of 32 bytes and of 3 nibbles
-constexpr index ROW_SLACK = 64;     // bytes a kernel may read past the end of a row buffer, and a gather may write
-constexpr index LANES = 128;        // output channels are padded to this in count buffers: the widest block of any variant
+constexpr isize KBLOCK = 8160;      // bytes of a row counted in uint16; a multiple of 32 bytes and of 3 nibbles
+constexpr isize ROW_SLACK = 64;     // bytes a kernel may read past the end of a row buffer, and a gather may write
+constexpr isize LANES = 128;        // work is split at multiples of this many output channels: the widest block of any variant
 
-constexpr index ceil_div(index a, index b) { return (a + b - 1) / b; }
-constexpr index round_up(index a, index b) { return ceil_div(a, b) * b; }
-constexpr index words(index channels) { return ceil_div(channels, 64); }
+constexpr isize ceil_div(isize a, isize b) { return (a + b - 1) / b; }
+constexpr isize round_up(isize a, isize b) { return ceil_div(a, b) * b; }
+constexpr isize words(isize channels) { return ceil_div(channels, 64); }
 
-inline void copy(void* to, const void* from, index n) { __builtin_memcpy(to, from, (size_t)n); }
-inline void fill(void* to, int byte, index n) { __builtin_memset(to, byte, (size_t)n); }
+inline void copy(void* to, const void* from, isize n) { __builtin_memcpy(to, from, (size_t)n); }
+inline void fill(void* to, int byte, isize n) { __builtin_memset(to, byte, (size_t)n); }
 inline uint64_t load64(const void* p) { uint64_t v; __builtin_memcpy(&v, p, 8); return v; }
 inline void store64(void* p, uint64_t v) { __builtin_memcpy(p, &v, 8); }
-inline index least(index a, index b) { return a < b ? a : b; }
-inline index most(index a, index b) { return a > b ? a : b; }
+inline isize least(isize a, isize b) { return a < b ? a : b; }
+inline isize most(isize a, isize b) { return a > b ? a : b; }
 
 // Bits of a word without the popcnt instruction.
 inline int popcount_portable(uint64_t v) {
@@ -47,26 +47,26 @@ inline int popcount_portable(uint64_t v) {
 
 // One convolution. A linear layer of M rows is n = M, h = w = kh = kw = 1.
 struct Conv {
-    index n = 0, h = 1, w = 1, c = 0, o = 0;
-    index kh = 1, kw = 1, sh = 1, sw = 1, ph = 0, pw = 0, dh = 1, dw = 1, groups = 1;
+    isize n = 0, h = 1, w = 1, c = 0, o = 0;
+    isize kh = 1, kw = 1, sh = 1, sw = 1, ph = 0, pw = 0, dh = 1, dw = 1, groups = 1;
 
-    index oh() const { return (h + 2 * ph - dh * (kh - 1) - 1) / sh + 1; }
-    index ow() const { return (w + 2 * pw - dw * (kw - 1) - 1) / sw + 1; }
-    index cg() const { return c / groups; }
-    index og() const { return o / groups; }
-    index taps() const { return kh * kw; }
-    index tap_bytes() const { return ceil_div(cg(), 8); }
-    index row_bytes() const { return taps() * tap_bytes(); }              // of one row, without padding
-    index row_stride() const { return round_up(row_bytes(), 8); }         // as gathered: zero-filled to whole words
-    index k() const { return taps() * cg(); }
-    index pixels() const { return n * oh() * ow(); }
+    isize oh() const { return (h + 2 * ph - dh * (kh - 1) - 1) / sh + 1; }
+    isize ow() const { return (w + 2 * pw - dw * (kw - 1) - 1) / sw + 1; }
+    isize cg() const { return c / groups; }
+    isize og() const { return o / groups; }
+    isize taps() const { return kh * kw; }
+    isize tap_bytes() const { return ceil_div(cg(), 8); }
+    isize row_bytes() const { return taps() * tap_bytes(); }              // of one row, without padding
+    isize row_stride() const { return round_up(row_bytes(), 8); }         // as gathered: zero-filled to whole words
+    isize k() const { return taps() * cg(); }
+    isize pixels() const { return n * oh() * ow(); }
 };
 
 // Null if the convolution can be computed, else what is wrong with it, in words.
 inline const char* check(const Conv& g) {
-    const index limit = (index)1 << 31;
+    const isize limit = (isize)1 << 31;
     if (g.n < 0) return "the batch size is negative";
-    for (index v : {g.h, g.w, g.c, g.o, g.kh, g.kw, g.sh, g.sw, g.dh, g.dw, g.groups}) {
+    for (isize v : {g.h, g.w, g.c, g.o, g.kh, g.kw, g.sh, g.sw, g.dh, g.dw, g.groups}) {
         if (v < 1) return "a size, stride, dilation or group count is below 1";
         if (v >= limit) return "a size is 2^31 or more";
     }

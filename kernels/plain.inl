@@ -1,62 +1,62 @@
 // The loops around the kernels, written so that a compiler vectorises them. Included once for each instruction set, inside its
 // namespace and target attribute; no #pragma once for that reason.
 
-inline void to_float(const uint16_t* counts, const int32_t* base, index channels, const float* scale, const float* bias,
+inline void to_float(const uint16_t* counts, const int32_t* base, isize channels, const float* scale, const float* bias,
                      const float* residual, float* to) {
     if (scale && bias && !residual) {
-        for (index o = 0; o < channels; ++o) to[o] = (float)(base[o] - 2 * (int32_t)counts[o]) * scale[o] + bias[o];
+        for (isize o = 0; o < channels; ++o) to[o] = (float)(base[o] - 2 * (int32_t)counts[o]) * scale[o] + bias[o];
         return;
     }
-    for (index o = 0; o < channels; ++o) to[o] = (float)(base[o] - 2 * (int32_t)counts[o]);
-    if (scale) for (index o = 0; o < channels; ++o) to[o] *= scale[o];
-    if (bias) for (index o = 0; o < channels; ++o) to[o] += bias[o];
-    if (residual) for (index o = 0; o < channels; ++o) to[o] += residual[o];
+    for (isize o = 0; o < channels; ++o) to[o] = (float)(base[o] - 2 * (int32_t)counts[o]);
+    if (scale) for (isize o = 0; o < channels; ++o) to[o] *= scale[o];
+    if (bias) for (isize o = 0; o < channels; ++o) to[o] += bias[o];
+    if (residual) for (isize o = 0; o < channels; ++o) to[o] += residual[o];
 }
 
-inline void to_int16(const uint16_t* counts, const int32_t* base, index channels, int16_t* to) {
-    for (index o = 0; o < channels; ++o) to[o] = (int16_t)(base[o] - 2 * (int32_t)counts[o]);
+inline void to_int16(const uint16_t* counts, const int32_t* base, isize channels, int16_t* to) {
+    for (isize o = 0; o < channels; ++o) to[o] = (int16_t)(base[o] - 2 * (int32_t)counts[o]);
 }
 
-inline void to_bits(const uint16_t* counts, const uint16_t* limit, index channels, uint64_t* to) {
-    for (index o = 0; o < channels; o += 64) {
+inline void to_bits(const uint16_t* counts, const uint16_t* limit, isize channels, uint64_t* to) {
+    for (isize o = 0; o < channels; o += 64) {
         uint64_t word = 0;
-        for (index i = 0; i < least(64, channels - o); ++i) word |= (uint64_t)(counts[o + i] < limit[o + i]) << i;
+        for (isize i = 0; i < least(64, channels - o); ++i) word |= (uint64_t)(counts[o + i] < limit[o + i]) << i;
         to[o / 64] = word;
     }
 }
 
-inline void transpose(const float* from, index from_stride, index pixels, index channels, float* to, index to_stride) {
-    index o = 0;
+inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride) {
+    isize o = 0;
     for (; o + 8 <= channels; o += 8) {
-        index p = 0;
+        isize p = 0;
         for (; p + 8 <= pixels; p += 8)
-            for (index i = 0; i < 8; ++i)
-                for (index j = 0; j < 8; ++j) to[(o + i) * to_stride + p + j] = from[(p + j) * from_stride + o + i];
+            for (isize i = 0; i < 8; ++i)
+                for (isize j = 0; j < 8; ++j) to[(o + i) * to_stride + p + j] = from[(p + j) * from_stride + o + i];
         for (; p < pixels; ++p)
-            for (index i = 0; i < 8; ++i) to[(o + i) * to_stride + p] = from[p * from_stride + o + i];
+            for (isize i = 0; i < 8; ++i) to[(o + i) * to_stride + p] = from[p * from_stride + o + i];
     }
     for (; o < channels; ++o)
-        for (index p = 0; p < pixels; ++p) to[o * to_stride + p] = from[p * from_stride + o];
+        for (isize p = 0; p < pixels; ++p) to[o * to_stride + p] = from[p * from_stride + o];
 }
 
-inline void pack_channels(const float* x, index channels, uint64_t* to) {
-    for (index c = 0; c < channels; c += 64) {
+inline void pack_channels(const float* x, isize channels, uint64_t* to) {
+    for (isize c = 0; c < channels; c += 64) {
         uint64_t word = 0;
-        for (index i = 0; i < least(64, channels - c); ++i) word |= (uint64_t)(x[c + i] >= 0) << i;
+        for (isize i = 0; i < least(64, channels - c); ++i) word |= (uint64_t)(x[c + i] >= 0) << i;
         to[c / 64] = word;
     }
 }
 
 // Sixteen pixels at a time, so that a whole cache line of each plane is used; 32 channels gather in 32-bit lanes.
-inline void pack_planes(const float* x, index stride, index channels, index pixels, uint64_t* to, index to_stride) {
-    index p = 0;
+inline void pack_planes(const float* x, isize stride, isize channels, isize pixels, uint64_t* to, isize to_stride) {
+    isize p = 0;
     for (; p + 16 <= pixels; p += 16)
-        for (index c = 0; c < channels; c += 64) {
+        for (isize c = 0; c < channels; c += 64) {
             uint32_t half[2][16];
             for (int h = 0; h < 2; ++h) {
-                const index start = c + 32 * h, n = most(0, least(32, channels - start));
+                const isize start = c + 32 * h, n = most(0, least(32, channels - start));
                 uint32_t lane[16] = {};
-                for (index i = n; i-- > 0;) {
+                for (isize i = n; i-- > 0;) {
                     const float* v = x + (start + i) * stride + p;
                     for (int j = 0; j < 16; ++j) lane[j] = lane[j] + lane[j] + (v[j] >= 0 ? 1u : 0u);
                 }
@@ -65,9 +65,9 @@ inline void pack_planes(const float* x, index stride, index channels, index pixe
             for (int j = 0; j < 16; ++j) to[(p + j) * to_stride + c / 64] = half[0][j] | (uint64_t)half[1][j] << 32;
         }
     for (; p < pixels; ++p)
-        for (index c = 0; c < channels; c += 64) {
+        for (isize c = 0; c < channels; c += 64) {
             uint64_t word = 0;
-            for (index i = 0; i < least(64, channels - c); ++i) word |= (uint64_t)(x[(c + i) * stride + p] >= 0) << i;
+            for (isize i = 0; i < least(64, channels - c); ++i) word |= (uint64_t)(x[(c + i) * stride + p] >= 0) << i;
             to[p * to_stride + c / 64] = word;
         }
 }

@@ -21,8 +21,8 @@ namespace bnn {
 // Grows, never shrinks; freed with its thread.
 struct Memory {
     uint8_t* at = nullptr;
-    index size = 0;
-    uint8_t* need(index bytes) {
+    isize size = 0;
+    uint8_t* need(isize bytes) {
         if (bytes > size) {
             free(at);
             size = round_up(bytes, 4096);
@@ -47,7 +47,7 @@ inline void watch_forks() {
 
 // body(item, memory) for each item, on at most `threads` threads, each with `bytes` of its own memory.
 template <class Body>
-void parallel_for(index threads, index items, index bytes, const Body& body) {
+void parallel_for(isize threads, isize items, isize bytes, const Body& body) {
     static thread_local Memory memory;
     if (in_forked_child) threads = 1;
     threads = least(threads, items);
@@ -65,7 +65,7 @@ void parallel_for(index threads, index items, index bytes, const Body& body) {
 #pragma omp barrier
             if (!failed) {
 #pragma omp for schedule(dynamic)
-                for (index i = 0; i < items; ++i) body(i, mine);
+                for (isize i = 0; i < items; ++i) body(i, mine);
             }
         }
         if (failed) throw std::bad_alloc();
@@ -73,7 +73,7 @@ void parallel_for(index threads, index items, index bytes, const Body& body) {
     }
 #endif
     uint8_t* mine = memory.need(bytes);
-    for (index i = 0; i < items; ++i) body(i, mine);
+    for (isize i = 0; i < items; ++i) body(i, mine);
 }
 
 }  // namespace bnn

@@ -10,32 +10,32 @@ struct Variant {
     bool (*supported)();
 
     // Bytes of `rows` weight rows of `row_bytes` each, interleaved; and the interleaving (rows padded as the variant likes).
-    index (*weight_bytes)(index rows, index row_bytes);
-    void (*interleave)(const uint8_t* weights, index stride, index rows, index row_bytes, uint8_t* to);
+    isize (*weight_bytes)(isize rows, isize row_bytes);
+    void (*interleave)(const uint8_t* weights, isize stride, isize rows, isize row_bytes, uint8_t* to);
 
     // counts[p][o] = popcount(row p xor weight row o) over bytes [from, to) of the rows, `from` a multiple of KBLOCK and
-    // to - from <= KBLOCK, for weight rows [first, last), `first` a multiple of LANES. Writes whole vectors: up to LANES - 1
-    // counts after the last one are overwritten. Rows hold row_bytes bytes, zero-filled to a multiple of 8.
-    void (*count)(const uint8_t* rows, index stride, index pixels, const uint8_t* weights, index row_bytes, index from, index to,
-                  index first, index last, uint16_t* counts, index counts_stride, uint8_t* scratch);
-    index (*scratch_bytes)(index pixels, index row_bytes);
+    // to - from <= KBLOCK, for weight rows [first, last), `first` a multiple of LANES. Writes whole vectors: up to 63 counts
+    // after the last one are overwritten. Rows hold row_bytes bytes, zero-filled to a multiple of 8.
+    void (*count)(const uint8_t* rows, isize stride, isize pixels, const uint8_t* weights, isize row_bytes, isize from, isize to,
+                  isize first, isize last, uint16_t* counts, isize counts_stride, uint8_t* scratch);
+    isize (*scratch_bytes)(isize pixels, isize row_bytes);
 
     // to[p][o] = (base[p][o] - 2 counts[p][o]) [* scale[o]] [+ bias[o]] [+ residual[p][o]]; scale, bias, residual may be null.
     // Each step rounds on its own (no fused multiply-add), so that results equal the framework's.
-    void (*to_float)(const uint16_t* counts, const int32_t* base, index channels, const float* scale, const float* bias,
+    void (*to_float)(const uint16_t* counts, const int32_t* base, isize channels, const float* scale, const float* bias,
                      const float* residual, float* to);
-    void (*to_int16)(const uint16_t* counts, const int32_t* base, index channels, int16_t* to);
+    void (*to_int16)(const uint16_t* counts, const int32_t* base, isize channels, int16_t* to);
     // bit o of `to` = counts[o] < limit[o]; whole words are written, unused top bits 0. limit and counts are readable up to a
     // multiple of 64 channels, and limit is 0 there.
-    void (*to_bits)(const uint16_t* counts, const uint16_t* limit, index channels, uint64_t* to);
+    void (*to_bits)(const uint16_t* counts, const uint16_t* limit, isize channels, uint64_t* to);
 
     // to[o * to_stride + p] = from[p * from_stride + o]
-    void (*transpose)(const float* from, index from_stride, index pixels, index channels, float* to, index to_stride);
+    void (*transpose)(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride);
 
     // Sign bits (x >= 0; NaN gives 0) of `channels` floats side by side; and of `pixels` pixels side by side, their channels
     // `stride` floats apart, each pixel's words `to_stride` words apart.
-    void (*pack_channels)(const float* x, index channels, uint64_t* to);
-    void (*pack_planes)(const float* x, index stride, index channels, index pixels, uint64_t* to, index to_stride);
+    void (*pack_channels)(const float* x, isize channels, uint64_t* to);
+    void (*pack_planes)(const float* x, isize stride, isize channels, isize pixels, uint64_t* to, isize to_stride);
 };
 
 }  // namespace bnn

@@ -3,14 +3,20 @@
 #include "reference.h"
 #include "scalar.h"
 #if defined(__x86_64__)
-#include "avx2.h"
+#include "avx512.h"
+#elif defined(__aarch64__)
+#include "neon.h"
 #endif
 
 namespace bnn {
 
 inline const Variant* const variants[] = {
 #if defined(__x86_64__)
+    &avx512vpopcnt::variant,
+    &avx512bw::variant,
     &avx2::variant,
+#elif defined(__aarch64__)
+    &neon::variant,
 #endif
     &scalar::variant,
     &reference::variant,

@@ -1,0 +1,201 @@
+// A fuzz of all variants against a bit-by-bit convolution, without Python: the shell of the sanitizer build, of the emulated
+// AVX-512 build and of the cross-compiled ARM build. Buffers are exactly as large as the contract says, so that AddressSanitizer
+// sees every byte too far. Usage: fuzz CASES SEED. Prints one line for each variant and exits with 1 at the first difference.
+#if defined(BNN_EMULATE)
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#define SIMDE_NO_NATIVE
+#include <simde/x86/avx512.h>
+static inline __m256i emulated_narrow(__m512i wide) {                  // the one instruction that SIMDe lacks
+    int32_t from[16];
+    int16_t to[16];
+    _mm512_storeu_si512(from, wide);
+    for (int i = 0; i < 16; ++i) to[i] = (int16_t)from[i];
+    return _mm256_loadu_si256((const __m256i*)to);
+}
+#define _mm512_cvtepi32_epi16 emulated_narrow
+#endif
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "conv.h"
+#include "variants.h"
+
+using bnn::isize;
+
+static uint64_t state;
+static uint64_t random64() {                                            // xorshift*
+    state ^= state >> 12, state ^= state << 25, state ^= state >> 27;
+    return state * 0x2545F4914F6CDD1Du;
+}
+static isize pick(isize low, isize high) { return low + (isize)(random64() % (uint64_t)(high - low + 1)); }
+template <class T>
+static T choose(std::initializer_list<T> of) { return of.begin()[pick(0, (isize)of.size() - 1)]; }
+
+// Aligned as allocators align, not padded.
+template <class T>
+struct Buffer {
+    explicit Buffer(isize n) : size(n), at((T*)std::aligned_alloc(64, (size_t)bnn::round_up(n * (isize)sizeof(T), 64))) {}
+    ~Buffer() { std::free(at); }
+    Buffer(const Buffer&) = delete;
+    isize size;
+    T* at;
+    T& operator[](isize i) { return at[i]; }
+};
+
+struct Problem {
+    bnn::Conv g;
+    std::vector<float> x, w;                                            // [n][h][w][c], [o][cg][kh][kw], -1 or +1
+    std::vector<int> dot;                                               // [n][oh][ow][o]
+};
+
+static Problem make_problem() {
+    Problem p;
+    bnn::Conv& g = p.g;
+    const isize shape = pick(0, 9);
+    g.groups = choose<isize>({1, 1, 1, 2, 3});
+    const isize cg = shape == 0 ? pick(5000, 9000) : choose<isize>({1, 3, 7, 8, 20, 33, 64, 65, 96, 128, 200});
+    g.c = cg * g.groups, g.o = choose<isize>({1, 5, 16, 31, 32, 50, 64, 100, 129, 200, 300}) * g.groups;
+    g.n = pick(1, 2);
+    const isize most_kernel = shape == 0 ? 1 : 5;
+    g.kh = pick(1, most_kernel), g.kw = pick(1, most_kernel), g.sh = pick(1, 3), g.sw = pick(1, 3), g.dh = pick(1, 2), g.dw = pick(1, 2);
+    g.ph = pick(0, 3), g.pw = pick(0, 3);
+    if (shape == 0 && pick(0, 1)) g.kh = 1, g.kw = 9, g.pw = 4, g.dw = 1;   // K beyond one 16-bit stretch
+    g.h = bnn::most(1, g.dh * (g.kh - 1) + 1 - 2 * g.ph) + pick(0, 5), g.w = bnn::most(1, g.dw * (g.kw - 1) + 1 - 2 * g.pw) + pick(0, 7);
+    const int fill = (int)pick(0, 7);                                   // now and then all equal: the largest counts
+    const auto sign = [&](int same) { return fill == same ? 1.0f : fill == same + 1 ? -1.0f : random64() >> 63 ? 1.0f : -1.0f; };
+    p.x.resize((size_t)(g.n * g.h * g.w * g.c)), p.w.resize((size_t)(g.o * g.k()));
+    for (float& v : p.x) v = sign(0);
+    for (float& v : p.w) v = sign(1);
+    p.dot.assign((size_t)(g.pixels() * g.o), 0);
+    isize at = 0;
+    for (isize n = 0; n < g.n; ++n)
+        for (isize y = 0; y < g.oh(); ++y)
+            for (isize x = 0; x < g.ow(); ++x)
+                for (isize o = 0; o < g.o; ++o, ++at)
+                    for (isize i = 0; i < g.kh; ++i)
+                        for (isize j = 0; j < g.kw; ++j) {
+                            const isize yy = y * g.sh - g.ph + i * g.dh, xx = x * g.sw - g.pw + j * g.dw;
+                            if (yy < 0 || yy >= g.h || xx < 0 || xx >= g.w) continue;
+                            const float* a = &p.x[(size_t)(((n * g.h + yy) * g.w + xx) * g.c + o / g.og() * cg)];
+                            const float* b = &p.w[(size_t)(o * g.k() + i * g.kw + j)];
+                            int sum = 0;
+                            for (isize c = 0; c < cg; ++c) sum += a[c] == b[c * g.taps()] ? 1 : -1;
+                            p.dot[(size_t)at] += sum;
+                        }
+    return p;
+}
+
+static void differ(const bnn::Variant& v, const bnn::Conv& g, const char* what, isize at) {
+    std::printf("%s: %s differs at %lld: n %lld h %lld w %lld c %lld o %lld k %lldx%lld s %lldx%lld p %lldx%lld d %lldx%lld g %lld\n", v.name,
+                what, (long long)at, (long long)g.n, (long long)g.h, (long long)g.w, (long long)g.c, (long long)g.o, (long long)g.kh,
+                (long long)g.kw, (long long)g.sh, (long long)g.sw, (long long)g.ph, (long long)g.pw, (long long)g.dh, (long long)g.dw,
+                (long long)g.groups);
+    std::exit(1);
+}
+
+static void run(const bnn::Variant& v, const bnn::Conv& g, const bnn::Epilogue& e, const bnn::Blob& blob, const uint64_t* bits, isize threads) {
+    if (const char* wrong = bnn::check(g, e)) std::printf("check: %s\n", wrong), std::exit(1);
+    Buffer<uint8_t> plan_memory(bnn::plan_bytes(g));
+    const bnn::Plan plan = bnn::make_plan(v, g, e, blob, bits, threads, plan_memory.at);
+    Buffer<uint8_t> memory(bnn::work_bytes(plan));
+    for (isize i = bnn::work_items(plan); i-- > 0;) bnn::run(plan, i, memory.at);      // any order must do
+}
+
+static void test(const bnn::Variant& v, const Problem& p) {
+    const bnn::Conv& g = p.g;
+    const isize pixels = g.pixels(), threads = pick(1, 4);
+
+    Buffer<uint64_t> bits(g.n * g.h * g.w * bnn::words(g.c)), again(bits.size);
+    for (isize i = 0; i < g.n * g.h * g.w; ++i) v.pack_channels(&p.x[(size_t)(i * g.c)], g.c, bits.at + i * bnn::words(g.c));
+    std::vector<float> planes((size_t)(g.h * g.w * g.c));
+    for (isize n = 0; n < g.n; ++n) {
+        for (isize i = 0; i < g.h * g.w; ++i)
+            for (isize c = 0; c < g.c; ++c) planes[(size_t)(c * g.h * g.w + i)] = p.x[(size_t)((n * g.h * g.w + i) * g.c + c)];
+        v.pack_planes(planes.data(), g.h * g.w, g.c, g.h * g.w, again.at + n * g.h * g.w * bnn::words(g.c), bnn::words(g.c));
+    }
+    for (isize i = 0; i < bits.size; ++i) if (bits[i] != again[i]) differ(v, g, "packing of planes", i);
+    for (isize i = 0; i < g.n * g.h * g.w * g.c; ++i)
+        if ((bits[i / g.c * bnn::words(g.c) + i % g.c / 64] >> (i % g.c % 64) & 1) != (p.x[(size_t)i] > 0)) differ(v, g, "packing", i);
+
+    const isize stored = bnn::ceil_div(g.k(), 8);
+    Buffer<uint8_t> weights(g.o * stored), blob_memory(bnn::blob_bytes(v, g)), scratch(bnn::prepack_scratch_bytes(g));
+    bnn::fill(weights.at, 0, weights.size);
+    for (isize o = 0; o < g.o; ++o)
+        for (isize k = 0; k < g.k(); ++k)
+            if (p.w[(size_t)(o * g.k() + k)] > 0) weights[o * stored + k / 8] |= (uint8_t)(1 << k % 8);
+    bnn::prepack(v, g, weights.at, blob_memory.at, scratch.at);
+    bnn::Blob blob;
+    if (const char* wrong = bnn::open_blob(v, g, blob_memory.at, blob_memory.size, &blob)) std::printf("blob: %s\n", wrong), std::exit(1);
+
+    std::vector<float> scale((size_t)g.o), bias((size_t)g.o);
+    for (float& s : scale) s = (float)pick(-64, 64) / 16;
+    for (float& b : bias) b = (float)pick(-64, 64);
+    for (int planes_out = 0; planes_out < 2; ++planes_out) {
+        Buffer<float> y(pixels * g.o), residual(pixels * g.o);
+        for (isize i = 0; i < residual.size; ++i) residual[i] = (float)pick(-9, 9);
+        bnn::Epilogue e;
+        e.channels_first = planes_out, e.to = y.at;
+        const bool with_scale = pick(0, 1), with_bias = pick(0, 1), with_residual = pick(0, 1);
+        if (with_scale) e.scale = scale.data();
+        if (with_bias) e.bias = bias.data();
+        if (with_residual) e.residual = residual.at;
+        run(v, g, e, blob, bits.at, threads);
+        const isize plane = g.oh() * g.ow();
+        for (isize i = 0; i < pixels; ++i)
+            for (isize o = 0; o < g.o; ++o) {
+                const isize at = planes_out ? (i / plane * g.o + o) * plane + i % plane : i * g.o + o;
+                float want = (float)p.dot[(size_t)(i * g.o + o)];
+                if (with_scale) want *= scale[(size_t)o];
+                if (with_bias) want += bias[(size_t)o];
+                if (with_residual) want += residual[at];
+                if (y[at] != want) differ(v, g, planes_out ? "float planes" : "float", at);
+            }
+    }
+    if (g.k() <= 32767) {
+        Buffer<int16_t> y(pixels * g.o);
+        bnn::Epilogue e;
+        e.out = bnn::Out::int16, e.to = y.at;
+        run(v, g, e, blob, bits.at, threads);
+        for (isize i = 0; i < y.size; ++i) if (y[i] != p.dot[(size_t)i]) differ(v, g, "int16", i);
+    }
+    const isize pool = pick(1, 3), oh = g.oh() / pool, ow = g.ow() / pool, line = bnn::words(g.o);
+    std::vector<int32_t> threshold((size_t)g.o);
+    Buffer<uint64_t> flip(line);
+    for (int32_t& t : threshold) t = (int32_t)pick(-20, 20);
+    threshold[0] = choose<int32_t>({INT32_MIN, INT32_MAX, 0});
+    for (isize i = 0; i < line; ++i) flip[i] = random64();
+    flip[line - 1] &= ~0ull >> (line * 64 - g.o);
+    Buffer<uint64_t> y(g.n * oh * ow * line);
+    bnn::Epilogue e;
+    e.out = bnn::Out::bits, e.to = y.at, e.pool = pool, e.threshold = threshold.data(), e.flip = flip.at;
+    run(v, g, e, blob, bits.at, threads);
+    for (isize i = 0; i < g.n * oh * ow; ++i)
+        for (isize o = 0; o < line * 64; ++o) {
+            bool want = false;
+            if (o < g.o) {
+                for (isize k = 0; k < pool * pool; ++k) {
+                    const isize yy = i / ow % oh * pool + k / pool, xx = i % ow * pool + k % pool;
+                    want |= p.dot[(size_t)(((i / ow / oh * g.oh() + yy) * g.ow() + xx) * g.o + o)] >= threshold[(size_t)o];
+                }
+                want ^= flip[o / 64] >> (o % 64) & 1;
+            }
+            if ((y[i * line + o / 64] >> (o % 64) & 1) != want) differ(v, g, "bits", i * line * 64 + o);
+        }
+}
+
+int main(int count, char** arguments) {
+    const int cases = count > 1 ? std::atoi(arguments[1]) : 50;
+    const uint64_t seed = count > 2 ? (uint64_t)std::atoll(arguments[2]) : 1;
+    for (const bnn::Variant* v : bnn::variants) {
+        if (!v->supported()) {
+            std::printf("%s: not on this CPU\n", v->name);
+            continue;
+        }
+        state = 0x9E3779B97F4A7C15u * (seed + 1);
+        for (int i = 0; i < cases; ++i) test(*v, make_problem());
+        std::printf("%s: %d cases equal\n", v->name, cases);
+    }
+    return 0;
+}
