@@ -8,6 +8,7 @@ import pickle
 import threading
 import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -271,7 +272,7 @@ def write_tree(
             folder = root / part / name
             folder.mkdir(parents=True)
             for i in range(count):
-                pixels = some_images(1, (*size[::-1], 3), seed=hash((part, name, i)) % 1000)[0]
+                pixels = some_images(1, (*size[::-1], 3), seed=zlib.crc32(f"{part}{name}{i}".encode()))[0]
                 Image.fromarray(pixels).convert(mode).save(folder / f"{i}.{suffix}")
     return root
 

@@ -33,25 +33,22 @@ def cutout(x: Tensor, centre: Tensor, side: int, fill: float = 0.0) -> Tensor:
 
 
 def resized_crop(x: Tensor, box: Tensor) -> Tensor:
-    """Cut boxes out and scale each to the size of the image, bilinearly.
+    """Cut boxes out and scale each to the size of the image, bilinearly; the result is float32.
 
-    box: int64 (B, 4): top, left, height, width.
-    The result is float32 and equals torchvision's resized_crop (without its antialiasing, which only matters
-    for boxes larger than the output): pixels outside the box are never read.
+    box: int64 (B, 4): top, left, height, width. Pixels outside the box are never read, and nothing is smoothed
+    before (torchvision's resized_crop with antialias=False); boxes are at most as large as the image.
     """
     top, left, box_height, box_width = box.to(torch.float32).split(1, 1)  # each (B, 1)
-    rows = _source(x.shape[2], box_height, x.device) + top  # (B, H)
-    columns = _source(x.shape[3], box_width, x.device) + left  # (B, W)
-    y = (2 * rows + 1) / x.shape[2] - 1  # grid_sample counts from -1 to 1 between the outer edges
-    z = (2 * columns + 1) / x.shape[3] - 1
-    grid = torch.stack(torch.broadcast_tensors(z[:, None, :], y[:, :, None]), dim=3)  # (B, H, W, 2)
-    return F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    rows = _interpolation(x.shape[2], top, box_height)  # (B, H, H)
+    columns = _interpolation(x.shape[3], left, box_width)  # (B, W, W)
+    return rows[:, None] @ x.float() @ columns[:, None].mT
 
 
-def _source(size: int, length: Tensor, device: torch.device) -> Tensor:
-    """(B, size): where the centres of `size` output pixels lie among `length` (B, 1) input pixels."""
-    place = (torch.arange(size, device=device) + 0.5) * (length / size) - 0.5
-    return place.clamp(min=0).minimum(length - 1)
+def _interpolation(size: int, start: Tensor, length: Tensor) -> Tensor:
+    """(B, size, size): row o holds the weights by which output pixel o is mixed from the input pixels."""
+    pixel = torch.arange(size, device=start.device, dtype=torch.float32)
+    place = (((pixel + 0.5) * (length / size) - 0.5).clamp(min=0).minimum(length - 1) + start)[:, :, None]
+    return (1 - (place - pixel).abs()).clamp(min=0)
 
 
 def affine_map(angle: Tensor, scale: Tensor, shift: Tensor, shear: Tensor) -> Tensor:
