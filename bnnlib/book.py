@@ -132,20 +132,21 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
 
 
 def runs_table(known: Iterable, found: Iterable) -> str:
-    """What each recipe takes and gives, from the records: a Markdown table, one row a recipe."""
+    """What each recipe takes and gives, from the records: a Markdown table, one row a recipe, those that were run first."""
     rows = [
         "| recipe | data | epochs | seeds | time a seed | on | top-1 %, last epoch |",
         "|---|---|---:|---:|---:|---|---:|",
     ]
     found = list(found)
-    for recipe in known:
+    run = {record.recipe for record in found}
+    for recipe in sorted(known, key=lambda recipe: recipe.name not in run):
         runs = [record for record in found if record.recipe == recipe.name]
         seeds = f"{len(runs)} of {recipe.seeds}"
         cells = [f"`{recipe.name}`", recipe.dataset, str(recipe.epochs), seeds, "–", "–", "–"]
         if runs:
-            seconds = statistics.fmean(run.wall_time_s for run in runs)
-            places = {_machine(run.hardware) for run in runs}
-            cells[4:] = [_duration(seconds), "; ".join(sorted(places)), _spread([run.top1_last for run in runs])]
+            seconds = statistics.fmean(record.wall_time_s for record in runs)
+            places = {_machine(record.hardware) for record in runs}
+            cells[4:] = [_duration(seconds), "; ".join(sorted(places)), _spread([record.top1_last for record in runs])]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 

@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing import get_context
@@ -274,7 +275,7 @@ def _execute(task: _Task) -> Outcome:
     # A socket's path has room for about a hundred characters, which a long $TMPDIR would not leave.
     short = None if len(tempfile.gettempdir()) < 40 else "/tmp"
     error = ""
-    with tempfile.TemporaryDirectory(prefix="bnn-", dir=short) as scratch:
+    with tempfile.TemporaryDirectory(prefix="bnn-", dir=short) as scratch, _stderr_to(f"{scratch}/stderr"):
         os.environ.update(JUPYTER_RUNTIME_DIR=scratch, IPYTHONDIR=f"{scratch}/ipython")
         os.environ.update(PYDEVD_DISABLE_FILE_VALIDATION="1", TQDM_DISABLE="1")
         os.environ.setdefault("OMP_NUM_THREADS", str(task.threads))
@@ -295,7 +296,8 @@ def _execute(task: _Task) -> Outcome:
         except CellTimeoutError:
             error = f"{name}: a cell took more than {_CELL_LIMIT} s; the {task.profile} profile must be quick"
         except DeadKernelError:
-            error = f"{name}: its kernel died (out of memory?)"
+            said = Path(f"{scratch}/stderr").read_text(errors="replace").strip().splitlines()[-5:]
+            error = "\n  ".join([f"{name}: its kernel died (out of memory?)", *said])
         except KeyboardInterrupt:
             error = f"{name}: interrupted"
         except Exception as other:  # the pool must carry a message home, whatever it is
@@ -311,6 +313,19 @@ def _execute(task: _Task) -> Outcome:
         else:
             failed.unlink(missing_ok=True)
     return Outcome(name, task.output, time.monotonic() - started, error=error)
+
+
+@contextmanager
+def _stderr_to(path: str) -> Iterator[None]:
+    """Send this process's stderr, and its kernel's, to a file: of interest only when the kernel dies."""
+    before = os.dup(2)
+    with open(path, "wb") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def _sign(notebook: nbformat.NotebookNode, task: _Task) -> None:
@@ -498,4 +513,5 @@ if __name__ == "__main__":
     except ChapterError as mistake:
         sys.exit(f"error: {mistake}")
     except KeyboardInterrupt:
-        sys.exit("interrupted: chapters that were done are kept; the same command runs the rest")
+        print("interrupted: chapters that were done are kept; the same command runs the rest", file=sys.stderr)
+        sys.exit(130)
