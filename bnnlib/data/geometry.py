@@ -35,7 +35,7 @@ def cutout(x: Tensor, centre: Tensor, side: int, fill: float = 0.0) -> Tensor:
 def resized_crop(x: Tensor, box: Tensor) -> Tensor:
     """Cut boxes out and scale each to the size of the image, bilinearly; the result is float32.
 
-    box: int64 (B, 4): top, left, height, width. Pixels outside the box are never read, and nothing is smoothed
+    box: int64 (B, 4): top, left, height, width. Pixels outside the box are never read, nothing is smoothed
     before (torchvision's resized_crop with antialias=False); boxes are at most as large as the image.
     """
     top, left, box_height, box_width = box.to(torch.float32).split(1, 1)  # each (B, 1)
