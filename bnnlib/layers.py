@@ -21,9 +21,10 @@ from torch.nn.modules.utils import _pair
 
 from bnnlib import quantizers
 
-Scale = Literal["none", "mean", "learned", "xnorpp"]
+Scale = Literal["none", "mean", "learned", "xnorpp", "dense", "channel-map"]
 Latent = Literal["free", "clip", "center-clip"]
 WeightTransform = Literal["none", "center", "standardize"]
+SPATIAL = ("xnorpp", "dense", "channel-map")  # learned scales that differ from pixel to pixel, tied to the resolution
 
 
 class _Binary(nn.Module):
@@ -129,7 +130,8 @@ class BinaryConv2d(_Binary):
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as :class:`torch.nn.Conv2d`.
         scale: ``none``; ``mean`` (mean|W| per output channel, gradient by ``gradient``); ``learned`` (a parameter per output channel);
-            ``xnorpp`` (outer product of learned channel, height and width vectors: needs ``output_size``).
+            or one of XNOR-Net++'s (arXiv 1909.13863) others, which need ``output_size``: ``dense`` (a parameter per output element),
+            ``channel-map`` (a vector over channels times a map over pixels), ``xnorpp`` (outer product of vectors over channels, rows, columns).
         gradient, gain: see :func:`bnnlib.quantizers.scaled_sign`.
         ste, weight_ste: estimator for the input, and for the weight where the scale is not ``mean``.
         latent: what is kept after each step: ``free``, ``clip`` to [-1, 1], or ``center-clip`` (first less the mean over input channels).
@@ -139,7 +141,8 @@ class BinaryConv2d(_Binary):
         input_scale: multiply by the XNOR-Net paper's K (mean|x| in each window).
         sign_of_zero: what a zero input becomes; +1 everywhere but in S3, whose layer follows a ReLU.
         dropout: applied to the binarised input (S4's NIN and AlexNet).
-        output_size: (H_out, W_out) for ``scale="xnorpp"``.
+        output_size: (H_out, W_out) for a scale that differs from pixel to pixel.
+        binary_input: False leaves the input as it is, so that the weights alone are binary (XNOR-Net's "BWN").
 
     Raises ``ValueError`` for a value that is not among the choices and for an input whose channels do not fit.
     """
@@ -150,7 +153,7 @@ class BinaryConv2d(_Binary):
         scale: Scale = "mean", gradient: quantizers.WeightGradient = "corrected", gain: float = 1.0,
         ste: quantizers.STE = "clipped", weight_ste: quantizers.STE = "clipped", latent: Latent = "free",
         transform: WeightTransform = "none", scale_init: float | None = None, padding_value: int = 0, input_scale: bool = False,
-        sign_of_zero: int = 1, dropout: float = 0.0, output_size: tuple[int, int] | None = None,
+        sign_of_zero: int = 1, dropout: float = 0.0, output_size: tuple[int, int] | None = None, binary_input: bool = True,
     ) -> None:
         super().__init__()
         if groups < 1 or in_channels % groups or out_channels % groups:
@@ -160,26 +163,34 @@ class BinaryConv2d(_Binary):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = _sizes("kernel_size", kernel_size, 1), _sizes("stride", stride, 1)
         self.padding, self.dilation = _sizes("padding", padding, 0), _sizes("dilation", dilation, 1)
-        self.padding_value, self.input_scale = padding_value, input_scale
+        self.padding_value, self.input_scale, self.binary_input = padding_value, input_scale, binary_input
         self._setup(
             (out_channels, in_channels // groups, *self.kernel_size), bias, scale=scale, gradient=gradient, gain=gain, ste=ste,
             weight_ste=weight_ste, latent=latent, transform=transform, scale_init=scale_init, sign_of_zero=sign_of_zero, dropout=dropout,
         )
         if scale == "learned":
             self.scale = nn.Parameter(torch.empty(out_channels, 1, 1))
-        elif scale == "xnorpp":
+        elif scale in SPATIAL:
             if output_size is None:
-                raise ValueError("scale='xnorpp' needs output_size=(H_out, W_out): its vectors are tied to the resolution")
-            output_size = _sizes("output_size", output_size, 1)
-            self.scale_channel = nn.Parameter(torch.ones(out_channels, 1, 1))
-            self.scale_height = nn.Parameter(torch.ones(1, output_size[0], 1))
-            self.scale_width = nn.Parameter(torch.ones(1, 1, output_size[1]))
+                raise ValueError(f"scale={scale!r} needs output_size=(H_out, W_out): its factors are tied to the resolution")
+            height, width = _sizes("output_size", output_size, 1)
+            shapes = {
+                "xnorpp": {"channel": (out_channels, 1, 1), "height": (1, height, 1), "width": (1, 1, width)},
+                "dense": {"dense": (out_channels, height, width)},
+                "channel-map": {"channel": (out_channels, 1, 1), "map": (1, height, width)},
+            }[scale]
+            for factor, shape in shapes.items():
+                self.register_parameter(f"scale_{factor}", nn.Parameter(torch.ones(shape)))
         self.reset_parameters()
 
     def output_scale(self) -> Tensor | None:
         """What multiplies the exact sums in evaluation, broadcastable to ``(C_out, H_out, W_out)``."""
         if self.scale_kind == "xnorpp":
             return self.scale_channel * self.scale_height * self.scale_width
+        if self.scale_kind == "dense":
+            return self.scale_dense
+        if self.scale_kind == "channel-map":
+            return self.scale_channel * self.scale_map
         if self.scale_kind == "learned":
             return self.scale
         alpha = self.channel_scale()
@@ -189,7 +200,7 @@ class BinaryConv2d(_Binary):
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"BinaryConv2d expects (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
         k = quantizers.box_mean(x, self.kernel_size, self.stride, self.padding, self.dilation) if self.input_scale else None
-        b = self._binary_input(x)
+        b = self._binary_input(x) if self.binary_input else x
         padding = self.padding
         if self.padding_value and padding != (0, 0):
             b = F.pad(b, (padding[1], padding[1], padding[0], padding[0]), value=float(self.padding_value))
@@ -201,9 +212,9 @@ class BinaryConv2d(_Binary):
         if late_scale is None and k is None and self.training:
             return F.conv2d(b, w, self.bias, self.stride, padding, self.dilation, self.groups)
         y = F.conv2d(b, w, None, self.stride, padding, self.dilation, self.groups)
-        if self.scale_kind == "xnorpp" and y.shape[2:] != late_scale.shape[1:]:
+        if self.scale_kind in SPATIAL and y.shape[2:] != late_scale.shape[1:]:
             raise ValueError(
-                f"scale='xnorpp' has vectors for outputs of {tuple(late_scale.shape[1:])}, an input of {tuple(x.shape)} gives {tuple(y.shape[2:])}: "
+                f"scale={self.scale_kind!r} has factors for outputs of {tuple(late_scale.shape[1:])}, an input of {tuple(x.shape)} gives {tuple(y.shape[2:])}: "
                 "give images of the size it was built for, or build it with another output_size"
             )
         if late_scale is not None:
@@ -217,8 +228,10 @@ class BinaryConv2d(_Binary):
         for name, default in (("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1), ("padding_value", 0), ("input_scale", False)):
             if getattr(self, name) != default:
                 text += f", {name}={getattr(self, name)}"
-        if self.scale_kind == "xnorpp":
-            text += f", output_size={(self.scale_height.numel(), self.scale_width.numel())}"
+        if not self.binary_input:
+            text += ", binary_input=False"
+        if self.scale_kind in SPATIAL:
+            text += f", output_size={tuple(self.output_scale().shape[1:])}"
         return f"{text}, bias={self.bias is not None}, {self._describe()}"
 
 
@@ -236,8 +249,8 @@ class BinaryLinear(_Binary):
         scale_init: float | None = None, input_scale: bool = False, sign_of_zero: int = 1, dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if scale == "xnorpp":
-            raise ValueError("scale='xnorpp' is for convolutions: a linear layer takes none, mean or learned")
+        if scale in SPATIAL:
+            raise ValueError(f"scale={scale!r} is for convolutions: a linear layer takes none, mean or learned")
         self.in_features, self.out_features, self.input_scale = in_features, out_features, input_scale
         self._setup(
             (out_features, in_features), bias, scale=scale, gradient=gradient, gain=gain, ste=ste, weight_ste=weight_ste,

@@ -35,14 +35,17 @@ def conv_loops(b, w, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, p
         first = o // (out // groups) * per_group
         total = 0.0
         for ch, ki, kj in itertools.product(range(per_group), range(kh), range(kw)):
-            r, q = i * stride[0] - padding[0] + ki * dilation[0], j * stride[1] - padding[1] + kj * dilation[1]
+            r, q = (
+                i * stride[0] - padding[0] + ki * dilation[0],
+                j * stride[1] - padding[1] + kj * dilation[1],
+            )
             value = bl[a][first + ch][r][q] if 0 <= r < h and 0 <= q < width else padding_value
             total += value * wl[o][ch][ki][kj]
         y[a, o, i, j] = total
     return y
 
 
-SCALES = ["none", "mean", "learned", "xnorpp"]
+SCALES = ["none", "mean", "learned", "xnorpp", "dense", "channel-map"]
 
 
 def scrambled(layer):
@@ -76,8 +79,13 @@ def test_conv_against_loops(geometry, padding_value):
     scrambled(layer)
     x = pm(2, 6, 7, 5)
     signs = [[v >= 0 for v in t.flatten().tolist()] for t in (x, layer.weight)]
-    b, w = (torch.tensor(s, dtype=torch.float64).mul(2).sub(1).view(t.shape) for s, t in zip(signs, (x, layer.weight), strict=True))
-    expected = conv_loops(b, w, layer.stride, layer.padding, layer.dilation, layer.groups, float(padding_value))
+    b, w = (
+        torch.tensor(s, dtype=torch.float64).mul(2).sub(1).view(t.shape)
+        for s, t in zip(signs, (x, layer.weight), strict=True)
+    )
+    expected = conv_loops(
+        b, w, layer.stride, layer.padding, layer.dilation, layer.groups, float(padding_value)
+    )
     assert torch.equal(layer(x).double(), expected)
 
 
@@ -86,7 +94,9 @@ def test_conv_against_loops(geometry, padding_value):
 @pytest.mark.parametrize("transform", ["none", "center", "standardize"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_conv_in_evaluation_is_scale_times_exact_sum_plus_bias(scale, bias, transform, memory_format):
-    layer = BinaryConv2d(9, 5, 3, stride=2, padding=1, bias=bias, scale=scale, transform=transform, output_size=(4, 3))
+    layer = BinaryConv2d(
+        9, 5, 3, stride=2, padding=1, bias=bias, scale=scale, transform=transform, output_size=(4, 3)
+    )
     scrambled(layer).eval().to(memory_format=memory_format)
     x = pm(3, 9, 7, 6).contiguous(memory_format=memory_format)
     latent = layer.weight.detach()
@@ -94,7 +104,9 @@ def test_conv_in_evaluation_is_scale_times_exact_sum_plus_bias(scale, bias, tran
         latent = latent - latent.mean(1, keepdim=True)
     elif transform == "standardize":
         flat = latent.flatten(1)
-        latent = (latent - flat.mean(1).view(-1, 1, 1, 1)) / (flat.var(1, correction=0) + 1e-5).sqrt().view(-1, 1, 1, 1)
+        latent = (latent - flat.mean(1).view(-1, 1, 1, 1)) / (flat.var(1, correction=0) + 1e-5).sqrt().view(
+            -1, 1, 1, 1
+        )
     expected = F.conv2d(sign(x).double(), sign(latent).double(), None, 2, 1).float()  # integers: exact
     if scale == "mean":
         expected = expected * layer.channel_scale().view(1, 5, 1, 1)
@@ -104,8 +116,16 @@ def test_conv_in_evaluation_is_scale_times_exact_sum_plus_bias(scale, bias, tran
     elif scale == "xnorpp":
         outer = torch.empty(5, 4, 3)
         for c, h, w in itertools.product(range(5), range(4), range(3)):
-            outer[c, h, w] = layer.scale_channel[c, 0, 0] * layer.scale_height[0, h, 0] * layer.scale_width[0, 0, w]
+            outer[c, h, w] = (
+                layer.scale_channel[c, 0, 0] * layer.scale_height[0, h, 0] * layer.scale_width[0, 0, w]
+            )
         expected = expected * outer
+    elif scale == "dense":
+        expected = expected * layer.scale_dense.detach().view(1, 5, 4, 3)
+    elif scale == "channel-map":
+        expected = expected * torch.einsum(
+            "c,hw->chw", layer.scale_channel.detach().flatten(), layer.scale_map.detach()[0]
+        )
     if bias:
         expected = expected + layer.bias.detach().view(1, 5, 1, 1)
     assert torch.equal(layer(x), expected)
@@ -119,7 +139,9 @@ def test_linear_in_evaluation_is_scale_times_exact_sum_plus_bias(scale, bias, sh
     x = pm(*shape)
     expected = (sign(x).double() @ sign(layer.weight.detach()).double().T).float()
     if scale != "none":
-        expected = expected * (layer.scale.detach() if scale == "learned" else layer.weight.detach().abs().mean(1))
+        expected = expected * (
+            layer.scale.detach() if scale == "learned" else layer.weight.detach().abs().mean(1)
+        )
     if bias:
         expected = expected + layer.bias.detach()
     assert torch.equal(layer(x), expected)
@@ -129,9 +151,11 @@ def test_linear_in_evaluation_is_scale_times_exact_sum_plus_bias(scale, bias, sh
 @pytest.mark.parametrize("input_scale", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_training_and_evaluation_agree(scale, input_scale, dtype):
-    conv = BinaryConv2d(9, 5, 3, padding=1, bias=True, scale=scale, input_scale=input_scale, output_size=(7, 6))
+    conv = BinaryConv2d(
+        9, 5, 3, padding=1, bias=True, scale=scale, input_scale=input_scale, output_size=(7, 6)
+    )
     made = [(conv, pm(3, 9, 7, 6))]
-    if scale != "xnorpp":
+    if scale in SCALES[:3]:
         made.append((BinaryLinear(70, 30, scale=scale, input_scale=input_scale), pm(8, 70)))
     for layer, x in made:
         scrambled(layer).to(dtype)
@@ -146,12 +170,31 @@ def test_training_and_evaluation_agree(scale, input_scale, dtype):
 def test_input_scale_against_loops():
     """The XNOR-Net paper's K, window by window; padding counts as zero in K whatever the signs are padded with."""
     for padding_value in (0, 1, -1):
-        layer = BinaryConv2d(3, 4, (2, 3), stride=(1, 2), padding=(1, 2), bias=True, scale="none", padding_value=padding_value, input_scale=True)
+        layer = BinaryConv2d(
+            3,
+            4,
+            (2, 3),
+            stride=(1, 2),
+            padding=(1, 2),
+            bias=True,
+            scale="none",
+            padding_value=padding_value,
+            input_scale=True,
+        )
         scrambled(layer).double().eval()
         x = pm(2, 3, 4, 5).double()
-        dot = conv_loops(sign(x), sign(layer.weight.detach()), (1, 2), (1, 2), padding_value=float(padding_value))
-        size = conv_loops(x.abs().mean(1, keepdim=True), torch.full((1, 1, 2, 3), 1 / 6, dtype=torch.float64), (1, 2), (1, 2))
-        torch.testing.assert_close(layer(x), dot * size + layer.bias.detach().view(1, 4, 1, 1), rtol=1e-12, atol=1e-12)
+        dot = conv_loops(
+            sign(x), sign(layer.weight.detach()), (1, 2), (1, 2), padding_value=float(padding_value)
+        )
+        size = conv_loops(
+            x.abs().mean(1, keepdim=True),
+            torch.full((1, 1, 2, 3), 1 / 6, dtype=torch.float64),
+            (1, 2),
+            (1, 2),
+        )
+        torch.testing.assert_close(
+            layer(x), dot * size + layer.bias.detach().view(1, 4, 1, 1), rtol=1e-12, atol=1e-12
+        )
     linear = scrambled(BinaryLinear(5, 2, scale="none", input_scale=True)).eval()
     x = torch.tensor([[1.0, -2.0, 0.0, 3.0, -4.0]])  # mean|x| = 2
     expected = 2.0 * (sign(x) @ sign(linear.weight.detach()).T) + linear.bias.detach()
@@ -209,7 +252,9 @@ def test_learned_scale_gets_its_gradient():
     x, g = pm(5, 6).double(), torch.randn(5, 3, dtype=torch.float64)
     linear(x).backward(g)
     dot = sign(x) @ sign(linear.weight.detach()).T
-    assert linear.scale.grad.tolist() == pytest.approx([(g[:, o] * dot[:, o]).sum().item() for o in range(3)], rel=1e-12)
+    assert linear.scale.grad.tolist() == pytest.approx(
+        [(g[:, o] * dot[:, o]).sum().item() for o in range(3)], rel=1e-12
+    )
 
 
 def test_xnorpp_vectors_get_their_gradients():
@@ -217,7 +262,9 @@ def test_xnorpp_vectors_get_their_gradients():
     x, g = pm(2, 3, 5, 6).double(), torch.randn(2, 4, 5, 6, dtype=torch.float64)
     layer(x).backward(g)
     dot = conv_loops(sign(x), sign(layer.weight.detach()), padding=(1, 1))
-    a, b, c = (p.detach().flatten().tolist() for p in (layer.scale_channel, layer.scale_height, layer.scale_width))
+    a, b, c = (
+        p.detach().flatten().tolist() for p in (layer.scale_channel, layer.scale_height, layer.scale_width)
+    )
     channel, height, width = [0.0] * 4, [0.0] * 5, [0.0] * 6
     for n, o, i, j in itertools.product(range(2), range(4), range(5), range(6)):
         value = (g[n, o, i, j] * dot[n, o, i, j]).item()
@@ -227,6 +274,40 @@ def test_xnorpp_vectors_get_their_gradients():
     assert layer.scale_channel.grad.flatten().tolist() == pytest.approx(channel, rel=1e-11)
     assert layer.scale_height.grad.flatten().tolist() == pytest.approx(height, rel=1e-11)
     assert layer.scale_width.grad.flatten().tolist() == pytest.approx(width, rel=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shapes"), [("dense", [(4, 5, 6)]), ("channel-map", [(4, 1, 1), (1, 5, 6)])]
+)
+def test_other_spatial_scales_start_at_one_and_get_their_gradients(scale, shapes):
+    layer = BinaryConv2d(3, 4, 3, padding=1, scale=scale, output_size=(5, 6)).double()
+    factors = [p for name, p in layer.named_parameters() if name.startswith("scale")]
+    assert [tuple(p.shape) for p in factors] == shapes
+    assert all((p == 1).all() for p in factors)
+    x, g = pm(2, 3, 5, 6).double(), torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    layer(x).backward(g)
+    by_element = (g * conv_loops(sign(x), sign(layer.weight.detach()), padding=(1, 1))).sum(
+        0
+    )  # all factors are 1
+    for p in factors:
+        over = [d for d in range(3) if p.shape[d] == 1]
+        torch.testing.assert_close(
+            p.grad, by_element.sum(over, keepdim=True) if over else by_element, rtol=1e-11, atol=1e-11
+        )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_binary_weights_on_a_real_valued_input(training):
+    layer = (
+        scrambled(BinaryConv2d(6, 5, 1, stride=2, scale="mean", binary_input=False)).double().train(training)
+    )
+    x = torch.randn(2, 6, 4, 4, dtype=torch.float64)
+    alpha = layer.weight.detach().abs().mean((1, 2, 3))
+    expected = torch.einsum(
+        "nchw,oc->nohw", x[:, :, ::2, ::2], sign(layer.weight.detach())[:, :, 0, 0]
+    ) * alpha.view(1, 5, 1, 1)
+    torch.testing.assert_close(layer(x).detach(), expected, rtol=1e-12, atol=1e-12)
+    assert "binary_input=False" in repr(layer)
 
 
 @pytest.mark.parametrize("gradient", ["identity", "detached", "paper", "corrected", "s4"])
@@ -239,7 +320,9 @@ def test_gradient_of_the_latent_weight(gradient):
     alpha, s = mean_scale(w), sign(w)
     into = torch.nn.grad.conv2d_weight(sign(x), w.shape, g)
     expected = {
-        "identity": into, "detached": alpha * into, "paper": into / 36 + alpha * into,
+        "identity": into,
+        "detached": alpha * into,
+        "paper": into / 36 + alpha * into,
         "corrected": s * (into * s).mean((1, 2, 3), keepdim=True) + alpha * into,
     }
     expected["s4"] = expected["corrected"] * (1 - 1 / 4) * 36
@@ -259,7 +342,9 @@ def test_gradient_through_the_transform(transform, weight_ste):
     if transform == "center":
         v = w - w.mean(1, keepdim=True)
     elif transform == "standardize":
-        v = (w - w.mean((1, 2, 3), keepdim=True)) / (w.var((1, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
+        v = (w - w.mean((1, 2, 3), keepdim=True)) / (
+            w.var((1, 2, 3), correction=0, keepdim=True) + 1e-5
+        ).sqrt()
     into = torch.nn.grad.conv2d_weight(sign(x), w.shape, g)
     if weight_ste == "clipped":
         into = into * (v.detach().abs() <= 1)
@@ -269,16 +354,25 @@ def test_gradient_through_the_transform(transform, weight_ste):
 
 def test_real_valued_parts_pass_gradcheck():
     """The layer is smooth in its scales, its bias and the magnitude of its input (through K)."""
-    layer = scrambled(BinaryConv2d(2, 3, 3, padding=1, bias=True, scale="xnorpp", output_size=(4, 4), input_scale=True)).double()
+    layer = scrambled(
+        BinaryConv2d(2, 3, 3, padding=1, bias=True, scale="xnorpp", output_size=(4, 4), input_scale=True)
+    ).double()
     x = pm(1, 2, 4, 4).double()
-    x = x + 10 * sign(x)  # beyond 1, where the clipped estimator passes nothing: finite differences do not see an estimator
+    x = x + 10 * sign(
+        x
+    )  # beyond 1, where the clipped estimator passes nothing: finite differences do not see an estimator
 
     def run(channel, height, width, bias, size):
         parameters = {"scale_channel": channel, "scale_height": height, "scale_width": width, "bias": bias}
         return torch.func.functional_call(layer, parameters, (x * size,))
 
-    inputs = [p.detach().clone().requires_grad_() for p in (layer.scale_channel, layer.scale_height, layer.scale_width, layer.bias)]
-    assert torch.autograd.gradcheck(run, (*inputs, torch.tensor(1.0, dtype=torch.float64, requires_grad=True)))
+    inputs = [
+        p.detach().clone().requires_grad_()
+        for p in (layer.scale_channel, layer.scale_height, layer.scale_width, layer.bias)
+    ]
+    assert torch.autograd.gradcheck(
+        run, (*inputs, torch.tensor(1.0, dtype=torch.float64, requires_grad=True))
+    )
 
 
 def test_gradient_of_the_input():
@@ -286,7 +380,9 @@ def test_gradient_of_the_input():
     x = torch.tensor([[0.5, -0.5, 1.5, -1.5, 0.0, 1.0]], dtype=torch.float64, requires_grad=True)
     layer(x).backward(torch.tensor([[1.0, 2.0, -3.0]], dtype=torch.float64))
     w = layer.weight.detach()
-    through = torch.tensor([[1.0, 2.0, -3.0]], dtype=torch.float64) @ (w.abs().mean(1, keepdim=True) * sign(w))
+    through = torch.tensor([[1.0, 2.0, -3.0]], dtype=torch.float64) @ (
+        w.abs().mean(1, keepdim=True) * sign(w)
+    )
     mask = torch.tensor([[1.0, 1, 0, 0, 1, 1]], dtype=torch.float64)
     torch.testing.assert_close(x.grad, through * mask, rtol=1e-13, atol=0)
 
@@ -301,7 +397,10 @@ def test_evaluation_gives_the_latent_weight_no_gradient():
 def test_one_layer_learns():
     """A binary layer with a learned scale fits another one's outputs: gradients point the right way all along."""
     torch.manual_seed(0)
-    target, layer = BinaryLinear(31, 8, scale="learned", scale_init=0.5).eval(), BinaryLinear(31, 8, scale="learned")
+    target, layer = (
+        BinaryLinear(31, 8, scale="learned", scale_init=0.5).eval(),
+        BinaryLinear(31, 8, scale="learned"),
+    )
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.02)
     x = torch.randn(512, 31)
     with torch.no_grad():
@@ -343,7 +442,10 @@ def test_project(latent):
 
 
 def test_initialisation_is_pytorchs():
-    for binary, real in ((lambda: BinaryConv2d(6, 5, 3, bias=True), lambda: nn.Conv2d(6, 5, 3)), (lambda: BinaryLinear(20, 5), lambda: nn.Linear(20, 5))):
+    for binary, real in (
+        (lambda: BinaryConv2d(6, 5, 3, bias=True), lambda: nn.Conv2d(6, 5, 3)),
+        (lambda: BinaryLinear(20, 5), lambda: nn.Linear(20, 5)),
+    ):
         torch.manual_seed(3)
         a = binary()
         torch.manual_seed(3)
@@ -355,11 +457,17 @@ def test_initialisation_is_pytorchs():
 def test_start_of_learned_scales():
     conv = BinaryConv2d(6, 5, 3, scale="learned")
     for o in range(5):
-        assert conv.scale[o, 0, 0].item() == pytest.approx(sum(abs(v) for v in conv.weight[o].flatten().tolist()) / 54, rel=1e-6)
+        assert conv.scale[o, 0, 0].item() == pytest.approx(
+            sum(abs(v) for v in conv.weight[o].flatten().tolist()) / 54, rel=1e-6
+        )
     assert BinaryConv2d(6, 5, 3, scale="learned", scale_init=1).scale.unique().tolist() == [1]
     assert BinaryLinear(6, 5, scale="learned", scale_init=0.25).scale.tolist() == [0.25] * 5
     plus = BinaryConv2d(6, 5, 3, scale="xnorpp", output_size=(2, 7))
-    assert [tuple(p.shape) for p in (plus.scale_channel, plus.scale_height, plus.scale_width)] == [(5, 1, 1), (1, 2, 1), (1, 1, 7)]
+    assert [tuple(p.shape) for p in (plus.scale_channel, plus.scale_height, plus.scale_width)] == [
+        (5, 1, 1),
+        (1, 2, 1),
+        (1, 1, 7),
+    ]
     assert all(p.unique().tolist() == [1] for p in (plus.scale_channel, plus.scale_height, plus.scale_width))
 
 
@@ -373,7 +481,9 @@ def test_learned_scale_starts_as_the_mean_scale():
 
 
 def test_temperature_reaches_every_estimator():
-    net = nn.Sequential(BinaryConv2d(2, 2, 1, ste="tanh", weight_ste="tanh", scale="none"), RSign(2, ste="tanh"))
+    net = nn.Sequential(
+        BinaryConv2d(2, 2, 1, ste="tanh", weight_ste="tanh", scale="none"), RSign(2, ste="tanh")
+    )
     x = torch.full((1, 2, 1, 1), 0.3, dtype=torch.float64)
     net.double()
     slopes = []
@@ -386,12 +496,17 @@ def test_temperature_reaches_every_estimator():
         net[0].weight.grad = None
         net[0](x).sum().backward()
         torch.testing.assert_close(net[0].weight.grad, t * (1 - torch.tanh(t * w) ** 2), rtol=1e-12, atol=0)
-    assert slopes == pytest.approx([1 - torch.tanh(x).square().max().item(), 3 * (1 - torch.tanh(3 * x).square().max().item())], rel=1e-12)
+    assert slopes == pytest.approx(
+        [1 - torch.tanh(x).square().max().item(), 3 * (1 - torch.tanh(3 * x).square().max().item())],
+        rel=1e-12,
+    )
     assert "temperature" not in "".join(net.state_dict())
 
 
 def test_binary_layers_are_found_by_name():
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sequential(BinaryConv2d(2, 2, 3), nn.ReLU()), BinaryLinear(4, 2))
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.Sequential(BinaryConv2d(2, 2, 3), nn.ReLU()), BinaryLinear(4, 2)
+    )
     assert list(layers.binary_layers(net)) == ["1.0", "2"]
 
 
@@ -439,8 +554,15 @@ def test_rprelu_starts_as_a_prelu():
 MADE = {
     "conv": lambda: BinaryConv2d(3, 4, 3, padding=1, bias=True),
     "conv none": lambda: BinaryConv2d(3, 4, 3, padding=1, scale="none"),
-    "conv learned": lambda: BinaryConv2d(3, 4, 3, padding=1, scale="learned", bias=True, transform="standardize"),
-    "conv xnorpp": lambda: BinaryConv2d(3, 4, 3, padding=1, scale="xnorpp", output_size=(6, 5), input_scale=True),
+    "conv learned": lambda: BinaryConv2d(
+        3, 4, 3, padding=1, scale="learned", bias=True, transform="standardize"
+    ),
+    "conv xnorpp": lambda: BinaryConv2d(
+        3, 4, 3, padding=1, scale="xnorpp", output_size=(6, 5), input_scale=True
+    ),
+    "conv dense": lambda: BinaryConv2d(3, 4, 3, padding=1, scale="dense", output_size=(6, 5)),
+    "conv channel-map": lambda: BinaryConv2d(3, 4, 3, padding=1, scale="channel-map", output_size=(6, 5)),
+    "conv of a real-valued input": lambda: BinaryConv2d(3, 4, 3, padding=1, binary_input=False),
     "linear": lambda: BinaryLinear(30, 4),
     "linear learned": lambda: BinaryLinear(30, 4, scale="learned", bias=False),
     "rsign": lambda: RSign(3),
@@ -451,6 +573,9 @@ KEYS = {
     "conv none": ["weight"],
     "conv learned": ["weight", "bias", "scale"],
     "conv xnorpp": ["weight", "scale_channel", "scale_height", "scale_width"],
+    "conv dense": ["weight", "scale_dense"],
+    "conv channel-map": ["weight", "scale_channel", "scale_map"],
+    "conv of a real-valued input": ["weight"],
     "linear": ["weight", "bias"],
     "linear learned": ["weight", "scale"],
     "rsign": ["shift"],
@@ -483,24 +608,56 @@ def test_deepcopy_pickle_and_state_dict_keep_the_function(name):
         assert copies[0].temperature == copies[1].temperature == 3
     with torch.no_grad():
         next(iter(copies[0].parameters())).add_(1)
-    assert not torch.equal(next(iter(copies[0].parameters())), next(iter(layer.parameters())))  # a copy, not a view
+    assert not torch.equal(
+        next(iter(copies[0].parameters())), next(iter(layer.parameters()))
+    )  # a copy, not a view
 
 
 @pytest.mark.parametrize(
     ("layer", "text"),
     [
-        (BinaryConv2d(3, 4, 5), "3, 4, kernel_size=(5, 5), stride=(1, 1), bias=False, scale=mean, gradient=corrected, ste=clipped"),
         (
-            BinaryConv2d(4, 4, 3, 2, 1, groups=2, bias=True, scale="learned", ste="polynomial", latent="clip", padding_value=-1, dropout=0.5, weight_ste="identity"),
+            BinaryConv2d(3, 4, 5),
+            "3, 4, kernel_size=(5, 5), stride=(1, 1), bias=False, scale=mean, gradient=corrected, ste=clipped",
+        ),
+        (
+            BinaryConv2d(
+                4,
+                4,
+                3,
+                2,
+                1,
+                groups=2,
+                bias=True,
+                scale="learned",
+                ste="polynomial",
+                latent="clip",
+                padding_value=-1,
+                dropout=0.5,
+                weight_ste="identity",
+            ),
             "4, 4, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2, padding_value=-1, bias=True, scale=learned, "
             "ste=polynomial, weight_ste=identity, latent=clip, dropout=0.5",
         ),
         (
-            BinaryConv2d(3, 4, 3, dilation=2, scale="xnorpp", output_size=7, input_scale=True, transform="center", sign_of_zero=-1),
+            BinaryConv2d(
+                3,
+                4,
+                3,
+                dilation=2,
+                scale="xnorpp",
+                output_size=7,
+                input_scale=True,
+                transform="center",
+                sign_of_zero=-1,
+            ),
             "3, 4, kernel_size=(3, 3), stride=(1, 1), dilation=(2, 2), input_scale=True, output_size=(7, 7), bias=False, scale=xnorpp, "
             "ste=clipped, transform=center, sign_of_zero=-1",
         ),
-        (BinaryLinear(3, 4, gradient="s4", gain=1e9, input_scale=True), "3, 4, bias=True, scale=mean, gradient=s4, ste=clipped, gain=1000000000.0, input_scale=True"),
+        (
+            BinaryLinear(3, 4, gradient="s4", gain=1e9, input_scale=True),
+            "3, 4, bias=True, scale=mean, gradient=s4, ste=clipped, gain=1000000000.0, input_scale=True",
+        ),
         (RSign(6, ste="tanh"), "6, ste=tanh"),
         (RPReLU(6), "6"),
     ],
@@ -598,32 +755,79 @@ def test_channels_last(name):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: BinaryConv2d(3, 4, 3, scale="channel"), "unknown scale 'channel': choose one of none, mean, learned, xnorpp"),
-        (lambda: BinaryConv2d(3, 4, 3, gradient="s3"), "unknown gradient 's3': choose one of identity, detached, paper, corrected, s4"),
-        (lambda: BinaryLinear(3, 4, ste="hard"), "unknown ste 'hard': choose one of identity, clipped, polynomial, tanh"),
+        (
+            lambda: BinaryConv2d(3, 4, 3, scale="channel"),
+            "unknown scale 'channel': choose one of none, mean, learned, xnorpp",
+        ),
+        (
+            lambda: BinaryConv2d(3, 4, 3, gradient="s3"),
+            "unknown gradient 's3': choose one of identity, detached, paper, corrected, s4",
+        ),
+        (
+            lambda: BinaryLinear(3, 4, ste="hard"),
+            "unknown ste 'hard': choose one of identity, clipped, polynomial, tanh",
+        ),
         (lambda: BinaryLinear(3, 4, weight_ste=None), "unknown weight_ste None: choose one of"),
-        (lambda: BinaryLinear(3, 4, latent="center"), "unknown latent 'center': choose one of free, clip, center-clip"),
-        (lambda: BinaryLinear(3, 4, transform="standardise"), "unknown transform 'standardise': choose one of none, center, standardize"),
-        (lambda: BinaryLinear(3, 4, scale="xnorpp"), "scale='xnorpp' is for convolutions: a linear layer takes none, mean or learned"),
+        (
+            lambda: BinaryLinear(3, 4, latent="center"),
+            "unknown latent 'center': choose one of free, clip, center-clip",
+        ),
+        (
+            lambda: BinaryLinear(3, 4, transform="standardise"),
+            "unknown transform 'standardise': choose one of none, center, standardize",
+        ),
+        (
+            lambda: BinaryLinear(3, 4, scale="dense"),
+            "scale='dense' is for convolutions: a linear layer takes none, mean or learned",
+        ),
+        (
+            lambda: BinaryConv2d(3, 4, 3, scale="channel-map"),
+            "scale='channel-map' needs output_size=(H_out, W_out)",
+        ),
+        (
+            lambda: BinaryLinear(3, 4, scale="xnorpp"),
+            "scale='xnorpp' is for convolutions: a linear layer takes none, mean or learned",
+        ),
         (lambda: BinaryLinear(3, 4, sign_of_zero=0), "sign_of_zero is 0: it must be +1 or -1"),
         (lambda: BinaryLinear(3, 4, dropout=1.0), "dropout is 1.0: it must lie in [0, 1)"),
         (lambda: BinaryLinear(3, 4, dropout=-0.1), "dropout is -0.1"),
         (lambda: BinaryLinear(0, 4), "shape (4, 0): every size must be at least 1"),
         (lambda: BinaryConv2d(3, 0, 3), "shape (0, 3, 3, 3): every size must be at least 1"),
         (lambda: BinaryConv2d(3, 4, 3, scale="xnorpp"), "scale='xnorpp' needs output_size=(H_out, W_out)"),
-        (lambda: BinaryConv2d(3, 4, 3, scale="xnorpp", output_size=(0, 4)), "output_size is (0, 4): it must be a whole number >= 1"),
-        (lambda: BinaryConv2d(3, 4, 3, padding="same"), "padding is 'same': it must be a whole number >= 0, or a pair of them"),
+        (
+            lambda: BinaryConv2d(3, 4, 3, scale="xnorpp", output_size=(0, 4)),
+            "output_size is (0, 4): it must be a whole number >= 1",
+        ),
+        (
+            lambda: BinaryConv2d(3, 4, 3, padding="same"),
+            "padding is 'same': it must be a whole number >= 0, or a pair of them",
+        ),
         (lambda: BinaryConv2d(3, 4, 3, padding=(1, -1)), "padding is (1, -1)"),
-        (lambda: BinaryConv2d(3, 4, 3, stride=0), "stride is 0: it must be a whole number >= 1, or a pair of them"),
+        (
+            lambda: BinaryConv2d(3, 4, 3, stride=0),
+            "stride is 0: it must be a whole number >= 1, or a pair of them",
+        ),
         (lambda: BinaryConv2d(3, 4, (3, 3, 3)), "kernel_size is (3, 3, 3)"),
         (lambda: BinaryConv2d(3, 4, 3, dilation=1.5), "dilation is 1.5"),
-        (lambda: BinaryConv2d(3, 4, 3, groups=2), "groups is 2: it must divide in_channels 3 and out_channels 4"),
+        (
+            lambda: BinaryConv2d(3, 4, 3, groups=2),
+            "groups is 2: it must divide in_channels 3 and out_channels 4",
+        ),
         (lambda: BinaryConv2d(3, 4, 3, groups=0), "groups is 0"),
         (lambda: BinaryConv2d(3, 4, 3, padding_value=2), "padding_value is 2: it must be 0, +1 or -1"),
-        (lambda: BinaryConv2d(3, 4, 3)(torch.zeros(2, 4, 5, 5)), "BinaryConv2d expects (N, 3, H, W), got (2, 4, 5, 5)"),
-        (lambda: BinaryConv2d(3, 4, 3)(torch.zeros(3, 5, 5)), "BinaryConv2d expects (N, 3, H, W), got (3, 5, 5)"),
+        (
+            lambda: BinaryConv2d(3, 4, 3)(torch.zeros(2, 4, 5, 5)),
+            "BinaryConv2d expects (N, 3, H, W), got (2, 4, 5, 5)",
+        ),
+        (
+            lambda: BinaryConv2d(3, 4, 3)(torch.zeros(3, 5, 5)),
+            "BinaryConv2d expects (N, 3, H, W), got (3, 5, 5)",
+        ),
         (lambda: BinaryLinear(3, 4)(torch.zeros(2, 4)), "BinaryLinear expects (..., 3), got (2, 4)"),
-        (lambda: BinaryConv2d(3, 4, 1, scale="xnorpp", output_size=(1, 5))(torch.zeros(1, 3, 6, 5)), "vectors for outputs of (1, 5), an input of (1, 3, 6, 5) gives (6, 5)"),
+        (
+            lambda: BinaryConv2d(3, 4, 1, scale="xnorpp", output_size=(1, 5))(torch.zeros(1, 3, 6, 5)),
+            "factors for outputs of (1, 5), an input of (1, 3, 6, 5) gives (6, 5)",
+        ),
         (lambda: RSign(3, ste="hard"), "unknown ste 'hard'"),
     ],
 )
