@@ -140,11 +140,16 @@ class _Run:
         train, validation = d.train, None
         if r.validation:
             train, validation = data.split_validation(d.train, r.validation, self.seed)
-        transform = evaluate.input_transform(r.input, dataclasses.replace(d, train=train))
+        test, transform = d.test, evaluate.input_transform(r.input, dataclasses.replace(d, train=train))
+        if isinstance(transform, data.ZCAWhitening):  # a product of 3072 x 3072 an image: once, not once an epoch
+            transform = transform.to(device)
+            train, test = train.to(device).map(transform), test.to(device).map(transform)
+            validation = validation.to(device).map(transform) if validation is not None else None
+            transform = None
         augment = data.Augment(**r.augment.model_dump()) if r.augment else None
         self.train_batches = data.Batches(train, r.batch_size, augment=augment, transform=transform, **common)
         evaluation = {**common, "transform": transform, "shuffle": False}
-        self.test_batches = data.Batches(d.test, EVALUATION_BATCH, **evaluation)
+        self.test_batches = data.Batches(test, EVALUATION_BATCH, **evaluation)
         self.validation_batches = data.Batches(validation, EVALUATION_BATCH, **evaluation) if validation is not None else None
 
     # -- state -------------------------------------------------------------------------------------------------------------------------
