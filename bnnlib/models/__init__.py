@@ -42,4 +42,4 @@ def build(name: str, **options) -> nn.Module:
         raise ValueError(f"model {name!r} with {options}: {error}") from error
 
 
-from bnnlib.models import cnn, lenet, mlp, nin, vgg  # noqa: E402,F401  (each registers its builders)
+from bnnlib.models import alexnet, cnn, lenet, mlp, nin, resnet, vgg  # noqa: E402,F401  (each registers its builders)
