@@ -13,7 +13,7 @@ import json
 import struct
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import safetensors.torch
 import torch
@@ -109,12 +109,13 @@ def _freeze_(layer: layers._Binary) -> None:
 
 
 def _real(name: str, tensor: Tensor, real: str) -> dict[str, Tensor]:
-    if tensor.dim() < 2 or not tensor.is_floating_point() or real == "float32":
+    if real not in get_args(RealDtype):
+        raise ValueError(f"unknown real {real!r}: choose {', '.join(get_args(RealDtype))}")
+    vector = tensor.numel() == max(tensor.shape, default=1)  # a convolution's scales, shaped (C, 1, 1), are one too
+    if vector or not tensor.is_floating_point() or real == "float32":
         return {name: tensor}
     if real == "bfloat16":
         return {name: tensor.to(torch.bfloat16)}
-    if real != "int8":
-        raise ValueError(f"unknown real {real!r}: choose float32, bfloat16 or int8")
     scale = tensor.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127
     values = (tensor / scale.view(-1, *([1] * (tensor.dim() - 1)))).round().to(torch.int8)
     return {name: values, f"{name}.int8_scale": scale.float()}
@@ -138,7 +139,9 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except FileNotFoundError:
         raise DeployError(f"no packed model {path}") from None
-    except (SafetensorError, OSError, json.JSONDecodeError, struct.error) as error:
+    except OSError as error:
+        raise DeployError(f"packed model {path} cannot be read: {error}") from None
+    except (SafetensorError, json.JSONDecodeError, struct.error) as error:
         raise DeployError(f"packed model {path} is damaged: {error}") from None
 
 
