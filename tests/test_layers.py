@@ -168,7 +168,7 @@ def test_training_and_evaluation_agree(scale, input_scale, dtype):
 
 
 def test_input_scale_against_loops():
-    """The XNOR-Net paper's K, window by window; padding counts as zero in K whatever the signs are padded with."""
+    """The XNOR-Net paper's K, window by window; padding counts as zero in K, whatever the signs get."""
     for padding_value in (0, 1, -1):
         layer = BinaryConv2d(
             3,
@@ -312,7 +312,7 @@ def test_binary_weights_on_a_real_valued_input(training):
 
 @pytest.mark.parametrize("gradient", ["identity", "detached", "paper", "corrected", "s4"])
 def test_gradient_of_the_latent_weight(gradient):
-    """The layer hands the convolution's own gradient to the formula: checked against the formulas in tests/test_quantizers.py."""
+    """The layer hands the convolution's own gradient to the formulas that tests/test_quantizers.py checks."""
     layer = BinaryConv2d(4, 3, 3, scale="mean", gradient=gradient, gain=3.0).double()
     x, g = pm(2, 4, 6, 5).double(), torch.randn(2, 3, 4, 3, dtype=torch.float64)
     layer(x).backward(g)
@@ -333,7 +333,7 @@ def test_gradient_of_the_latent_weight(gradient):
 @pytest.mark.parametrize("transform", ["none", "center", "standardize"])
 @pytest.mark.parametrize("weight_ste", ["identity", "clipped"])
 def test_gradient_through_the_transform(transform, weight_ste):
-    """Sign replaced by its surrogate, the layer's gradient is that of plain autograd through the transform."""
+    """Sign replaced by its surrogate, the layer's gradient is plain autograd's through the transform."""
     layer = BinaryConv2d(4, 3, 3, scale="none", transform=transform, weight_ste=weight_ste).double()
     x, g = pm(2, 4, 6, 5).double(), torch.randn(2, 3, 4, 3, dtype=torch.float64)
     layer(x).backward(g)
@@ -395,7 +395,7 @@ def test_evaluation_gives_the_latent_weight_no_gradient():
 
 
 def test_one_layer_learns():
-    """A binary layer with a learned scale fits another one's outputs: gradients point the right way all along."""
+    """A binary layer with a learned scale fits another one's outputs: its gradients point the right way."""
     torch.manual_seed(0)
     target, layer = (
         BinaryLinear(31, 8, scale="learned", scale_init=0.5).eval(),
@@ -618,7 +618,8 @@ def test_deepcopy_pickle_and_state_dict_keep_the_function(name):
     [
         (
             BinaryConv2d(3, 4, 5),
-            "3, 4, kernel_size=(5, 5), stride=(1, 1), bias=False, scale=mean, gradient=corrected, ste=clipped",
+            "3, 4, kernel_size=(5, 5), stride=(1, 1), bias=False, "
+            "scale=mean, gradient=corrected, ste=clipped",
         ),
         (
             BinaryConv2d(
@@ -636,7 +637,8 @@ def test_deepcopy_pickle_and_state_dict_keep_the_function(name):
                 dropout=0.5,
                 weight_ste="identity",
             ),
-            "4, 4, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2, padding_value=-1, bias=True, scale=learned, "
+            "4, 4, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2, padding_value=-1, "
+            "bias=True, scale=learned, "
             "ste=polynomial, weight_ste=identity, latent=clip, dropout=0.5",
         ),
         (
@@ -651,7 +653,8 @@ def test_deepcopy_pickle_and_state_dict_keep_the_function(name):
                 transform="center",
                 sign_of_zero=-1,
             ),
-            "3, 4, kernel_size=(3, 3), stride=(1, 1), dilation=(2, 2), input_scale=True, output_size=(7, 7), bias=False, scale=xnorpp, "
+            "3, 4, kernel_size=(3, 3), stride=(1, 1), dilation=(2, 2), input_scale=True, output_size=(7, 7), "
+            "bias=False, scale=xnorpp, "
             "ste=clipped, transform=center, sign_of_zero=-1",
         ),
         (
@@ -691,7 +694,7 @@ def test_compiled_without_a_graph_break(name):
 
 
 def test_compiled_by_inductor():
-    """Down to compiled C++, forward and backward; the layers one by one go through the quicker tests above."""
+    """Down to compiled C++, forward and backward; the quicker tests above take the layers one by one."""
     torch.manual_seed(0)
     layer = BinaryLinear(30, 4, gradient="s4", transform="standardize")
     x = pm(2, 30)

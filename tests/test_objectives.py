@@ -38,24 +38,37 @@ def batch():
 def test_against_numpy(batch, temperature, mix, smoothing):
     student, teacher, labels = batch
     hard, soft = parts(student, teacher, labels, temperature, smoothing)
-    loss = distillation(torch.tensor(student), torch.tensor(teacher), torch.tensor(labels), temperature, mix, smoothing)
+    loss = distillation(
+        torch.tensor(student), torch.tensor(teacher), torch.tensor(labels), temperature, mix, smoothing
+    )
     assert loss.item() == pytest.approx((1 - mix) * hard + mix * temperature**2 * soft, rel=1e-12)
 
 
 def test_by_hand():
     """Teacher 3 to 1, student even, T = 1: KL = 3/4 log(3/2) + 1/4 log(1/2)."""
     kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    teacher, student = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+    teacher, student = (
+        torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64),
+        torch.zeros(1, 2, dtype=torch.float64),
+    )
     assert distillation(student, teacher, torch.tensor([0]), 1.0, 1.0).item() == pytest.approx(kl, rel=1e-12)
     # the same two distributions at T = 2, from logits twice as large: T^2 = 4 times as much
-    assert distillation(student, 2 * teacher, torch.tensor([0]), 2.0, 1.0).item() == pytest.approx(4 * kl, rel=1e-12)
+    assert distillation(student, 2 * teacher, torch.tensor([0]), 2.0, 1.0).item() == pytest.approx(
+        4 * kl, rel=1e-12
+    )
 
 
 def test_ends_of_the_mix(batch):
     student, teacher, labels = map(torch.tensor, batch)
     other = torch.zeros_like(teacher)
-    assert distillation(student, teacher, labels, 3.0, 0.0) == distillation(student, other, labels, 3.0, 0.0) == F.cross_entropy(student, labels)
-    assert distillation(student, teacher, labels, 3.0, 1.0) == distillation(student, teacher, (labels + 1) % 5, 3.0, 1.0)
+    assert (
+        distillation(student, teacher, labels, 3.0, 0.0)
+        == distillation(student, other, labels, 3.0, 0.0)
+        == F.cross_entropy(student, labels)
+    )
+    assert distillation(student, teacher, labels, 3.0, 1.0) == distillation(
+        student, teacher, (labels + 1) % 5, 3.0, 1.0
+    )
 
 
 def test_a_student_equal_to_its_teacher_learns_nothing(batch):
@@ -77,7 +90,10 @@ def test_gradient_is_of_the_size_of_the_hard_losss(batch):
 
 
 def test_confident_teachers_do_not_overflow():
-    student, teacher = torch.tensor([[200.0, -200.0], [0.0, 0.0]]), torch.tensor([[-200.0, 200.0], [500.0, -500.0]])
+    student, teacher = (
+        torch.tensor([[200.0, -200.0], [0.0, 0.0]]),
+        torch.tensor([[-200.0, 200.0], [500.0, -500.0]]),
+    )
     student.requires_grad_()
     loss = distillation(student, teacher, torch.tensor([0, 1]), 1.0, 0.5)
     loss.backward()

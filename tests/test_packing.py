@@ -69,9 +69,17 @@ def test_strided_memory(k):
 @pytest.mark.parametrize(
     ("bits", "k", "message"),
     [
-        (torch.zeros(2, 2, dtype=torch.uint8), 17, "17 values take 3 uint8 bytes a row, got 2 of torch.uint8"),
+        (
+            torch.zeros(2, 2, dtype=torch.uint8),
+            17,
+            "17 values take 3 uint8 bytes a row, got 2 of torch.uint8",
+        ),
         (torch.zeros(2, 2, dtype=torch.uint8), 8, "8 values take 1 uint8 bytes a row, got 2 of torch.uint8"),
-        (torch.zeros(2, 2, dtype=torch.int32), 16, "16 values take 2 uint8 bytes a row, got 2 of torch.int32"),
+        (
+            torch.zeros(2, 2, dtype=torch.int32),
+            16,
+            "16 values take 2 uint8 bytes a row, got 2 of torch.int32",
+        ),
     ],
 )
 def test_bad_sizes_are_named(bits, k, message):

@@ -1,4 +1,4 @@
-"""The sign, its straight-through estimators and the scaled sign, against tables, loops and autograd in float64."""
+"""The sign, its straight-through estimators and the scaled sign, against tables, loops and autograd."""
 
 import ast
 import json
@@ -11,7 +11,16 @@ import torch
 import torch.nn.functional as F
 
 from bnnlib import quantizers
-from bnnlib.quantizers import binarize, box_mean, center, mean_scale, scaled_sign, sign, standardize, surrogate
+from bnnlib.quantizers import (
+    binarize,
+    box_mean,
+    center,
+    mean_scale,
+    scaled_sign,
+    sign,
+    standardize,
+    surrogate,
+)
 
 ROOT = Path(__file__).parent.parent
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -41,7 +50,9 @@ TABLE = [
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_sign_is_never_zero_and_keeps_the_dtype(dtype):
-    x = torch.tensor([*INPUTS, math.inf, -math.inf, torch.finfo(dtype).tiny, -torch.finfo(dtype).tiny], dtype=dtype)
+    x = torch.tensor(
+        [*INPUTS, math.inf, -math.inf, torch.finfo(dtype).tiny, -torch.finfo(dtype).tiny], dtype=dtype
+    )
     y = sign(x)
     assert y.dtype == dtype
     assert y.tolist() == [*SIGNS, 1, -1, 1, -1]
@@ -66,7 +77,12 @@ def test_sign_keeps_any_shape(shape):
 
 def test_sign_reads_strided_memory():
     x = torch.randn(2, 6, 5, 4)
-    for view in (x.contiguous(memory_format=torch.channels_last), x.transpose(0, 3), x[:, ::2], x.expand(3, 2, 6, 5, 4)):
+    for view in (
+        x.contiguous(memory_format=torch.channels_last),
+        x.transpose(0, 3),
+        x[:, ::2],
+        x.expand(3, 2, 6, 5, 4),
+    ):
         assert torch.equal(sign(view), sign(view.contiguous()))
 
 
@@ -84,7 +100,9 @@ def test_table_of_outputs_and_gradients(ste, temperature, gradient, dtype):
     assert y.tolist() == SIGNS
     expected = torch.tensor(gradient, dtype=torch.float64) * weight.double()
     rounding = 2 * torch.finfo(dtype).eps  # of tanh(t x), taken times t and the weight; and of t
-    torch.testing.assert_close(x.grad.double(), expected, rtol=2 * rounding, atol=rounding * max(1, temperature) * len(INPUTS))
+    torch.testing.assert_close(
+        x.grad.double(), expected, rtol=2 * rounding, atol=rounding * max(1, temperature) * len(INPUTS)
+    )
 
 
 @pytest.mark.parametrize("ste", STES)
@@ -108,13 +126,15 @@ def test_surrogate_passes_gradcheck(ste):
 
 @pytest.mark.parametrize("ste", STES)
 def test_surrogate_tends_to_the_sign_or_is_a_line(ste):
-    """Each surrogate is odd, does not decrease, and passes through 0: what makes it a stand-in for the sign."""
+    """Each surrogate is odd, rises from -1 to 1, and passes through 0: a stand-in for the sign."""
     x = torch.linspace(-3, 3, 601, dtype=torch.float64)
     y = surrogate(x, ste, 5.0)
     torch.testing.assert_close(y, -y.flip(0), rtol=0, atol=1e-12)
     assert (y.diff() >= -1e-12).all()
     if ste != "identity":
-        torch.testing.assert_close(y[[0, -1]], torch.tensor([-1.0, 1.0], dtype=torch.float64), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            y[[0, -1]], torch.tensor([-1.0, 1.0], dtype=torch.float64), rtol=1e-9, atol=1e-9
+        )
 
 
 def test_temperature_may_be_a_tensor_that_changes_in_place():
@@ -142,7 +162,7 @@ def test_gradient_arrives_in_strided_memory():
 
 
 def loops(w: torch.Tensor, g: torch.Tensor, kind: str) -> tuple[list, list]:
-    """Output and gradient of the scaled sign, weight by weight, straight from the formulas, in Python floats."""
+    """Output and gradient of the scaled sign, weight by weight from the formulas, in Python floats."""
     rows, gradients = w.double().flatten(1).tolist(), g.double().flatten(1).tolist()
     c_in, outputs, results = w.shape[1], [], []
     for row, grad in zip(rows, gradients, strict=True):
@@ -181,13 +201,23 @@ def test_scaled_sign_against_loops(gradient, shape):
     w.requires_grad_()
     y = scaled_sign(w, gradient)
     y.backward(g)
-    torch.testing.assert_close(y.detach().flatten(1), torch.tensor(outputs, dtype=torch.float64), rtol=1e-14, atol=1e-14)
-    torch.testing.assert_close(w.grad.flatten(1), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        y.detach().flatten(1), torch.tensor(outputs, dtype=torch.float64), rtol=1e-14, atol=1e-14
+    )
+    torch.testing.assert_close(
+        w.grad.flatten(1), torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-13
+    )
 
 
 def test_scaled_sign_by_hand():
-    """One channel (0.5, -1.5), g = (1, 3): alpha = 1, s = (1, -1), sum g s = -2, the mask drops the second weight."""
-    expected = {"identity": [1, 3], "detached": [1, 0], "paper": [1.5, 1.5], "corrected": [0, 1], "s4": [0, 1]}
+    """One channel (0.5, -1.5), g = (1, 3): alpha = 1, s = (1, -1), sum g s = -2, the mask drops w_2."""
+    expected = {
+        "identity": [1, 3],
+        "detached": [1, 0],
+        "paper": [1.5, 1.5],
+        "corrected": [0, 1],
+        "s4": [0, 1],
+    }
     for gradient, values in expected.items():
         w = torch.tensor([[0.5, -1.5]], requires_grad=True)
         y = scaled_sign(w, gradient)
@@ -197,18 +227,20 @@ def test_scaled_sign_by_hand():
 
 
 def test_corrected_is_autograd_through_alpha():
-    """With the clipped surrogate in place of the sign's derivative, nothing else left out: alpha(W) stays in the graph."""
+    """The clipped STE for the sign's derivative, nothing else left out: alpha(W) stays in the graph."""
     torch.manual_seed(2)
     w = (torch.randn(5, 4, 3, 3, dtype=torch.float64) * 0.9).requires_grad_()
     g = torch.randn(5, 4, 3, 3, dtype=torch.float64)
     exact = torch.autograd.grad((mean_scale(w) * binarize(w, "clipped") * g).sum(), w)[0]
-    torch.testing.assert_close(torch.autograd.grad(scaled_sign(w, "corrected"), w, g)[0], exact, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        torch.autograd.grad(scaled_sign(w, "corrected"), w, g)[0], exact, rtol=1e-12, atol=1e-13
+    )
     for other in ("detached", "paper"):
         assert not torch.allclose(torch.autograd.grad(scaled_sign(w, other), w, g)[0], exact)
 
 
 def test_what_corrected_adds_is_the_derivative_through_alpha():
-    """Between sign changes alpha(W) sign(W) is a plain function of W: its finite differences are what ``detached`` leaves out."""
+    """Between sign changes alpha(W) sign(W) is smooth: its differences are what ``detached`` lacks."""
     torch.manual_seed(3)
     w = torch.randn(3, 4, dtype=torch.float64)
     w = w + 0.1 * sign(w)  # no sign changes within the finite difference
@@ -271,9 +303,16 @@ def test_scaled_sign_keeps_the_dtype(gradient, dtype):
     y.backward(g)
     assert y.dtype == w.grad.dtype == dtype
     tolerance = {torch.float16: 5e-3, torch.bfloat16: 3e-2, torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
-    torch.testing.assert_close(y.detach().double().flatten(1), torch.tensor(outputs, dtype=torch.float64), rtol=tolerance, atol=0)
+    torch.testing.assert_close(
+        y.detach().double().flatten(1), torch.tensor(outputs, dtype=torch.float64), rtol=tolerance, atol=0
+    )
     factor = max(1.0, torch.tensor(expected).abs().max().item())
-    torch.testing.assert_close(w.grad.double().flatten(1) / factor, torch.tensor(expected, dtype=torch.float64) / factor, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        w.grad.double().flatten(1) / factor,
+        torch.tensor(expected, dtype=torch.float64) / factor,
+        rtol=tolerance,
+        atol=tolerance,
+    )
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
@@ -326,7 +365,12 @@ def test_standardize_and_center(shape):
 
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "padding", "dilation"),
-    [((5, 5), (3, 3), (1, 1), (1, 1), (1, 1)), ((7, 5), (3, 2), (2, 1), (1, 0), (1, 1)), ((9, 8), (2, 3), (1, 2), (2, 1), (3, 2)), ((1, 1), (1, 1), (1, 1), (0, 0), (1, 1))],
+    [
+        ((5, 5), (3, 3), (1, 1), (1, 1), (1, 1)),
+        ((7, 5), (3, 2), (2, 1), (1, 0), (1, 1)),
+        ((9, 8), (2, 3), (1, 2), (2, 1), (3, 2)),
+        ((1, 1), (1, 1), (1, 1), (0, 0), (1, 1)),
+    ],
 )
 def test_box_mean_against_loops(size, kernel, stride, padding, dilation):
     torch.manual_seed(9)
@@ -339,7 +383,10 @@ def test_box_mean_against_loops(size, kernel, stride, padding, dilation):
                 total = 0.0
                 for ki in range(kernel[0]):
                     for kj in range(kernel[1]):
-                        h, w = i * stride[0] - padding[0] + ki * dilation[0], j * stride[1] - padding[1] + kj * dilation[1]
+                        h, w = (
+                            i * stride[0] - padding[0] + ki * dilation[0],
+                            j * stride[1] - padding[1] + kj * dilation[1],
+                        )
                         if 0 <= h < size[0] and 0 <= w < size[1]:
                             total += sum(abs(x[n, c, h, w].item()) for c in range(3)) / 3
                 assert y[n, 0, i, j].item() == pytest.approx(total / (kernel[0] * kernel[1]), rel=1e-12)
@@ -352,7 +399,9 @@ def _network(x, w, ste, gradient):
     return F.linear(binarize(x, ste, 2.0), scaled_sign(w, gradient)).square().mean()
 
 
-@pytest.mark.parametrize(("ste", "gradient"), [*zip(STES, GRADIENTS[1:], strict=True), ("clipped", "identity")])
+@pytest.mark.parametrize(
+    ("ste", "gradient"), [*zip(STES, GRADIENTS[1:], strict=True), ("clipped", "identity")]
+)
 def test_compiled_without_a_graph_break(ste, gradient):
     torch.manual_seed(10)
     x, w = torch.randn(7, 12), torch.randn(5, 12)
@@ -389,9 +438,18 @@ def test_under_autocast(dtype):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: binarize(torch.zeros(1), "clip"), "unknown ste 'clip': choose one of identity, clipped, polynomial, tanh"),
-        (lambda: surrogate(torch.zeros(1), "approx"), "unknown ste 'approx': choose one of identity, clipped, polynomial, tanh"),
-        (lambda: scaled_sign(torch.zeros(1, 1), "xnor"), "unknown gradient 'xnor': choose one of identity, detached, paper, corrected, s4"),
+        (
+            lambda: binarize(torch.zeros(1), "clip"),
+            "unknown ste 'clip': choose one of identity, clipped, polynomial, tanh",
+        ),
+        (
+            lambda: surrogate(torch.zeros(1), "approx"),
+            "unknown ste 'approx': choose one of identity, clipped, polynomial, tanh",
+        ),
+        (
+            lambda: scaled_sign(torch.zeros(1, 1), "xnor"),
+            "unknown gradient 'xnor': choose one of identity, detached, paper, corrected, s4",
+        ),
         (lambda: scaled_sign(torch.zeros(3)), "(C_out, C_in, ...) without a 0, got (3,)"),
         (lambda: scaled_sign(torch.zeros(3, 0)), "got (3, 0)"),
         (lambda: scaled_sign(torch.zeros(0, 3)), "got (0, 3)"),
@@ -408,7 +466,11 @@ def test_bad_input_is_named(call, message):
 
 def sources() -> list[tuple[str, str]]:
     """Every Python file of the library and the kernels, and the code of every chapter, by name."""
-    found = [(str(p.relative_to(ROOT)), p.read_text()) for folder in ("bnnlib", "kernels") for p in sorted((ROOT / folder).rglob("*.py"))]
+    found = [
+        (str(p.relative_to(ROOT)), p.read_text())
+        for folder in ("bnnlib", "kernels")
+        for p in sorted((ROOT / folder).rglob("*.py"))
+    ]
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         cells = json.loads(path.read_text())["cells"]
         code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
@@ -417,15 +479,20 @@ def sources() -> list[tuple[str, str]]:
 
 
 def other_signs(code: str) -> list[str]:
-    """Uses of a sign that is 0 at 0: torch.sign, x.sign(), np.sign, sgn, from torch import sign."""
+    """Uses of a sign that is 0 at 0: torch.sign, x.sign(), np.sign, sgn, from torch import sign.
+
+    ``self.sign`` is a module's own (RSign).
+    """
     banned = {"sign", "sign_", "sgn", "sgn_", "signbit", "copysign"}
     found = []
     for node in ast.walk(ast.parse(code)):
         owner = node.value.id if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) else ""
-        if isinstance(node, ast.Attribute) and node.attr in banned and owner != "quantizers":
+        if isinstance(node, ast.Attribute) and node.attr in banned and owner not in ("quantizers", "self"):
             found.append(f"line {node.lineno}: {ast.unparse(node)}")
         if isinstance(node, ast.ImportFrom) and node.module != "bnnlib.quantizers":
-            found += [f"line {node.lineno}: {ast.unparse(node)}" for name in node.names if name.name in banned]
+            found += [
+                f"line {node.lineno}: {ast.unparse(node)}" for name in node.names if name.name in banned
+            ]
     return found
 
 
@@ -435,7 +502,10 @@ def test_nothing_else_takes_a_sign():
     assert {name: other_signs(code) for name, code in files if other_signs(code)} == {}
 
 
-@pytest.mark.parametrize("code", ["torch.sign(x)", "x.sign()", "np.sign(x)", "x.data.sign_()", "from torch import sign", "f = torch.sgn"])
+@pytest.mark.parametrize(
+    "code",
+    ["torch.sign(x)", "x.sign()", "np.sign(x)", "x.data.sign_()", "from torch import sign", "f = torch.sgn"],
+)
 def test_the_search_for_signs_finds_them(code):
     assert other_signs(code)
     assert not other_signs("from bnnlib.quantizers import sign\nquantizers.sign(x)\nsign(x)")

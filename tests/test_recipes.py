@@ -11,7 +11,11 @@ from bnnlib import models, recipes
 from bnnlib.recipes import Recipe, RecipeError, load, parse_value
 
 BASE = {
-    "title": "A net", "source": "ours", "dataset": "digits", "epochs": 3, "model": {"name": "lenet5", "act": "prelu"},
+    "title": "A net",
+    "source": "ours",
+    "dataset": "digits",
+    "epochs": 3,
+    "model": {"name": "lenet5", "act": "prelu"},
     "optimizer": {"name": "adam", "lr": 0.01},
 }
 
@@ -42,7 +46,11 @@ def test_every_shipped_recipe_loads_and_builds(name):
     assert recipe.name == name
     assert models.build(recipe.model.name, **recipe.model.options)
     assert Recipe.model_validate_json(json.dumps(recipe.resolved())) == recipe  # as a record keeps it
-    head = name.split("-")[0] if name.split("-")[0] in ("s1", "s2", "s3", "s4", "s5", "ours") else name.split("-")[1]
+    head = (
+        name.split("-")[0]
+        if name.split("-")[0] in ("s1", "s2", "s3", "s4", "s5", "ours")
+        else name.split("-")[1]
+    )
     assert head == recipe.source.lower()  # the source's id comes first, or right after a data set
     quick = recipe.for_profile("quick")
     assert (quick.epochs, quick.compile, quick.precision) == (recipe.quick.epochs, False, "32-true")
@@ -51,12 +59,34 @@ def test_every_shipped_recipe_loads_and_builds(name):
 
 def test_the_four_recipes_of_s4_and_s3_say_what_the_sources_say():
     lenet, real, mlp, mlp_real = map(load, ("s4-lenet5", "s4-lenet5-real", "s3-mlp", "s3-mlp-real"))
-    assert (lenet.epochs, lenet.batch_size, lenet.seeds, lenet.dataset, lenet.input, lenet.augment) == (60, 128, 5, "mnist", "normalized", None)
+    assert (lenet.epochs, lenet.batch_size, lenet.seeds, lenet.dataset, lenet.input, lenet.augment) == (
+        60,
+        128,
+        5,
+        "mnist",
+        "normalized",
+        None,
+    )
     assert (lenet.optimizer.name, lenet.optimizer.lr, lenet.optimizer.weight_decay) == ("adam", 0.01, 1e-5)
     assert (lenet.schedule.name, lenet.schedule.every, lenet.schedule.gamma) == ("step", 15, 0.1)
-    assert (lenet.published.top1, real.published.top1, lenet.published.epoch) == (99.23, 99.34, "best-on-test")
-    assert (mlp.epochs, mlp.batch_size, mlp.seeds, mlp.input, mlp.stop_epoch_below_loss) == (5, 100, 3, "unit", 0.009)
-    assert (mlp.optimizer.name, mlp.optimizer.lr, mlp.optimizer.weight_decay, mlp.published.top1) == ("adam", 0.004, 0, None)
+    assert (lenet.published.top1, real.published.top1, lenet.published.epoch) == (
+        99.23,
+        99.34,
+        "best-on-test",
+    )
+    assert (mlp.epochs, mlp.batch_size, mlp.seeds, mlp.input, mlp.stop_epoch_below_loss) == (
+        5,
+        100,
+        3,
+        "unit",
+        0.009,
+    )
+    assert (mlp.optimizer.name, mlp.optimizer.lr, mlp.optimizer.weight_decay, mlp.published.top1) == (
+        "adam",
+        0.004,
+        0,
+        None,
+    )
     for binary, twin in ((lenet, real), (mlp, mlp_real)):
         differing = {k for k, v in binary.resolved().items() if twin.resolved()[k] != v}
         assert differing - {"name", "title", "published"} == {"model"}
@@ -67,7 +97,10 @@ def test_the_four_recipes_of_s4_and_s3_say_what_the_sources_say():
 
 
 def test_a_child_states_only_what_differs(write):
-    write({**BASE, "optimizer": {"name": "adam", "lr": 0.01, "weight_decay": 1e-5}, "augment": {"crop": 2}}, "base.yaml")
+    write(
+        {**BASE, "optimizer": {"name": "adam", "lr": 0.01, "weight_decay": 1e-5}, "augment": {"crop": 2}},
+        "base.yaml",
+    )
     child = load(write({"extends": "base", "title": "Child", "optimizer": {"lr": 0.5}}, "child.yaml"))
     assert (child.name, child.title) == ("child", "Child")
     assert (child.optimizer.lr, child.optimizer.weight_decay) == (0.5, 1e-5)  # merged field by field
@@ -80,7 +113,9 @@ def test_a_child_states_only_what_differs(write):
 def test_another_model_brings_its_own_options(write):
     """A mapping whose name changes is replaced whole: options of one model mean nothing to another."""
     write({**BASE, "schedule": {"name": "step", "every": 2}}, "base.yaml")
-    child = load(write({"extends": "base", "model": {"name": "mlp"}, "schedule": {"name": "cosine"}}, "child.yaml"))
+    child = load(
+        write({"extends": "base", "model": {"name": "mlp"}, "schedule": {"name": "cosine"}}, "child.yaml")
+    )
     assert (child.model.name, child.model.options) == ("mlp", {})
     assert child.schedule.every is None
     same = load(write({"extends": "base", "model": {"name": "lenet5", "classes": 7}}, "same.yaml"))
@@ -90,7 +125,10 @@ def test_another_model_brings_its_own_options(write):
 def test_the_parent_is_not_changed_by_its_child(write):
     base = write(BASE, "base.yaml")
     before = load(base)
-    load(write({"extends": "base", "model": {"classes": 7}, "optimizer": {"lr": 1}}, "child.yaml"), {"optimizer.eps": 1.0})
+    load(
+        write({"extends": "base", "model": {"classes": 7}, "optimizer": {"lr": 1}}, "child.yaml"),
+        {"optimizer.eps": 1.0},
+    )
     assert load(base) == before
 
 
@@ -99,7 +137,9 @@ def test_parents_are_found_beside_the_file_then_among_the_shipped(write, monkeyp
     monkeypatch.chdir(tmp_path / "elsewhere")
     write(BASE, "folder/base.yaml")
     assert load(write({"extends": "base"}, "folder/a.yaml")).epochs == 3
-    assert load(write({"extends": "base.yaml"}, "folder/b.yaml")).epochs == 3  # relative to the file, not to where one stands
+    assert (
+        load(write({"extends": "base.yaml"}, "folder/b.yaml")).epochs == 3
+    )  # relative to the file, not to where one stands
     assert load(write({"extends": "folder/base.yaml"}, "c.yaml")).epochs == 3
     assert load(write({"extends": "s4-lenet5", "epochs": 2}, "d.yaml")).optimizer.weight_decay == 1e-5
     # a file of the same name as a shipped recipe, further up a chain that ends there
@@ -111,13 +151,17 @@ def test_parents_are_found_beside_the_file_then_among_the_shipped(write, monkeyp
 def test_a_cycle_is_named(write, chain):
     for name, parent in zip(chain, [*chain[1:], chain[0]], strict=True):
         path = write({**BASE, "extends": parent}, f"{name}.yaml")
-    with pytest.raises(RecipeError, match=re.escape(f"extends itself: {' -> '.join([chain[-1], *chain[:-1], chain[-1]])}")):
+    with pytest.raises(
+        RecipeError, match=re.escape(f"extends itself: {' -> '.join([chain[-1], *chain[:-1], chain[-1]])}")
+    ):
         load(path)
 
 
 def test_a_missing_parent_names_the_child(write):
     path = write({"extends": "s4-lenet", "epochs": 2})
-    with pytest.raises(RecipeError, match="recipe mine.yaml extends 's4-lenet': no recipe 's4-lenet'; did you mean s4-lenet5"):
+    with pytest.raises(
+        RecipeError, match="recipe mine.yaml extends 's4-lenet': no recipe 's4-lenet'; did you mean s4-lenet5"
+    ):
         load(path)
 
 
@@ -126,12 +170,27 @@ def test_a_missing_parent_names_the_child(write):
 UNKNOWN = [
     ({"epoch": 3}, "unknown field 'epoch': did you mean epochs? allowed are name, title"),
     ({"zzz": 3}, "unknown field 'zzz': allowed are name, title"),
-    ({"optimizer": {"lr": 1, "weight_decays": 0}}, "unknown field 'optimizer.weight_decays': did you mean weight_decay? allowed are name, lr, weight_decay"),
-    ({"schedule": {"gama": 0.1}}, "unknown field 'schedule.gama': did you mean gamma? allowed are name, warmup_epochs"),
+    (
+        {"optimizer": {"lr": 1, "weight_decays": 0}},
+        "unknown field 'optimizer.weight_decays': did you mean weight_decay? allowed are name, lr, ",
+    ),
+    (
+        {"schedule": {"gama": 0.1}},
+        "unknown field 'schedule.gama': did you mean gamma? allowed are name, warmup_epochs",
+    ),
     ({"augment": {"crops": 4}}, "unknown field 'augment.crops': did you mean crop? allowed are crop, flip"),
-    ({"augment": {"affine": {"degree": 4}}}, "unknown field 'augment.affine.degree': did you mean degrees? allowed are degrees, scale"),
-    ({"distill": {"teacher": "x", "temperatur": 4}}, "unknown field 'distill.temperatur': did you mean temperature? allowed are teacher, temperature, mix"),
-    ({"published": {"top_1": 4}}, "unknown field 'published.top_1': did you mean top1? allowed are top1, top5"),
+    (
+        {"augment": {"affine": {"degree": 4}}},
+        "unknown field 'augment.affine.degree': did you mean degrees? allowed are degrees, scale",
+    ),
+    (
+        {"distill": {"teacher": "x", "temperatur": 4}},
+        "unknown field 'distill.temperatur': did you mean temperature? allowed are teacher, temperature, mix",
+    ),
+    (
+        {"published": {"top_1": 4}},
+        "unknown field 'published.top_1': did you mean top1? allowed are top1, top5",
+    ),
     ({"quick": {"epoch": 4}}, "unknown field 'quick.epoch': did you mean epochs? allowed are epochs, train"),
 ]
 WRONG = [
@@ -156,19 +215,34 @@ WRONG = [
     ({"optimizer": {"lr": "fast"}}, "field 'optimizer.lr' = 'fast': Input should be a valid number"),
     ({"optimizer": {"lr": float("inf")}}, "field 'optimizer.lr' = inf: Input should be a finite number"),
     ({"optimizer": {"lr": float("nan")}}, "field 'optimizer.lr' = nan"),
-    ({"optimizer": {"lr": 1, "name": "lion"}}, "field 'optimizer.name' = 'lion': Input should be 'adam', 'adamw' or 'sgd'"),
+    (
+        {"optimizer": {"lr": 1, "name": "lion"}},
+        "field 'optimizer.name' = 'lion': Input should be 'adam', 'adamw' or 'sgd'",
+    ),
     ({"optimizer": {"lr": 1, "betas": [0.9]}}, "field 'optimizer.betas.1' is missing"),
-    ({"optimizer": {"lr": 1, "betas": [0.9, 1]}}, "field 'optimizer.betas.1' = 1: Input should be less than 1"),
+    (
+        {"optimizer": {"lr": 1, "betas": [0.9, 1]}},
+        "field 'optimizer.betas.1' = 1: Input should be less than 1",
+    ),
     ({"optimizer": {"lr": 1, "momentum": 1}}, "field 'optimizer.momentum' = 1"),
-    ({"optimizer": {"lr": 1, "no_decay": ["bn"]}}, "field 'optimizer.no_decay.0' = 'bn': Input should be 'binary', 'scale', 'norm' or 'bias'"),
+    (
+        {"optimizer": {"lr": 1, "no_decay": ["bn"]}},
+        "field 'optimizer.no_decay.0' = 'bn': Input should be 'binary', 'scale', 'norm' or 'bias'",
+    ),
     ({"schedule": {"name": "step"}}, "schedule 'step' needs milestones or every"),
     ({"schedule": {"name": "step", "every": 2, "milestones": [1]}}, "takes milestones or every, not both"),
-    ({"schedule": {"name": "cosinus"}}, "field 'schedule.name' = 'cosinus': Input should be 'constant', 'step', 'cosine' or 'cosine-restarts'"),
+    (
+        {"schedule": {"name": "cosinus"}},
+        "field 'schedule.name' = 'cosinus': Input should be 'constant', 'step', 'cosine' or ",
+    ),
     ({"augment": {"affine": {"scale": [1.1, 0.9]}}}, "scale is (low, high) with 0 < low <= high"),
     ({"augment": {"affine": {"scale": 0.1}}}, "field 'augment.affine.scale' = 0.1"),
     ({"augment": {"crop": -1}}, "field 'augment.crop' = -1: Input should be greater than or equal to 0"),
     ({"distill": {"temperature": 3}}, "field 'distill.teacher' is missing"),
-    ({"distill": {"teacher": "x", "mix": 1.5}}, "field 'distill.mix' = 1.5: Input should be less than or equal to 1"),
+    (
+        {"distill": {"teacher": "x", "mix": 1.5}},
+        "field 'distill.mix' = 1.5: Input should be less than or equal to 1",
+    ),
     ({"temperature": [1, 0]}, "temperatures must be > 0"),
     ({"temperature": [1]}, "field 'temperature.1' is missing"),
     ({"precision": "fp16"}, "field 'precision' = 'fp16'"),
@@ -195,7 +269,9 @@ def test_a_missing_field_is_named(write, field):
 def test_all_faults_are_told_at_once(write):
     with pytest.raises(RecipeError) as caught:
         load(write(changed(epochs=-1, batch_size=0, colour=1)))
-    assert all(text in str(caught.value) for text in ("'epochs' = -1", "'batch_size' = 0", "unknown field 'colour'"))
+    assert all(
+        text in str(caught.value) for text in ("'epochs' = -1", "'batch_size' = 0", "unknown field 'colour'")
+    )
 
 
 BROKEN = [
@@ -231,7 +307,9 @@ def test_a_file_that_is_not_text(tmp_path):
 def test_misspelt_and_missing_recipes():
     with pytest.raises(RecipeError, match=re.escape("no recipe 's4-lenet'; did you mean s4-lenet5")):
         load("s4-lenet")
-    with pytest.raises(RecipeError, match="no recipe 'qqq'; did you mean .*s4-lenet5"):  # nothing close: all of them
+    with pytest.raises(
+        RecipeError, match="no recipe 'qqq'; did you mean .*s4-lenet5"
+    ):  # nothing close: all of them
         load("qqq")
     with pytest.raises(RecipeError, match="no recipe file nowhere.yaml"):
         load("nowhere.yaml")
@@ -252,15 +330,29 @@ def test_unknown_profile():
 
 def test_quick_changes_what_it_states_alone(write):
     recipe = load(write(changed(batch_size=64, compile=True, quick={"epochs": 2, "batch_size": 8})))
-    assert recipe.for_profile("quick") == recipe.model_copy(update={"epochs": 2, "batch_size": 8, "compile": False})
+    assert recipe.for_profile("quick") == recipe.model_copy(
+        update={"epochs": 2, "batch_size": 8, "compile": False}
+    )
     assert load(write(changed(batch_size=64))).for_profile("quick").batch_size == 64
 
 
 # ---- overrides ---------------------------------------------------------------------------------------------
 
 VALUES = [
-    ("1e-5", 1e-5), ("1E5", 1e5), ("-2e+3", -2000.0), ("1.5e-3", 0.0015), ("3", 3), ("0.1", 0.1), ("true", True), ("null", None), ("adam", "adam"),
-    ("[0.9, 1e-1]", [0.9, 0.1]), ("{scale: learned, x: 1e-5}", {"scale": "learned", "x": 1e-5}), ("''", ""), ("1e", "1e"), ("e5", "e5"),
+    ("1e-5", 1e-5),
+    ("1E5", 1e5),
+    ("-2e+3", -2000.0),
+    ("1.5e-3", 0.0015),
+    ("3", 3),
+    ("0.1", 0.1),
+    ("true", True),
+    ("null", None),
+    ("adam", "adam"),
+    ("[0.9, 1e-1]", [0.9, 0.1]),
+    ("{scale: learned, x: 1e-5}", {"scale": "learned", "x": 1e-5}),
+    ("''", ""),
+    ("1e", "1e"),
+    ("e5", "e5"),
 ]
 
 
@@ -280,13 +372,31 @@ def test_a_value_that_is_no_yaml(text):
 
 def test_overrides(write):
     path = write(BASE)
-    recipe = load(path, {"epochs": 7, "optimizer.lr": 1e-5, "augment.affine.degrees": 5.0, "model.layer.scale": "learned", "optimizer.betas": (0.5, 0.6)})
-    assert (recipe.epochs, recipe.optimizer.lr, recipe.optimizer.name, recipe.optimizer.betas) == (7, 1e-5, "adam", (0.5, 0.6))
+    recipe = load(
+        path,
+        {
+            "epochs": 7,
+            "optimizer.lr": 1e-5,
+            "augment.affine.degrees": 5.0,
+            "model.layer.scale": "learned",
+            "optimizer.betas": (0.5, 0.6),
+        },
+    )
+    assert (recipe.epochs, recipe.optimizer.lr, recipe.optimizer.name, recipe.optimizer.betas) == (
+        7,
+        1e-5,
+        "adam",
+        (0.5, 0.6),
+    )
     assert recipe.augment.affine.degrees == 5
     assert recipe.model.options == {"act": "prelu", "layer": {"scale": "learned"}}
     for dotted, value, message in (
-        ("optimizer.rate", 1, "unknown field 'optimizer.rate'"), ("epochs", -1, "'epochs' = -1"), ("epochs.x", 1, "'epochs'"),
-        ("extends", "s4-lenet5", "unknown field 'extends'"), ("name", "b", "'name' = 'b'"), ("", 1, "unknown field ''"),
+        ("optimizer.rate", 1, "unknown field 'optimizer.rate'"),
+        ("epochs", -1, "'epochs' = -1"),
+        ("epochs.x", 1, "'epochs'"),
+        ("extends", "s4-lenet5", "unknown field 'extends'"),
+        ("name", "b", "'name' = 'b'"),
+        ("", 1, "unknown field ''"),
     ):
         with pytest.raises(RecipeError, match=re.escape(message)):
             load(path, {dotted: value})
@@ -304,25 +414,55 @@ def test_the_hash_leaves_out_what_does_not_change_a_run(write):
     reference = load(write(BASE)).hash()
     assert re.fullmatch("[0-9a-f]{64}", reference)
     same = [
-        {"title": "Another"}, {"source": "S4"}, {"published": {"top1": 99}}, {"seeds": 5}, {"quick": {"epochs": 2}},  # not the run's
-        {"batch_size": 128}, {"schedule": {"name": "constant"}}, {"augment": None}, {"optimizer": {"name": "adam", "lr": 0.01, "eps": 1e-8}},  # defaults
+        {"title": "Another"},
+        {"source": "S4"},
+        {"published": {"top1": 99}},
+        {"seeds": 5},
+        {"quick": {"epochs": 2}},  # not the run's
+        {"batch_size": 128},
+        {"schedule": {"name": "constant"}},
+        {"augment": None},
+        {"optimizer": {"name": "adam", "lr": 0.01, "eps": 1e-8}},  # defaults
         {"optimizer": {"lr": 1e-2}},
     ]
     for fields in same:
         assert load(write(changed(**fields))).hash() == reference, fields
     assert load(write(BASE, "other.yaml")).hash() == reference
-    assert load(write({"extends": "mine"}, "child.yaml")).hash() == reference  # inherited or stated, it is the same run
+    assert (
+        load(write({"extends": "mine"}, "child.yaml")).hash() == reference
+    )  # inherited or stated, it is the same run
     write(dict(reversed(BASE.items())))
     assert load(write(dict(reversed(BASE.items())))).hash() == reference
 
 
 DIFFERENT = [
-    {"dataset": "mnist"}, {"input": "unit"}, {"validation": 0.1}, {"augment": {}}, {"augment": {"crop": 1}}, {"augment": {"affine": {"shear": 1}}},
-    {"model": {"name": "lenet5"}}, {"model": {"name": "lenet5", "act": "relu"}}, {"model": {"name": "lenet5", "act": "prelu", "layer": {"scale": "learned"}}},
-    {"init": "normal-0.05"}, {"epochs": 4}, {"batch_size": 64}, {"accumulate": 2}, {"optimizer": {"name": "sgd", "lr": 0.01}}, {"optimizer": {"lr": 0.02}},
-    {"optimizer": {"lr": 0.01, "weight_decay": 1e-5}}, {"optimizer": {"lr": 0.01, "no_decay": ["binary"]}}, {"schedule": {"name": "cosine"}},
-    {"schedule": {"warmup_epochs": 1}}, {"label_smoothing": 0.1}, {"distill": {"teacher": "x"}}, {"ema": 0.9}, {"temperature": [1, 2]},
-    {"stop_epoch_below_loss": 0.1}, {"precision": "bf16-mixed"}, {"channels_last": True}, {"compile": True},
+    {"dataset": "mnist"},
+    {"input": "unit"},
+    {"validation": 0.1},
+    {"augment": {}},
+    {"augment": {"crop": 1}},
+    {"augment": {"affine": {"shear": 1}}},
+    {"model": {"name": "lenet5"}},
+    {"model": {"name": "lenet5", "act": "relu"}},
+    {"model": {"name": "lenet5", "act": "prelu", "layer": {"scale": "learned"}}},
+    {"init": "normal-0.05"},
+    {"epochs": 4},
+    {"batch_size": 64},
+    {"accumulate": 2},
+    {"optimizer": {"name": "sgd", "lr": 0.01}},
+    {"optimizer": {"lr": 0.02}},
+    {"optimizer": {"lr": 0.01, "weight_decay": 1e-5}},
+    {"optimizer": {"lr": 0.01, "no_decay": ["binary"]}},
+    {"schedule": {"name": "cosine"}},
+    {"schedule": {"warmup_epochs": 1}},
+    {"label_smoothing": 0.1},
+    {"distill": {"teacher": "x"}},
+    {"ema": 0.9},
+    {"temperature": [1, 2]},
+    {"stop_epoch_below_loss": 0.1},
+    {"precision": "bf16-mixed"},
+    {"channels_last": True},
+    {"compile": True},
 ]
 
 
@@ -336,8 +476,13 @@ def test_the_hash_changes_with_everything_else(write):
 
 def test_the_hash_stays_the_same_over_time():
     """Records carry it: a change of these makes every record stale, so it must be meant."""
-    assert {name: load(name).hash()[:12] for name in ("s4-lenet5", "s4-lenet5-real", "s3-mlp", "s3-mlp-real")} == {
-        "s4-lenet5": "86360d3ceb06", "s4-lenet5-real": "e491bc14524a", "s3-mlp": "db6146214abb", "s3-mlp-real": "9281dc34532f",
+    assert {
+        name: load(name).hash()[:12] for name in ("s4-lenet5", "s4-lenet5-real", "s3-mlp", "s3-mlp-real")
+    } == {
+        "s4-lenet5": "86360d3ceb06",
+        "s4-lenet5-real": "e491bc14524a",
+        "s3-mlp": "db6146214abb",
+        "s3-mlp-real": "9281dc34532f",
     }
 
 

@@ -35,7 +35,9 @@ def test_step_milestones():
 def test_cosine():
     schedule = Schedule(name="cosine")
     half = (1 + math.sqrt(0.5)) / 2
-    assert [factor(schedule, e, 20) for e in (0, 5, 10, 15, 20)] == pytest.approx([1, half, 0.5, 1 - half, 0], abs=1e-15)
+    assert [factor(schedule, e, 20) for e in (0, 5, 10, 15, 20)] == pytest.approx(
+        [1, half, 0.5, 1 - half, 0], abs=1e-15
+    )
     assert factor(schedule, 10.5, 20) < factor(schedule, 10, 20)  # follows the step, not the epoch
 
 
@@ -51,7 +53,7 @@ def test_warmup():
 
 
 def test_restarts_end_at_1_3_7_15_31_63():
-    """S5: T0 = 1, each cycle twice as long. Just before each of these epochs the rate is near 0, at it whole again."""
+    """S5: T0 = 1, each cycle twice as long. The rate nears 0 before each of these, and is whole at it."""
     schedule = Schedule(name="cosine-restarts", first_cycle=1, growth=2)
     ends = [1, 3, 7, 15, 31, 63]
     starts = [e for e in range(90) if factor(schedule, e, 90) == 1]
@@ -73,8 +75,13 @@ def test_restarts_of_equal_and_of_growing_length():
 @pytest.mark.parametrize(
     "schedule",
     [
-        Schedule(), Schedule(name="step", every=3), Schedule(name="step", milestones=(2, 5)), Schedule(name="cosine"),
-        Schedule(name="cosine-restarts"), Schedule(name="cosine", warmup_epochs=3.5), Schedule(name="cosine", warmup_epochs=50),
+        Schedule(),
+        Schedule(name="step", every=3),
+        Schedule(name="step", milestones=(2, 5)),
+        Schedule(name="cosine"),
+        Schedule(name="cosine-restarts"),
+        Schedule(name="cosine", warmup_epochs=3.5),
+        Schedule(name="cosine", warmup_epochs=50),
     ],
     ids=repr,
 )
@@ -94,7 +101,10 @@ def test_a_resumed_run_asks_for_the_same_rates():
     ("fields", "message"),
     [
         ({"name": "step"}, "schedule 'step' needs milestones or every"),
-        ({"name": "step", "every": 3, "milestones": (2, 5)}, "schedule 'step' takes milestones or every, not both"),
+        (
+            {"name": "step", "every": 3, "milestones": (2, 5)},
+            "schedule 'step' takes milestones or every, not both",
+        ),
         ({"name": "linear"}, "Input should be 'constant', 'step', 'cosine' or 'cosine-restarts'"),
         ({"warmup_epochs": -1}, "greater than or equal to 0"),
         ({"name": "step", "every": 0}, "greater than 0"),
@@ -112,4 +122,7 @@ def test_impossible_schedules_are_named(fields, message):
 def test_every_recipes_rate_is_positive_at_its_first_full_step():
     for name in recipes.names():
         recipe = recipes.load(name)
-        assert factor(recipe.schedule, max(1, recipe.schedule.warmup_epochs), recipe.epochs) > 0 or recipe.epochs == 1
+        assert (
+            factor(recipe.schedule, max(1, recipe.schedule.warmup_epochs), recipe.epochs) > 0
+            or recipe.epochs == 1
+        )
