@@ -194,7 +194,8 @@ def _opening(path: Path) -> tuple[str, str]:
     opening = re.match(r"\s*# +(\S.*)\n+([^\s#:`>|\-][^\n]*(?:\n[^\n]+)*)", text)
     if opening is None:
         raise BookError(f"chapter {path.stem} must open with a title (# ...) and, below it, the question that it answers")
-    return opening[1].strip(), " ".join(opening[2].split())
+    question = re.sub(r"^\*\*(The )?question[.:]?\*\*[.:]?\s*", "", opening[2], flags=re.IGNORECASE)
+    return opening[1].strip(), " ".join(question.split())
 
 
 def chapter_times(notebooks: Iterable[Path]) -> str:

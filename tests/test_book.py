@@ -233,6 +233,8 @@ def test_a_chapter_opens_with_its_question(tmp_path):
     path = publish(root, "one", notebook("One", "## A section at once"))
     with pytest.raises(book.BookError, match="one must open with a title .* the question"):
         book.chapter_cards([path])
+    path = publish(root, "two", notebook("Two: a title", "**The question.** How\nmany?\n\nMore."))
+    assert "{grid-item-card} Two: a title\n:link: notebooks/two\n:link-type: doc\n\nHow many?\n" in book.chapter_cards([path])
 
 
 @pytest.mark.parametrize(
