@@ -51,7 +51,7 @@ def surrogate(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0
     """
     if ste == "identity":
         return x.clone()
-    clipped = torch.where(x.abs() <= 1, x, sign(x))  # torch.clamp would do, but for its derivative at -1 and 1
+    clipped = torch.where(x.abs() <= 1, x, sign(x))  # torch.clamp's derivative at -1 and 1 differs between versions
     if ste == "clipped":
         return clipped
     if ste == "polynomial":
