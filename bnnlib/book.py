@@ -1,11 +1,11 @@
-"""Build the book: stage its pages, run Jupyter Book over them, and leave a site that asks nothing of the network.
+"""Build the book: stage its pages, run Jupyter Book, and leave a site that asks nothing of the network.
 
     python -m bnnlib.book
 
-Prose pages come from ``book/``, chapters from ``build/chapters/stored/`` (``python -m bnnlib.chapters run`` puts them
-there), tables from the records. They are laid out in ``build/src`` in the order of ``_toc.yml``, built with warnings as
-errors, and become ``build/html``; a build that fails leaves the site that was there. Nothing is built twice from the same
-pages (``--force`` does).
+Prose pages come from ``book/``, chapters from ``build/chapters/stored/`` (``python -m bnnlib.chapters run``
+puts them there), tables from the records. They are laid out in ``build/src`` in the order of ``_toc.yml``,
+built with warnings as errors, and become ``build/html``; a build that fails leaves the site that was there.
+Nothing is built twice from the same pages (``--force`` does).
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ import yaml
 from bnnlib import chapters
 from bnnlib.chapters import ROOT
 
-# What a page may load of MathJax: the component itself, its fonts, and the TeX extensions it fetches when needed.
+_BUILT_BY = (
+    *("jupyter-book", "sphinx", "myst-nb"),
+    *("sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline"),
+)
+# What a page may load of MathJax: the component, its fonts, and the TeX extensions it fetches when needed.
 _MATHJAX_KEPT = ("tex-chtml.js", "output/chtml/fonts/", "input/tex/extensions/")
 
 
@@ -62,14 +66,16 @@ def entries(toc: Path) -> list[str]:
 def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -> dict[str, bytes]:
     """What the book is built from: path below ``build/src`` to content.
 
-    Raises :class:`BookError` for a page or an executed chapter that is missing, and for a chapter that is out of date or
-    does not pass the gate.
+    Raises :class:`BookError` for a page or an executed chapter that is missing, and for a chapter that is out
+    of date or does not pass the gate.
     """
     toc = toc or root / "_toc.yml"
     files = {
         path.relative_to(root / "book").as_posix(): path.read_bytes()
         for path in sorted((root / "book").rglob("*"))
-        if path.is_file() and path.relative_to(root / "book").parts[0] != "_ext" and not path.name.startswith(".")
+        if path.is_file()
+        and path.relative_to(root / "book").parts[0] != "_ext"
+        and not path.name.startswith(".")
     }
     shared = chapters.surroundings(root)
     notebooks, wrong = [], []
@@ -96,9 +102,11 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
 
 
 def _as_page(path: Path) -> bytes:
-    """An executed chapter without what is of no interest on a page: papermill's timings and the cell it injects."""
+    """An executed chapter less what no page needs: papermill's timings and its injected cell."""
     notebook = chapters.read(path)
-    notebook.metadata = {key: notebook.metadata[key] for key in ("kernelspec", "language_info") if key in notebook.metadata}
+    notebook.metadata = {
+        key: notebook.metadata[key] for key in ("kernelspec", "language_info") if key in notebook.metadata
+    }
     for cell in notebook.cells:
         for key in ("papermill", "execution", "ExecuteTime"):
             cell.metadata.pop(key, None)
@@ -132,7 +140,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
 
 
 def runs_table(known: Iterable, found: Iterable) -> str:
-    """What each recipe takes and gives, from the records: a Markdown table, one row a recipe, those that were run first."""
+    """What each recipe takes and gives, from the records: a Markdown table, with what was run at its top."""
     rows = [
         "| recipe | data | epochs | seeds | time a seed | on | top-1 %, last epoch |",
         "|---|---|---:|---:|---:|---|---:|",
@@ -146,7 +154,11 @@ def runs_table(known: Iterable, found: Iterable) -> str:
         if runs:
             seconds = statistics.fmean(record.wall_time_s for record in runs)
             places = {_machine(record.hardware) for record in runs}
-            cells[4:] = [_duration(seconds), "; ".join(sorted(places)), _spread([record.top1_last for record in runs])]
+            cells[4:] = [
+                _duration(seconds),
+                "; ".join(sorted(places)),
+                _spread([record.top1_last for record in runs]),
+            ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 
@@ -184,16 +196,22 @@ def chapter_cards(notebooks: Iterable[Path]) -> str:
     cards = []
     for path in notebooks:
         title, question = _opening(path)
-        cards.append(f":::{{grid-item-card}} {title}\n:link: notebooks/{path.stem}\n:link-type: doc\n\n{question}\n:::")
-    return "::::{grid} 1 1 2 2\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::\n" if cards else "*None yet.*\n"
+        cards.append(
+            f":::{{grid-item-card}} {title}\n:link: notebooks/{path.stem}\n:link-type: doc\n\n{question}\n:::"
+        )
+    if not cards:
+        return "*None yet.*\n"
+    return "::::{grid} 1 1 2 2\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::\n"
 
 
 def _opening(path: Path) -> tuple[str, str]:
-    """A chapter's title and the paragraph below it, its question. Raises :class:`BookError` where it does not open so."""
+    """A chapter's title, and the paragraph below it: its question. Raises :class:`BookError` without them."""
     text = "\n\n".join(cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown")
     opening = re.match(r"\s*# +(\S.*)\n+([^\s#:`>|\-][^\n]*(?:\n[^\n]+)*)", text)
     if opening is None:
-        raise BookError(f"chapter {path.stem} must open with a title (# ...) and, below it, the question that it answers")
+        raise BookError(
+            f"chapter {path.stem} must open with a title (# ...) and, below it, the question that it answers"
+        )
     question = re.sub(r"^\*\*(The )?question[.:]?\*\*[.:]?\s*", "", opening[2], flags=re.IGNORECASE)
     return opening[1].strip(), " ".join(question.split())
 
@@ -242,7 +260,7 @@ def _digest(files: dict[str, bytes], root: Path) -> str:
     extra = [root / "_config.yml", Path(__file__), *sorted((root / "book" / "_ext").glob("*.py"))]
     for name, content in [*sorted(files.items()), *((path.name, path.read_bytes()) for path in extra)]:
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    for package in ("jupyter-book", "sphinx", "myst-nb", "sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline"):
+    for package in _BUILT_BY:
         digest.update(metadata.version(package).encode())
     return digest.hexdigest()
 
@@ -251,16 +269,19 @@ def _jupyter_book(root: Path, source: Path, work: Path) -> None:
     """Run Jupyter Book over all pages: after a change of one, warnings of the others must still be seen."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    start = "import bnnlib.chapters; from jupyter_book.cli.main import main; main()"  # the first for what it leaves out
+    # The first import is for what it leaves out; see there.
+    start = "import bnnlib.chapters; from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", start, "build", str(source)]
-    command += ["--config", str(root / "_config.yml"), "--toc", str(source / "_toc.yml"), "--path-output", str(work)]
+    command += [f"--config={root / '_config.yml'}", f"--toc={source / '_toc.yml'}", f"--path-output={work}"]
     command += ["-W", "-n", "--keep-going", "--all"]
     environment = os.environ | {"NO_COLOR": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in (done.stderr or done.stdout).splitlines()]
         told = [line for line in lines if re.search(r"WARNING|ERROR|SEVERE|[Ee]rror:", line)] or lines[-20:]
-        raise BookError("Jupyter Book complains:\n" + "\n".join(line.replace(f"{source}/", "") for line in told))
+        raise BookError(
+            "Jupyter Book complains:\n" + "\n".join(line.replace(f"{source}/", "") for line in told)
+        )
 
 
 def _swap(new: Path, site: Path) -> None:
@@ -275,8 +296,8 @@ def _swap(new: Path, site: Path) -> None:
 
 
 def prune(site: Path) -> None:
-    """Remove what no page asks for: most of MathJax (24 MB with all its output formats and speech engines), the theme's
-    templates and translations, and the maps to the sources of its scripts."""
+    """Remove what no page asks for: most of MathJax (24 MB with all its output formats and speech engines),
+    the theme's templates and translations, and the maps to the sources of its scripts."""
     mathjax = site / "_static" / "mathjax"
     for path in sorted(mathjax.rglob("*"), reverse=True):
         if path.is_dir():
@@ -293,11 +314,12 @@ def prune(site: Path) -> None:
 # -------------------------------------------------------------------------------------- nothing from outside
 
 _LOADING = {
-    ("script", "src"), ("img", "src"), ("img", "srcset"), ("source", "src"), ("source", "srcset"), ("iframe", "src"),
-    ("audio", "src"), ("video", "src"), ("video", "poster"), ("embed", "src"), ("object", "data"), ("link", "href"),
-}  # fmt: skip
+    *((tag, "src") for tag in ("script", "img", "source", "iframe", "audio", "video", "embed")),
+    *((tag, "srcset") for tag in ("img", "source")),
+    *(("video", "poster"), ("object", "data"), ("link", "href")),
+}
 _REMOTE = re.compile(r"^\s*(?:https?:)?//", re.IGNORECASE)
-_LINKS_THAT_LOAD_NOTHING = {"canonical", "next", "prev", "index", "search", "author", "license", "help", "alternate"}
+_LINKS_THAT_LOAD_NOTHING = set("canonical next prev index search author license help alternate".split())
 
 
 class _Loads(HTMLParser):
@@ -325,11 +347,15 @@ class _Loads(HTMLParser):
         if self.inside == "style":
             self.found += _styles_outside(data)
         elif self.inside == "script":
-            self.found += [f"script: {url}" for url in re.findall(r"https?://(?:unpkg|cdn|cdnjs)[^\s\"']*", data)]
+            self.found += [
+                f"script: {url}" for url in re.findall(r"https?://(?:unpkg|cdn|cdnjs)[^\s\"']*", data)
+            ]
 
 
 def _styles_outside(css: str) -> list[str]:
-    return re.findall(r"url\(\s*[\"']?(?:https?:)?//[^)]*\)|@import\s+[\"'](?:https?:)?//[^\"']*[\"']", css, re.IGNORECASE)
+    return re.findall(
+        r"url\(\s*[\"']?(?:https?:)?//[^)]*\)|@import\s+[\"'](?:https?:)?//[^\"']*[\"']", css, re.IGNORECASE
+    )
 
 
 def outside(site: Path) -> list[str]:
@@ -340,12 +366,16 @@ def outside(site: Path) -> list[str]:
         parser.feed(path.read_text(encoding="utf-8"))
         found += [f"{path.relative_to(site)}: {what}" for what in parser.found]
     for path in sorted(site.rglob("*.css")):
-        found += [f"{path.relative_to(site)}: {what}" for what in _styles_outside(path.read_text(encoding="utf-8"))]
+        found += [
+            f"{path.relative_to(site)}: {what}" for what in _styles_outside(path.read_text(encoding="utf-8"))
+        ]
     return found
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bnnlib.book", description="Build the book into build/html.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bnnlib.book", description="Build the book into build/html."
+    )
     parser.add_argument("--toc", type=Path, help="another table of contents (_toc.yml)")
     parser.add_argument("--force", action="store_true", help="build although nothing has changed")
     options = parser.parse_args(arguments)

@@ -4,20 +4,20 @@
     python -m bnnlib.chapters check [PATH...] --profile stored
     python -m bnnlib.chapters sources
 
-``run`` executes ``notebooks/NAME.ipynb`` with papermill into ``build/chapters/<profile>/NAME.ipynb``, several at a
-time. A chapter whose notebook, library, kernels, results and parameters are as they were is not run again
-(``--force`` runs it). What is written there has passed the gate; a chapter that fails is kept beside it as
-``NAME.failed.ipynb``, to be looked at.
+``run`` executes ``notebooks/NAME.ipynb`` with papermill into ``build/chapters/<profile>/NAME.ipynb``, several
+at a time. A chapter whose notebook, library, kernels, results and parameters are as they were is not run
+again (``--force`` runs it). What is written there has passed the gate; a chapter that fails is kept beside it
+as ``NAME.failed.ipynb``, to be looked at.
 
 How a chapter is written
     Parameters: one cell tagged ``parameters``, plain literals with a comment each, ``profile = "stored"`` and
         ``seed = 0`` among them. Parameters are given with ``-p NAME VALUE``; an unknown one is an error.
-    Figures: a cell shows one figure, and says in its metadata what is to be seen, for those who cannot see it:
-        ``{"mystnb": {"image": {"alt": "Test accuracy against epoch: five curves that flatten after epoch 15."}}}``
-        (JupyterLab: the gear at the right, "Cell Metadata"). A numbered caption goes beside it:
+    Figures: a cell shows one figure, and says in its metadata what is to be seen, to whoever cannot see it:
+        ``{"mystnb": {"image": {"alt": "Accuracy against epoch: five curves that flatten after epoch 15."}}}``
+        (JupyterLab: the gear at the right, "Cell Metadata"). A numbered caption goes beside ``image``:
         ``"figure": {"name": "fig-curve", "caption": "..."}``.
     Folded code: the cell tag ``hide-input`` folds the code of a plot away; the method itself is never hidden.
-    Paths: a chapter does not know the folder it runs in (``bnnlib`` finds data, records and models by itself).
+    Paths: a chapter does not know the folder it runs in: ``bnnlib`` finds data, records and models by itself.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-# jsonschema, below nbformat, compiles the grammar of international URLs when imported, which takes seconds in every
-# process and checks nothing that a notebook has.
+# jsonschema, below nbformat, compiles the grammar of international URLs when imported, which takes seconds in
+# every process and checks nothing that a notebook has.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 import nbformat  # noqa: E402
@@ -48,11 +48,12 @@ import nbformat  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 PROFILES = ("stored", "quick", "full")
 
-# What a chapter's output depends on besides itself. The two modules that only carry chapters around are left out.
+# What a chapter's output depends on besides itself, less the two modules that only carry chapters around.
 _DEPENDS = ("bnnlib", "kernels", "results")
 _CARRIERS = ("bnnlib/chapters.py", "bnnlib/book.py")
 _PACKAGES = ("torch", "numpy", "matplotlib", "pandas", "ipykernel")
 _NOT_SOURCE = {".so", ".pyd", ".o", ".pyc", ".tmp", ".lock"}
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 _SHORTEST_ALT = 20  # characters; "figure" or "plot" describes nothing
 _CELL_LIMIT = 600  # seconds a cell may take, except in the full profile, where cells train
 
@@ -98,12 +99,15 @@ def parameters(notebook: nbformat.NotebookNode, name: str = "notebook") -> dict[
     found: dict[str, Any] = {}
     try:
         for statement in ast.parse(cells[0].source).body:
-            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            plain = isinstance(statement, ast.Assign)
+            targets = statement.targets if plain else [getattr(statement, "target", None)]
             if len(targets) != 1 or not isinstance(targets[0], ast.Name):
                 raise ValueError(f"line {statement.lineno} is not 'name = literal'")
             found[targets[0].id] = ast.literal_eval(statement.value)
     except (SyntaxError, ValueError) as error:
-        raise ChapterError(f"{name}: the cell tagged 'parameters' holds more than literals: {error}") from None
+        raise ChapterError(
+            f"{name}: the cell tagged 'parameters' holds more than literals: {error}"
+        ) from None
     return found
 
 
@@ -133,7 +137,9 @@ def _as_type_of(default: Any, value: Any, what: str) -> Any:
     if isinstance(default, float) and type(literal) is int:
         literal = float(literal)
     if default is not None and type(literal) is not type(default):
-        raise ChapterError(f"{what} = {value!r}: must be {type(default).__name__}, like its default {default!r}")
+        raise ChapterError(
+            f"{what} = {value!r}: must be {type(default).__name__}, like its default {default!r}"
+        )
     return literal
 
 
@@ -271,8 +277,8 @@ def _execute(task: _Task) -> Outcome:
     name, started = task.origin.stem, time.monotonic()
     partial = task.output.with_name(f".{name}.{os.getpid()}.tmp.ipynb")
     failed = task.output.with_name(f"{name}.failed.ipynb")
-    # Unix sockets in a folder of our own: no ports to clash on, nothing of the user's IPython set-up in the kernel.
-    # A socket's path has room for about a hundred characters, which a long $TMPDIR would not leave.
+    # Unix sockets in a folder of our own: no ports to clash on, nothing of the user's IPython set-up in the
+    # kernel. A socket's path has room for about a hundred characters, which a long $TMPDIR would not leave.
     short = None if len(tempfile.gettempdir()) < 40 else "/tmp"
     error = ""
     with tempfile.TemporaryDirectory(prefix="bnn-", dir=short) as scratch, _stderr_to(f"{scratch}/stderr"):
@@ -288,7 +294,7 @@ def _execute(task: _Task) -> Outcome:
                 request_save_on_cell_execute=False,
                 cwd=str(task.origin.parent),
                 execution_timeout=None if task.profile == "full" else _CELL_LIMIT,
-                # `ip` is the sockets' path; left to itself it is "kernel-ipc" in the chapter's folder, for all alike.
+                # `ip` is the sockets' path; left to itself it is the same for all in the chapters' folder.
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{scratch}/kernel"}}),
             )
         except PapermillExecutionError as stopped:
@@ -348,7 +354,9 @@ def _explain(name: str, error: Any) -> str:
     ]
     inner = re.findall(r"^File (\S+?):(\d+)", text, re.MULTILINE)
     where = f" (raised at {inner[-1][0]}:{inner[-1][1]})" if inner else ""
-    return "\n".join([f"{name}: cell [{error.exec_count}] failed", *shown, f"  {error.ename}: {error.evalue}{where}"])
+    return "\n".join(
+        [f"{name}: cell [{error.exec_count}] failed", *shown, f"  {error.ename}: {error.evalue}{where}"]
+    )
 
 
 # --------------------------------------------------------------------------------------------------- gate
@@ -370,7 +378,8 @@ def problems(notebook: nbformat.NotebookNode, name: str, *, profile: str = "stor
         found.append(f"{name}: stopped by an error")
     for position, cell in enumerate(notebook.cells, 1):
         if cell.cell_type == "code" and cell.source.strip():
-            label = f"{name}: cell [{cell.execution_count}]" if cell.execution_count else f"{name}: cell {position}"
+            count = cell.execution_count
+            label = f"{name}: cell [{count}]" if count else f"{name}: cell {position}"
             found += [f"{label} {what}" for what in _cell_problems(cell)]
     return found
 
@@ -383,11 +392,12 @@ def _cell_problems(cell: nbformat.NotebookNode) -> Iterator[str]:
         if output.output_type == "error":
             yield f"raised {output.ename}: {output.evalue}"
         if output.output_type == "stream" and output.name == "stderr":
-            yield f"prints to stderr: {output.text.strip().splitlines()[0][:120] if output.text.strip() else '(blank)'}"
+            first = output.text.strip().partition("\n")[0]
+            yield f"prints to stderr: {first[:120] or '(blank lines)'}"
         data = output.get("data", {})
         figures += any(kind.startswith("image/") for kind in data)
-        if "application/vnd.jupyter.widget-view+json" in data and "remove-output" not in cell.metadata.get("tags", []):
-            yield "shows a widget, which is nothing in a page: tag the cell remove-output and show a figure beside it"
+        if _WIDGET in data and "remove-output" not in cell.metadata.get("tags", []):
+            yield "shows a widget, of which a page has nothing: tag it remove-output, show a figure beside it"
         for image in re.findall(r"<img\b[^>]*>", str(data.get("text/html", ""))):
             if not re.search(r"\balt=([\"'])(?=.*\S)", image):
                 yield "shows an <img> without alt text"
@@ -419,7 +429,9 @@ def source_problems(notebook: nbformat.NotebookNode, name: str) -> list[str]:
         cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
         for line in cell.source.splitlines():
             if "=" in line.partition("#")[0] and not re.fullmatch(r"[^=#]+=[^=#]+#[^=]*\w[^=]*", line):
-                found.append(f"{name}: papermill's help wants `name = literal  # comment without '='`, has: {line}")
+                found.append(
+                    f"{name}: papermill's help wants `name = literal  # comment without '='`, has: {line}"
+                )
     except ChapterError as error:
         found.append(str(error))
     kernel = notebook.metadata.get("kernelspec", {}).get("name")
@@ -431,9 +443,11 @@ def source_problems(notebook: nbformat.NotebookNode, name: str) -> list[str]:
         if cell.cell_type != "code":
             continue
         if cell.outputs or cell.execution_count is not None:
-            found.append(f"{name}: cell {position} is stored with outputs; clear them (JupyterLab: Edit > Clear Outputs)")
+            found.append(f"{name}: cell {position} is stored with outputs; clear them (JupyterLab: Edit)")
         if re.search(r"^\s*[%!]\s*(pip|conda|apt)\b|sys\.path", cell.source, re.MULTILINE):
-            found.append(f"{name}: cell {position} installs something or turns sys.path; the environment does that")
+            found.append(
+                f"{name}: cell {position} installs something or turns sys.path; the environment does that"
+            )
     return found
 
 
@@ -449,21 +463,29 @@ def check(path: Path, *, profile: str = "stored") -> list[str]:
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bnnlib.chapters", description="Run and check the chapters.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bnnlib.chapters", description="Run and check the chapters."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     runs = commands.add_parser("run", help="execute chapters into build/chapters/<profile>/")
     runs.add_argument("names", nargs="*", metavar="NAME", help="chapters to run (all)")
     runs.add_argument("--profile", choices=PROFILES, default="stored", help="what a chapter does (stored)")
     runs.add_argument("--seed", type=int, default=0, help="seed that the chapters are given (0)")
-    runs.add_argument("-p", dest="given", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"))
+    runs.add_argument(
+        "-p", dest="given", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE")
+    )
     runs.add_argument("--out", type=Path, help="folder of the executed chapters (build/chapters/<profile>)")
     runs.add_argument("--jobs", type=int, help="chapters at a time (one a core)")
     runs.add_argument("--force", action="store_true", help="run chapters that are up to date, too")
 
     checks = commands.add_parser("check", help="refuse executed chapters that may not be published")
-    checks.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="executed notebooks (all of the profile)")
-    checks.add_argument("--profile", choices=PROFILES, default="stored", help="profile they must be of (stored)")
+    checks.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="executed notebooks (all of the profile)"
+    )
+    checks.add_argument(
+        "--profile", choices=PROFILES, default="stored", help="profile they must be of (stored)"
+    )
 
     commands.add_parser("sources", help="refuse notebooks that may not be committed")
     return parser
@@ -513,5 +535,7 @@ if __name__ == "__main__":
     except ChapterError as mistake:
         sys.exit(f"error: {mistake}")
     except KeyboardInterrupt:
-        print("interrupted: chapters that were done are kept; the same command runs the rest", file=sys.stderr)
+        print(
+            "interrupted: chapters that were done are kept; the same command runs the rest", file=sys.stderr
+        )
         sys.exit(130)

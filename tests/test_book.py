@@ -33,13 +33,19 @@ parts:
 def notebook(title, question, *cells):
     """A chapter as its author stores it."""
     parameters = 'profile = "stored"  # which\nseed = 0  # seed'
-    made = [new_markdown_cell(f"# {title}\n\n{question}"), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    made = [
+        new_markdown_cell(f"# {title}\n\n{question}"),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+    ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return new_notebook(cells=[*made, *cells], metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+    return new_notebook(
+        cells=[*made, *cells], metadata={"kernelspec": kernel, "language_info": {"name": "python"}}
+    )
 
 
 def publish(root, name, source, outputs=()):
-    """Store a chapter, and beside it what running it leaves (without the kernel: the runner has tests of its own).
+    """Store a chapter, and beside it what running it leaves (without the kernel: the runner has tests of its
+    own).
 
     outputs: what the code cells after the parameters show.
     """
@@ -49,13 +55,21 @@ def publish(root, name, source, outputs=()):
     source = chapters.read(root / "notebooks" / f"{name}.ipynb")
     values = chapters.parameters(source)
     inputs = chapters.fingerprint(source, values, chapters.surroundings(root))
-    source.cells.insert(2, new_code_cell("# Parameters\nprofile = 'stored'", metadata={"tags": ["injected-parameters"]}))
+    source.cells.insert(
+        2, new_code_cell("# Parameters\nprofile = 'stored'", metadata={"tags": ["injected-parameters"]})
+    )
     shown = iter(outputs)
     for count, cell in enumerate((c for c in source.cells if c.cell_type == "code"), 1):
         cell.execution_count = count
         if not cell.metadata.get("tags") or cell.metadata.tags == ["hide-input"]:
             cell.outputs = [next(shown)]
-    times = {"start_time": "2026-01-01", "end_time": "2026-01-01", "duration": 3.7, "exception": None, "parameters": values}
+    times = {
+        "start_time": "2026-01-01",
+        "end_time": "2026-01-01",
+        "duration": 3.7,
+        "exception": None,
+        "parameters": values,
+    }
     source.metadata |= {"papermill": times, "bnnlib": {"inputs": inputs, "parameters": values}}
     nbformat.write(source, folder / f"{name}.ipynb")
     return folder / f"{name}.ipynb"
@@ -80,12 +94,20 @@ def root(tmp_path_factory):
     """A repository with two executed chapters."""
     folder = repository(tmp_path_factory.mktemp("book"))
     method = new_markdown_cell(
-        "## The method\n\nAs {numref}`fig-curve` and {eq}`eq-one` show, {eq}`eq-sign` holds {cite}`rastegari2016xnor`, see {term}`STE`."
+        "## The method\n\nAs {numref}`fig-curve` and {eq}`eq-one` show, {eq}`eq-sign` holds "
+        "{cite}`rastegari2016xnor`, see {term}`STE`."
         "\n\n$$\n\\alpha = 1\n$$ (eq-one)"
     )
     image = new_output("display_data", {"image/png": PNG, "text/plain": "<Figure>"})
-    publish(folder, "one", notebook("LeNet-5", "How much is lost with $\\widetilde W$?", method, figure_cell()), [image])
-    html = new_output("execute_result", {"text/html": "<table><tr><td>97</td></tr></table>"}, execution_count=3)
+    publish(
+        folder,
+        "one",
+        notebook("LeNet-5", "How much is lost with $\\widetilde W$?", method, figure_cell()),
+        [image],
+    )
+    html = new_output(
+        "execute_result", {"text/html": "<table><tr><td>97</td></tr></table>"}, execution_count=3
+    )
     publish(folder, "two", notebook("The MLP", "Are they equal?", new_code_cell("table")), [html])
     return folder
 
@@ -101,7 +123,8 @@ def page(site, name):
     return (site / name).read_text(encoding="utf-8")
 
 
-# ----------------------------------------------------------------------------------------------- what is there
+# ----------------------------------------------------------------------------------------------- what is
+# there
 
 
 def test_nothing_is_asked_of_other_hosts(site):
@@ -144,7 +167,7 @@ def test_mathjax_is_there_and_pruned(site):
 def test_a_chapter_as_a_reader_sees_it(site):
     text = page(site, "notebooks/one.html")
     assert f'alt="{ALT}"' in text
-    assert 'Fig. 1.1</span>' in text or "Fig. 1.1" in text
+    assert "Fig. 1.1</span>" in text or "Fig. 1.1" in text
     assert re.search(r'href="#equation-eq-one"[^>]*>\(1\.1\)', text)
     assert re.search(r'href="../notation.html#equation-eq-sign"', text)
     assert "Show the code" in text
@@ -178,7 +201,8 @@ def test_the_icon_is_there(site):
     assert 'rel="icon" href="_static/logo.svg"' in page(site, "index.html")
 
 
-# ------------------------------------------------------------------------------------------------ what stops it
+# ------------------------------------------------------------------------------------------------ what stops
+# it
 
 
 def test_nothing_is_built_twice_from_the_same_pages(root, site):
@@ -204,7 +228,9 @@ def test_a_warning_stops_the_build_and_leaves_the_site(tmp_path):
 
 def test_chapters_that_may_not_be_published(tmp_path):
     root = repository(tmp_path)
-    with pytest.raises(book.BookError, match="one has not been run\n.*two has not been run\n.*bnnlib.chapters run"):
+    with pytest.raises(
+        book.BookError, match="one has not been run\n.*two has not been run\n.*bnnlib.chapters run"
+    ):
         book.stage(root)
     image = new_output("display_data", {"image/png": PNG})
     publish(root, "one", notebook("One", "Why?", figure_cell(alt="")), [image])
@@ -234,7 +260,10 @@ def test_a_chapter_opens_with_its_question(tmp_path):
     with pytest.raises(book.BookError, match="one must open with a title .* the question"):
         book.chapter_cards([path])
     path = publish(root, "two", notebook("Two: a title", "**The question.** How\nmany?\n\nMore."))
-    assert "{grid-item-card} Two: a title\n:link: notebooks/two\n:link-type: doc\n\nHow many?\n" in book.chapter_cards([path])
+    assert (
+        "{grid-item-card} Two: a title\n:link: notebooks/two\n:link-type: doc\n\nHow many?\n"
+        in book.chapter_cards([path])
+    )
 
 
 @pytest.mark.parametrize(
@@ -251,18 +280,23 @@ def test_a_chapter_opens_with_its_question(tmp_path):
     ],
 )
 def test_what_a_page_would_load_is_found(tmp_path, html):
-    (tmp_path / "a.html").write_text(f"<html><a href='https://example.org'>a link loads nothing</a>{html}</html>")
+    (tmp_path / "a.html").write_text(
+        f"<html><a href='https://example.org'>a link loads nothing</a>{html}</html>"
+    )
     assert len(book.outside(tmp_path)) == 1
 
 
 def test_links_and_style_sheets(tmp_path):
-    (tmp_path / "a.html").write_text("<link rel=canonical href='https://example.org'><a href='https://example.org'>x</a>")
+    (tmp_path / "a.html").write_text(
+        "<link rel=canonical href='https://example.org'><a href='https://example.org'>x</a>"
+    )
     assert book.outside(tmp_path) == []
     (tmp_path / "a.css").write_text("@font-face { src: url(https://example.org/a.woff) }")
     assert book.outside(tmp_path) == ["a.css: url(https://example.org/a.woff)"]
 
 
-# ------------------------------------------------------------------------------------------------------ tables
+# ------------------------------------------------------------------------------------------------------
+# tables
 
 
 def test_the_table_of_runs_is_read_from_the_records(a_record):
@@ -270,7 +304,13 @@ def test_the_table_of_runs_is_read_from_the_records(a_record):
     runs = []
     for seed, (last, seconds) in enumerate([(90.0, 60), (91.0, 240)]):
         epoch = a_record().curve[0].model_copy(update={"test_top1": last, "epoch": 1})
-        fields = {"seed": seed, "top1_last": last, "top1_best": last, "curve": [epoch], "wall_time_s": seconds}
+        fields = {
+            "seed": seed,
+            "top1_last": last,
+            "top1_best": last,
+            "curve": [epoch],
+            "wall_time_s": seconds,
+        }
         runs.append(a_record(**fields, hardware={"cpu": "A CPU", "threads": 2}))
     (row,) = book.runs_table([recipe], runs).splitlines()[2:]
     assert row == "| `s4-lenet5` | mnist | 60 | 2 of 5 | 2 min | A CPU, 2 threads | 90.50 ± 0.71 |"
@@ -278,7 +318,8 @@ def test_the_table_of_runs_is_read_from_the_records(a_record):
     assert row == "| `s4-lenet5` | mnist | 60 | 0 of 5 | – | – | – |"
 
 
-# ------------------------------------------------------------------------------------------------ this repository
+# ------------------------------------------------------------------------------------------------ this
+# repository
 
 
 def test_every_chapter_is_in_the_table_of_contents():
@@ -287,7 +328,8 @@ def test_every_chapter_is_in_the_table_of_contents():
 
 
 def test_the_prose_pages_type_no_result(a_record):
-    """Accuracies on prose pages are the sources' (in the recipes and on the first page's table of claims) or generated."""
+    """Accuracies on prose pages are the sources' (in the recipes and on the first page's table of claims) or
+    generated."""
     claims = {"70.35", "81.35", "99.23", "86.28", "44.87", "57.1", "55.8"}
     for path in (ROOT / "book").glob("*.md"):
         found = set(re.findall(r"\b\d{2}\.\d+(?= ?%)", path.read_text(encoding="utf-8")))

@@ -12,7 +12,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from bnnlib import chapters
 
-PARAMETERS = 'profile = "stored"  # stored, quick or full\nseed = 0  # seed of everything random\nrate = 0.1  # learning rate'
+PARAMETERS = """
+profile = "stored"  # stored, quick or full
+seed = 0  # seed of everything random
+rate = 0.1  # learning rate
+"""
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 FIGURE = f"from IPython.display import Image\nfrom base64 import b64decode\nImage(b64decode('{PNG}'))"
 ALT = {"mystnb": {"image": {"alt": "A single grey pixel on nothing at all."}}}
@@ -53,7 +57,11 @@ def executed(*cells, profile="stored"):
     notebook = chapter(*cells)
     for count, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), 1):
         cell.execution_count = count
-    notebook.metadata["papermill"] = {"end_time": "2026-01-01", "exception": None, "parameters": {"profile": profile}}
+    notebook.metadata["papermill"] = {
+        "end_time": "2026-01-01",
+        "exception": None,
+        "parameters": {"profile": profile},
+    }
     return notebook
 
 
@@ -81,7 +89,9 @@ def test_unknown_parameter_names_the_allowed_ones(root):
         run(root, "one", given={"sede": "1"})
 
 
-@pytest.mark.parametrize(("name", "value"), [("seed", "one"), ("seed", "1.5"), ("rate", "fast"), ("rate", "[1]")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", "one"), ("seed", "1.5"), ("rate", "fast"), ("rate", "[1]")]
+)
 def test_a_value_of_another_type_is_refused(name, value):
     with pytest.raises(chapters.ChapterError, match=f"parameter {name} = .*must be"):
         chapters.resolve({"seed": 0, "rate": 0.1}, {name: value})
@@ -117,7 +127,10 @@ def test_chapters_run_side_by_side_and_only_when_something_changed(root, monkeyp
 
     put(root, "one", chapter(see, "2"))
     assert not chapters.is_current(output, root)
-    assert {n: o.skipped for n, o in run(root, profile="quick", seed=3).items()} == {"one": False, "two": True}
+    assert {n: o.skipped for n, o in run(root, profile="quick", seed=3).items()} == {
+        "one": False,
+        "two": True,
+    }
     assert {n: o.skipped for n, o in run(root, "one", profile="quick", seed=3).items()} == {"one": True}
 
 

@@ -1,4 +1,5 @@
-"""The Snakefile, in a repository whose training is a stand-in: what it runs, what it leaves alone, and how it goes on."""
+"""The Snakefile, in a repository whose training is a stand-in: what it runs, what it leaves alone, and how it
+goes on."""
 
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAIN = '''
+TRAIN = """
 import os, pathlib, sys, time
 name, seed = sys.argv[1], sys.argv[sys.argv.index("--seed") + 1]
 if os.path.exists("slow"):
@@ -19,8 +20,16 @@ if os.path.exists("slow"):
     time.sleep(60)
 open("trained", "a").write(f"{name} {seed}\\n")
 pathlib.Path(f"results/runs/{name}/seed{seed}.json").write_text("{}")
-'''
-RECIPE = "title: A\nsource: ours\ndataset: digits\nmodel: {name: mlp}\nepochs: 1\noptimizer: {name: adam, lr: 0.1}\nseeds: 2\n"
+"""
+RECIPE = """
+title: A
+source: ours
+dataset: digits
+model: {name: mlp}
+epochs: 1
+optimizer: {name: adam, lr: 0.1}
+seeds: 2
+"""
 
 
 @pytest.fixture
@@ -34,7 +43,9 @@ def root(tmp_path):
     (library / "__init__.py").write_text("")
     (library / "train.py").write_text(TRAIN)
     (library / "recipes" / "teacher.yaml").write_text(RECIPE)
-    (library / "recipes" / "student.yaml").write_text("extends: teacher\nseeds: 1\ndistill: {teacher: teacher}\n")
+    (library / "recipes" / "student.yaml").write_text(
+        "extends: teacher\nseeds: 1\ndistill: {teacher: teacher}\n"
+    )
     (library / "recipes" / "large.yaml").write_text("extends: teacher\ndataset: imagenet\n")
     for folder in ("book", "kernels", "notebooks", "results/runs"):
         (tmp_path / folder).mkdir(parents=True)
@@ -52,7 +63,9 @@ def environment(root):
 
 
 def snakemake(root, *arguments):
-    done = subprocess.run([*COMMAND, *arguments], cwd=root, env=environment(root), capture_output=True, text=True)
+    done = subprocess.run(
+        [*COMMAND, *arguments], cwd=root, env=environment(root), capture_output=True, text=True
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -66,7 +79,11 @@ def counts(output):
 def test_records_are_made_once_and_everything_else_follows_the_code(root):
     code, output = snakemake(root, "--dry-run")
     assert code == 0, output
-    assert counts(output) == {"book": 1, "chapter": 1, "train": 3}  # the recipe for ImageNet is not run unasked
+    assert counts(output) == {
+        "book": 1,
+        "chapter": 1,
+        "train": 3,
+    }  # the recipe for ImageNet is not run unasked
 
     code, output = snakemake(root, "results/runs/student/seed0.json", "results/runs/teacher/seed1.json")
     assert code == 0, output
@@ -102,7 +119,13 @@ def test_a_killed_run_goes_on_by_the_commands_it_named(root):
     target = "results/runs/teacher/seed0.json"
     (root / "slow").touch()
     with (root / "log").open("w") as log:
-        words = {"cwd": root, "env": environment(root), "stdout": log, "stderr": log, "start_new_session": True}
+        words = {
+            "cwd": root,
+            "env": environment(root),
+            "stdout": log,
+            "stderr": log,
+            "start_new_session": True,
+        }
         running = subprocess.Popen([*COMMAND, target], **words)
     try:
         for _ in range(600):

@@ -1,7 +1,7 @@
 """Take sphinx-thebe out again.
 
-Jupyter Book always loads it, and it puts scripts on every page that ask a public server for more. This book is run in
-JupyterLab, and its pages work without a network.
+Jupyter Book always loads it, and it puts scripts on every page that ask a public server for more. This book
+is run in JupyterLab, and its pages work without a network.
 """
 
 
