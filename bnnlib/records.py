@@ -13,10 +13,12 @@ import subprocess
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "results" / "runs"
@@ -192,6 +194,8 @@ def versions() -> dict[str, str]:
 
 def hardware(device: torch.device, world: int = 1) -> dict[str, Any]:
     """What the run ran on."""
+    import torch  # here alone: the report and the book read records without it
+
     found: dict[str, Any] = {"cpu": _cpu(), "machine": platform.machine(), "threads": torch.get_num_threads(), "device": device.type, "processes": world}
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
