@@ -17,11 +17,18 @@ inline void to_int16(const uint16_t* counts, const int32_t* base, isize channels
     for (isize o = 0; o < channels; ++o) to[o] = (int16_t)(base[o] - 2 * (int32_t)counts[o]);
 }
 
+// Sixty-four bytes of 0 or 1 to the bits of a word: the product moves the lowest bit of byte i to bit 56 + i.
+inline uint64_t gather_bits(const uint8_t* bytes) {
+    uint64_t word = 0;
+    for (int i = 0; i < 8; ++i) word |= (load64(bytes + 8 * i) * 0x0102040810204080u >> 56) << (8 * i);
+    return word;
+}
+
 inline void to_bits(const uint16_t* counts, const uint16_t* limit, isize channels, uint64_t* to) {
     for (isize o = 0; o < channels; o += 64) {
-        uint64_t word = 0;
-        for (isize i = 0; i < least(64, channels - o); ++i) word |= (uint64_t)(counts[o + i] < limit[o + i]) << i;
-        to[o / 64] = word;
+        uint8_t below[64];
+        for (int i = 0; i < 64; ++i) below[i] = counts[o + i] < limit[o + i];
+        to[o / 64] = gather_bits(below);
     }
 }
 
@@ -41,9 +48,12 @@ inline void transpose(const float* from, isize from_stride, isize pixels, isize 
 
 inline void pack_channels(const float* x, isize channels, uint64_t* to) {
     for (isize c = 0; c < channels; c += 64) {
-        uint64_t word = 0;
-        for (isize i = 0; i < least(64, channels - c); ++i) word |= (uint64_t)(x[c + i] >= 0) << i;
-        to[c / 64] = word;
+        uint8_t positive[64] = {};
+        if (c + 64 <= channels)
+            for (int i = 0; i < 64; ++i) positive[i] = x[c + i] >= 0;
+        else
+            for (isize i = 0; i < channels - c; ++i) positive[i] = x[c + i] >= 0;
+        to[c / 64] = gather_bits(positive);
     }
 }
 

@@ -1,0 +1,202 @@
+"""Building and loading the kernels: edits rebuild, damage rebuilds, processes race, caches move, compilers are missing; threads and forks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from bnnlib import ops
+from bnnlib.ops import _backend, _build
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+
+# A module in the kernels' place that compiles in a moment: what is tested here is how it is built.
+STUB = """// cppimport
+#include "value.h"
+#include <Python.h>
+static PyObject* variants(PyObject*, PyObject*) { return PyLong_FromLong(VALUE); }
+static PyMethodDef methods[] = {{"variants", variants, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
+static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "bnn_kernels", nullptr, -1, methods};
+PyMODINIT_FUNC PyInit_bnn_kernels() { return PyModule_Create(&definition); }
+/*
+<%
+cfg["dependencies"] = ["value.h"]
+%>
+*/
+"""
+# Loads the builder by its path: without PyTorch a process starts in no time.
+LOAD = f"""
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("_build", {_build.__file__!r})
+_build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(_build)
+print(_build.load(Path(sys.argv[1])).variants())
+"""
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    sources = tmp_path / "kernels"
+    sources.mkdir()
+    (sources / "bnn_kernels.cpp").write_text(STUB)
+    (sources / "value.h").write_text("#define VALUE 1\n")
+    monkeypatch.setenv("BNN_KERNEL_CACHE", str(tmp_path / "cache"))
+    return sources
+
+
+def start(program: str, *arguments: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments], env={**os.environ, **environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    out, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return out.strip()
+
+
+def libraries(folder: Path) -> list[Path]:
+    return list(folder.glob("cache/*/bnn_kernels*"))
+
+
+@needs_compiler
+def test_an_edited_header_builds_anew_and_the_sources_stay_untouched(stub, tmp_path):
+    before = sorted(stub.iterdir())
+    assert finish(start(LOAD, str(stub))) == "1"
+    (stub / "value.h").write_text("#define VALUE 2\n")
+    assert finish(start(LOAD, str(stub))) == "2"
+    assert sorted(stub.iterdir()) == before  # a read-only installation would do
+
+
+@needs_compiler
+def test_a_damaged_or_foreign_library_is_rebuilt(stub, tmp_path):
+    assert finish(start(LOAD, str(stub))) == "1"
+    (library,) = libraries(tmp_path)
+    whole = library.read_bytes()
+    for damage in (whole[: len(whole) // 2], b"", b"not a library" + _build._TRAILER):
+        library.unlink()
+        library.write_bytes(damage)
+        assert finish(start(LOAD, str(stub))) == "1"
+
+
+@needs_compiler
+def test_processes_that_import_at_once_build_once(stub, tmp_path):
+    racing = [start(LOAD, str(stub)) for _ in range(3)]
+    assert [finish(process) for process in racing] == ["1"] * 3
+    assert len(libraries(tmp_path)) == 1 and not list(tmp_path.glob("cache/*/build-*"))
+
+
+@needs_compiler
+def test_a_failed_compile_quotes_the_compiler(stub):
+    (stub / "value.h").write_text("#define VALUE undeclared_name\n")
+    with pytest.raises(_build.BuildError, match="do not compile.*undeclared_name"):
+        _build.load(stub)
+
+
+def test_without_a_compiler_a_warning_and_slow_right_answers(tmp_path):
+    program = (
+        "import torch, warnings\n"
+        "from bnnlib import ops\n"
+        "with warnings.catch_warnings(record=True) as said:\n"
+        "    warnings.simplefilter('always')\n"
+        "    y = [ops.binary_linear(torch.ones(2, 5), torch.ones(3, 5)) for _ in range(3)][-1]\n"
+        "print(y.tolist() == [[5.0] * 3] * 2, len(said), said[0].message)"
+    )
+    environment = {"BNN_KERNEL_CACHE": str(tmp_path), "CXX": "no-such-compiler", "CC": "no-such-compiler", "BNN_KERNEL": ""}
+    right, warnings, message = finish(start(program, **environment)).split(" ", 2)
+    assert right == "True" and warnings == "1"
+    assert "many times slower" in message and "no-such-compiler not found" in message and "apt-get install g++" in message
+    forced = start("from bnnlib import ops; ops.backend()", **{**environment, "BNN_KERNEL": "scalar"})
+    assert "BNN_KERNEL=scalar asks for a compiled kernel" in forced.communicate()[1]
+
+
+def test_an_unwritable_cache_is_named_or_replaced(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("BNN_KERNEL_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(_build.BuildError, match="BNN_KERNEL_CACHE=.*below"):
+        _build.cache_folder()
+    monkeypatch.delenv("BNN_KERNEL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "below"))
+    monkeypatch.setattr(_build.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = _build.cache_folder()
+    assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
+
+
+native = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
+
+
+@native
+def test_threads_give_the_same_bits_and_follow_torch(monkeypatch):
+    x, w = torch.randn(3, 70, 17, 15), torch.randn(200, 70, 3, 3)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2, 3, 8):
+            torch.set_num_threads(threads)
+            results.append(ops.binary_conv2d(x, w, padding=1))
+        assert all(torch.equal(results[0], y) for y in results[1:])
+    finally:
+        torch.set_num_threads(before)
+
+
+@native
+def test_calls_from_several_python_threads():
+    x, w = torch.randn(2, 64, 12, 12), torch.randn(96, 64, 3, 3)
+    expected, wrong = ops.binary_conv2d(x, w), []
+
+    def work():
+        for _ in range(20):
+            if not torch.equal(ops.binary_conv2d(x, w), expected):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@native
+def test_a_forked_child_computes_on_one_thread_and_does_not_hang():
+    program = (
+        "import os, torch\n"
+        "from bnnlib import ops\n"
+        "torch.set_num_threads(2)\n"
+        "x, w = torch.randn(4, 64, 20, 20), torch.randn(128, 64, 3, 3)\n"
+        "bits, blob = ops.pack_activation(x), ops.prepack(ops.pack_weight(w), w.shape)\n"
+        "y = ops.conv2d_packed(bits, blob, w.shape, out='int16').numpy().tobytes()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    same = ops.conv2d_packed(bits, blob, w.shape, out='int16').numpy().tobytes() == y\n"
+        "    os._exit(0 if same else 1)\n"
+        "print(os.waitpid(child, 0)[1])"
+    )
+    process = start(program)
+    try:
+        out, errors = process.communicate(timeout=120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail("the forked child hangs")
+    assert out.strip() == "0", errors
+
+
+@native
+def test_one_openmp_runtime():
+    program = (
+        "from bnnlib import ops\n"
+        "ops.backend()\n"
+        "print(len({line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line or 'libiomp' in line or 'libomp' in line}))"
+    )
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("needs /proc")
+    assert int(finish(start(program))) <= 1
