@@ -134,9 +134,9 @@ def test_conv_in_evaluation_is_scale_times_exact_sum_plus_bias(scale, bias, tran
 
 @pytest.mark.parametrize("scale", SCALES[:3])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(1, 129), (64, 129), (2, 3, 129), (129,), (0, 129)])
+@pytest.mark.parametrize("shape", [(1, 129), (64, 129), (2, 3, 129), (129,), (0, 129), (100, 768)])
 def test_linear_in_evaluation_is_scale_times_exact_sum_plus_bias(scale, bias, shape):
-    layer = scrambled(BinaryLinear(129, 33, bias=bias, scale=scale)).eval()
+    layer = scrambled(BinaryLinear(shape[-1], 512 if shape[-1] == 768 else 33, bias=bias, scale=scale)).eval()
     x = pm(*shape)
     expected = (sign(x).double() @ sign(layer.weight.detach()).double().T).float()
     if scale != "none":
