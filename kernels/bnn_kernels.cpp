@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "conv.h"
+#include "peaks.h"
+#include "one_word.h"
 #include "threads.h"
 #include "variants.h"
 
@@ -158,6 +160,32 @@ void or_pool(const std::vector<isize>& v, py::array bits, py::object flip, py::a
     bnn::parallel_for(threads, p.n * p.oh(), 0, [&](isize line, uint8_t*) { bnn::or_pool_line(p, from, f, out, line); });
 }
 
+// For benchmarks. rows: int64 [O][kh * kw][words(C)], tap by tap; to: float32 [N][OH][OW][O].
+void one_word(const std::vector<isize>& conv, py::array bits, py::array rows, py::array to) {
+    const bnn::Conv g = geometry(conv);
+    if (g.groups != 1) fail("the one-word loop knows no groups");
+    const uint64_t* from = (const uint64_t*)data<const int64_t>(bits, "bits", {g.n, g.h, g.w, bnn::words(g.c)});
+    const uint64_t* w = (const uint64_t*)data<const int64_t>(rows, "rows", {g.o, g.taps(), bnn::words(g.c)});
+    float* out = data<float>(to, "result", {g.n, g.oh(), g.ow(), g.o});
+    py::gil_scoped_release release;
+    bnn::one_word_conv(g, from, w, out);
+}
+
+py::list list_limits() {
+    py::list all;
+    for (const bnn::Limit& l : bnn::limits) all.append(py::make_tuple(l.name, l.what, l.supported()));
+    return all;
+}
+
+double run_limit(const std::string& name, isize rounds) {
+    for (const bnn::Limit& l : bnn::limits)
+        if (name == l.name && l.supported()) {
+            py::gil_scoped_release release;
+            return l.run(rounds);
+        }
+    fail("no limit \"" + name + "\" on this CPU");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(bnn_kernels, m) {
@@ -168,6 +196,9 @@ PYBIND11_MODULE(bnn_kernels, m) {
     m.def("pack", pack);
     m.def("conv2d", conv2d);
     m.def("or_pool", or_pool);
+    m.def("one_word", one_word);
+    m.def("limits", list_limits);
+    m.def("run_limit", run_limit);
 }
 
 /*
@@ -176,6 +207,6 @@ setup_pybind11(cfg)
 cfg["compiler_args"] += ["-std=c++17", "-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-fno-tree-slp-vectorize", "-Wall"]
 cfg["linker_args"] += ["-fopenmp"]
 cfg["dependencies"] = ["layout.h", "cpu.h", "variant.h", "plain.inl", "reference.h", "scalar.h", "pair_table.h", "pair_table.inl",
-                       "avx2.h", "avx512.h", "neon.h", "variants.h", "blob.h", "conv.h", "threads.h"]
+                       "avx2.h", "avx512.h", "neon.h", "variants.h", "blob.h", "conv.h", "threads.h", "peaks.h", "one_word.h"]
 %>
 */

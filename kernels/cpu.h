@@ -38,6 +38,7 @@ namespace bnn {
 
 struct Cpu {
     bool popcnt = false, avx2 = false, avx512bw = false, avx512vpopcntdq = false;
+    bool fma = false, avx512vnni = false, avx512bf16 = false;       // for peaks.h alone
 };
 
 inline Cpu ask_cpu() {
@@ -51,10 +52,13 @@ inline Cpu ask_cpu() {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     const bool ymm = (low & 0x06) == 0x06, zmm = (low & 0xe6) == 0xe6;
     const bool avx = cx >> 28 & 1;
+    c.fma = avx && ymm && (cx >> 12 & 1);
     if (!__get_cpuid_count(7, 0, &a, &b, &cx, &d)) return c;
     c.avx2 = c.popcnt && avx && ymm && (b >> 5 & 1);
     c.avx512bw = c.avx2 && zmm && (b >> 16 & 1) && (b >> 30 & 1);   // F and BW
     c.avx512vpopcntdq = c.avx512bw && (cx >> 14 & 1);
+    c.avx512vnni = c.avx512bw && (cx >> 11 & 1);
+    if (__get_cpuid_count(7, 1, &a, &b, &cx, &d)) c.avx512bf16 = c.avx512bw && (a >> 5 & 1);
 #elif defined(BNN_EMULATE)
     c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = true;
 #endif

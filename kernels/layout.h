@@ -66,7 +66,8 @@ struct Conv {
 inline const char* check(const Conv& g) {
     const isize limit = (isize)1 << 31;
     if (g.n < 0) return "the batch size is negative";
-    for (isize v : {g.h, g.w, g.c, g.o, g.kh, g.kw, g.sh, g.sw, g.dh, g.dw, g.groups}) {
+    const isize positive[] = {g.h, g.w, g.c, g.o, g.kh, g.kw, g.sh, g.sw, g.dh, g.dw, g.groups};
+    for (isize v : positive) {
         if (v < 1) return "a size, stride, dilation or group count is below 1";
         if (v >= limit) return "a size is 2^31 or more";
     }
