@@ -1,4 +1,5 @@
-"""Checkpoints of a training run, written whole or not at all, in a run folder that one process at a time may use.
+"""Checkpoints of a training run, written whole or not at all, in a run folder that one process at a time may
+use.
 
 The run folder lies outside the checkout: ``$BNN_RUNS``, else the user's cache folder.
 """
@@ -36,7 +37,8 @@ def runs_folder(folder: Path | None = None) -> Path:
 
 
 class Lock:
-    """Holds ``folder`` for this process; a second process gets :class:`RunBusy`. Freed when the process ends, however it ends."""
+    """Holds ``folder`` for this process; a second process gets :class:`RunBusy`. Freed when the process
+    ends, however it ends."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +49,9 @@ class Lock:
             self._file.seek(0)
             pid = self._file.read().strip() or "unknown"
             self._file.close()
-            raise RunBusy(f"process {pid} is training in {folder}: wait for it, stop it, or give another folder with --runs") from None
+            raise RunBusy(
+                f"process {pid} is training in {folder}: wait for it, stop it, or give another folder with --runs"
+            ) from None
         self._file.truncate(0)
         self._file.write(str(os.getpid()))
         self._file.flush()
@@ -69,16 +73,26 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path, expected: dict[str, Any]) -> dict[str, Any] | None:
     """The state in ``path``, or None where there is no file.
 
-    ``expected`` must be found in the state as it is (recipe hash, seed, ...). Raises :class:`CheckpointError` for a file that is damaged or
-    belongs to another run.
+    ``expected`` must be found in the state as it is (recipe hash, seed, ...). Raises
+    :class:`CheckpointError` for a file that is damaged or belongs to another run.
     """
     if not path.exists():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError, KeyError, OSError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+        ValueError,
+        KeyError,
+        OSError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"checkpoint {path} is damaged ({reason}): restore it, or start this run anew with --restart") from None
+        raise CheckpointError(
+            f"checkpoint {path} is damaged ({reason}): restore it, or start this run anew with --restart"
+        ) from None
     for key, value in expected.items():
         if state.get(key) != value:
             raise CheckpointError(

@@ -1,10 +1,12 @@
 """Save a trained net with 1 bit to a binary weight, and load it back: one safetensors file.
 
-Every weight of a binary layer is stored as a sign bit (:mod:`bnnlib.packing`, rows along the output channels), with its scale per channel;
-everything else as trained, or as bf16 or int8. The header's metadata hold one JSON document under ``bnnlib``: format version, the model's
-name and options, and for each packed layer its shape. Loading gives back the model with the same predictions.
+Every weight of a binary layer is stored as a sign bit (:mod:`bnnlib.packing`, rows along the output
+channels), with its scale per channel; everything else as trained, or as bf16 or int8. The header's metadata
+hold one JSON document under ``bnnlib``: format version, the model's name and options, and for each packed
+layer its shape. Loading gives back the model with the same predictions.
 
-``python -m bnnlib.deploy info FILE`` shows what a file holds; ``export FILE OUT --real int8`` writes it anew with smaller real-valued parts.
+``python -m bnnlib.deploy info FILE`` shows what a file holds; ``export FILE OUT --real int8`` writes it anew
+with smaller real-valued parts.
 """
 
 from __future__ import annotations
@@ -36,15 +38,30 @@ class DeployError(ValueError):
 
 
 def save(
-    model: nn.Module, path: Path, *, recipe: Recipe, seed: int, top1: float, fingerprint: str, real: RealDtype = "float32",
+    model: nn.Module,
+    path: Path,
+    *,
+    recipe: Recipe,
+    seed: int,
+    top1: float,
+    fingerprint: str,
+    real: RealDtype = "float32",
 ) -> Path:
     """Write ``model``, which ``recipe.model`` builds, to ``path``; whole or not at all.
 
-    ``real``: how real-valued weights of two and more dimensions are stored (int8: symmetric, a scale per output channel); vectors stay float32.
+    ``real``: how real-valued weights of two and more dimensions are stored (int8: symmetric, a scale per
+    output channel); vectors stay float32.
     """
     about = {
-        "model": {"name": recipe.model.name, "options": recipe.model.options}, "recipe": recipe.name, "recipe_hash": recipe.hash(), "seed": seed,
-        "top1": top1, "dataset": recipe.dataset, "input": recipe.input, "fingerprint": fingerprint, "real": real,
+        "model": {"name": recipe.model.name, "options": recipe.model.options},
+        "recipe": recipe.name,
+        "recipe_hash": recipe.hash(),
+        "seed": seed,
+        "top1": top1,
+        "dataset": recipe.dataset,
+        "input": recipe.input,
+        "fingerprint": fingerprint,
+        "real": real,
     }
     return _save(model, path, real, about)
 
@@ -70,12 +87,14 @@ def _save(model: nn.Module, path: Path, real: str, about: dict[str, Any]) -> Pat
 
 
 def info(path: Path) -> dict[str, Any]:
-    """The metadata of a packed file. Raises :class:`DeployError` for a file that is absent, cut short, or not one of ours."""
+    """The metadata of a packed file. Raises :class:`DeployError` for a file that is absent, cut short, or
+    not one of ours."""
     return _open(path)[0]
 
 
 def load(path: Path) -> nn.Module:
-    """The model in ``path``, in evaluation mode. Raises :class:`DeployError` for a file that is damaged or does not fit its model."""
+    """The model in ``path``, in evaluation mode. Raises :class:`DeployError` for a file that is damaged or
+    does not fit its model."""
     about, tensors = _open(path)
     try:
         model = models.build(about["model"]["name"], **about["model"]["options"])
@@ -83,19 +102,30 @@ def load(path: Path) -> nn.Module:
             row = about["packed"][name]
             shape = tuple(row["shape"])
             if shape != tuple(layer.weight.shape):
-                raise DeployError(f"{path}: layer {name} is of shape {shape}, its model has {tuple(layer.weight.shape)}")
-            tensors[f"{name}.weight"] = unpack_bits(tensors.pop(f"{name}.weight.bits"), layer.weight[0].numel()).view(shape)
+                raise DeployError(
+                    f"{path}: layer {name} is of shape {shape}, its model has {tuple(layer.weight.shape)}"
+                )
+            tensors[f"{name}.weight"] = unpack_bits(
+                tensors.pop(f"{name}.weight.bits"), layer.weight[0].numel()
+            ).view(shape)
             _freeze_(layer)
             if layer.scale_kind == "learned":
                 tensors[f"{name}.scale"] = tensors[f"{name}.scale"].view(layer.scale.shape)
-        missing, unexpected = model.load_state_dict({k: _restored(k, v, tensors) for k, v in tensors.items() if not k.endswith(".int8_scale")}, strict=False)
+        missing, unexpected = model.load_state_dict(
+            {k: _restored(k, v, tensors) for k, v in tensors.items() if not k.endswith(".int8_scale")},
+            strict=False,
+        )
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         if isinstance(error, DeployError):
             raise
-        raise DeployError(f"{path} does not hold the model it names: {type(error).__name__}: {error}") from None
+        raise DeployError(
+            f"{path} does not hold the model it names: {type(error).__name__}: {error}"
+        ) from None
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
-        raise DeployError(f"{path} does not hold the model it names: missing {missing}, unexpected {list(unexpected)}")
+        raise DeployError(
+            f"{path} does not hold the model it names: missing {missing}, unexpected {list(unexpected)}"
+        )
     return model.eval()
 
 
@@ -104,14 +134,20 @@ def _freeze_(layer: layers._Binary) -> None:
     layer.transform, layer.latent = "none", "free"
     if layer.scale_kind == "mean":
         layer.scale_kind = "learned"
-        shape = (layer.weight.shape[0], 1, 1) if isinstance(layer, layers.BinaryConv2d) else (layer.weight.shape[0],)
+        shape = (
+            (layer.weight.shape[0], 1, 1)
+            if isinstance(layer, layers.BinaryConv2d)
+            else (layer.weight.shape[0],)
+        )
         layer.scale = nn.Parameter(torch.empty(shape))
 
 
 def _real(name: str, tensor: Tensor, real: str) -> dict[str, Tensor]:
     if real not in get_args(RealDtype):
         raise ValueError(f"unknown real {real!r}: choose {', '.join(get_args(RealDtype))}")
-    vector = tensor.numel() == max(tensor.shape, default=1)  # a convolution's scales, shaped (C, 1, 1), are one too
+    vector = tensor.numel() == max(
+        tensor.shape, default=1
+    )  # a convolution's scales, shaped (C, 1, 1), are one too
     if vector or not tensor.is_floating_point() or real == "float32":
         return {name: tensor}
     if real == "bfloat16":
@@ -135,7 +171,9 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 raise DeployError(f"{path} is a safetensors file, but not one of bnnlib's")
             about = json.loads(text)
             if not isinstance(about, dict) or about.get("format") != FORMAT:
-                raise DeployError(f"{path} is of format {about.get('format') if isinstance(about, dict) else about!r}, this version reads {FORMAT}")
+                raise DeployError(
+                    f"{path} is of format {about.get('format') if isinstance(about, dict) else about!r}, this version reads {FORMAT}"
+                )
             return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     except FileNotFoundError:
         raise DeployError(f"no packed model {path}") from None
@@ -155,12 +193,16 @@ def _info(path: Path) -> None:
     for key in ("recipe", "seed", "dataset", "top1", "model", "format"):
         print(f"{key}: {about.get(key)}")
     bits = sum(t.numel() for n, t in tensors.items() if n.endswith(".weight.bits"))
-    print(f"size: {path.stat().st_size} bytes, {bits} of them binary weights; {len(about['packed'])} packed layers")
+    print(
+        f"size: {path.stat().st_size} bytes, {bits} of them binary weights; {len(about['packed'])} packed layers"
+    )
 
 
 @app.command("export")
 def _export(
-    path: Path, out: Path, real: Annotated[str, typer.Option(help="real-valued weights as float32, bfloat16 or int8")] = "float32",
+    path: Path,
+    out: Path,
+    real: Annotated[str, typer.Option(help="real-valued weights as float32, bfloat16 or int8")] = "float32",
 ) -> None:
     """Write the packed model in PATH to OUT, with its real-valued weights stored as REAL."""
     about, model = _checked(lambda: (info(path), load(path)))

@@ -1,12 +1,14 @@
 """Binary layers: convolution and linear layers that multiply +-1 by +-1, and ReActNet's learned shifts.
 
-A binary layer keeps real-valued *latent* weights for the optimizer and binarises them, and its input, at every forward
-pass. What papers disagree on is an argument: the scale of the weights, their gradient, the estimator of the activation,
-what becomes of the latent weights between steps, what zero means, and what the padding holds.
+A binary layer keeps real-valued *latent* weights for the optimizer and binarises them, and its input, at
+every forward pass. What papers disagree on is an argument: the scale of the weights, their gradient, the
+estimator of the activation, what becomes of the latent weights between steps, what zero means, and what the
+padding holds.
 
-In evaluation the scale multiplies an exact sum of +-1 products, ``y = scale * (sign(x) * sign(W)) + bias``, so that a packed
-layer (XNOR and popcount) computes the same numbers; in training it is folded into the weights, which is what the gradient
-formulas of :func:`bnnlib.quantizers.scaled_sign` differentiate. The latent weights get a gradient in training mode only.
+In evaluation the scale multiplies an exact sum of +-1 products, ``y = scale * (sign(x) * sign(W)) + bias``,
+so that a packed layer (XNOR and popcount) computes the same numbers; in training it is folded into the
+weights, which is what the gradient formulas of :func:`bnnlib.quantizers.scaled_sign` differentiate. The
+latent weights get a gradient in training mode only.
 """
 
 from __future__ import annotations
@@ -24,15 +26,31 @@ from bnnlib import quantizers
 Scale = Literal["none", "mean", "learned", "xnorpp", "dense", "channel-map"]
 Latent = Literal["free", "clip", "center-clip"]
 WeightTransform = Literal["none", "center", "standardize"]
-SPATIAL = ("xnorpp", "dense", "channel-map")  # learned scales that differ from pixel to pixel, tied to the resolution
+SPATIAL = (
+    "xnorpp",
+    "dense",
+    "channel-map",
+)  # learned scales that differ from pixel to pixel, tied to the resolution
 
 
 class _Binary(nn.Module):
     """What the convolution and the linear layer share: latent weight, its binarisation, and its scale."""
 
     def _setup(
-        self, weight_shape: tuple[int, ...], bias: bool, *, scale: str, gradient: str, gain: float, ste: str, weight_ste: str,
-        latent: str, transform: str, scale_init: float | None, sign_of_zero: int, dropout: float,
+        self,
+        weight_shape: tuple[int, ...],
+        bias: bool,
+        *,
+        scale: str,
+        gradient: str,
+        gain: float,
+        ste: str,
+        weight_ste: str,
+        latent: str,
+        transform: str,
+        scale_init: float | None,
+        sign_of_zero: int,
+        dropout: float,
     ) -> None:
         _choose("scale", scale, Scale)
         _choose("gradient", gradient, quantizers.WeightGradient)
@@ -67,7 +85,9 @@ class _Binary(nn.Module):
         if self.scale_kind == "learned":
             with torch.no_grad():
                 start = quantizers.mean_scale(self.weight).reshape(self.scale.shape)
-                self.scale.copy_(start if self.scale_init is None else torch.full_like(start, self.scale_init))
+                self.scale.copy_(
+                    start if self.scale_init is None else torch.full_like(start, self.scale_init)
+                )
 
     def _transformed(self) -> Tensor:
         if self.transform == "standardize":
@@ -105,7 +125,8 @@ class _Binary(nn.Module):
 
     @torch.no_grad()
     def project_(self) -> None:
-        """Bring the latent weights back to where the recipe keeps them; the training loop calls this after every step."""
+        """Bring the latent weights back to where the recipe keeps them; the training loop calls this after
+        every step."""
         if self.latent == "center-clip":
             self.weight.sub_(self.weight.mean(dim=1, keepdim=True))
         if self.latent != "free":
@@ -118,46 +139,81 @@ class _Binary(nn.Module):
         parts.append(f"ste={self.ste}")
         if self.scale_kind != "mean" and self.weight_ste != "clipped":
             parts.append(f"weight_ste={self.weight_ste}")
-        for name, default in (("latent", "free"), ("transform", "none"), ("sign_of_zero", 1), ("dropout", 0.0), ("gain", 1.0)):
+        for name, default in (
+            ("latent", "free"),
+            ("transform", "none"),
+            ("sign_of_zero", 1),
+            ("dropout", 0.0),
+            ("gain", 1.0),
+        ):
             if getattr(self, name) != default:
                 parts.append(f"{name}={getattr(self, name)}")
         return ", ".join(parts)
 
 
 class BinaryConv2d(_Binary):
-    """2-d convolution of a binarised input with binarised weights: ``(N, C_in, H, W) -> (N, C_out, H_out, W_out)``.
+    """2-d convolution of a binarised input with binarised weights: ``(N, C_in, H, W) -> (N, C_out, H_out,
+    W_out)``.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as :class:`torch.nn.Conv2d`.
-        scale: ``none``; ``mean`` (mean|W| per output channel, gradient by ``gradient``); ``learned`` (a parameter per output channel);
-            or one of XNOR-Net++'s (arXiv 1909.13863) others, which need ``output_size``: ``dense`` (a parameter per output element),
-            ``channel-map`` (a vector over channels times a map over pixels), ``xnorpp`` (outer product of vectors over channels, rows, columns).
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as
+            :class:`torch.nn.Conv2d`.
+        scale: ``none``; ``mean`` (mean|W| per output channel, gradient by ``gradient``); ``learned`` (a
+            parameter per output channel); or one of XNOR-Net++'s (arXiv 1909.13863) others, which need
+            ``output_size``: ``dense`` (a parameter per output element),
+            ``channel-map`` (a vector over channels times a map over pixels), ``xnorpp`` (outer product of
+            vectors over channels, rows, columns).
         gradient, gain: see :func:`bnnlib.quantizers.scaled_sign`.
         ste, weight_ste: estimator for the input, and for the weight where the scale is not ``mean``.
-        latent: what is kept after each step: ``free``, ``clip`` to [-1, 1], or ``center-clip`` (first less the mean over input channels).
-        transform: applied to the latent weight, differentiably, before the sign: ``none``, ``center``, ``standardize``.
+        latent: what is kept after each step: ``free``, ``clip`` to [-1, 1], or ``center-clip`` (first less
+            the mean over input channels).
+        transform: applied to the latent weight, differentiably, before the sign: ``none``, ``center``,
+            ``standardize``.
         scale_init: start of a learned scale; None starts at mean|W| of the latent weights.
-        padding_value: what the padding holds after binarisation: 0 (contributes nothing, the default), +1 or -1.
+        padding_value: what the padding holds after binarisation: 0 (contributes nothing, the default), +1 or
+            -1.
         input_scale: multiply by the XNOR-Net paper's K (mean|x| in each window).
         sign_of_zero: what a zero input becomes; +1 everywhere but in S3, whose layer follows a ReLU.
         dropout: applied to the binarised input (S4's NIN and AlexNet).
         output_size: (H_out, W_out) for a scale that differs from pixel to pixel.
-        binary_input: False leaves the input as it is, so that the weights alone are binary (XNOR-Net's "BWN").
+        binary_input: False leaves the input as it is, so that the weights alone are binary (XNOR-Net's
+            "BWN").
 
-    Raises ``ValueError`` for a value that is not among the choices and for an input whose channels do not fit.
+    Raises ``ValueError`` for a value that is not among the choices and for an input whose channels do not
+    fit.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0, dilation: int | tuple[int, int] = 1, groups: int = 1, bias: bool = False, *,
-        scale: Scale = "mean", gradient: quantizers.WeightGradient = "corrected", gain: float = 1.0,
-        ste: quantizers.STE = "clipped", weight_ste: quantizers.STE = "clipped", latent: Latent = "free",
-        transform: WeightTransform = "none", scale_init: float | None = None, padding_value: int = 0, input_scale: bool = False,
-        sign_of_zero: int = 1, dropout: float = 0.0, output_size: tuple[int, int] | None = None, binary_input: bool = True,
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        scale: Scale = "mean",
+        gradient: quantizers.WeightGradient = "corrected",
+        gain: float = 1.0,
+        ste: quantizers.STE = "clipped",
+        weight_ste: quantizers.STE = "clipped",
+        latent: Latent = "free",
+        transform: WeightTransform = "none",
+        scale_init: float | None = None,
+        padding_value: int = 0,
+        input_scale: bool = False,
+        sign_of_zero: int = 1,
+        dropout: float = 0.0,
+        output_size: tuple[int, int] | None = None,
+        binary_input: bool = True,
     ) -> None:
         super().__init__()
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups is {groups}: it must divide in_channels {in_channels} and out_channels {out_channels}")
+            raise ValueError(
+                f"groups is {groups}: it must divide in_channels {in_channels} and out_channels {out_channels}"
+            )
         if padding_value not in (-1, 0, 1):
             raise ValueError(f"padding_value is {padding_value!r}: it must be 0, +1 or -1")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
@@ -165,14 +221,26 @@ class BinaryConv2d(_Binary):
         self.padding, self.dilation = _sizes("padding", padding, 0), _sizes("dilation", dilation, 1)
         self.padding_value, self.input_scale, self.binary_input = padding_value, input_scale, binary_input
         self._setup(
-            (out_channels, in_channels // groups, *self.kernel_size), bias, scale=scale, gradient=gradient, gain=gain, ste=ste,
-            weight_ste=weight_ste, latent=latent, transform=transform, scale_init=scale_init, sign_of_zero=sign_of_zero, dropout=dropout,
+            (out_channels, in_channels // groups, *self.kernel_size),
+            bias,
+            scale=scale,
+            gradient=gradient,
+            gain=gain,
+            ste=ste,
+            weight_ste=weight_ste,
+            latent=latent,
+            transform=transform,
+            scale_init=scale_init,
+            sign_of_zero=sign_of_zero,
+            dropout=dropout,
         )
         if scale == "learned":
             self.scale = nn.Parameter(torch.empty(out_channels, 1, 1))
         elif scale in SPATIAL:
             if output_size is None:
-                raise ValueError(f"scale={scale!r} needs output_size=(H_out, W_out): its factors are tied to the resolution")
+                raise ValueError(
+                    f"scale={scale!r} needs output_size=(H_out, W_out): its factors are tied to the resolution"
+                )
             height, width = _sizes("output_size", output_size, 1)
             shapes = {
                 "xnorpp": {"channel": (out_channels, 1, 1), "height": (1, height, 1), "width": (1, 1, width)},
@@ -199,7 +267,11 @@ class BinaryConv2d(_Binary):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"BinaryConv2d expects (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
-        k = quantizers.box_mean(x, self.kernel_size, self.stride, self.padding, self.dilation) if self.input_scale else None
+        k = (
+            quantizers.box_mean(x, self.kernel_size, self.stride, self.padding, self.dilation)
+            if self.input_scale
+            else None
+        )
         b = self._binary_input(x) if self.binary_input else x
         padding = self.padding
         if self.padding_value and padding != (0, 0):
@@ -224,8 +296,16 @@ class BinaryConv2d(_Binary):
         return y if self.bias is None else y + self.bias[:, None, None]
 
     def extra_repr(self) -> str:
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        for name, default in (("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1), ("padding_value", 0), ("input_scale", False)):
+        text = (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        )
+        for name, default in (
+            ("padding", (0, 0)),
+            ("dilation", (1, 1)),
+            ("groups", 1),
+            ("padding_value", 0),
+            ("input_scale", False),
+        ):
             if getattr(self, name) != default:
                 text += f", {name}={getattr(self, name)}"
         if not self.binary_input:
@@ -236,25 +316,50 @@ class BinaryConv2d(_Binary):
 
 
 class BinaryLinear(_Binary):
-    """Linear layer of a binarised input with binarised weights: ``(..., in_features) -> (..., out_features)``.
+    """Linear layer of a binarised input with binarised weights: ``(..., in_features) -> (...,
+    out_features)``.
 
-    Arguments as :class:`BinaryConv2d`, without those of space; ``scale`` is ``none``, ``mean`` or ``learned``; ``input_scale`` multiplies
-    by mean|x| of each row.
+    Arguments as :class:`BinaryConv2d`, without those of space; ``scale`` is ``none``, ``mean`` or
+    ``learned``; ``input_scale`` multiplies by mean|x| of each row.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, *, scale: Scale = "mean",
-        gradient: quantizers.WeightGradient = "corrected", gain: float = 1.0, ste: quantizers.STE = "clipped",
-        weight_ste: quantizers.STE = "clipped", latent: Latent = "free", transform: WeightTransform = "none",
-        scale_init: float | None = None, input_scale: bool = False, sign_of_zero: int = 1, dropout: float = 0.0,
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        scale: Scale = "mean",
+        gradient: quantizers.WeightGradient = "corrected",
+        gain: float = 1.0,
+        ste: quantizers.STE = "clipped",
+        weight_ste: quantizers.STE = "clipped",
+        latent: Latent = "free",
+        transform: WeightTransform = "none",
+        scale_init: float | None = None,
+        input_scale: bool = False,
+        sign_of_zero: int = 1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if scale in SPATIAL:
-            raise ValueError(f"scale={scale!r} is for convolutions: a linear layer takes none, mean or learned")
+            raise ValueError(
+                f"scale={scale!r} is for convolutions: a linear layer takes none, mean or learned"
+            )
         self.in_features, self.out_features, self.input_scale = in_features, out_features, input_scale
         self._setup(
-            (out_features, in_features), bias, scale=scale, gradient=gradient, gain=gain, ste=ste, weight_ste=weight_ste,
-            latent=latent, transform=transform, scale_init=scale_init, sign_of_zero=sign_of_zero, dropout=dropout,
+            (out_features, in_features),
+            bias,
+            scale=scale,
+            gradient=gradient,
+            gain=gain,
+            ste=ste,
+            weight_ste=weight_ste,
+            latent=latent,
+            transform=transform,
+            scale_init=scale_init,
+            sign_of_zero=sign_of_zero,
+            dropout=dropout,
         )
         if scale == "learned":
             self.scale = nn.Parameter(torch.empty(out_features))
@@ -287,7 +392,8 @@ class BinaryLinear(_Binary):
 
 
 class RSign(nn.Module):
-    """ReActNet's sign with a learned threshold per channel: ``sign(x + shift)`` on ``(N, C, ...)`` (arXiv 2003.03488)."""
+    """ReActNet's sign with a learned threshold per channel: ``sign(x + shift)`` on ``(N, C, ...)`` (arXiv
+    2003.03488)."""
 
     def __init__(self, channels: int, ste: quantizers.STE = "clipped") -> None:
         super().__init__()
@@ -304,7 +410,8 @@ class RSign(nn.Module):
 
 
 class RPReLU(nn.Module):
-    """ReActNet's PReLU with learned shifts per channel: ``PReLU(x - before) + after`` on ``(N, C, ...)`` (arXiv 2003.03488)."""
+    """ReActNet's PReLU with learned shifts per channel: ``PReLU(x - before) + after`` on ``(N, C, ...)``
+    (arXiv 2003.03488)."""
 
     def __init__(self, channels: int, slope: float = 0.25) -> None:
         super().__init__()
@@ -320,7 +427,8 @@ class RPReLU(nn.Module):
 
 
 def project_(model: nn.Module) -> None:
-    """Call ``project_`` of every module that has one: the constraints a recipe keeps between optimizer steps."""
+    """Call ``project_`` of every module that has one: the constraints a recipe keeps between optimizer
+    steps."""
     for module in model.modules():
         if hasattr(module, "project_"):
             module.project_()

@@ -1,4 +1,5 @@
-"""Packing of +-1 into bits: bit 1 stands for +1, bit 0 for -1, the first element in the lowest bit of the first byte."""
+"""Packing of +-1 into bits: bit 1 stands for +1, bit 0 for -1, the first element in the lowest bit of the
+first byte."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ _SHIFTS = (0, 1, 2, 3, 4, 5, 6, 7)
 
 
 def pack_bits(x: Tensor) -> Tensor:
-    """Pack the signs of ``x`` along its last dimension: ``(..., K) -> (..., ceil(K / 8))`` uint8; the bits past K are 0."""
+    """Pack the signs of ``x`` along its last dimension: ``(..., K) -> (..., ceil(K / 8))`` uint8; the bits
+    past K are 0."""
     bits = x >= 0
     missing = -bits.shape[-1] % 8
     if missing:
@@ -19,8 +21,13 @@ def pack_bits(x: Tensor) -> Tensor:
 
 
 def unpack_bits(bits: Tensor, k: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The inverse of :func:`pack_bits`: ``(..., ceil(k / 8))`` uint8 -> ``(..., k)`` of +-1. Raises ``ValueError`` where the sizes do not fit."""
+    """The inverse of :func:`pack_bits`: ``(..., ceil(k / 8))`` uint8 -> ``(..., k)`` of +-1. Raises
+    ``ValueError`` where the sizes do not fit."""
     if bits.dtype != torch.uint8 or bits.shape[-1] != (k + 7) // 8:
-        raise ValueError(f"{k} values take {(k + 7) // 8} uint8 bytes a row, got {bits.shape[-1]} of {bits.dtype}")
-    ones = (bits[..., None].to(torch.int32) >> torch.tensor(_SHIFTS, dtype=torch.int32, device=bits.device)) & 1
+        raise ValueError(
+            f"{k} values take {(k + 7) // 8} uint8 bytes a row, got {bits.shape[-1]} of {bits.dtype}"
+        )
+    ones = (
+        bits[..., None].to(torch.int32) >> torch.tensor(_SHIFTS, dtype=torch.int32, device=bits.device)
+    ) & 1
     return (ones.flatten(-2)[..., :k] * 2 - 1).to(dtype)

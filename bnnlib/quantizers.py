@@ -4,12 +4,13 @@ Every 1-bit network in this book goes through the functions of this module, and 
 
 * :func:`sign` maps to {-1, +1} and never to 0;
 * :func:`binarize` is ``sign`` with a straight-through estimator (STE), for activations and unscaled weights;
-* :func:`scaled_sign` is ``alpha * sign(W)`` with ``alpha = mean|W|`` per output channel, with the gradient chosen by
-  name: the XNOR-Net paper's formula, the corrected one, and three more that are in use.
+* :func:`scaled_sign` is ``alpha * sign(W)`` with ``alpha = mean|W|`` per output channel, with the gradient
+  chosen by name: the XNOR-Net paper's formula, the corrected one, and three more that are in use.
 
-Sources: Courbariaux et al. 2016 (arXiv 1602.02830) for the STE of the sign, Rastegari et al. 2016 (arXiv 1603.05279) for
-the scaled sign, Liu et al. 2018 (arXiv 1808.00278) for the polynomial STE, Qin et al. 2020 (arXiv 1909.10788) for the
-tanh estimator whose temperature is annealed, jiecaoyu/XNOR-Net-PyTorch for the corrected gradient.
+Sources: Courbariaux et al. 2016 (arXiv 1602.02830) for the STE of the sign, Rastegari et al. 2016 (arXiv
+1603.05279) for the scaled sign, Liu et al. 2018 (arXiv 1808.00278) for the polynomial STE, Qin et al. 2020
+(arXiv 1909.10788) for the tanh estimator whose temperature is annealed, jiecaoyu/XNOR-Net-PyTorch for the
+corrected gradient.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ WeightGradient = Literal["identity", "detached", "paper", "corrected", "s4"]
 def sign(x: Tensor) -> Tensor:
     """Sign with values in {-1, +1}: ``+1`` where ``x >= 0``, else ``-1``; of the shape and dtype of ``x``.
 
-    ``sign(0) = sign(-0.0) = +1``. A NaN compares false and becomes ``-1``: training stops on a NaN loss before that matters.
+    ``sign(0) = sign(-0.0) = +1``. A NaN compares false and becomes ``-1``: training stops on a NaN loss
+    before that matters.
 
     >>> sign(torch.tensor([-2.0, -0.0, 0.0, 0.5]))
     tensor([-1.,  1.,  1.,  1.])
@@ -36,7 +38,8 @@ def sign(x: Tensor) -> Tensor:
 
 
 def surrogate(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0) -> Tensor:
-    """The smooth function whose exact derivative is the backward pass of ``binarize(x, ste)``. Shape and dtype of ``x``.
+    """The smooth function whose exact derivative is the backward pass of ``binarize(x, ste)``. Shape and
+    dtype of ``x``.
 
     ============== ================================================== ==========================================
     ``ste``        surrogate f(x)                                     derivative f'(x)
@@ -51,7 +54,8 @@ def surrogate(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0
     """
     if ste == "identity":
         return x.clone()
-    clipped = torch.where(x.abs() <= 1, x, sign(x))  # torch.clamp's derivative at -1 and 1 differs between versions
+    # not torch.clamp: its derivative at -1 and 1 differs between versions
+    clipped = torch.where(x.abs() <= 1, x, sign(x))
     if ste == "clipped":
         return clipped
     if ste == "polynomial":
@@ -82,7 +86,8 @@ class _Binarize(torch.autograd.Function):
 
 
 def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0) -> Tensor:
-    """``sign(x)`` forward, the derivative of :func:`surrogate` backward. Any shape; any floating dtype, which is kept.
+    """``sign(x)`` forward, the derivative of :func:`surrogate` backward. Any shape; any floating dtype,
+    which is kept.
 
     ``temperature`` is read by ``ste="tanh"`` alone. Raises ``ValueError`` for an unknown ``ste``.
 
@@ -98,7 +103,8 @@ def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0)
 
 
 def mean_scale(w: Tensor) -> Tensor:
-    """``alpha = mean|W|`` of each output channel: ``(C_out, ...) -> (C_out, 1, ...)``, the scale that minimises ``||W - alpha sign(W)||``."""
+    """``alpha = mean|W|`` of each output channel: ``(C_out, ...) -> (C_out, 1, ...)``, the scale that
+    minimises ``||W - alpha sign(W)||``."""
     return w.abs().mean(dim=tuple(range(1, w.dim())), keepdim=True)
 
 
@@ -132,10 +138,12 @@ class _ScaledSign(torch.autograd.Function):
 
 
 def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float = 1.0) -> Tensor:
-    """The scaled sign of weights ``W~ = alpha sign(W)``, ``alpha = mean|W|`` per output channel (dimension 0).
+    """The scaled sign of weights ``W~ = alpha sign(W)``, ``alpha = mean|W|`` per output channel (dimension
+    0).
 
-    ``w`` has shape ``(C_out, C_in, ...)`` with ``n`` weights to an output channel. With ``g = dC/dW~``, ``s = sign(W)``,
-    and ``1_i`` the indicator of ``|W_i| <= 1`` (the clipped STE of the sign), the gradient ``dC/dW_i`` is:
+    ``w`` has shape ``(C_out, C_in, ...)`` with ``n`` weights to an output channel. With ``g = dC/dW~``, ``s
+    = sign(W)``, and ``1_i`` the indicator of ``|W_i| <= 1`` (the clipped STE of the sign), the gradient
+    ``dC/dW_i`` is:
 
     ============= =======================================================================================
     ``gradient``  formula
@@ -147,8 +155,8 @@ def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float =
     ``s4``        corrected x (1 - 1/C_in) x n          (as S4's code has it)
     ============= =======================================================================================
 
-    ``gain`` multiplies the gradient (S4's AlexNet: 1e9). Raises ``ValueError`` for an unknown ``gradient`` or a tensor without
-    input dimensions or without elements.
+    ``gain`` multiplies the gradient (S4's AlexNet: 1e9). Raises ``ValueError`` for an unknown ``gradient``
+    or a tensor without input dimensions or without elements.
 
     >>> w = torch.tensor([[0.5, -1.5]], requires_grad=True)
     >>> scaled_sign(w, "corrected")
@@ -157,12 +165,15 @@ def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float =
     if gradient not in get_args(WeightGradient):
         raise _unknown("gradient", gradient, WeightGradient)
     if w.dim() < 2 or w.numel() == 0:
-        raise ValueError(f"scaled_sign needs weights of shape (C_out, C_in, ...) without a 0, got {tuple(w.shape)}")
+        raise ValueError(
+            f"scaled_sign needs weights of shape (C_out, C_in, ...) without a 0, got {tuple(w.shape)}"
+        )
     return _ScaledSign.apply(w, gradient, float(gain))
 
 
 def standardize(w: Tensor, eps: float = 1e-5) -> Tensor:
-    """Weights centred and scaled to unit variance per output channel, differentiably (``(C_out, ...)``, same shape)."""
+    """Weights centred and scaled to unit variance per output channel, differentiably (``(C_out, ...)``, same
+    shape)."""
     dims = tuple(range(1, w.dim()))
     variance, mean = torch.var_mean(w, dim=dims, keepdim=True, correction=0)
     return (w - mean) * torch.rsqrt(variance + eps)

@@ -1,7 +1,9 @@
-"""Run records: one JSON file a run, ``results/runs/<recipe>/seed<N>.json``, checked on writing and on reading.
+"""Run records: one JSON file a run, ``results/runs/<recipe>/seed<N>.json``, checked on writing and on
+reading.
 
-A record carries what is needed to trust its number: the resolved recipe and its hash, seed, data fingerprint, commit, versions, hardware,
-wall time and the learning curve. No number in the book comes from anywhere else.
+A record carries what is needed to trust its number: the resolved recipe and its hash, seed, data
+fingerprint, commit, versions, hardware, wall time and the learning curve. No number in the book comes from
+anywhere else.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ Percent = Field(ge=0, le=100)
 
 
 class Epoch(_Strict):
-    """One epoch of the curve; accuracies in per cent. ``train_loss`` and ``train_top1`` are means over the epoch as it trained."""
+    """One epoch of the curve; accuracies in per cent. ``train_loss`` and ``train_top1`` are means over the
+    epoch as it trained."""
 
     epoch: int = Field(ge=1)
     lr: float = Field(ge=0, description="rate of the epoch's first step")
@@ -60,7 +63,9 @@ class Parameters(_Strict):
     total: int = Field(ge=0)
     binary: int = Field(ge=0, description="latent weights that are 1 bit each in the trained net")
     real: int = Field(ge=0)
-    bits: int = Field(ge=0, description="size of the trained net: binary weights at 1 bit, all else (buffers too) as stored")
+    bits: int = Field(
+        ge=0, description="size of the trained net: binary weights at 1 bit, all else (buffers too) as stored"
+    )
 
 
 class Teacher(_Strict):
@@ -78,7 +83,8 @@ class Commit(_Strict):
 
 
 class Record(_Strict):
-    """A finished run. ``top1_best`` is the best epoch's, chosen by ``best_of``: the validation split, or, as S4 does, the test set itself."""
+    """A finished run. ``top1_best`` is the best epoch's, chosen by ``best_of``: the validation split, or, as
+    S4 does, the test set itself."""
 
     format: Literal[1] = 1
     recipe: str
@@ -110,7 +116,9 @@ class Record(_Strict):
             raise ValueError("the curve's epochs are not 1, 2, 3, ...")
         if not math.isclose(self.curve[-1].test_top1, self.top1_last):
             raise ValueError(f"top1_last {self.top1_last} is not the curve's last {self.curve[-1].test_top1}")
-        if self.best_epoch > len(self.curve) or not math.isclose(self.curve[self.best_epoch - 1].test_top1, self.top1_best):
+        if self.best_epoch > len(self.curve) or not math.isclose(
+            self.curve[self.best_epoch - 1].test_top1, self.top1_best
+        ):
             raise ValueError(f"top1_best {self.top1_best} is not the curve's at epoch {self.best_epoch}")
         return self
 
@@ -127,7 +135,8 @@ def write(record: Record, path: Path) -> Path:
 
 
 def read(path: Path) -> Record:
-    """Read and check one record. Raises :class:`RecordError` naming the file for one that is absent, truncated or does not fit."""
+    """Read and check one record. Raises :class:`RecordError` naming the file for one that is absent,
+    truncated or does not fit."""
     try:
         return Record.model_validate_json(Path(path).read_bytes())
     except OSError as error:
@@ -135,23 +144,30 @@ def read(path: Path) -> Record:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
-        raise RecordError(f"record {path} is damaged: {where}: {first['msg']}; restore it from git, or run its recipe again") from None
+        raise RecordError(
+            f"record {path} is damaged: {where}: {first['msg']}; restore it from git, or run its recipe again"
+        ) from None
 
 
 def read_all(folder: Path = FOLDER, recipe: str | None = None) -> list[Record]:
     """Every full-profile record in ``folder``, by recipe and seed; those of one recipe where given."""
-    paths = sorted(Path(folder).glob(f"{recipe or '*'}/seed*.json"), key=lambda p: (p.parent.name, len(p.name), p.name))
+    paths = sorted(
+        Path(folder).glob(f"{recipe or '*'}/seed*.json"), key=lambda p: (p.parent.name, len(p.name), p.name)
+    )
     found = []
     for path in paths:
         record = read(path)
         if record.profile != "full" or path != path_of(record.recipe, record.seed, Path(folder)):
-            raise RecordError(f"record {path} says it is {record.recipe} seed {record.seed}, profile {record.profile}: it does not belong there")
+            raise RecordError(
+                f"record {path} says it is {record.recipe} seed {record.seed}, profile {record.profile}: it does not belong there"
+            )
         found.append(record)
     return found
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: to a temporary file beside it, then renamed. An ``OSError`` (disk full) names ``path`` and leaves what was there."""
+    """Write a file whole or not at all: to a temporary file beside it, then renamed. An ``OSError`` (disk
+    full) names ``path`` and leaves what was there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -170,13 +186,18 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def commit() -> Commit:
-    """The commit the code runs from, and whether anything tracked differs from it; ``unknown`` outside a git checkout."""
+    """The commit the code runs from, and whether anything tracked differs from it; ``unknown`` outside a git
+    checkout."""
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return Commit(hash=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--untracked-files=no")))
+        return Commit(
+            hash=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--untracked-files=no"))
+        )
     except (OSError, subprocess.CalledProcessError):
         return Commit(hash="unknown", dirty=True)
 
@@ -196,7 +217,13 @@ def hardware(device: torch.device, world: int = 1) -> dict[str, Any]:
     """What the run ran on."""
     import torch  # here alone: the report and the book read records without it
 
-    found: dict[str, Any] = {"cpu": _cpu(), "machine": platform.machine(), "threads": torch.get_num_threads(), "device": device.type, "processes": world}
+    found: dict[str, Any] = {
+        "cpu": _cpu(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "processes": world,
+    }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
     return found

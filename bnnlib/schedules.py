@@ -8,9 +8,11 @@ from bnnlib.recipes import Schedule
 
 
 def factor(schedule: Schedule, epoch: float, epochs: int) -> float:
-    """What multiplies the base rate at ``epoch`` (0 <= epoch < epochs, fractions within an epoch) of ``epochs``.
+    """What multiplies the base rate at ``epoch`` (0 <= epoch < epochs, fractions within an epoch) of
+    ``epochs``.
 
-    ``step`` changes between epochs only; ``cosine`` and its restarts follow the fraction; ``cosine`` reaches 0 at ``epochs``.
+    ``step`` changes between epochs only; ``cosine`` and its restarts follow the fraction; ``cosine`` reaches
+    0 at ``epochs``.
     """
     if epoch < schedule.warmup_epochs:
         return epoch / schedule.warmup_epochs

@@ -1,4 +1,5 @@
-"""What the tests share: where the real data sets lie, for the few tests that read them, and a record to vary."""
+"""What the tests share: where the real data sets lie, for the few tests that read them, and a record to
+vary."""
 
 import os
 from pathlib import Path
@@ -23,14 +24,36 @@ def a_record():
 
     def make(**changes) -> records.Record:
         recipe = recipes.load("s4-lenet5")
-        point = {"lr": 0.01, "train_loss": 0.5, "train_top1": 80.0, "test_loss": 0.4, "test_top5": 99.0, "seconds": 1.5}
+        point = {
+            "lr": 0.01,
+            "train_loss": 0.5,
+            "train_top1": 80.0,
+            "test_loss": 0.4,
+            "test_top5": 99.0,
+            "seconds": 1.5,
+        }
         fields = {
-            "recipe": "s4-lenet5", "source": "S4", "resolved": recipe.resolved(), "recipe_hash": recipe.hash(), "profile": "full", "seed": 0,
+            "recipe": "s4-lenet5",
+            "source": "S4",
+            "resolved": recipe.resolved(),
+            "recipe_hash": recipe.hash(),
+            "profile": "full",
+            "seed": 0,
             "dataset": {"name": "mnist", "fingerprint": "sha256:" + "0" * 64, "train": 60000, "test": 10000},
-            "top1_last": 90.0, "top5_last": 99.0, "top1_best": 91.0, "top5_best": 99.0, "best_epoch": 1, "best_of": "test",
+            "top1_last": 90.0,
+            "top5_last": 99.0,
+            "top1_best": 91.0,
+            "top5_best": 99.0,
+            "best_epoch": 1,
+            "best_of": "test",
             "curve": [{"epoch": 1, "test_top1": 91.0, **point}, {"epoch": 2, "test_top1": 90.0, **point}],
-            "parameters": {"total": 10, "binary": 8, "real": 2, "bits": 72}, "images_per_second": 100.0, "wall_time_s": 3.0, "started": "2026-01-01T00:00:00+00:00",
-            "commit": {"hash": "unknown", "dirty": True}, "versions": {"torch": "2"}, "hardware": {"cpu": "a cpu"},
+            "parameters": {"total": 10, "binary": 8, "real": 2, "bits": 72},
+            "images_per_second": 100.0,
+            "wall_time_s": 3.0,
+            "started": "2026-01-01T00:00:00+00:00",
+            "commit": {"hash": "unknown", "dirty": True},
+            "versions": {"torch": "2"},
+            "hardware": {"cpu": "a cpu"},
         }
         return records.Record.model_validate(fields | changes)
 

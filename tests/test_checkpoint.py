@@ -1,4 +1,5 @@
-"""Checkpoints and the lock of a run folder. Damage, disk-full and resuming are tested with the training loop in test_train.py."""
+"""Checkpoints and the lock of a run folder. Damage, disk-full and resuming are tested with the training loop
+in test_train.py."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def test_no_file_is_no_state(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     checkpoint.save(tmp_path / "c.pt", {"seed": 1})
-    with pytest.raises(checkpoint.CheckpointError, match="its seed is 1, this run's is 2; start anew with --restart"):
+    with pytest.raises(
+        checkpoint.CheckpointError, match="its seed is 1, this run's is 2; start anew with --restart"
+    ):
         checkpoint.load(tmp_path / "c.pt", {"seed": 2})
 
 
@@ -51,7 +54,11 @@ def test_the_lock_is_freed_when_its_holder_is_killed(tmp_path):
 
 @pytest.mark.parametrize(
     ("environment", "expected"),
-    [({"BNN_RUNS": "/a"}, "/a"), ({"XDG_CACHE_HOME": "/b"}, "/b/bnnlib/runs"), ({"HOME": "/c"}, "/c/.cache/bnnlib/runs")],
+    [
+        ({"BNN_RUNS": "/a"}, "/a"),
+        ({"XDG_CACHE_HOME": "/b"}, "/b/bnnlib/runs"),
+        ({"HOME": "/c"}, "/c/.cache/bnnlib/runs"),
+    ],
     ids=["BNN_RUNS", "XDG_CACHE_HOME", "HOME"],
 )
 def test_where_run_folders_go(monkeypatch, environment, expected):

@@ -1,4 +1,5 @@
-"""NIN and the VGG-style nets: parameters counted by hand from the sources' tables, order of the layers, shapes."""
+"""NIN and the VGG-style nets: parameters counted by hand from the sources' tables, order of the layers,
+shapes."""
 
 from __future__ import annotations
 
@@ -10,14 +11,31 @@ from torch import nn
 from bnnlib import layers, models
 
 # NIN: (C_in, C_out, kernel) of each binary block, with 2 C_in of its batch norm, and C_out biases
-NIN_BLOCKS = [(192, 160, 1), (160, 96, 1), (96, 192, 5), (192, 192, 1), (192, 192, 1), (192, 192, 3), (192, 192, 1)]
-NIN = (3 * 25 * 192 + 192) + sum(2 * i + i * o * k * k + o for i, o, k in NIN_BLOCKS) + 2 * 192 + (192 * 10 + 10)
+NIN_BLOCKS = [
+    (192, 160, 1),
+    (160, 96, 1),
+    (96, 192, 5),
+    (192, 192, 1),
+    (192, 192, 1),
+    (192, 192, 3),
+    (192, 192, 1),
+]
+NIN = (
+    (3 * 25 * 192 + 192)
+    + sum(2 * i + i * o * k * k + o for i, o, k in NIN_BLOCKS)
+    + 2 * 192
+    + (192 * 10 + 10)
+)
 VGG_CONVS = [(128, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512)]
 VGG_BODY = sum(9 * i * o for i, o in VGG_CONVS)
 CLASSIFIER = (8192 * 1024 + 1024) + 2 * 1024 + (1024 * 10 + 10)
 VGG = (27 * 128 + 2 * 128) + VGG_BODY + sum(2 * i for i, _ in VGG_CONVS) + CLASSIFIER
 SHORTCUTS = (128 * 256 + 2 * 256) + (256 * 512 + 2 * 512)
-TEACHER = sum(9 * i * o + 2 * o for i, o in [(3, 128), (128, 256), (256, 512)]) + (8192 * 1024 + 1024) + (1024 * 10 + 10)
+TEACHER = (
+    sum(9 * i * o + 2 * o for i, o in [(3, 128), (128, 256), (256, 512)])
+    + (8192 * 1024 + 1024)
+    + (1024 * 10 + 10)
+)
 
 
 def count(model):
@@ -27,9 +45,17 @@ def count(model):
 @pytest.mark.parametrize(
     ("name", "options", "total", "binary"),
     [
-        ("nin", {}, NIN, sum(i * o * k * k for i, o, k in NIN_BLOCKS)), ("nin-real", {}, NIN, 0),
-        ("vgg", {}, VGG, VGG_BODY), ("vgg", {"shortcut": True}, VGG + SHORTCUTS, VGG_BODY), ("vgg", {"binary": False}, VGG, 0),
-        ("vgg", {"shortcut": True, "layer": {"scale": "learned"}}, VGG + SHORTCUTS + sum(o for _, o in VGG_CONVS), VGG_BODY),
+        ("nin", {}, NIN, sum(i * o * k * k for i, o, k in NIN_BLOCKS)),
+        ("nin-real", {}, NIN, 0),
+        ("vgg", {}, VGG, VGG_BODY),
+        ("vgg", {"shortcut": True}, VGG + SHORTCUTS, VGG_BODY),
+        ("vgg", {"binary": False}, VGG, 0),
+        (
+            "vgg",
+            {"shortcut": True, "layer": {"scale": "learned"}},
+            VGG + SHORTCUTS + sum(o for _, o in VGG_CONVS),
+            VGG_BODY,
+        ),
         ("s2-teacher", {}, TEACHER, 0),
     ],
     ids=str,
@@ -67,8 +93,13 @@ def test_vgg_block_in_both_orders_and_with_its_shortcut():
     torch.testing.assert_close(block(x), expected)
 
     block = models.build("vgg", order="sign-conv-bn").blocks[1].eval()
-    w, alpha = layers.quantizers.sign(block.conv.weight), block.conv.weight.abs().mean((1, 2, 3))[:, None, None]
-    torch.testing.assert_close(block(x), F.max_pool2d(block.bn(F.conv2d(layers.quantizers.sign(x), w, padding=1) * alpha), 2))
+    w, alpha = (
+        layers.quantizers.sign(block.conv.weight),
+        block.conv.weight.abs().mean((1, 2, 3))[:, None, None],
+    )
+    torch.testing.assert_close(
+        block(x), F.max_pool2d(block.bn(F.conv2d(layers.quantizers.sign(x), w, padding=1) * alpha), 2)
+    )
 
     block = models.build("vgg", shortcut=True, layer={"scale": "none"}).blocks[2].eval()
     conv, norm = block.shortcut
@@ -89,7 +120,11 @@ def test_our_body_holds_no_real_valued_conv():
     assert sum(m.weight.numel() for m in layers.binary_layers(model).values()) == VGG_BODY
 
 
-@pytest.mark.parametrize(("name", "options"), [("vgg", {"order": "bn-conv"}), ("ours-vgg", {"classifier": "max"}), ("nin", {"act": "gelu"})], ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("vgg", {"order": "bn-conv"}), ("ours-vgg", {"classifier": "max"}), ("nin", {"act": "gelu"})],
+    ids=str,
+)
 def test_unknown_choices_are_named(name, options):
     with pytest.raises(ValueError, match=repr(next(iter(options.values())))):
         models.build(name, **options)

@@ -22,9 +22,15 @@ def test_write_then_read_gives_the_same_record(tmp_path, a_record):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"top1_last": 120.0}, "top1_last"), ({"top1_last": 90.5}, "top1_last 90.5 is not the curve's last 90.0"),
-        ({"top1_best": 90.0}, "top1_best 90.0 is not the curve's at epoch 1"), ({"best_epoch": 7}, "epoch 7"), ({"curve": []}, "curve"),
-        ({"extra": 1}, "extra"), ({"seed": -1}, "seed"), ({"recipe_hash": "abc"}, "recipe_hash"), ({"source": "S9"}, "source"),
+        ({"top1_last": 120.0}, "top1_last"),
+        ({"top1_last": 90.5}, "top1_last 90.5 is not the curve's last 90.0"),
+        ({"top1_best": 90.0}, "top1_best 90.0 is not the curve's at epoch 1"),
+        ({"best_epoch": 7}, "epoch 7"),
+        ({"curve": []}, "curve"),
+        ({"extra": 1}, "extra"),
+        ({"seed": -1}, "seed"),
+        ({"recipe_hash": "abc"}, "recipe_hash"),
+        ({"source": "S9"}, "source"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )

@@ -1,6 +1,7 @@
 """The networks of the book, built by name: ``build("lenet5")``.
 
-A builder is a function registered with :func:`register`; its keyword arguments are what a recipe may set under ``model:``.
+A builder is a function registered with :func:`register`; its keyword arguments are what a recipe may set
+under ``model:``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def names() -> list[str]:
 
 
 def build(name: str, **options) -> nn.Module:
-    """Build the model ``name``. Raises ``ValueError`` for an unknown name, option or value, naming what is allowed."""
+    """Build the model ``name``. Raises ``ValueError`` for an unknown name, option or value, naming what is
+    allowed."""
     if name not in _BUILDERS:
         raise ValueError(f"unknown model {name!r}: choose one of {', '.join(names())}")
     allowed = inspect.signature(_BUILDERS[name]).parameters

@@ -8,19 +8,28 @@ from bnnlib.models import register
 
 
 class ConvNet(nn.Module):
-    """Stages of ``depth`` 3x3 convs (BN, ReLU), each followed by a 2x2 max-pool; global average; linear. ``(N, C, H, W) -> (N, classes)``."""
+    """Stages of ``depth`` 3x3 convs (BN, ReLU), each followed by a 2x2 max-pool; global average; linear.
+    ``(N, C, H, W) -> (N, classes)``."""
 
-    def __init__(self, in_channels: int, widths: tuple[int, ...], depth: int, classes: int, dropout: float) -> None:
+    def __init__(
+        self, in_channels: int, widths: tuple[int, ...], depth: int, classes: int, dropout: float
+    ) -> None:
         super().__init__()
         stages: list[nn.Module] = []
         channels = in_channels
         for width in widths:
             for _ in range(depth):
-                stages += [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                stages += [
+                    nn.Conv2d(channels, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                ]
                 channels = width
             stages.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*stages)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, classes))
+        self.head = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, classes)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
@@ -28,7 +37,11 @@ class ConvNet(nn.Module):
 
 @register("convnet")
 def convnet(
-    in_channels: int = 1, widths: tuple[int, ...] = (32, 64, 128), depth: int = 2, classes: int = 10, dropout: float = 0.0,
+    in_channels: int = 1,
+    widths: tuple[int, ...] = (32, 64, 128),
+    depth: int = 2,
+    classes: int = 10,
+    dropout: float = 0.0,
 ) -> ConvNet:
     """A plain real-valued net, ``len(widths)`` stages of ``depth`` convs each."""
     return ConvNet(in_channels, tuple(widths), depth, classes, dropout)

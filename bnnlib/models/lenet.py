@@ -1,7 +1,8 @@
 """LeNet-5 on 28x28 images as S4 (jiecaoyu/XNOR-Net-PyTorch, MNIST) has it, and its real-valued twin.
 
-conv 1->20 5x5 - BN (no affine) - ReLU - pool 2 - [BN - sign - conv 20->50 5x5 - ReLU] - pool 2 - [BN - sign - linear 800->500 - ReLU] -
-linear 500->10. The bracketed layers are binary; the first and the last stay real-valued.
+conv 1->20 5x5 - BN (no affine) - ReLU - pool 2 - [BN - sign - conv 20->50 5x5 - ReLU] - pool 2 - [BN - sign
+- linear 800->500 - ReLU] - linear 500->10. The bracketed layers are binary; the first and the last stay
+real-valued.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ class LeNet5(nn.Module):
     """``(N, in_channels, 28, 28) -> (N, classes)`` logits. See :func:`lenet5` for the options."""
 
     def __init__(
-        self, binary: bool, in_channels: int, classes: int, act: str, gamma_min: float | None, first_affine: bool, layer: dict[str, Any],
+        self,
+        binary: bool,
+        in_channels: int,
+        classes: int,
+        act: str,
+        gamma_min: float | None,
+        first_affine: bool,
+        layer: dict[str, Any],
     ) -> None:
         super().__init__()
         common = {"binary": binary, "act": act, "gamma_min": gamma_min, "layer": layer}
@@ -40,17 +48,26 @@ class LeNet5(nn.Module):
 
 @register("lenet5")
 def lenet5(
-    in_channels: int = 1, classes: int = 10, act: str = "relu", gamma_min: float | None = 0.01, first_affine: bool = False,
+    in_channels: int = 1,
+    classes: int = 10,
+    act: str = "relu",
+    gamma_min: float | None = 0.01,
+    first_affine: bool = False,
     layer: dict[str, Any] | None = None,
 ) -> LeNet5:
-    """S4's binary LeNet-5. ``act``: activation; ``gamma_min``: floor of the batch norms' gamma; ``first_affine``: whether the first batch
-    norm learns an affine map; ``layer``: options of the binary layers, S4's where not given (see :class:`bnnlib.layers.BinaryConv2d`)."""
+    """S4's binary LeNet-5. ``act``: activation; ``gamma_min``: floor of the batch norms' gamma;
+    ``first_affine``: whether the first batch norm learns an affine map; ``layer``: options of the binary
+    layers, S4's where not given (see :class:`bnnlib.layers.BinaryConv2d`)."""
     return LeNet5(True, in_channels, classes, act, gamma_min, first_affine, {**S4_LAYER, **(layer or {})})
 
 
 @register("lenet5-real")
 def lenet5_real(
-    in_channels: int = 1, classes: int = 10, act: str = "relu", gamma_min: float | None = 0.01, first_affine: bool = False,
+    in_channels: int = 1,
+    classes: int = 10,
+    act: str = "relu",
+    gamma_min: float | None = 0.01,
+    first_affine: bool = False,
 ) -> LeNet5:
     """The real-valued twin: the same layers in the same order without the signs."""
     return LeNet5(False, in_channels, classes, act, gamma_min, first_affine, {})

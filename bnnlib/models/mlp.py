@@ -1,8 +1,10 @@
 """The MLP of S3 (XNOR GEMM as a PyTorch extension, MNIST), and its real-valued twin.
 
-784 -> 1024 -> 768 (no activation between the two) - ReLU - binary linear 768 -> 512 with bias - ReLU - 10. Only the middle layer is binary:
-identity STE for input and weights, no scale, no clipping. S3 binarises ``x > 0`` to +1 and zero to -1, right after a ReLU: with
-``sign(0) = +1`` every activation would be +1 and the layer constant, so the layer carries its own ``sign_of_zero=-1``.
+784 -> 1024 -> 768 (no activation between the two) - ReLU - binary linear 768 -> 512 with bias - ReLU - 10.
+Only the middle layer is binary: identity STE for input and weights, no scale, no clipping. S3 binarises ``x
+> 0`` to +1 and zero to -1, right after a ReLU: with
+``sign(0) = +1`` every activation would be +1 and the layer constant, so the layer carries its own
+``sign_of_zero=-1``.
 
 S3's rule applies to its weights too, but a trained real-valued weight is never exactly zero.
 """
@@ -22,7 +24,11 @@ class MLP(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(features, 1024)
         self.fc2 = nn.Linear(1024, 768)
-        self.fc3 = BinaryLinear(768, 512, scale="none", ste="identity", weight_ste="identity", sign_of_zero=-1) if binary else nn.Linear(768, 512)
+        self.fc3 = (
+            BinaryLinear(768, 512, scale="none", ste="identity", weight_ste="identity", sign_of_zero=-1)
+            if binary
+            else nn.Linear(768, 512)
+        )
         self.fc4 = nn.Linear(512, classes)
         self.relu = nn.ReLU()
 

@@ -1,7 +1,9 @@
-"""Network in Network on 32x32 images as S4 (jiecaoyu/XNOR-Net-PyTorch, CIFAR-10) has it, and its real-valued twin.
+"""Network in Network on 32x32 images as S4 (jiecaoyu/XNOR-Net-PyTorch, CIFAR-10) has it, and its real-valued
+twin.
 
-192(5x5)-160-96, max-pool 3/2, 192(5x5)-192-192, average pool 3/2, 192(3x3)-192-10, average pool 8; a plain number is a 1x1 conv.
-The first and the last conv are real-valued; dropout .5 follows the sign of binary convs 3 and 6 of the code's count, those behind the pools.
+192(5x5)-160-96, max-pool 3/2, 192(5x5)-192-192, average pool 3/2, 192(3x3)-192-10, average pool 8; a plain
+number is a 1x1 conv. The first and the last conv are real-valued; dropout .5 follows the sign of binary
+convs 3 and 6 of the code's count, those behind the pools.
 """
 
 from __future__ import annotations
@@ -19,7 +21,15 @@ class NIN(nn.Module):
     """``(N, in_channels, 32, 32) -> (N, classes)`` logits. See :func:`nin` for the options."""
 
     def __init__(
-        self, binary: bool, in_channels: int, classes: int, act: str, gamma_min: float | None, first_affine: bool, dropout: float, layer: dict[str, Any],
+        self,
+        binary: bool,
+        in_channels: int,
+        classes: int,
+        act: str,
+        gamma_min: float | None,
+        first_affine: bool,
+        dropout: float,
+        layer: dict[str, Any],
     ) -> None:
         super().__init__()
         common = {"binary": binary, "act": act, "gamma_min": gamma_min, "layer": layer}
@@ -48,16 +58,29 @@ class NIN(nn.Module):
 
 @register("nin")
 def nin(
-    in_channels: int = 3, classes: int = 10, act: str = "relu", gamma_min: float | None = 0.01, first_affine: bool = False,
-    dropout: float = 0.5, layer: dict[str, Any] | None = None,
+    in_channels: int = 3,
+    classes: int = 10,
+    act: str = "relu",
+    gamma_min: float | None = 0.01,
+    first_affine: bool = False,
+    dropout: float = 0.5,
+    layer: dict[str, Any] | None = None,
 ) -> NIN:
-    """S4's binary NIN. ``dropout`` follows the sign of the first conv behind each pool; ``layer``: options of the binary convs."""
-    return NIN(True, in_channels, classes, act, gamma_min, first_affine, dropout, {**S4_LAYER, **(layer or {})})
+    """S4's binary NIN. ``dropout`` follows the sign of the first conv behind each pool; ``layer``: options
+    of the binary convs."""
+    return NIN(
+        True, in_channels, classes, act, gamma_min, first_affine, dropout, {**S4_LAYER, **(layer or {})}
+    )
 
 
 @register("nin-real")
 def nin_real(
-    in_channels: int = 3, classes: int = 10, act: str = "relu", gamma_min: float | None = 0.01, first_affine: bool = False, dropout: float = 0.5,
+    in_channels: int = 3,
+    classes: int = 10,
+    act: str = "relu",
+    gamma_min: float | None = 0.01,
+    first_affine: bool = False,
+    dropout: float = 0.5,
 ) -> NIN:
     """The real-valued twin: the same layers in the same order without the signs."""
     return NIN(False, in_channels, classes, act, gamma_min, first_affine, dropout, {})

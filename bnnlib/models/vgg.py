@@ -1,9 +1,11 @@
 """VGG-style nets on 32x32 images: S1's, S2's student and teacher, and ours.
 
-S1: conv 3->128 - BN - ReLU; six binary 3x3 convs of widths 128, 128p, 256, 256p, 512, 512p (p: 2x2 max-pool after the conv); dropout - linear
-8192->1024 - BN - ReLU - dropout - linear 10. Convs have no bias; the first conv and the classifier are real-valued.
+S1: conv 3->128 - BN - ReLU; six binary 3x3 convs of widths 128, 128p, 256, 256p, 512, 512p (p: 2x2 max-pool
+after the conv); dropout - linear 8192->1024 - BN - ReLU - dropout - linear 10. Convs have no bias; the first
+conv and the classifier are real-valued.
 
-S2 adds a shortcut around every binary conv: the identity, or a real-valued 1x1 conv and BN where the width grows; in p blocks both sides are pooled.
+S2 adds a shortcut around every binary conv: the identity, or a real-valued 1x1 conv and BN where the width
+grows; in p blocks both sides are pooled.
 """
 
 from __future__ import annotations
@@ -20,31 +22,54 @@ from bnnlib.models.blocks import activation
 WIDTHS = ((128, False), (128, True), (256, False), (256, True), (512, False), (512, True))
 Order = Literal["bn-sign-conv", "sign-conv-bn"]
 
-S1_LAYER = {"scale": "mean", "gradient": "identity", "latent": "clip", "ste": "clipped", "weight_ste": "identity"}
+S1_LAYER = {
+    "scale": "mean",
+    "gradient": "identity",
+    "latent": "clip",
+    "ste": "clipped",
+    "weight_ste": "identity",
+}
 
 
 class VGGBlock(nn.Module):
     """One binary 3x3 conv: ``(N, in, H, W) -> (N, out, H, W)``, or half of H and W with ``pool``.
 
-    ``order``: ``bn-sign-conv`` (S1's code) or ``sign-conv-bn`` (S1's text). ``act``: after the conv (and batch norm), ``none`` in the sources.
+    ``order``: ``bn-sign-conv`` (S1's code) or ``sign-conv-bn`` (S1's text). ``act``: after the conv (and
+    batch norm), ``none`` in the sources.
     ``shortcut``: S2's, around the conv.
     """
 
-    def __init__(self, channels: int, out_channels: int, pool: bool, *, binary: bool, order: Order, act: str, shortcut: bool, layer: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        pool: bool,
+        *,
+        binary: bool,
+        order: Order,
+        act: str,
+        shortcut: bool,
+        layer: dict[str, Any],
+    ) -> None:
         super().__init__()
         if order not in Order.__args__:
             raise ValueError(f"unknown order {order!r}: choose one of {', '.join(Order.__args__)}")
         self.order, self.pool = order, pool
         self.bn = nn.BatchNorm2d(channels if order == "bn-sign-conv" else out_channels)
         self.conv = (
-            BinaryConv2d(channels, out_channels, 3, padding=1, **layer) if binary else nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+            BinaryConv2d(channels, out_channels, 3, padding=1, **layer)
+            if binary
+            else nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
         )
         self.act = activation(act, out_channels)
         self.shortcut: nn.Module | None = None
         if shortcut:
             self.shortcut = (
-                nn.Identity() if channels == out_channels
-                else nn.Sequential(nn.Conv2d(channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels))
+                nn.Identity()
+                if channels == out_channels
+                else nn.Sequential(
+                    nn.Conv2d(channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
+                )
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,33 +93,60 @@ class VGG(nn.Module):
 
 
 def _stem(in_channels: int, width: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    )
 
 
 @register("vgg")
 def vgg(
-    in_channels: int = 3, classes: int = 10, binary: bool = True, order: Order = "bn-sign-conv", act: str = "none", shortcut: bool = False,
-    dropout: float = 0.5, layer: dict[str, Any] | None = None,
+    in_channels: int = 3,
+    classes: int = 10,
+    binary: bool = True,
+    order: Order = "bn-sign-conv",
+    act: str = "none",
+    shortcut: bool = False,
+    dropout: float = 0.5,
+    layer: dict[str, Any] | None = None,
 ) -> VGG:
-    """S1's net; with ``shortcut`` S2's student. ``binary=False``: the same topology in real values. ``layer``: options of the binary convs."""
+    """S1's net; with ``shortcut`` S2's student. ``binary=False``: the same topology in real values.
+    ``layer``: options of the binary convs."""
     options = {**S1_LAYER, **(layer or {})}
     channels, blocks = 128, []
     for width, pool in WIDTHS:
-        blocks.append(VGGBlock(channels, width, pool, binary=binary, order=order, act=act, shortcut=shortcut, layer=options))
+        blocks.append(
+            VGGBlock(
+                channels, width, pool, binary=binary, order=order, act=act, shortcut=shortcut, layer=options
+            )
+        )
         channels = width
     head = nn.Sequential(
-        nn.Flatten(), nn.Dropout(dropout), nn.Linear(8192, 1024), nn.BatchNorm1d(1024), nn.ReLU(), nn.Dropout(dropout), nn.Linear(1024, classes)
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(8192, 1024),
+        nn.BatchNorm1d(1024),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(1024, classes),
     )
     return VGG(_stem(in_channels, 128), blocks, head)
 
 
 @register("s2-teacher")
 def s2_teacher(in_channels: int = 3, classes: int = 10) -> VGG:
-    """S2's real-valued teacher: three 3x3 convs 128-256-512 (BN, ReLU, 2x2 max-pool), linear 1024, linear ``classes``; no dropout."""
+    """S2's real-valued teacher: three 3x3 convs 128-256-512 (BN, ReLU, 2x2 max-pool), linear 1024, linear
+    ``classes``; no dropout."""
     stages: list[nn.Module] = []
     channels = in_channels
     for width in (128, 256, 512):
-        stages.append(nn.Sequential(nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)))
+        stages.append(
+            nn.Sequential(
+                nn.Conv2d(channels, width, 3, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+            )
+        )
         channels = width
     head = nn.Sequential(nn.Flatten(), nn.Linear(8192, 1024), nn.ReLU(), nn.Linear(1024, classes))
     return VGG(nn.Identity(), stages, head)
@@ -103,7 +155,8 @@ def s2_teacher(in_channels: int = 3, classes: int = 10) -> VGG:
 class OursBlock(nn.Module):
     """RSign - binary 3x3 conv - [2x2 max-pool] - BN, plus a shortcut without weights, then RPReLU.
 
-    The shortcut is pooled where the conv is, and doubled along the channels where the width doubles: the body holds no real-valued conv.
+    The shortcut is pooled where the conv is, and doubled along the channels where the width doubles: the
+    body holds no real-valued conv.
     """
 
     def __init__(self, channels: int, out_channels: int, pool: bool, layer: dict[str, Any]) -> None:
@@ -124,20 +177,41 @@ class OursBlock(nn.Module):
 
 @register("ours-vgg")
 def ours_vgg(
-    in_channels: int = 3, classes: int = 10, dropout: float = 0.0, classifier: Literal["average", "flatten"] = "flatten", layer: dict[str, Any] | None = None,
+    in_channels: int = 3,
+    classes: int = 10,
+    dropout: float = 0.0,
+    classifier: Literal["average", "flatten"] = "flatten",
+    layer: dict[str, Any] | None = None,
 ) -> VGG:
-    """Our net on S1's body: the same six binary convs at the same widths, with ReActNet's shifts and shortcuts that hold no weights.
+    """Our net on S1's body: the same six binary convs at the same widths, with ReActNet's shifts and
+    shortcuts that hold no weights.
 
-    ``classifier``: ``flatten`` (linear from 8192, as VGG-small has it) or ``average`` (global average pool, linear from 512).
+    ``classifier``: ``flatten`` (linear from 8192, as VGG-small has it) or ``average`` (global average pool,
+    linear from 512).
     """
     if classifier not in ("average", "flatten"):
         raise ValueError(f"unknown classifier {classifier!r}: choose average or flatten")
-    options = {"scale": "none", "transform": "standardize", "latent": "free", "ste": "polynomial", "weight_ste": "identity", **(layer or {})}
+    options = {
+        "scale": "none",
+        "transform": "standardize",
+        "latent": "free",
+        "ste": "polynomial",
+        "weight_ste": "identity",
+        **(layer or {}),
+    }
     channels, blocks = 128, []
     for width, pool in WIDTHS:
         blocks.append(OursBlock(channels, width, pool, options))
         channels = width
     squeeze: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)] if classifier == "average" else []
-    head = nn.Sequential(*squeeze, nn.Flatten(), nn.BatchNorm1d(512 if squeeze else 8192), nn.Dropout(dropout), nn.Linear(512 if squeeze else 8192, classes))
-    stem = nn.Sequential(nn.Conv2d(in_channels, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128), RPReLU(128))
+    head = nn.Sequential(
+        *squeeze,
+        nn.Flatten(),
+        nn.BatchNorm1d(512 if squeeze else 8192),
+        nn.Dropout(dropout),
+        nn.Linear(512 if squeeze else 8192, classes),
+    )
+    stem = nn.Sequential(
+        nn.Conv2d(in_channels, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128), RPReLU(128)
+    )
     return VGG(stem, blocks, head)
