@@ -6,18 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from bnnlib import data
+from bnnlib.data.views import S4_STD
 from bnnlib.data.whitening import fitted
 
 
 def input_transform(kind: str, dataset: data.Dataset) -> nn.Module:
-    """What a recipe's ``input`` names, fitted on ``dataset.train``: ``normalized``, ``unit`` (0..1) or ``gcn-zca``."""
+    """What a recipe's ``input`` names, fitted on ``dataset.train``: ``normalized``, ``unit`` (0..1), ``mean-subtracted`` (0..255
+    less the mean, S4's ImageNet) or ``gcn-zca``."""
     if kind == "normalized":
         return data.Normalize(dataset.mean, dataset.std)
     if kind == "unit":
         return data.Normalize(0.0, 1.0)
+    if kind == "mean-subtracted":
+        return data.Normalize(dataset.mean, S4_STD[: len(dataset.mean)])
     if kind == "gcn-zca":
         return fitted(dataset.train)
-    raise ValueError(f"unknown input {kind!r}: choose normalized, unit or gcn-zca")
+    raise ValueError(f"unknown input {kind!r}: choose normalized, unit, mean-subtracted or gcn-zca")
 
 
 @torch.no_grad()

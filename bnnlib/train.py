@@ -1,5 +1,8 @@
 """Train a recipe: ``python -m bnnlib.train RECIPE [--seed N] [--profile quick|full] [--data DIR] [--set field=value]``.
 
+Over several GPUs or machines: ``torchrun --nproc-per-node N -m bnnlib.train RECIPE``. ``batch_size`` is of the batch that all processes share, so
+that a recipe is the same run on any number of them, but for batch norm, whose statistics are of each process's share.
+
 Everything random is a function of (seed, epoch, step): the order of the images, their augmentation, the dropout. So a checkpoint holds the
 model, the optimizer and a position, and a run that was killed and resumed equals one that was not, bit for bit on a CPU.
 
@@ -16,8 +19,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +35,8 @@ from bnnlib import checkpoint, data, deploy, evaluate, layers, models, objective
 from bnnlib.recipes import Recipe
 
 CHECKPOINT_SECONDS = 300
+UPDATES_TO_ASK = 10  # between two times that processes ask one another whether to stop or to leave a checkpoint
+DECODERS = 16  # at most so many processes decode images for one training process
 EVALUATION_BATCH = 500
 
 
@@ -74,13 +79,17 @@ def train(
     label = profile if not overrides else f"{profile}-{recipe.hash()[:8]}"
     run_dir = checkpoint.runs_folder(runs) / recipe.name / label / f"seed{seed}"
     fabric = _fabric(recipe.precision)
-    if not fabric.is_global_zero:
-        return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, False).result(None)
-    with checkpoint.Lock(run_dir):
-        if progress:
+    first = fabric.is_global_zero  # it alone writes: lock, checkpoint, record, model
+    with ExitStack() as held:
+
+        def lock() -> None:
+            held.enter_context(checkpoint.Lock(run_dir))
+
+        _by_first(fabric, lock)
+        if progress and first:
             print(f"{recipe.name} seed {seed} ({profile}): run folder {run_dir}", file=sys.stderr, flush=True)
         kept = records.path_of(recipe.name, seed, out or records.FOLDER) if profile == "full" and not overrides else run_dir / "record.json"
-        return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, progress).result(kept)
+        return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, progress and first).result(kept if first else None)
 
 
 def _fabric(precision: str):
@@ -91,9 +100,25 @@ def _fabric(precision: str):
         from lightning.fabric import Fabric
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    # Fabric's 64-true gives logits back as float32: _Run makes model and images float64 itself
+    precision = "32-true" if precision == "64-true" else precision
     fabric = Fabric(devices=local, num_nodes=world // local, strategy="ddp" if world > 1 else "auto", precision=precision)
     fabric.launch()
     return fabric
+
+
+def _by_first(fabric, call: Callable[[], Any]) -> Any:
+    """``call()`` by the first process alone; what it gives, or the error it raises, is every process's. So none waits for one that gave up."""
+    outcome: tuple[Any, Exception | None] = (None, None)
+    if fabric.is_global_zero:
+        try:
+            outcome = call(), None
+        except Exception as error:  # noqa: BLE001  (raised again, everywhere)
+            outcome = None, error
+    value, error = fabric.broadcast(outcome)
+    if error is not None:
+        raise error
+    return value
 
 
 class _Run:
@@ -104,7 +129,8 @@ class _Run:
     ) -> None:
         self.fabric, self.recipe, self.seed, self.profile, self.run_dir, self.progress = fabric, recipe, seed, profile, run_dir, progress
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.dataset = data.load(recipe.dataset, data_root)
+        with fabric.rank_zero_first(local=True):  # what has to be fetched, unpacked or decoded is, once
+            self.dataset = data.load(recipe.dataset, data_root)
         if profile == "quick":
             self.dataset = self.dataset.subset(train=recipe.quick.train, test=recipe.quick.test)
         self._prepare_data()
@@ -114,6 +140,8 @@ class _Run:
         self.parameters = _count(self.model)
         if recipe.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
+        if recipe.precision == "64-true":
+            self.model = self.model.double()
         self.model = self.model.to(fabric.device)
         self.teacher, self.teacher_known = _teacher(recipe, profile, run_dir, fabric.device) if recipe.distill else (None, None)
         self.average = (
@@ -121,7 +149,10 @@ class _Run:
             if recipe.ema else None
         )
         optimizer = _optimizer(recipe, self.model)
-        compiled = torch.compile(self.model) if recipe.compile else self.model
+        if fabric.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # the sizes of a recipe never change
+        # the smaller last batch of an epoch gets a program of its own, rather than all get one for any size
+        compiled = torch.compile(self.model, dynamic=False) if recipe.compile else self.model
         self.forward, self.optimizer = fabric.setup(compiled, optimizer)
         self.epoch = self.step = 0
         self.totals = self._zero_totals()
@@ -130,13 +161,15 @@ class _Run:
         self.images = 0
         self.stop_signal: int | None = None
         self.identity = {"format": 1, "recipe_hash": recipe.hash(), "profile": profile, "seed": seed, "fingerprint": self.dataset.fingerprint}
-        if restart:
-            (run_dir / "checkpoint.pt").unlink(missing_ok=True)
-        self._resume()
+        self._resume(restart)
 
     def _prepare_data(self) -> None:
         r, d, device = self.recipe, self.dataset, self.fabric.device
-        common = {"seed": self.seed, "device": device, "rank": self.fabric.global_rank, "world": self.fabric.world_size}
+        world = self.fabric.world_size
+        if r.batch_size < 2 * world:
+            raise recipes.RecipeError(f"recipe {r.name}: batch_size = {r.batch_size} is shared by {world} processes: batch norm needs at least 2 images each")
+        workers = max(1, min(DECODERS, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+        common = {"seed": self.seed, "device": device, "rank": self.fabric.global_rank, "world": world, "workers": workers}
         train, validation = d.train, None
         if r.validation:
             train, validation = data.split_validation(d.train, r.validation, self.seed)
@@ -146,11 +179,18 @@ class _Run:
             train, test = train.to(device).map(transform), test.to(device).map(transform)
             validation = validation.to(device).map(transform) if validation is not None else None
             transform = None
-        augment = data.Augment(**r.augment.model_dump()) if r.augment else None
+        augment = _augment(r, train)
+        if r.augment and r.augment.view:
+            shown = data.view(r.augment.view, train=False)
+            test, validation = (split and dataclasses.replace(split, view=shown) for split in (test, validation))
         self.train_batches = data.Batches(train, r.batch_size, augment=augment, transform=transform, **common)
         evaluation = {**common, "transform": transform, "shuffle": False}
         self.test_batches = data.Batches(test, EVALUATION_BATCH, **evaluation)
         self.validation_batches = data.Batches(validation, EVALUATION_BATCH, **evaluation) if validation is not None else None
+        # where several processes would find fewer than two images each in the last batch of an epoch, it is left out
+        self.steps = len(self.train_batches)
+        if world > 1 and self.train_batches.count(self.steps - 1) < 2 * world:
+            self.steps -= 1
 
     # -- state -------------------------------------------------------------------------------------------------------------------------
 
@@ -159,7 +199,7 @@ class _Run:
 
     def _state(self) -> dict[str, Any]:
         state = {
-            **self.identity, "started": self.started, "epoch": self.epoch, "step": self.step, "totals": self.totals, "curve": self.curve,
+            **self.identity, "started": self.started, "epoch": self.epoch, "step": self.step, "curve": self.curve,
             "wall": self.wall, "training_seconds": self.training_seconds, "epoch_seconds": self.epoch_seconds, "images": self.images,
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
         }
@@ -167,13 +207,22 @@ class _Run:
             state["average"] = self.average.state_dict()
         return state
 
-    def _resume(self) -> None:
-        state = checkpoint.load(self.run_dir / "checkpoint.pt", self.identity)
+    def _resume(self, restart: bool) -> None:
+        """Go on from the checkpoint, which the first process reads for all: they may be on other machines."""
+        path = self.run_dir / "checkpoint.pt"
+
+        def read() -> dict[str, Any] | None:
+            if restart:
+                path.unlink(missing_ok=True)
+            return checkpoint.load(path, self.identity)
+
+        state = _by_first(self.fabric, read)
         if state is None:
             return
         for name in ("started", "epoch", "step", "curve", "wall", "training_seconds", "epoch_seconds", "images"):
             setattr(self, name, state[name])
-        self.totals = state["totals"].to(self.fabric.device)
+        if self.fabric.is_global_zero:  # they are sums over all processes
+            self.totals = state["totals"].to(self.fabric.device)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
@@ -181,8 +230,9 @@ class _Run:
         self._say(f"resumed at epoch {self.epoch + 1}, step {self.step}")
 
     def _save(self) -> None:
+        totals = self.fabric.all_reduce(self.totals.clone(), reduce_op="sum")
         if self.fabric.is_global_zero:
-            checkpoint.save(self.run_dir / "checkpoint.pt", self._state())
+            checkpoint.save(self.run_dir / "checkpoint.pt", {**self._state(), "totals": totals})
 
     # -- the loop ----------------------------------------------------------------------------------------------------------------------
 
@@ -200,29 +250,29 @@ class _Run:
         return RunResult(record, model.eval(), self.run_dir, kept or self.run_dir)
 
     def _train_epoch(self) -> None:
-        r, steps = self.recipe, len(self.train_batches)
+        r, steps = self.recipe, self.steps
         if r.temperature:
             start, end = r.temperature
             layers.set_temperature_(self.model, start * (end / start) ** (self.epoch / max(1, r.epochs - 1)))
         self.forward.train()
         saved = started = time.perf_counter()
         with tqdm(total=steps, initial=self.step, desc=f"epoch {self.epoch + 1}/{r.epochs}", disable=not self.progress, leave=False) as bar:
-            for _, x, y in self.train_batches.epoch(self.epoch, start=self.step):
+            batches = self.train_batches.epoch(self.epoch, start=self.step)
+            for _, (_, x, y) in zip(range(self.step, steps), batches, strict=False):
                 loss = self._train_step(x, y, steps)
                 self.step += 1
                 bar.update()
                 now = time.perf_counter()
-                # a checkpoint holds no half-accumulated gradient
-                due = (self.stop_signal is not None or now - saved > CHECKPOINT_SECONDS) and self.step % r.accumulate == 0
                 if self.step % 50 == 0:
                     self._show(bar)
-                if due:
+                # a checkpoint holds no half-accumulated gradient
+                if self.step % r.accumulate == 0 and self._checkpoint_due(now - saved > CHECKPOINT_SECONDS):
                     self._check_finite()
                     self._clock(now - started)
                     started = saved = time.perf_counter()
                     self._save()
                     self._stop_if_asked()
-                if r.stop_epoch_below_loss is not None and loss.item() < r.stop_epoch_below_loss:
+                if r.stop_epoch_below_loss is not None and self.fabric.all_reduce(loss).item() < r.stop_epoch_below_loss:
                     break
         self._check_finite()
         self._clock(time.perf_counter() - started)
@@ -235,13 +285,16 @@ class _Run:
                 group["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(_mix(self.seed, self.epoch, self.step, self.fabric.global_rank))  # dropout
-        if r.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = self._input(x)
         update = (self.step + 1) % r.accumulate == 0 or self.step + 1 == steps
+        # every image of an update counts the same, however it is cut into batches and shares; gradients are averaged over processes
+        first = self.step - self.step % r.accumulate
+        images = sum(self.train_batches.count(step) for step in range(first, min(first + r.accumulate, steps)))
+        weight = len(y) * self.fabric.world_size / images
         with self.fabric.no_backward_sync(self.forward, enabled=not update):
             logits = self.forward(x)
             loss = self._loss(logits, x, y)
-            self.fabric.backward(loss / r.accumulate)
+            self.fabric.backward(loss * weight)
         if update:
             self.optimizer.step()
             layers.project_(self.model)
@@ -249,7 +302,12 @@ class _Run:
                 self.average.update_parameters(self.model)
         with torch.no_grad():
             self.totals += torch.stack([loss.detach().double() * len(y), (logits.argmax(1) == y).sum().double(), torch.tensor(float(len(y)), device=y.device, dtype=torch.float64)])
-        return loss
+        return loss.detach()
+
+    def _input(self, x: Tensor) -> Tensor:
+        if self.recipe.precision == "64-true":
+            x = x.double()
+        return x.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else x
 
     def _loss(self, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
         r = self.recipe
@@ -264,6 +322,7 @@ class _Run:
         loss, correct, images = self.fabric.all_reduce(self.totals, reduce_op="sum").tolist()
         self.images += int(images)
         model = self._evaluated()
+        self._share_buffers(model)
         before = time.perf_counter()
         test = self._evaluate(model, self.test_batches)
         validation = self._evaluate(model, self.validation_batches) if self.validation_batches else None
@@ -281,6 +340,7 @@ class _Run:
             f"{images / max(seconds, 1e-9):.0f} images/s, {self._time_left()} left"
         )
         self.epoch, self.step, self.totals, self.epoch_seconds = self.epoch + 1, 0, self._zero_totals(), 0.0
+        self._checkpoint_due(True)
         self._save()
         self._stop_if_asked()
 
@@ -289,10 +349,10 @@ class _Run:
         model.eval()
         totals = torch.zeros(4, dtype=torch.float64, device=self.fabric.device)
         for _, x, y in batches.epoch(0):
-            if self.recipe.channels_last:
-                x = x.contiguous(memory_format=torch.channels_last)
+            if not len(y):  # this process's share of a last batch
+                continue
             with self.fabric.autocast():
-                logits = model(x).float()
+                logits = model(self._input(x)).float()
             top = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
             loss = nn.functional.cross_entropy(logits, y, reduction="sum")
             totals += torch.stack([loss.double(), top[:, 0].sum().double(), top.sum().double(), torch.tensor(float(len(y)), dtype=torch.float64, device=y.device)])
@@ -301,6 +361,12 @@ class _Run:
 
     def _evaluated(self) -> nn.Module:
         return self.model if self.average is None else self.average.module
+
+    def _share_buffers(self, model: nn.Module) -> None:
+        """Give every process the first one's batch norm statistics, each having seen its own images: those are what is saved."""
+        if self.fabric.world_size > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     # -- around the loop -----------------------------------------------------------------------------------------------------------------
 
@@ -319,7 +385,8 @@ class _Run:
         """SIGINT and SIGTERM ask the loop to stop at the next step; a second one stops at once. Only the main thread may catch signals."""
 
         def ask(number, frame):
-            if self.stop_signal is not None:
+            # of several processes none may stop by itself, and torchrun hands a signal on that they got already
+            if self.stop_signal is not None and self.fabric.world_size == 1:
                 raise KeyboardInterrupt
             self.stop_signal = number
 
@@ -333,6 +400,18 @@ class _Run:
         finally:
             for s, handler in before.items():
                 signal.signal(s, handler)
+
+    def _checkpoint_due(self, late: bool) -> bool:
+        """Whether to leave a checkpoint now: the last is ``late`` in being old, or a signal came. Several processes must all do so at the same step,
+        or one would wait for another that has stopped: they ask one another, every few updates."""
+        if self.fabric.world_size == 1:
+            return late or self.stop_signal is not None
+        if self.step % (self.recipe.accumulate * UPDATES_TO_ASK):
+            return False
+        asked = torch.tensor([int(late), self.stop_signal or 0], device=self.fabric.device)
+        late, number = self.fabric.all_reduce(asked, reduce_op="max").tolist()
+        self.stop_signal = number or None
+        return bool(late or number)
 
     def _stop_if_asked(self) -> None:
         if self.stop_signal is not None:
@@ -413,10 +492,10 @@ def _initialise(kind: str, module: nn.Module) -> None:
     if kind == "normal-0.05":
         nn.init.normal_(w, 0, 0.05)
     elif kind == "normal-fan-in":
-        nn.init.normal_(w, 0, math.sqrt(2 / w[0].numel()))
+        nn.init.normal_(w, 0, 2 / w[0].numel())  # S4's deviation is 2 / n, no root; its biases stay as PyTorch draws them
     else:
         nn.init.kaiming_normal_(w, mode="fan_out", nonlinearity="relu")
-    if module.bias is not None:
+    if module.bias is not None and kind != "normal-fan-in":
         nn.init.zeros_(module.bias)
     if hasattr(module, "_reset_scale"):
         module._reset_scale()
@@ -478,7 +557,19 @@ def _teacher(recipe: Recipe, profile: str, run_dir: Path, device: torch.device) 
         if about[field] != getattr(recipe, field):
             raise TrainingError(f"the teacher {path} was trained with {field} {about[field]}, {recipe.name} has {getattr(recipe, field)}: name a teacher trained alike")
     known = records.Teacher(recipe=about["recipe"], seed=about["seed"], top1=about["top1"], sha256=hashlib.sha256(path.read_bytes()).hexdigest())
-    return deploy.load(path).to(device).eval().requires_grad_(False), known
+    teacher = deploy.load(path).to(device).eval().requires_grad_(False)
+    return teacher.double() if recipe.precision == "64-true" else teacher, known
+
+
+def _augment(recipe: Recipe, train: data.Split | data.LazySplit) -> Any:
+    """What a recipe's ``augment`` names, for :class:`bnnlib.data.Batches`."""
+    a, lazy = recipe.augment, isinstance(train, data.LazySplit)
+    if a is None:
+        return None
+    if bool(a.view) != lazy:
+        what = "decoded as they are needed: augment them by a view (augment: {view: s5})" if lazy else "held in memory: leave augment.view out"
+        raise recipes.RecipeError(f"recipe {recipe.name}: images of {recipe.dataset} are {what}")
+    return data.view(a.view, train=True) if lazy else data.Augment(**a.model_dump(exclude={"view"}))
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -508,15 +599,19 @@ def main(
     try:
         train(recipe, seed=seed, profile=profile, data_root=data_root, out=out, runs=runs, overrides=overrides or None, restart=restart)
     except Interrupted as stopped:
-        _fail(str(stopped), code=130)
-    except (ValueError, FileNotFoundError, checkpoint.CheckpointError, checkpoint.RunBusy, TrainingError) as error:
+        _fail(str(stopped), code=130, once=True)
+    except (ValueError, FileNotFoundError, checkpoint.CheckpointError, checkpoint.RunBusy) as error:
+        _fail(str(error), once=True)
+    except TrainingError as error:
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}; what was written before is whole, and the same command goes on from its last checkpoint")
 
 
-def _fail(text: str, code: int = 1) -> None:
-    print(f"error: {text}" if code == 1 else text, file=sys.stderr)
+def _fail(text: str, code: int = 1, once: bool = False) -> None:
+    """Print ``text`` and leave; ``once``: what every process says alike is said by the first."""
+    if not once or os.environ.get("RANK", "0") == "0":
+        print(f"error: {text}" if code == 1 else text, file=sys.stderr)
     raise typer.Exit(code)
 
 

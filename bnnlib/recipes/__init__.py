@@ -56,12 +56,28 @@ class Affine(_Strict):
 
 
 class Augment(_Strict):
-    """Batched augmentation on the device; see :class:`bnnlib.data.Augment`."""
+    """Batched augmentation on the device, see :class:`bnnlib.data.Augment`; or a view of images that are decoded as they are needed."""
 
     crop: int = Field(0, ge=0, description="random crop after padding by so many pixels")
     flip: bool = False
     cutout: int = Field(0, ge=0, description="side of a square set to black, in pixels")
     affine: Affine | None = None
+    resized_crop: tuple[float, float] | None = Field(None, description="low and high share of the area that is scaled up to the whole image")
+    jitter: float = Field(0.0, ge=0, le=1, description="of brightness, contrast and saturation, each by 1 +- jitter")
+    view: Literal["s4", "s5"] | None = Field(None, description="a source's own for ImageNet, which has images of any size; see bnnlib.data.view")
+
+    @field_validator("resized_crop")
+    @classmethod
+    def _share(cls, value):
+        if value is not None and not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("resized_crop is (low, high) with 0 < low <= high <= 1")
+        return value
+
+    @model_validator(mode="after")
+    def _view_is_all(self):
+        if self.view and self.model_dump(exclude_defaults=True).keys() != {"view"}:
+            raise ValueError("view says all of the augmentation: leave the other fields out")
+        return self
 
 
 class Optimizer(_Strict):
@@ -119,6 +135,15 @@ class Published(_Strict):
     top5: float | None = Field(None, ge=0, le=100)
     epoch: Literal["last", "best-on-test", "not stated"] = "last"
     note: str = ""
+    doubt: str = Field("", description="why it is not certain that the figure is this net's")
+
+
+class Cost(_Strict):
+    """What a full run is expected to take. An estimate until there is a record."""
+
+    hours: float = Field(gt=0)
+    memory_gb: float = Field(gt=0, description="of the accelerator, GB")
+    hardware: str
 
 
 class Recipe(_Strict):
@@ -129,7 +154,9 @@ class Recipe(_Strict):
     source: Literal["S1", "S2", "S3", "S4", "S5", "ours"]
     published: Published = Published()
     dataset: str
-    input: Literal["normalized", "unit", "gcn-zca"] = Field("normalized", description="per-channel mean and deviation; 0..1; GCN and ZCA whitening")
+    input: Literal["normalized", "unit", "mean-subtracted", "gcn-zca"] = Field(
+        "normalized", description="per-channel mean and deviation; 0..1; 0..255 less the mean; GCN and ZCA whitening"
+    )
     validation: float = Field(0.0, ge=0, lt=1, description="share of the training set held out to choose the best epoch; 0: best is of the test set")
     augment: Augment | None = None
     model: Model
@@ -149,6 +176,7 @@ class Recipe(_Strict):
     compile: bool = False
     seeds: int = Field(1, gt=0, description="seeds that `make reproduce` trains: 0 .. seeds-1")
     quick: Quick = Quick()
+    cost: Cost | None = None
 
     @field_validator("temperature")
     @classmethod
@@ -162,9 +190,9 @@ class Recipe(_Strict):
         return self.model_dump(mode="json")
 
     def hash(self) -> str:
-        """SHA-256 over what changes a run: not the name, title, published figures, number of seeds and quick profile. Fields left at their
+        """SHA-256 over what changes a run: not the name, title, published figures, number of seeds, quick profile and cost. Fields left at their
         default are left out, so that a new field does not make every record stale."""
-        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "title", "source", "published", "seeds", "quick"})
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "title", "source", "published", "seeds", "quick", "cost"})
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def for_profile(self, profile: str) -> Recipe:
