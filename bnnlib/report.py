@@ -1,7 +1,9 @@
-"""The scoreboard: records beside the sources' figures. ``python -m bnnlib.report`` prints it, ``--write README.md`` puts it between its markers.
+"""The scoreboard: records beside the sources' figures. ``python -m bnnlib.report`` prints it, ``--write
+README.md`` puts it between its markers.
 
-Accuracies are of the last epoch, as mean +- standard deviation over n seeds; where the source's figure is a best epoch picked on the test
-set, ours picked the same way stands beside it and is what the verdict compares. Every number comes from a record.
+Accuracies are of the last epoch, as mean +- standard deviation over n seeds; where the source's figure is a
+best epoch picked on the test set, ours picked the same way stands beside it and is what the verdict
+compares. Every number comes from a record.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ START, END = "<!-- scoreboard:start -->", "<!-- scoreboard:end -->"
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, standard deviation (None for one value), smallest, largest and number of some accuracies, in per cent."""
+    """Mean, standard deviation (None for one value), smallest, largest and number of some accuracies, in per
+    cent."""
 
     mean: float
     sd: float | None
@@ -33,7 +36,13 @@ class Spread:
 
     @classmethod
     def of(cls, values: list[float]) -> Spread:
-        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, min(values), max(values), len(values))
+        return cls(
+            statistics.fmean(values),
+            statistics.stdev(values) if len(values) > 1 else None,
+            min(values),
+            max(values),
+            len(values),
+        )
 
     def __str__(self) -> str:
         return f"{self.mean:.2f}" if self.sd is None else f"{self.mean:.2f} ± {self.sd:.2f}"
@@ -41,7 +50,8 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One recipe: its records, gathered. ``stale``: seeds whose record was made by an earlier version of the recipe."""
+    """One recipe: its records, gathered. ``stale``: seeds whose record was made by an earlier version of the
+    recipe."""
 
     recipe: Recipe
     last: Spread | None
@@ -50,7 +60,8 @@ class Row:
 
     @property
     def compared(self) -> Spread | None:
-        """What stands against the published figure: the best epoch where the source picked one, else the last."""
+        """What stands against the published figure: the best epoch where the source picked one, else the
+        last."""
         return self.best if self.recipe.published.epoch == "best-on-test" else self.last
 
     @property
@@ -62,9 +73,10 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """In words; ``within our spread`` where the source's figure lies between our lowest and highest seed."""
+        """In words; ``within our spread`` where the source's figure lies between our lowest and highest
+        seed."""
         if self.last is None:
-            return "not run yet"
+            return self._missing()
         if self.stale:
             return f"stale: recipe changed since seed {', '.join(map(str, self.stale))}"
         if self.difference is None:
@@ -72,6 +84,15 @@ class Row:
         if self.compared.low <= self.recipe.published.top1 <= self.compared.high:
             return "within our spread"
         return f"{'above' if self.difference > 0 else 'below'} by {abs(self.difference):.2f}"
+
+    def _missing(self) -> str:
+        """What a row without a record says: for ImageNet, which cannot be fetched, how to run it and what
+        that takes."""
+        if self.recipe.dataset != "imagenet":
+            return "not run yet"
+        cost = self.recipe.cost
+        takes = f", about {cost.hours:g} h and {cost.memory_gb:g} GB on {cost.hardware}" if cost else ""
+        return f"needs ImageNet: `python -m bnnlib.train {self.recipe.name} --data DIR`{takes}"
 
 
 def rows(folder: Path = records.FOLDER, names: list[str] | None = None) -> list[Row]:
@@ -82,6 +103,11 @@ def rows(folder: Path = records.FOLDER, names: list[str] | None = None) -> list[
     result = []
     for name in names or recipes.names():
         recipe, runs = recipes.load(name), found.get(name, [])
+        for run in runs:
+            if run.dataset.name != recipe.dataset:  # never one set's figure in another's row
+                raise records.RecordError(
+                    f"record of {name} seed {run.seed} is of {run.dataset.name}, the recipe of {recipe.dataset}: remove it"
+                )
         stale = tuple(r.seed for r in runs if r.recipe_hash != recipe.hash())
         last = Spread.of([r.top1_last for r in runs]) if runs else None
         best = Spread.of([r.top1_best for r in runs]) if runs else None
@@ -89,32 +115,45 @@ def rows(folder: Path = records.FOLDER, names: list[str] | None = None) -> list[
     return result
 
 
-def markdown_table(folder: Path = records.FOLDER, names: list[str] | None = None, *, links: bool = False) -> str:
-    """The scoreboard as a Markdown table; by default of every recipe that has a record or a published figure. ``links``: to the recipes' files."""
+def markdown_table(
+    folder: Path = records.FOLDER, names: list[str] | None = None, *, links: bool = False
+) -> str:
+    """The scoreboard as a Markdown table; by default of every recipe that has a record or a published
+    figure. ``links``: to the recipes' files."""
     lines = [
         "| recipe | source | data | source's top-1 % | ours, last epoch | ours, best epoch | seeds | verdict |",
         "|---|---|---|---:|---:|---:|---:|---|",
     ]
+    notes = ["\\* best epoch, picked on the test set."]
     for row in rows(folder, names):
         r = row.recipe
         if names is None and row.last is None and r.published.top1 is None:
             continue
-        published = "–" if r.published.top1 is None else f"{r.published.top1:.2f}" + ("*" if r.published.epoch == "best-on-test" else "")
+        if r.published.doubt:
+            notes.append(f"? `{r.name}`: {r.published.doubt}.")
+        marks = ("*" if r.published.epoch == "best-on-test" else "") + ("?" if r.published.doubt else "")
+        published = "–" if r.published.top1 is None else f"{r.published.top1:.2f}{marks}"
         ours = (str(row.last), f"{row.best}*", str(row.last.n)) if row.last else ("–", "–", "0")
         name = f"[`{r.name}`](bnnlib/recipes/{r.name}.yaml)" if links else f"`{r.name}`"
-        lines.append(f"| {name} {r.title} | {r.source} | {r.dataset} | {published} | {' | '.join(ours)} | {row.verdict} |")
-    return "\n".join(lines) + "\n\n\\* best epoch, picked on the test set.\n"
+        lines.append(
+            f"| {name} {r.title} | {r.source} | {r.dataset} | {published} | {' | '.join(ours)} | {row.verdict} |"
+        )
+    return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
 
 
 def curve_frame(recipe: str, folder: Path = records.FOLDER):
-    """The learning curves of a recipe's records as a pandas frame: a row per seed and epoch, columns as :class:`bnnlib.records.Epoch`."""
+    """The learning curves of a recipe's records as a pandas frame: a row per seed and epoch, columns as
+    :class:`bnnlib.records.Epoch`."""
     import pandas as pd
 
-    return pd.DataFrame([{"seed": r.seed, **e.model_dump()} for r in records.read_all(folder, recipe) for e in r.curve])
+    return pd.DataFrame(
+        [{"seed": r.seed, **e.model_dump()} for r in records.read_all(folder, recipe) for e in r.curve]
+    )
 
 
 def with_table(text: str, table: str) -> str:
-    """``text`` with what stands between its markers replaced. Raises ``ValueError`` where the markers are not there once each, in order."""
+    """``text`` with what stands between its markers replaced. Raises ``ValueError`` where the markers are
+    not there once each, in order."""
     if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
         raise ValueError(f"the text needs one {START} and, after it, one {END}")
     return text[: text.index(START) + len(START)] + "\n" + table + text[text.index(END) :]
@@ -126,14 +165,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     write: Annotated[Path | None, typer.Option(help="put the table between this file's markers")] = None,
-    check: Annotated[Path | None, typer.Option(help="fail if this file's table is not what the records say")] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="fail if this file's table is not what the records say")
+    ] = None,
     folder: Annotated[Path, typer.Option(help="folder of the records")] = records.FOLDER,
 ) -> None:
     """Print the scoreboard, or write it into a file, or check that a file has it."""
     try:
         for row in rows(folder):
             if row.stale:
-                print(f"stale: {row.recipe.name} changed since seed {', '.join(map(str, row.stale))} was run", file=sys.stderr)
+                print(
+                    f"stale: {row.recipe.name} changed since seed {', '.join(map(str, row.stale))} was run",
+                    file=sys.stderr,
+                )
         if write is None and check is None:
             print(markdown_table(folder))
         for path in (p for p in (write, check) if p is not None):
@@ -142,7 +186,10 @@ def main(
             if path == write:
                 records.write_atomically(path, new.encode())
             elif new != text:
-                print(f"error: the scoreboard in {path} is not what the records say: python -m bnnlib.report --write {path}", file=sys.stderr)
+                print(
+                    f"error: the scoreboard in {path} is not what the records say: python -m bnnlib.report --write {path}",
+                    file=sys.stderr,
+                )
                 raise typer.Exit(1)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

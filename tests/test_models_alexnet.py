@@ -2,12 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
-from bnnlib import layers, models
+from bnnlib import data, evaluate, layers, models, recipes, train
 from bnnlib.layers import BinaryConv2d, BinaryLinear
 
 CONVS = ((96, 256, 5), (256, 384, 3), (384, 384, 3), (384, 256, 3))
@@ -123,3 +125,50 @@ def test_a_step_reaches_every_parameter():
 def test_an_image_too_small_is_named():
     with pytest.raises(ValueError, match=re.escape("image is 28: nothing would be left after the pools")):
         models.build("alexnet", image=28)
+
+
+# ---- recipes ----------------------------------------------------------------------------------------------
+
+
+def test_initialisation_is_s4s():
+    """Deviation 2 / n, n the inputs of an output (S4's code: no root); biases as PyTorch draws them."""
+    torch.manual_seed(0)
+    recipe = recipes.load("s4-alexnet", {"model": {"name": "alexnet", "image": 64, "classes": 10}})
+    for module in train._built(recipe).modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear, BinaryConv2d, BinaryLinear)):
+            n = module.weight[0].numel()
+            assert module.weight.std().item() == pytest.approx(2 / n, rel=0.05)
+            assert 0 < module.bias.abs().max().item() <= n**-0.5
+
+
+def test_input_is_on_s4s_scale():
+    split = data.Split(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    dataset = data.Dataset("x", split, split, ("a",), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    transform = evaluate.input_transform("mean-subtracted", dataset)
+    shown = transform(torch.full((1, 3, 1, 1), 200, dtype=torch.uint8)).flatten()
+    assert shown.tolist() == pytest.approx([200 - 255 * m for m in dataset.mean], rel=1e-5)
+
+
+def test_recipes_train_as_s4_does():
+    for name in ("s4-alexnet", "s4-alexnet-real", "tiny-s4-alexnet", "tiny-s4-alexnet-real"):
+        r = recipes.load(name)
+        assert (r.optimizer.name, r.optimizer.lr, r.optimizer.weight_decay) == ("adam", 1e-3, 1e-5)
+        assert (r.epochs, r.batch_size, r.schedule.every, r.schedule.gamma) == (100, 256, 30, 0.1)
+        assert (r.input, r.init) == ("mean-subtracted", "normal-fan-in")
+    assert (recipes.load("s4-alexnet").augment.view, recipes.load("tiny-s4-alexnet").augment.view) == (
+        "s4",
+        None,
+    )
+
+
+def test_the_recipe_runs_in_its_quick_profile(tmp_path):
+    rng = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for i in range(8):
+            path = tmp_path / part / f"n{i % 4:08d}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    overrides = {"dataset": f"imagefolder:{tmp_path}", "quick.train": 8, "quick.test": 8, "model.classes": 4}
+    options = {"profile": "quick", "runs": tmp_path / "runs", "progress": False}
+    record = train.train("tiny-s4-alexnet", overrides=overrides, **options).record
+    assert record.parameters.total == parameters(2304, 4)

@@ -2,12 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
-from bnnlib import layers, models
+from bnnlib import layers, models, recipes, schedules, train
 from bnnlib.models import resnet
 
 # (in, out) of the eight blocks; a block has two 3x3 convs, and a 1x1 conv in its shortcut where they differ.
@@ -120,6 +122,7 @@ def written_out(p, x, order="s5", binary=True, downsample="real"):
             x = bn(conv(pooled, f"{at}.shortcut.1", 1, 0, **kind), f"{at}.shortcut.2")
         x = y + x
         x = x.relu() if order in ("s5", "resnet") else x
+    x = bn(x, "last.0").relu() if order == "xnor" else x
     return F.linear(x.mean((2, 3)), p["head.2.weight"], p["head.2.bias"])
 
 
@@ -237,3 +240,89 @@ def test_another_size_of_image_is_named():
 
 def test_orders_are_documented_by_their_names():
     assert set(resnet.ORDERS) == set(resnet.Order.__args__)
+
+
+# ---- recipes ----------------------------------------------------------------------------------------------
+
+TINY = [name for name in recipes.names() if name.startswith("tiny-s5-")]
+
+
+def distinct(names):
+    """The first recipe of each model and optimizer: what a quick run shows."""
+    found = {}
+    for name in names:
+        recipe = recipes.load(name)
+        found.setdefault((str(recipe.model), recipe.optimizer), name)
+    return sorted(found.values())
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """An ImageNet-shaped tree: class folders of images, 64 pixels a side."""
+    root, rng = tmp_path_factory.mktemp("tree"), np.random.default_rng(0)
+    for part, images in (("train", 16), ("val", 8)):
+        for i in range(images):
+            path = root / part / f"n{i % 4:08d}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    return root
+
+
+@pytest.mark.parametrize("name", distinct(TINY))
+def test_every_variant_runs_in_its_quick_profile(name, tree, tmp_path):
+    overrides = {"dataset": f"imagefolder:{tree}", "quick.train": 16, "quick.test": 8, "model.width": 16}
+    result = train.train(name, profile="quick", overrides=overrides, runs=tmp_path, progress=False)
+    record = result.record
+    assert record.curve[0].train_loss < 20 and record.parameters.total == count(result.model)
+    if "-7ep" not in name:
+        assert f"{name}-7ep" in TINY
+
+
+def test_the_imagenet_recipe_runs_on_images_of_any_size(tree, tmp_path):
+    overrides = {"dataset": f"lazyfolder:{tree}", "quick.train": 8, "quick.test": 4, "model.width": 16}
+    options = {"profile": "quick", "runs": tmp_path, "progress": False}
+    record = train.train("s5-resnet18-xnorpp", overrides=overrides, **options).record
+    assert record.dataset.train == 8
+    with pytest.raises(recipes.RecipeError, match="decoded as they are needed: augment them by a view"):
+        train.train("s5-resnet18-xnorpp", overrides={**overrides, "augment": {"flip": True}}, **options)
+    overrides["dataset"] = f"imagefolder:{tree}"
+    with pytest.raises(recipes.RecipeError, match="held in memory: leave augment.view out"):
+        train.train("s5-resnet18-xnorpp", overrides=overrides, **options)
+
+
+def test_recipes_train_as_s5_does():
+    for name in (n for n in recipes.names() if n.startswith(("s5-", "tiny-s5-")) and "adam" not in n):
+        r = recipes.load(name)
+        o = r.optimizer
+        assert (o.name, o.lr, o.momentum, o.weight_decay, o.no_decay) == (
+            "sgd",
+            0.1,
+            0.9,
+            1e-5,
+            ("binary", "scale"),
+        )
+        assert (r.schedule.name, r.batch_size, r.epochs) == (
+            "cosine-restarts",
+            256,
+            7 if "7ep" in name else 63,
+        )
+        at = [schedules.factor(r.schedule, e, r.epochs) for e in (0, 1, 3, r.epochs - 1e-3)]
+        assert at == pytest.approx([1, 1, 1, 0], abs=1e-6), (
+            "a cycle starts with epochs 1, 3 and 7 and ends with the run"
+        )
+        assert r.cost is not None
+
+
+def test_the_three_nets_that_are_compared_differ_in_the_net_alone():
+    for ending in ("", "-7ep"):
+        nets = [recipes.load(f"tiny-s5-resnet18-{kind}{ending}") for kind in ("real", "xnor", "xnorpp")]
+        rest = [r.model_copy(update={"model": None, "name": "", "title": ""}) for r in nets]
+        assert rest[0] == rest[1] == rest[2]
+
+
+def test_weight_decay_falls_on_real_valued_weights_alone():
+    recipe = recipes.load("s5-resnet18-xnorpp")
+    decayed, spared = train._optimizer(recipe, models.build("resnet18", image=64, classes=200)).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-5, 0)
+    assert sum(p.numel() for p in decayed["params"]) == STEM + DOWN + NORMS + head(200)
+    assert sum(p.numel() for p in spared["params"]) == BODY + CHANNELS + 8 * sum(SIDES[64])

@@ -18,9 +18,23 @@ def put(a_record):
 
 def _put(a_record, folder, recipe, seed, last, best):
     r = recipes.load(recipe)
-    point = {"lr": 0.01, "train_loss": 0.5, "train_top1": 80.0, "test_loss": 0.4, "test_top5": 99.9, "seconds": 1.5}
+    point = {
+        "lr": 0.01,
+        "train_loss": 0.5,
+        "train_top1": 80.0,
+        "test_loss": 0.4,
+        "test_top5": 99.9,
+        "seconds": 1.5,
+    }
     curve = [{"epoch": 1, "test_top1": best, **point}, {"epoch": 2, "test_top1": last, **point}]
-    fields = {"recipe": recipe, "seed": seed, "recipe_hash": r.hash(), "top1_last": last, "top1_best": best, "curve": curve}
+    fields = {
+        "recipe": recipe,
+        "seed": seed,
+        "recipe_hash": r.hash(),
+        "top1_last": last,
+        "top1_best": best,
+        "curve": curve,
+    }
     return records.write(a_record(**fields), records.path_of(recipe, seed, folder))
 
 
@@ -34,7 +48,9 @@ def test_mean_deviation_and_verdict(tmp_path, put):
     assert row.compared is row.best, "the source's figure is a best epoch picked on the test set"
     assert row.difference == pytest.approx(99.3 - 99.23)
     assert row.verdict == "within our spread"
-    assert "| 99.23* | 99.13 ± 0.15 | 99.30 ± 0.10* | 3 | within our spread |" in report.markdown_table(tmp_path)
+    assert "| 99.23* | 99.13 ± 0.15 | 99.30 ± 0.10* | 3 | within our spread |" in report.markdown_table(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize(("best", "verdict"), [(99.33, "above by 0.10"), (98.0, "below by 1.23")])
@@ -62,6 +78,35 @@ def test_a_recipe_changed_since_its_record_is_named_stale(tmp_path, put):
     assert answer.exit_code == 0 and "stale: s4-lenet5 changed since seed 4 was run" in answer.stderr
 
 
+def test_an_imagenet_row_says_how_to_run_it_and_never_shows_another_sets_figure(tmp_path, put, a_record):
+    cost = recipes.load("s5-resnet18-xnorpp").cost
+    (row,) = report.rows(tmp_path, ["s5-resnet18-xnorpp"])
+    assert row.last is None
+    assert row.verdict == (
+        "needs ImageNet: `python -m bnnlib.train s5-resnet18-xnorpp --data DIR`, "
+        f"about {cost.hours:g} h and {cost.memory_gb:g} GB on {cost.hardware}"
+    )
+    table = report.markdown_table(tmp_path)
+    assert f"| S5 | imagenet | 57.60? | – | – | 0 | {row.verdict} |" in table
+    assert "? `s5-resnet18-xnorpp`: the source prints 57.6 for" in table
+    assert "| imagenet | 55.80 |" in table and "`tiny-" not in table
+    path = put(tmp_path, "tiny-s5-resnet18-xnorpp", 0, 40.0, 41.0)
+    with pytest.raises(
+        records.RecordError,
+        match="record of tiny-s5-resnet18-xnorpp seed 0 is of mnist, the recipe of tiny-imagenet",
+    ):
+        report.rows(tmp_path)
+    tiny = {"name": "tiny-imagenet", "fingerprint": "sha256:" + "0" * 64, "train": 100_000, "test": 10_000}
+    records.write(a_record(**{**records.read(path).model_dump(), "dataset": tiny}), path)
+    assert "| tiny-imagenet | – | 40.00 | 41.00* | 1 | no figure to compare |" in report.markdown_table(
+        tmp_path
+    )
+    assert report.rows(tmp_path, ["s5-resnet18-xnorpp"])[0].last is None
+    path.parent.rename(tmp_path / "s5-resnet18-xnorpp")
+    with pytest.raises(records.RecordError, match="does not belong there"):
+        report.rows(tmp_path)
+
+
 def test_write_and_check_between_the_markers(tmp_path, put):
     folder, readme = tmp_path / "runs", tmp_path / "README.md"
     put(folder, "s4-lenet5", 0, 99.0, 99.1)
@@ -77,7 +122,9 @@ def test_write_and_check_between_the_markers(tmp_path, put):
     assert answer.exit_code == 1 and "python -m bnnlib.report --write" in answer.stderr
 
 
-@pytest.mark.parametrize("text", ["", report.START, f"{report.END}{report.START}", f"{report.START}{report.START}{report.END}"])
+@pytest.mark.parametrize(
+    "text", ["", report.START, f"{report.END}{report.START}", f"{report.START}{report.START}{report.END}"]
+)
 def test_missing_markers_are_an_error(text):
     with pytest.raises(ValueError, match="needs one <!-- scoreboard:start -->"):
         report.with_table(text, "table")

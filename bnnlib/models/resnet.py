@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bnnlib.layers import SPATIAL, BinaryConv2d
 from bnnlib.models import register
 
-WIDTHS = (64, 64, 128, 128, 256, 256, 512, 512)
+STAGES = (1, 1, 2, 2, 4, 4, 8, 8)  # width of each block, in widths of the first
 Order = Literal["s5", "xnor", "resnet", "bireal"]
 Downsample = Literal["real", "binary-weight", "binary"]
 Stem = Literal["imagenet", "small"]
@@ -32,7 +32,8 @@ Stem = Literal["imagenet", "small"]
 # What stands around the two convs of a block, and whether a ReLU follows the addition.
 ORDERS: dict[str, tuple[tuple[str, ...], bool]] = {
     "s5": (("bn", "conv", "relu", "bn", "conv", "bn"), True),
-    "xnor": (("bn", "conv", "relu", "bn", "conv", "relu"), False),  # XNOR-Net's block, twice
+    # XNOR-Net's block, twice. Nothing normalises the sum of the blocks, so BN - ReLU follows the last one.
+    "xnor": (("bn", "conv", "relu", "bn", "conv", "relu"), False),
     # The real-valued net's own: both signs see what a ReLU left, so that they give +1 whatever the image is.
     "resnet": (("conv", "bn", "relu", "conv", "bn"), True),
     "bireal": (("conv", "bn", "conv", "bn"), False),  # no ReLU anywhere in the body, as in Bi-Real Net
@@ -118,6 +119,7 @@ class ResNet18(nn.Module):
         in_channels: int,
         classes: int,
         image: int,
+        width: int,
         stem: Stem,
         order: Order,
         downsample: Downsample,
@@ -135,20 +137,22 @@ class ResNet18(nn.Module):
             raise ValueError(f"image is {image}: it must be at least 8 pixels")
         large = stem == "imagenet"
         self.stem = nn.Sequential(
-            nn.Conv2d(in_channels, 64, 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False),
-            nn.BatchNorm2d(64),
+            nn.Conv2d(
+                in_channels, width, 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False
+            ),
+            nn.BatchNorm2d(width),
             nn.ReLU(),
             nn.MaxPool2d(3, 2, 1) if large else nn.Identity(),
         )
         side = -(-image // 4) if large else image
         blocks: list[nn.Module] = []
-        channels = 64
-        for width in WIDTHS:
-            side = side if width == channels else -(-side // 2)
+        channels = width
+        for stage in STAGES:
+            side = side if stage * width == channels else -(-side // 2)
             blocks.append(
                 ResNetBlock(
                     channels,
-                    width,
+                    stage * width,
                     (side, side),
                     binary=binary,
                     order=order,
@@ -156,12 +160,13 @@ class ResNet18(nn.Module):
                     layer=layer,
                 )
             )
-            channels = width
+            channels = stage * width
         self.blocks = nn.Sequential(*blocks)
-        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+        self.last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()) if order == "xnor" else nn.Identity()
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.blocks(self.stem(x)))
+        return self.head(self.last(self.blocks(self.stem(x))))
 
 
 @register("resnet18")
@@ -169,6 +174,7 @@ def resnet18(
     in_channels: int = 3,
     classes: int = 1000,
     image: int = 224,
+    width: int = 64,
     stem: Stem = "imagenet",
     order: Order = "s5",
     downsample: Downsample = "real",
@@ -178,10 +184,10 @@ def resnet18(
 ) -> ResNet18:
     """The binary net.
 
-    ``image``: side of the images, to which the spatial scales are tied. ``stem``: ``imagenet`` (7x7/2 and
-    max-pool: 16x16 features of 64 pixels) or ``small`` (3x3, stride 1, no pool). ``order``: see
-    :data:`ORDERS`. ``downsample``: the shortcut's 1x1 conv where the width grows: ``real``, ``binary-weight``
-    (on a real-valued input) or ``binary``. ``scale``: of every binary conv, see
+    ``image``: side of the images, to which the spatial scales are tied. ``width``: channels of the first
+    stage. ``stem``: ``imagenet`` (7x7/2 and max-pool: 16x16 features of 64 pixels) or ``small`` (3x3, stride
+    1, no pool). ``order``: see :data:`ORDERS`. ``downsample``: the shortcut's 1x1 conv where the width grows:
+    ``real``, ``binary-weight`` (on a real-valued input) or ``binary``. ``scale``: of every binary conv, see
     :class:`bnnlib.layers.BinaryConv2d` (``mean``: XNOR-Net). ``weights_below``: binary weights start uniform
     between 0 and this; None: PyTorch's default. ``layer``: further options of the binary convs.
     """
@@ -190,6 +196,7 @@ def resnet18(
         in_channels,
         classes,
         image,
+        width,
         stem,
         order,
         downsample,
@@ -205,7 +212,12 @@ def resnet18(
 
 @register("resnet18-real")
 def resnet18_real(
-    in_channels: int = 3, classes: int = 1000, image: int = 224, stem: Stem = "imagenet", order: Order = "s5"
+    in_channels: int = 3,
+    classes: int = 1000,
+    image: int = 224,
+    width: int = 64,
+    stem: Stem = "imagenet",
+    order: Order = "s5",
 ) -> ResNet18:
     """The real-valued twin: the same layers in the same order without signs and scales."""
-    return ResNet18(False, in_channels, classes, image, stem, order, "real", {})
+    return ResNet18(False, in_channels, classes, image, width, stem, order, "real", {})
