@@ -11,8 +11,8 @@ from bnnlib.data.whitening import fitted
 
 
 def input_transform(kind: str, dataset: data.Dataset) -> nn.Module:
-    """What a recipe's ``input`` names, fitted on ``dataset.train``: ``normalized``, ``unit`` (0..1), ``mean-subtracted`` (0..255
-    less the mean, S4's ImageNet) or ``gcn-zca``."""
+    """What a recipe's ``input`` names, fitted on ``dataset.train``: ``normalized``, ``unit`` (0..1),
+    ``mean-subtracted`` (0..255 less the mean, S4's ImageNet) or ``gcn-zca``."""
     if kind == "normalized":
         return data.Normalize(dataset.mean, dataset.std)
     if kind == "unit":
@@ -26,7 +26,8 @@ def input_transform(kind: str, dataset: data.Dataset) -> nn.Module:
 
 @torch.no_grad()
 def logits(model: nn.Module, split: data.Split, transform: nn.Module, batch_size: int = 500) -> Tensor:
-    """The model's logits on every image of ``split``, in its order: ``(N, classes)`` float32 on the CPU. Sets evaluation mode."""
+    """The model's logits on every image of ``split``, in its order: ``(N, classes)`` float32 on the CPU.
+    Sets evaluation mode."""
     model.eval()
     batches = data.Batches(split, batch_size, seed=0, transform=transform, shuffle=False)
     return torch.cat([model(x).float() for _, x, _ in batches.epoch(0)])

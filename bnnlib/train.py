@@ -1,13 +1,17 @@
-"""Train a recipe: ``python -m bnnlib.train RECIPE [--seed N] [--profile quick|full] [--data DIR] [--set field=value]``.
+"""Train a recipe: ``python -m bnnlib.train RECIPE [--seed N] [--profile quick|full] [--data DIR] [--set
+field=value]``.
 
-Over several GPUs or machines: ``torchrun --nproc-per-node N -m bnnlib.train RECIPE``. ``batch_size`` is of the batch that all processes share, so
-that a recipe is the same run on any number of them, but for batch norm, whose statistics are of each process's share.
+Over several GPUs or machines: ``torchrun --nproc-per-node N -m bnnlib.train RECIPE``. ``batch_size`` is of
+the batch that all processes share, so that a recipe is the same run on any number of them, but for batch
+norm, whose statistics are of each process's share.
 
-Everything random is a function of (seed, epoch, step): the order of the images, their augmentation, the dropout. So a checkpoint holds the
-model, the optimizer and a position, and a run that was killed and resumed equals one that was not, bit for bit on a CPU.
+Everything random is a function of (seed, epoch, step): the order of the images, their augmentation, the
+dropout. So a checkpoint holds the model, the optimizer and a position, and a run that was killed and resumed
+equals one that was not, bit for bit on a CPU.
 
-A full run writes its record to ``results/runs/<recipe>/seed<N>.json``; a quick run, and one with changed fields (``--set``), only into its
-run folder. Every run leaves ``model.safetensors`` (weights packed to 1 bit each) there.
+A full run writes its record to ``results/runs/<recipe>/seed<N>.json``; a quick run, and one with changed
+fields (``--set``), only into its run folder. Every run leaves ``model.safetensors`` (weights packed to 1 bit
+each) there.
 """
 
 from __future__ import annotations
@@ -35,7 +39,9 @@ from bnnlib import checkpoint, data, deploy, evaluate, layers, models, objective
 from bnnlib.recipes import Recipe
 
 CHECKPOINT_SECONDS = 300
-UPDATES_TO_ASK = 10  # between two times that processes ask one another whether to stop or to leave a checkpoint
+UPDATES_TO_ASK = (
+    10  # between two times that processes ask one another whether to stop or to leave a checkpoint
+)
 DECODERS = 16  # at most so many processes decode images for one training process
 EVALUATION_BATCH = 500
 
@@ -50,7 +56,8 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class RunResult:
-    """What :func:`train` gives back: the record, the trained model in evaluation mode, the run folder, and the record's path if it was kept."""
+    """What :func:`train` gives back: the record, the trained model in evaluation mode, the run folder, and
+    the record's path if it was kept."""
 
     record: records.Record
     model: nn.Module
@@ -59,15 +66,25 @@ class RunResult:
 
 
 def train(
-    recipe: str | Path | Recipe, *, seed: int = 0, profile: str = "full", data_root: Path | None = None, out: Path | None = None,
-    runs: Path | None = None, overrides: dict[str, Any] | None = None, restart: bool = False, progress: bool = True,
+    recipe: str | Path | Recipe,
+    *,
+    seed: int = 0,
+    profile: str = "full",
+    data_root: Path | None = None,
+    out: Path | None = None,
+    runs: Path | None = None,
+    overrides: dict[str, Any] | None = None,
+    restart: bool = False,
+    progress: bool = True,
 ) -> RunResult:
     """Train ``recipe`` (a name, a path, or a loaded recipe) and return its :class:`RunResult`.
 
-    ``data_root``: as :func:`bnnlib.data.load` takes it. ``out``: folder of full records, ``results/runs`` where None. ``runs``: where run
-    folders go. ``overrides``: dotted fields to values; such a run is kept apart from the recipe's own. ``restart``: forget a checkpoint.
+    ``data_root``: as :func:`bnnlib.data.load` takes it. ``out``: folder of full records, ``results/runs``
+    where None. ``runs``: where run folders go. ``overrides``: dotted fields to values; such a run is kept
+    apart from the recipe's own. ``restart``: forget a checkpoint.
 
-    Raises :class:`RecipeError`, :class:`bnnlib.data.DataNotFound`, :class:`CheckpointError`, :class:`RunBusy`, :class:`TrainingError` (NaN).
+    Raises :class:`RecipeError`, :class:`bnnlib.data.DataNotFound`, :class:`CheckpointError`,
+    :class:`RunBusy`, :class:`TrainingError` (NaN).
     """
     if not isinstance(recipe, Recipe):
         recipe = recipes.load(recipe, overrides)
@@ -88,12 +105,19 @@ def train(
         _by_first(fabric, lock)
         if progress and first:
             print(f"{recipe.name} seed {seed} ({profile}): run folder {run_dir}", file=sys.stderr, flush=True)
-        kept = records.path_of(recipe.name, seed, out or records.FOLDER) if profile == "full" and not overrides else run_dir / "record.json"
-        return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, progress and first).result(kept if first else None)
+        kept = (
+            records.path_of(recipe.name, seed, out or records.FOLDER)
+            if profile == "full" and not overrides
+            else run_dir / "record.json"
+        )
+        return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, progress and first).result(
+            kept if first else None
+        )
 
 
 def _fabric(precision: str):
-    """Fabric for one process, on the GPU where there is one; under torchrun, which sets WORLD_SIZE, for as many as it starts."""
+    """Fabric for one process, on the GPU where there is one; under torchrun, which sets WORLD_SIZE, for as
+    many as it starts."""
     try:  # imported here: it takes longer than the rest of this module, and a misspelt recipe should not wait for it
         from lightning_fabric import Fabric
     except ImportError:  # the `lightning` package carries Fabric under another name
@@ -102,13 +126,16 @@ def _fabric(precision: str):
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     # Fabric's 64-true gives logits back as float32: _Run makes model and images float64 itself
     precision = "32-true" if precision == "64-true" else precision
-    fabric = Fabric(devices=local, num_nodes=world // local, strategy="ddp" if world > 1 else "auto", precision=precision)
+    fabric = Fabric(
+        devices=local, num_nodes=world // local, strategy="ddp" if world > 1 else "auto", precision=precision
+    )
     fabric.launch()
     return fabric
 
 
 def _by_first(fabric, call: Callable[[], Any]) -> Any:
-    """``call()`` by the first process alone; what it gives, or the error it raises, is every process's. So none waits for one that gave up."""
+    """``call()`` by the first process alone; what it gives, or the error it raises, is every process's. So
+    none waits for one that gave up."""
     outcome: tuple[Any, Exception | None] = (None, None)
     if fabric.is_global_zero:
         try:
@@ -125,9 +152,24 @@ class _Run:
     """One run: data, model, optimizer, and the loop over epochs."""
 
     def __init__(
-        self, fabric, recipe: Recipe, seed: int, profile: str, data_root: Path | None, run_dir: Path, restart: bool, progress: bool,
+        self,
+        fabric,
+        recipe: Recipe,
+        seed: int,
+        profile: str,
+        data_root: Path | None,
+        run_dir: Path,
+        restart: bool,
+        progress: bool,
     ) -> None:
-        self.fabric, self.recipe, self.seed, self.profile, self.run_dir, self.progress = fabric, recipe, seed, profile, run_dir, progress
+        self.fabric, self.recipe, self.seed, self.profile, self.run_dir, self.progress = (
+            fabric,
+            recipe,
+            seed,
+            profile,
+            run_dir,
+            progress,
+        )
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         with fabric.rank_zero_first(local=True):  # what has to be fetched, unpacked or decoded is, once
             self.dataset = data.load(recipe.dataset, data_root)
@@ -143,10 +185,17 @@ class _Run:
         if recipe.precision == "64-true":
             self.model = self.model.double()
         self.model = self.model.to(fabric.device)
-        self.teacher, self.teacher_known = _teacher(recipe, profile, run_dir, fabric.device) if recipe.distill else (None, None)
+        self.teacher, self.teacher_known = (
+            _teacher(recipe, profile, run_dir, fabric.device) if recipe.distill else (None, None)
+        )
         self.average = (
-            torch.optim.swa_utils.AveragedModel(self.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema), use_buffers=True)
-            if recipe.ema else None
+            torch.optim.swa_utils.AveragedModel(
+                self.model,
+                multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.ema),
+                use_buffers=True,
+            )
+            if recipe.ema
+            else None
         )
         optimizer = _optimizer(recipe, self.model)
         if fabric.device.type == "cuda":
@@ -160,21 +209,39 @@ class _Run:
         self.wall = self.training_seconds = self.epoch_seconds = 0.0
         self.images = 0
         self.stop_signal: int | None = None
-        self.identity = {"format": 1, "recipe_hash": recipe.hash(), "profile": profile, "seed": seed, "fingerprint": self.dataset.fingerprint}
+        self.identity = {
+            "format": 1,
+            "recipe_hash": recipe.hash(),
+            "profile": profile,
+            "seed": seed,
+            "fingerprint": self.dataset.fingerprint,
+        }
         self._resume(restart)
 
     def _prepare_data(self) -> None:
         r, d, device = self.recipe, self.dataset, self.fabric.device
         world = self.fabric.world_size
         if r.batch_size < 2 * world:
-            raise recipes.RecipeError(f"recipe {r.name}: batch_size = {r.batch_size} is shared by {world} processes: batch norm needs at least 2 images each")
-        workers = max(1, min(DECODERS, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
-        common = {"seed": self.seed, "device": device, "rank": self.fabric.global_rank, "world": world, "workers": workers}
+            raise recipes.RecipeError(
+                f"recipe {r.name}: batch_size = {r.batch_size} is shared by {world} processes: batch norm needs at least 2 images each"
+            )
+        workers = max(
+            1, min(DECODERS, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        )
+        common = {
+            "seed": self.seed,
+            "device": device,
+            "rank": self.fabric.global_rank,
+            "world": world,
+            "workers": workers,
+        }
         train, validation = d.train, None
         if r.validation:
             train, validation = data.split_validation(d.train, r.validation, self.seed)
         test, transform = d.test, evaluate.input_transform(r.input, dataclasses.replace(d, train=train))
-        if isinstance(transform, data.ZCAWhitening):  # a product of 3072 x 3072 an image: once, not once an epoch
+        if isinstance(
+            transform, data.ZCAWhitening
+        ):  # a product of 3072 x 3072 an image: once, not once an epoch
             transform = transform.to(device)
             train, test = train.to(device).map(transform), test.to(device).map(transform)
             validation = validation.to(device).map(transform) if validation is not None else None
@@ -182,11 +249,15 @@ class _Run:
         augment = _augment(r, train)
         if r.augment and r.augment.view:
             shown = data.view(r.augment.view, train=False)
-            test, validation = (split and dataclasses.replace(split, view=shown) for split in (test, validation))
+            test, validation = (
+                split and dataclasses.replace(split, view=shown) for split in (test, validation)
+            )
         self.train_batches = data.Batches(train, r.batch_size, augment=augment, transform=transform, **common)
         evaluation = {**common, "transform": transform, "shuffle": False}
         self.test_batches = data.Batches(test, EVALUATION_BATCH, **evaluation)
-        self.validation_batches = data.Batches(validation, EVALUATION_BATCH, **evaluation) if validation is not None else None
+        self.validation_batches = (
+            data.Batches(validation, EVALUATION_BATCH, **evaluation) if validation is not None else None
+        )
         # where several processes would find fewer than two images each in the last batch of an epoch, it is left out
         self.steps = len(self.train_batches)
         if world > 1 and self.train_batches.count(self.steps - 1) < 2 * world:
@@ -195,13 +266,23 @@ class _Run:
     # -- state -------------------------------------------------------------------------------------------------------------------------
 
     def _zero_totals(self) -> Tensor:
-        return torch.zeros(3, dtype=torch.float64, device=self.fabric.device)  # loss x images, correct, images
+        return torch.zeros(
+            3, dtype=torch.float64, device=self.fabric.device
+        )  # loss x images, correct, images
 
     def _state(self) -> dict[str, Any]:
         state = {
-            **self.identity, "started": self.started, "epoch": self.epoch, "step": self.step, "curve": self.curve,
-            "wall": self.wall, "training_seconds": self.training_seconds, "epoch_seconds": self.epoch_seconds, "images": self.images,
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            **self.identity,
+            "started": self.started,
+            "epoch": self.epoch,
+            "step": self.step,
+            "curve": self.curve,
+            "wall": self.wall,
+            "training_seconds": self.training_seconds,
+            "epoch_seconds": self.epoch_seconds,
+            "images": self.images,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
         }
         if self.average is not None:
             state["average"] = self.average.state_dict()
@@ -219,7 +300,16 @@ class _Run:
         state = _by_first(self.fabric, read)
         if state is None:
             return
-        for name in ("started", "epoch", "step", "curve", "wall", "training_seconds", "epoch_seconds", "images"):
+        for name in (
+            "started",
+            "epoch",
+            "step",
+            "curve",
+            "wall",
+            "training_seconds",
+            "epoch_seconds",
+            "images",
+        ):
             setattr(self, name, state[name])
         if self.fabric.is_global_zero:  # they are sums over all processes
             self.totals = state["totals"].to(self.fabric.device)
@@ -244,9 +334,18 @@ class _Run:
         model = self._evaluated()
         record = self._record()
         if kept is not None:
-            deploy.save(model, self.run_dir / "model.safetensors", recipe=self.recipe, seed=self.seed, top1=record.top1_last, fingerprint=self.dataset.fingerprint)
+            deploy.save(
+                model,
+                self.run_dir / "model.safetensors",
+                recipe=self.recipe,
+                seed=self.seed,
+                top1=record.top1_last,
+                fingerprint=self.dataset.fingerprint,
+            )
             records.write(record, kept)
-            self._say(f"{record.top1_last:.2f} % top-1 at the last epoch, {record.top1_best:.2f} at the best of {record.best_of}; record {kept}")
+            self._say(
+                f"{record.top1_last:.2f} % top-1 at the last epoch, {record.top1_best:.2f} at the best of {record.best_of}; record {kept}"
+            )
         return RunResult(record, model.eval(), self.run_dir, kept or self.run_dir)
 
     def _train_epoch(self) -> None:
@@ -256,7 +355,13 @@ class _Run:
             layers.set_temperature_(self.model, start * (end / start) ** (self.epoch / max(1, r.epochs - 1)))
         self.forward.train()
         saved = started = time.perf_counter()
-        with tqdm(total=steps, initial=self.step, desc=f"epoch {self.epoch + 1}/{r.epochs}", disable=not self.progress, leave=False) as bar:
+        with tqdm(
+            total=steps,
+            initial=self.step,
+            desc=f"epoch {self.epoch + 1}/{r.epochs}",
+            disable=not self.progress,
+            leave=False,
+        ) as bar:
             batches = self.train_batches.epoch(self.epoch, start=self.step)
             for _, (_, x, y) in zip(range(self.step, steps), batches, strict=False):
                 loss = self._train_step(x, y, steps)
@@ -272,7 +377,10 @@ class _Run:
                     started = saved = time.perf_counter()
                     self._save()
                     self._stop_if_asked()
-                if r.stop_epoch_below_loss is not None and self.fabric.all_reduce(loss).item() < r.stop_epoch_below_loss:
+                if (
+                    r.stop_epoch_below_loss is not None
+                    and self.fabric.all_reduce(loss).item() < r.stop_epoch_below_loss
+                ):
                     break
         self._check_finite()
         self._clock(time.perf_counter() - started)
@@ -289,7 +397,9 @@ class _Run:
         update = (self.step + 1) % r.accumulate == 0 or self.step + 1 == steps
         # every image of an update counts the same, however it is cut into batches and shares; gradients are averaged over processes
         first = self.step - self.step % r.accumulate
-        images = sum(self.train_batches.count(step) for step in range(first, min(first + r.accumulate, steps)))
+        images = sum(
+            self.train_batches.count(step) for step in range(first, min(first + r.accumulate, steps))
+        )
         weight = len(y) * self.fabric.world_size / images
         with self.fabric.no_backward_sync(self.forward, enabled=not update):
             logits = self.forward(x)
@@ -301,7 +411,13 @@ class _Run:
             if self.average is not None:
                 self.average.update_parameters(self.model)
         with torch.no_grad():
-            self.totals += torch.stack([loss.detach().double() * len(y), (logits.argmax(1) == y).sum().double(), torch.tensor(float(len(y)), device=y.device, dtype=torch.float64)])
+            self.totals += torch.stack(
+                [
+                    loss.detach().double() * len(y),
+                    (logits.argmax(1) == y).sum().double(),
+                    torch.tensor(float(len(y)), device=y.device, dtype=torch.float64),
+                ]
+            )
         return loss.detach()
 
     def _input(self, x: Tensor) -> Tensor:
@@ -315,7 +431,9 @@ class _Run:
             return nn.functional.cross_entropy(logits, y, label_smoothing=r.label_smoothing)
         with torch.no_grad(), self.fabric.autocast():
             target = self.teacher(x)
-        return objectives.distillation(logits, target.to(logits.dtype), y, r.distill.temperature, r.distill.mix, r.label_smoothing)
+        return objectives.distillation(
+            logits, target.to(logits.dtype), y, r.distill.temperature, r.distill.mix, r.label_smoothing
+        )
 
     def _finish_epoch(self, log) -> None:
         seconds = self.epoch_seconds
@@ -327,10 +445,19 @@ class _Run:
         test = self._evaluate(model, self.test_batches)
         validation = self._evaluate(model, self.validation_batches) if self.validation_batches else None
         self.wall += time.perf_counter() - before
-        rate = self.recipe.optimizer.lr * schedules.factor(self.recipe.schedule, self.epoch, self.recipe.epochs)
+        rate = self.recipe.optimizer.lr * schedules.factor(
+            self.recipe.schedule, self.epoch, self.recipe.epochs
+        )
         point = records.Epoch(
-            epoch=self.epoch + 1, lr=rate, train_loss=loss / images, train_top1=100 * correct / images, test_loss=test["loss"],
-            test_top1=test["top1"], test_top5=test["top5"], validation_top1=validation and validation["top1"], seconds=seconds,
+            epoch=self.epoch + 1,
+            lr=rate,
+            train_loss=loss / images,
+            train_top1=100 * correct / images,
+            test_loss=test["loss"],
+            test_top1=test["top1"],
+            test_top5=test["top5"],
+            validation_top1=validation and validation["top1"],
+            seconds=seconds,
         )
         self.curve.append(point.model_dump())
         for name in ("lr", "train_loss", "train_top1", "test_loss", "test_top1"):
@@ -355,7 +482,14 @@ class _Run:
                 logits = model(self._input(x)).float()
             top = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
             loss = nn.functional.cross_entropy(logits, y, reduction="sum")
-            totals += torch.stack([loss.double(), top[:, 0].sum().double(), top.sum().double(), torch.tensor(float(len(y)), dtype=torch.float64, device=y.device)])
+            totals += torch.stack(
+                [
+                    loss.double(),
+                    top[:, 0].sum().double(),
+                    top.sum().double(),
+                    torch.tensor(float(len(y)), dtype=torch.float64, device=y.device),
+                ]
+            )
         loss, top1, top5, images = self.fabric.all_reduce(totals, reduce_op="sum").tolist()
         return {"loss": loss / images, "top1": 100 * top1 / images, "top5": 100 * top5 / images}
 
@@ -363,7 +497,8 @@ class _Run:
         return self.model if self.average is None else self.average.module
 
     def _share_buffers(self, model: nn.Module) -> None:
-        """Give every process the first one's batch norm statistics, each having seen its own images: those are what is saved."""
+        """Give every process the first one's batch norm statistics, each having seen its own images: those
+        are what is saved."""
         if self.fabric.world_size > 1:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)
@@ -371,9 +506,14 @@ class _Run:
     # -- around the loop -----------------------------------------------------------------------------------------------------------------
 
     def _check_finite(self) -> None:
-        """Raise for a loss or a state that is not finite: a sign turns NaN into -1, so that a binary net's loss can stay finite without being right."""
+        """Raise for a loss or a state that is not finite: a sign turns NaN into -1, so that a binary net's
+        loss can stay finite without being right."""
         bad = [f"the loss became {self.totals[0].item()}"] if not math.isfinite(self.totals[0].item()) else []
-        bad += [f"{name} is not finite" for name, v in self.model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
+        bad += [
+            f"{name} is not finite"
+            for name, v in self.model.state_dict().items()
+            if v.is_floating_point() and not v.isfinite().all()
+        ]
         if bad:
             raise TrainingError(
                 f"{self.recipe.name} seed {self.seed}: {bad[0]} in epoch {self.epoch + 1} at or before step {self.step}; "
@@ -382,7 +522,8 @@ class _Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask the loop to stop at the next step; a second one stops at once. Only the main thread may catch signals."""
+        """SIGINT and SIGTERM ask the loop to stop at the next step; a second one stops at once. Only the
+        main thread may catch signals."""
 
         def ask(number, frame):
             # of several processes none may stop by itself, and torchrun hands a signal on that they got already
@@ -402,8 +543,9 @@ class _Run:
                 signal.signal(s, handler)
 
     def _checkpoint_due(self, late: bool) -> bool:
-        """Whether to leave a checkpoint now: the last is ``late`` in being old, or a signal came. Several processes must all do so at the same step,
-        or one would wait for another that has stopped: they ask one another, every few updates."""
+        """Whether to leave a checkpoint now: the last is ``late`` in being old, or a signal came. Several
+        processes must all do so at the same step, or one would wait for another that has stopped: they ask
+        one another, every few updates."""
         if self.fabric.world_size == 1:
             return late or self.stop_signal is not None
         if self.step % (self.recipe.accumulate * UPDATES_TO_ASK):
@@ -416,7 +558,9 @@ class _Run:
     def _stop_if_asked(self) -> None:
         if self.stop_signal is not None:
             name = signal.Signals(self.stop_signal).name
-            raise Interrupted(f"stopped by {name} at epoch {self.epoch + 1}, step {self.step}; the same command resumes from {self.run_dir / 'checkpoint.pt'}")
+            raise Interrupted(
+                f"stopped by {name} at epoch {self.epoch + 1}, step {self.step}; the same command resumes from {self.run_dir / 'checkpoint.pt'}"
+            )
 
     @contextmanager
     def _logger(self) -> Iterator[Any]:
@@ -440,7 +584,9 @@ class _Run:
             rate = (bar.format_dict["rate"] or 0) * self.recipe.batch_size
             if not math.isfinite(loss):
                 self._check_finite()
-            bar.set_postfix_str(f"loss {loss / images:.4f}, {100 * correct / images:.2f} %, {rate:.0f} images/s")
+            bar.set_postfix_str(
+                f"loss {loss / images:.4f}, {100 * correct / images:.2f} %, {rate:.0f} images/s"
+            )
 
     def _time_left(self) -> str:
         left = self.wall / (self.epoch + 1) * (self.recipe.epochs - self.epoch - 1)
@@ -456,12 +602,33 @@ class _Run:
         best = max(self.curve, key=lambda e: e[by])
         last = self.curve[-1]
         return records.Record(
-            recipe=self.recipe.name, source=self.recipe.source, resolved=self.recipe.resolved(), recipe_hash=self.recipe.hash(), profile=self.profile,
-            seed=self.seed, dataset={"name": self.dataset.name, "fingerprint": self.dataset.fingerprint, "train": len(self.dataset.train), "test": len(self.dataset.test)},
-            top1_last=last["test_top1"], top5_last=last["test_top5"], top1_best=best["test_top1"], top5_best=best["test_top5"], best_epoch=best["epoch"],
-            best_of="validation" if self.validation_batches else "test", curve=self.curve, parameters=self.parameters, teacher=self.teacher_known,
-            images_per_second=self.images / max(self.training_seconds, 1e-9), wall_time_s=self.wall, started=self.started, commit=records.commit(),
-            versions=records.versions(), hardware=records.hardware(self.fabric.device, self.fabric.world_size),
+            recipe=self.recipe.name,
+            source=self.recipe.source,
+            resolved=self.recipe.resolved(),
+            recipe_hash=self.recipe.hash(),
+            profile=self.profile,
+            seed=self.seed,
+            dataset={
+                "name": self.dataset.name,
+                "fingerprint": self.dataset.fingerprint,
+                "train": len(self.dataset.train),
+                "test": len(self.dataset.test),
+            },
+            top1_last=last["test_top1"],
+            top5_last=last["test_top5"],
+            top1_best=best["test_top1"],
+            top5_best=best["test_top5"],
+            best_epoch=best["epoch"],
+            best_of="validation" if self.validation_batches else "test",
+            curve=self.curve,
+            parameters=self.parameters,
+            teacher=self.teacher_known,
+            images_per_second=self.images / max(self.training_seconds, 1e-9),
+            wall_time_s=self.wall,
+            started=self.started,
+            commit=records.commit(),
+            versions=records.versions(),
+            hardware=records.hardware(self.fabric.device, self.fabric.world_size),
         )
 
 
@@ -492,7 +659,9 @@ def _initialise(kind: str, module: nn.Module) -> None:
     if kind == "normal-0.05":
         nn.init.normal_(w, 0, 0.05)
     elif kind == "normal-fan-in":
-        nn.init.normal_(w, 0, 2 / w[0].numel())  # S4's deviation is 2 / n, no root; its biases stay as PyTorch draws them
+        nn.init.normal_(
+            w, 0, 2 / w[0].numel()
+        )  # S4's deviation is 2 / n, no root; its biases stay as PyTorch draws them
     else:
         nn.init.kaiming_normal_(w, mode="fan_out", nonlinearity="relu")
     if module.bias is not None and kind != "normal-fan-in":
@@ -539,9 +708,11 @@ def _group(module: nn.Module, name: str) -> str:
     return "binary" if isinstance(module, (layers.BinaryConv2d, layers.BinaryLinear)) else "weight"
 
 
-def _teacher(recipe: Recipe, profile: str, run_dir: Path, device: torch.device) -> tuple[nn.Module, records.Teacher]:
-    """The teacher that ``distill`` names and what is known of it: a path, or a recipe's model in the run folder of its seed 0 or among the
-    shipped ones. A quick run takes a teacher from a quick run."""
+def _teacher(
+    recipe: Recipe, profile: str, run_dir: Path, device: torch.device
+) -> tuple[nn.Module, records.Teacher]:
+    """The teacher that ``distill`` names and what is known of it: a path, or a recipe's model in the run
+    folder of its seed 0 or among the shipped ones. A quick run takes a teacher from a quick run."""
     name = recipe.distill.teacher
     if name.endswith(".safetensors"):
         tried = [Path(name)]
@@ -551,12 +722,21 @@ def _teacher(recipe: Recipe, profile: str, run_dir: Path, device: torch.device) 
             tried.append(deploy.FOLDER / f"{name}.safetensors")
     path = next((p for p in tried if p.is_file()), None)
     if path is None:
-        raise TrainingError(f"{recipe.name} distils from {name!r}, found in none of {', '.join(map(str, tried))}: train it first (python -m bnnlib.train {name} --profile {profile})")
+        raise TrainingError(
+            f"{recipe.name} distils from {name!r}, found in none of {', '.join(map(str, tried))}: train it first (python -m bnnlib.train {name} --profile {profile})"
+        )
     about = deploy.info(path)
     for field in ("dataset", "input"):
         if about[field] != getattr(recipe, field):
-            raise TrainingError(f"the teacher {path} was trained with {field} {about[field]}, {recipe.name} has {getattr(recipe, field)}: name a teacher trained alike")
-    known = records.Teacher(recipe=about["recipe"], seed=about["seed"], top1=about["top1"], sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+            raise TrainingError(
+                f"the teacher {path} was trained with {field} {about[field]}, {recipe.name} has {getattr(recipe, field)}: name a teacher trained alike"
+            )
+    known = records.Teacher(
+        recipe=about["recipe"],
+        seed=about["seed"],
+        top1=about["top1"],
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
     teacher = deploy.load(path).to(device).eval().requires_grad_(False)
     return teacher.double() if recipe.precision == "64-true" else teacher, known
 
@@ -567,7 +747,11 @@ def _augment(recipe: Recipe, train: data.Split | data.LazySplit) -> Any:
     if a is None:
         return None
     if bool(a.view) != lazy:
-        what = "decoded as they are needed: augment them by a view (augment: {view: s5})" if lazy else "held in memory: leave augment.view out"
+        what = (
+            "decoded as they are needed: augment them by a view (augment: {view: s5})"
+            if lazy
+            else "held in memory: leave augment.view out"
+        )
         raise recipes.RecipeError(f"recipe {recipe.name}: images of {recipe.dataset} are {what}")
     return data.view(a.view, train=True) if lazy else data.Augment(**a.model_dump(exclude={"view"}))
 
@@ -580,24 +764,42 @@ def main(
     recipe: Annotated[str, typer.Argument(help="a recipe's name, or the path of a .yaml file")],
     seed: int = 0,
     profile: Annotated[str, typer.Option(help="full: as the recipe says; quick: seconds on a CPU")] = "full",
-    data_root: Annotated[Path | None, typer.Option("--data", help="folder of the data sets; else $BNN_DATA, else the cache folder")] = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the records of full runs [results/runs]")] = None,
-    runs: Annotated[Path | None, typer.Option(help="folder of the run folders; else $BNN_RUNS, else the cache folder")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="change a field (optimizer.lr=0.001); may be repeated")] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="forget the checkpoint in the run folder")] = False,
+    data_root: Annotated[
+        Path | None,
+        typer.Option("--data", help="folder of the data sets; else $BNN_DATA, else the cache folder"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder of the records of full runs [results/runs]")
+    ] = None,
+    runs: Annotated[
+        Path | None, typer.Option(help="folder of the run folders; else $BNN_RUNS, else the cache folder")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="change a field (optimizer.lr=0.001); may be repeated"
+        ),
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="forget the checkpoint in the run folder")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
 ) -> None:
     """Train RECIPE, resuming where an earlier run of the same recipe and seed left off."""
     if threads:
         torch.set_num_threads(threads)
-    overrides = {}
-    for change in changes or []:
-        field, equals, value = change.partition("=")
-        if not equals:
-            _fail(f"--set {change}: write it as field=value")
-        overrides[field] = recipes.parse_value(value)
     try:
-        train(recipe, seed=seed, profile=profile, data_root=data_root, out=out, runs=runs, overrides=overrides or None, restart=restart)
+        overrides = dict(_change(text) for text in changes or [])
+        train(
+            recipe,
+            seed=seed,
+            profile=profile,
+            data_root=data_root,
+            out=out,
+            runs=runs,
+            overrides=overrides or None,
+            restart=restart,
+        )
     except Interrupted as stopped:
         _fail(str(stopped), code=130, once=True)
     except (ValueError, FileNotFoundError, checkpoint.CheckpointError, checkpoint.RunBusy) as error:
@@ -605,7 +807,17 @@ def main(
     except TrainingError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}; what was written before is whole, and the same command goes on from its last checkpoint")
+        _fail(
+            f"{error.filename}: {error.strerror}; what was written before is whole, and the same command goes on from its last checkpoint"
+        )
+
+
+def _change(text: str) -> tuple[str, Any]:
+    """``field=value`` of ``--set``, the value read as YAML."""
+    field, equals, value = text.partition("=")
+    if not equals:
+        raise recipes.RecipeError(f"--set {text}: write it as field=value")
+    return field, recipes.parse_value(value)
 
 
 def _fail(text: str, code: int = 1, once: bool = False) -> None:

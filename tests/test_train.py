@@ -1,4 +1,5 @@
-"""Training: what a run leaves behind, that a resumed run equals an uninterrupted one, and what bad input is told."""
+"""Training: what a run leaves behind, that a resumed run equals an uninterrupted one, and what bad input is
+told."""
 
 from __future__ import annotations
 
@@ -88,7 +89,9 @@ def test_it_learns_and_the_same_seed_gives_the_same_run(recipe, tmp_path):
 
 
 @pytest.mark.parametrize("extra", [{}, {"ema": 0.9}, {"accumulate": 2}, {"optimizer.name": "sgd"}], ids=str)
-def test_stopped_by_a_signal_in_mid_epoch_then_resumed_equals_uninterrupted(recipe, tmp_path, monkeypatch, extra):
+def test_stopped_by_a_signal_in_mid_epoch_then_resumed_equals_uninterrupted(
+    recipe, tmp_path, monkeypatch, extra
+):
     whole = run(recipe, tmp_path, "whole", overrides=extra)
     step = train._Run._train_step
 
@@ -99,7 +102,9 @@ def test_stopped_by_a_signal_in_mid_epoch_then_resumed_equals_uninterrupted(reci
 
     with monkeypatch.context() as patch:
         patch.setattr(train._Run, "_train_step", stop_after_three)
-        with pytest.raises(train.Interrupted, match=f"SIGTERM at epoch 2, step {4 if 'accumulate' in extra else 3}.*resumes"):
+        with pytest.raises(
+            train.Interrupted, match=f"SIGTERM at epoch 2, step {4 if 'accumulate' in extra else 3}.*resumes"
+        ):
             run(recipe, tmp_path, "cut", overrides=extra)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert_equal_runs(run(recipe, tmp_path, "cut", overrides=extra), whole)
@@ -146,7 +151,9 @@ def test_a_full_run_is_recorded_beside_its_recipe_and_a_changed_one_is_not(recip
 
 
 @pytest.mark.parametrize(
-    ("spoiled", "said"), [("_loss", "the loss became nan"), ("_train_step", r"conv1\.\w+ is not finite")], ids=["loss", "input, which the signs hide"]
+    ("spoiled", "said"),
+    [("_loss", "the loss became nan"), ("_train_step", r"conv1\.\w+ is not finite")],
+    ids=["loss", "input, which the signs hide"],
 )
 def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(recipe, tmp_path, monkeypatch, spoiled, said):
     right = getattr(train._Run, spoiled)
@@ -164,7 +171,10 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(recipe, tmp_path
 
 def test_two_trainings_into_one_folder(recipe, tmp_path):
     folder = tmp_path / "runs/tiny/quick/seed0"
-    with checkpoint.Lock(folder), pytest.raises(checkpoint.RunBusy, match=f"process {os.getpid()} is training in"):
+    with (
+        checkpoint.Lock(folder),
+        pytest.raises(checkpoint.RunBusy, match=f"process {os.getpid()} is training in"),
+    ):
         run(recipe, tmp_path)
     run(recipe, tmp_path)
 
@@ -214,7 +224,9 @@ def test_validation_chooses_the_best_epoch_without_the_test_set(recipe, tmp_path
 def test_an_epoch_breaks_off_below_a_loss(recipe, tmp_path, monkeypatch):
     taken = []
     step = train._Run._train_step
-    monkeypatch.setattr(train._Run, "_train_step", lambda self, *a: taken.append(self.epoch) or step(self, *a))
+    monkeypatch.setattr(
+        train._Run, "_train_step", lambda self, *a: taken.append(self.epoch) or step(self, *a)
+    )
     run(recipe, tmp_path, overrides={"stop_epoch_below_loss": 1000.0})
     assert taken == [0, 1]
 
@@ -254,7 +266,10 @@ def test_weight_decay_groups():
     optimizer = train._optimizer(recipes.Recipe.model_validate(fields), models.build("lenet5"))
     decayed, spared = optimizer.param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
-    assert sorted(p.numel() for p in decayed["params"]) == [20 * 25, 500 * 10]  # the real-valued first and last weight alone
+    assert sorted(p.numel() for p in decayed["params"]) == [
+        20 * 25,
+        500 * 10,
+    ]  # the real-valued first and last weight alone
     assert sum(p.numel() for g in optimizer.param_groups for p in g["params"]) == 431_220
 
 
@@ -265,9 +280,10 @@ def test_weight_decay_groups():
         (["s4-lenet5", "--set", "epochs=-1"], "'epochs' = -1: Input should be greater than 0"),
         (["s4-lenet5", "--set", "optimizer.lrr=1"], "unknown field 'optimizer.lrr': did you mean lr?"),
         (["s4-lenet5", "--set", "epochs"], "write it as field=value"),
+        (["s4-lenet5", "--set", "epochs=[1"], "[1"),
         (["s4-lenet5", "--profile", "quik"], "unknown profile 'quik': choose full or quick"),
     ],
-    ids=["recipe", "value", "field", "form", "profile"],
+    ids=["recipe", "value", "field", "form", "YAML", "profile"],
 )
 def test_the_command_line_answers_mistakes_in_one_line(arguments, said):
     answer = CliRunner().invoke(train.app, arguments)
@@ -277,8 +293,23 @@ def test_the_command_line_answers_mistakes_in_one_line(arguments, said):
 
 
 def test_the_command_line_trains(recipe, tmp_path):
-    command = [sys.executable, "-m", "bnnlib.train", str(recipe), "--profile", "quick", "--seed", "5", "--set", "quick.epochs=1", "--threads", "1"]
-    answer = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "BNN_RUNS": str(tmp_path / "env")})
+    command = [
+        sys.executable,
+        "-m",
+        "bnnlib.train",
+        str(recipe),
+        "--profile",
+        "quick",
+        "--seed",
+        "5",
+        "--set",
+        "quick.epochs=1",
+        "--threads",
+        "1",
+    ]
+    answer = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "BNN_RUNS": str(tmp_path / "env")}
+    )
     assert answer.returncode == 0, answer.stderr
     assert "run folder" in answer.stderr.splitlines()[0]
     (path,) = (tmp_path / "env").rglob("record.json")

@@ -1,8 +1,8 @@
 """Recipes: one YAML file a table row, validated, and resolved from the recipe it extends.
 
-A recipe states what is trained, on what, and how; ``python -m bnnlib.train NAME`` needs nothing else. A recipe that ``extends`` another
-states only what differs. A field that is unknown, of the wrong type or impossible is a :class:`RecipeError` that names file, field and
-what is allowed.
+A recipe states what is trained, on what, and how; ``python -m bnnlib.train NAME`` needs nothing else. A
+recipe that ``extends`` another states only what differs. A field that is unknown, of the wrong type or
+impossible is a :class:`RecipeError` that names file, field and what is allowed.
 """
 
 from __future__ import annotations
@@ -56,15 +56,22 @@ class Affine(_Strict):
 
 
 class Augment(_Strict):
-    """Batched augmentation on the device, see :class:`bnnlib.data.Augment`; or a view of images that are decoded as they are needed."""
+    """Batched augmentation on the device, see :class:`bnnlib.data.Augment`; or a view of images that are
+    decoded as they are needed."""
 
     crop: int = Field(0, ge=0, description="random crop after padding by so many pixels")
     flip: bool = False
     cutout: int = Field(0, ge=0, description="side of a square set to black, in pixels")
     affine: Affine | None = None
-    resized_crop: tuple[float, float] | None = Field(None, description="low and high share of the area that is scaled up to the whole image")
-    jitter: float = Field(0.0, ge=0, le=1, description="of brightness, contrast and saturation, each by 1 +- jitter")
-    view: Literal["s4", "s5"] | None = Field(None, description="a source's own for ImageNet, which has images of any size; see bnnlib.data.view")
+    resized_crop: tuple[float, float] | None = Field(
+        None, description="low and high share of the area that is scaled up to the whole image"
+    )
+    jitter: float = Field(
+        0.0, ge=0, le=1, description="of brightness, contrast and saturation, each by 1 +- jitter"
+    )
+    view: Literal["s4", "s5"] | None = Field(
+        None, description="a source's own for ImageNet, which has images of any size; see bnnlib.data.view"
+    )
 
     @field_validator("resized_crop")
     @classmethod
@@ -88,24 +95,32 @@ class Optimizer(_Strict):
     nesterov: bool = False
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
-    no_decay: tuple[Literal["binary", "scale", "norm", "bias"], ...] = Field((), description="parameter groups without weight decay")
+    no_decay: tuple[Literal["binary", "scale", "norm", "bias"], ...] = Field(
+        (), description="parameter groups without weight decay"
+    )
 
 
 class Schedule(_Strict):
     name: Literal["constant", "step", "cosine", "cosine-restarts"] = "constant"
     warmup_epochs: float = Field(0, ge=0, description="linear from 0")
-    milestones: tuple[int, ...] = Field((), description="step: epochs after which the rate is multiplied by gamma")
+    milestones: tuple[int, ...] = Field(
+        (), description="step: epochs after which the rate is multiplied by gamma"
+    )
     every: int | None = Field(None, gt=0, description="step: a milestone every so many epochs")
     gamma: float = Field(0.1, gt=0, le=1)
     first_cycle: int = Field(1, gt=0, description="cosine-restarts: epochs of the first cycle")
-    growth: int = Field(2, gt=0, description="cosine-restarts: each cycle is so many times as long as the one before")
+    growth: int = Field(
+        2, gt=0, description="cosine-restarts: each cycle is so many times as long as the one before"
+    )
 
     @model_validator(mode="after")
     def _step_has_steps(self):
         if self.name == "step" and not self.milestones and self.every is None:
             raise ValueError("schedule 'step' needs milestones or every")
         if self.milestones and self.every is not None:
-            raise ValueError("schedule 'step' takes milestones or every, not both: set the one that a parent states to [] or null")
+            raise ValueError(
+                "schedule 'step' takes milestones or every, not both: set the one that a parent states to [] or null"
+            )
         if any(b <= a for a, b in zip((0, *self.milestones), self.milestones, strict=False)):
             raise ValueError(f"milestones {self.milestones} must be positive and rising")
         return self
@@ -114,7 +129,9 @@ class Schedule(_Strict):
 class Distill(_Strict):
     """Loss = (1 - mix) CE + mix T^2 KL(teacher || student at temperature T)."""
 
-    teacher: str = Field(description="a recipe whose trained model is in results/models or the run folder, or the path of a saved model")
+    teacher: str = Field(
+        description="a recipe whose trained model is in results/models or the run folder, or the path of a saved model"
+    )
     temperature: float = Field(3.0, gt=0)
     mix: float = Field(0.5, ge=0, le=1)
 
@@ -155,9 +172,15 @@ class Recipe(_Strict):
     published: Published = Published()
     dataset: str
     input: Literal["normalized", "unit", "mean-subtracted", "gcn-zca"] = Field(
-        "normalized", description="per-channel mean and deviation; 0..1; 0..255 less the mean; GCN and ZCA whitening"
+        "normalized",
+        description="per-channel mean and deviation; 0..1; 0..255 less the mean; GCN and ZCA whitening",
     )
-    validation: float = Field(0.0, ge=0, lt=1, description="share of the training set held out to choose the best epoch; 0: best is of the test set")
+    validation: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the training set held out to choose the best epoch; 0: best is of the test set",
+    )
     augment: Augment | None = None
     model: Model
     init: Literal["default", "normal-0.05", "normal-fan-in", "kaiming-fan-out"] = "default"
@@ -168,9 +191,22 @@ class Recipe(_Strict):
     schedule: Schedule = Schedule()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     distill: Distill | None = None
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of an exponential moving average of the weights that is evaluated instead; 0: none")
-    temperature: Annotated[tuple[float, float], Field(description="start and end of the tanh estimator's temperature, geometric")] | None = None
-    stop_epoch_below_loss: float | None = Field(None, gt=0, description="an epoch breaks off once a batch's loss is below this (S3)")
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of an exponential moving average of the weights that is evaluated instead; 0: none",
+    )
+    temperature: (
+        Annotated[
+            tuple[float, float],
+            Field(description="start and end of the tanh estimator's temperature, geometric"),
+        ]
+        | None
+    ) = None
+    stop_epoch_below_loss: float | None = Field(
+        None, gt=0, description="an epoch breaks off once a batch's loss is below this (S3)"
+    )
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     channels_last: bool = False
     compile: bool = False
@@ -190,9 +226,14 @@ class Recipe(_Strict):
         return self.model_dump(mode="json")
 
     def hash(self) -> str:
-        """SHA-256 over what changes a run: not the name, title, published figures, number of seeds, quick profile and cost. Fields left at their
-        default are left out, so that a new field does not make every record stale."""
-        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "title", "source", "published", "seeds", "quick", "cost"})
+        """SHA-256 over what changes a run: not the name, title, published figures, number of seeds, quick
+        profile and cost. Fields left at their default are left out, so that a new field does not make every
+        record stale."""
+        fields = self.model_dump(
+            mode="json",
+            exclude_defaults=True,
+            exclude={"name", "title", "source", "published", "seeds", "quick", "cost"},
+        )
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def for_profile(self, profile: str) -> Recipe:
@@ -213,9 +254,11 @@ def names() -> list[str]:
 
 
 def load(name: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Load a recipe by name (``"s4-lenet5"``) or path. ``overrides`` maps dotted fields to values, as ``--set`` does.
+    """Load a recipe by name (``"s4-lenet5"``) or path. ``overrides`` maps dotted fields to values, as
+    ``--set`` does.
 
-    Raises :class:`RecipeError` for a misspelt name, a broken file, and any field that is unknown, of the wrong type or impossible.
+    Raises :class:`RecipeError` for a misspelt name, a broken file, and any field that is unknown, of the
+    wrong type or impossible.
     """
     path = _path(name)
     fields = _read(path, ())
@@ -239,7 +282,9 @@ def _path(name: str | Path) -> Path:
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         close = difflib.get_close_matches(str(name), names(), n=3) or names()
-        raise RecipeError(f"no recipe {str(name)!r}; did you mean {', '.join(close)}? (a file's path must end in .yaml)")
+        raise RecipeError(
+            f"no recipe {str(name)!r}; did you mean {', '.join(close)}? (a file's path must end in .yaml)"
+        )
     return path
 
 
@@ -269,15 +314,22 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 def _check_name(fields: dict[str, Any], path: Path) -> None:
     if fields.get("name", path.stem) != path.stem:
-        raise RecipeError(f"recipe {path.name}: field 'name' = {fields['name']!r}: a recipe is named as its file is, rename the file instead")
+        raise RecipeError(
+            f"recipe {path.name}: field 'name' = {fields['name']!r}: a recipe is named as its file is, rename the file instead"
+        )
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, mappings field by field; a mapping whose own ``name`` changes is replaced whole."""
+    """``base`` with ``changes`` laid over it, mappings field by field; a mapping whose own ``name`` changes
+    is replaced whole."""
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        keep = isinstance(value, dict) and isinstance(old, dict) and value.get("name", old.get("name")) == old.get("name")
+        keep = (
+            isinstance(value, dict)
+            and isinstance(old, dict)
+            and value.get("name", old.get("name")) == old.get("name")
+        )
         merged[key] = _merge(old, value) if keep else value
     return merged
 
@@ -298,7 +350,14 @@ def _explain(error: dict[str, Any]) -> str:
         kind: Any = Recipe
         for part in error["loc"][:-1]:
             annotation = kind.model_fields[part].annotation
-            kind = next((t for t in (annotation, *getattr(annotation, "__args__", ())) if isinstance(t, type) and issubclass(t, BaseModel)), Recipe)
+            kind = next(
+                (
+                    t
+                    for t in (annotation, *getattr(annotation, "__args__", ()))
+                    if isinstance(t, type) and issubclass(t, BaseModel)
+                ),
+                Recipe,
+            )
         allowed = list(kind.model_fields)
         close = difflib.get_close_matches(str(error["loc"][-1]), allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
@@ -316,9 +375,13 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"a field's name must be text, is {key!r}", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"a field's name must be text, is {key!r}", key_node.start_mark
+                )
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"field {key!r} is given twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"field {key!r} is given twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -330,8 +393,9 @@ for _first in "-+0123456789":
 
 
 def parse_value(text: str) -> Any:
-    """A value of ``--set field=value``, read as a recipe's YAML is. Raises :class:`RecipeError` for text that is no YAML."""
+    """A value of ``--set field=value``, read as a recipe's YAML is. Raises :class:`RecipeError` for text
+    that is no YAML."""
     try:
         return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"value {text!r} is not YAML: {error}") from None
+        raise RecipeError(f"value {text!r} is not YAML: {getattr(error, 'problem', error)}") from None
