@@ -62,6 +62,32 @@ inline void pack_channels(const float* x, isize channels, uint64_t* to) {
     if (c < channels) plain::pack_channels(x + c, channels - c, to + c / 64);
 }
 
+// 32 channels gather in the 32-bit lanes of 16 pixels, a cache line of each plane: lanes double and take the next sign, last channel first.
+inline void half_words(const float* x, isize stride, isize channels, uint32_t* to) {
+    V a = v_zero(), b = v_zero();
+    for (isize i = channels; i-- > 0;) {
+        const float* v = x + i * stride;
+        const V p = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(v), _mm256_setzero_ps(), _CMP_GE_OQ));
+        const V q = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(v + 8), _mm256_setzero_ps(), _CMP_GE_OQ));
+        a = _mm256_sub_epi32(_mm256_add_epi32(a, a), p);            // true is -1
+        b = _mm256_sub_epi32(_mm256_add_epi32(b, b), q);
+    }
+    v_store(to, a);
+    v_store(to + 8, b);
+}
+
+inline void pack_planes(const float* x, isize stride, isize channels, isize pixels, uint64_t* to, isize to_stride) {
+    isize p = 0;
+    for (; p + 16 <= pixels; p += 16)
+        for (isize c = 0; c < channels; c += 64) {
+            uint32_t low[16], high[16];
+            half_words(x + c * stride + p, stride, least(32, channels - c), low);
+            half_words(x + (c + 32) * stride + p, stride, most(0, least(32, channels - c - 32)), high);
+            for (int i = 0; i < 16; ++i) to[(p + i) * to_stride + c / 64] = low[i] | (uint64_t)high[i] << 32;
+        }
+    if (p < pixels) plain::pack_planes(x + p, stride, channels, pixels - p, to + p * to_stride, to_stride);
+}
+
 // 8 x 8 blocks through registers.
 inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride) {
     const isize p8 = pixels / 8 * 8, o8 = channels / 8 * 8;
@@ -89,7 +115,7 @@ inline void transpose(const float* from, isize from_stride, isize pixels, isize 
 inline bool supported() { return cpu().avx2; }
 
 constexpr Variant variant = {"avx2", "AVX2", supported, weight_bytes, interleave, count, scratch_bytes, plain::to_float,
-                             plain::to_int16, to_bits, transpose, pack_channels, plain::pack_planes};
+                             plain::to_int16, to_bits, transpose, pack_channels, pack_planes};
 
 }  // namespace bnn::avx2
 BNN_TARGET_END

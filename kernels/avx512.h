@@ -68,7 +68,7 @@ inline bool supported() { return cpu().avx512vpopcntdq; }
 
 constexpr Variant variant = {"avx512vpopcnt", "AVX-512 F, BW and VPOPCNTDQ", supported, weight_bytes, interleave, count, scratch_bytes,
                              avx2::plain::to_float, avx2::plain::to_int16, avx2::to_bits, avx2::transpose, avx2::pack_channels,
-                             avx2::plain::pack_planes};
+                             avx2::pack_planes};
 
 }  // namespace bnn::avx512vpopcnt
 BNN_TARGET_END
@@ -102,7 +102,7 @@ inline bool supported() { return cpu().avx512bw; }
 
 constexpr Variant variant = {"avx512bw", "AVX-512 F and BW", supported, weight_bytes, interleave, count, scratch_bytes,
                              avx2::plain::to_float, avx2::plain::to_int16, avx2::to_bits, avx2::transpose, avx2::pack_channels,
-                             avx2::plain::pack_planes};
+                             avx2::pack_planes};
 
 }  // namespace bnn::avx512bw
 BNN_TARGET_END

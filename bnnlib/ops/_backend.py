@@ -21,7 +21,7 @@ Geometry = Sequence[int]  # n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, group
 
 
 def _array(t: Tensor | None):
-    return None if t is None else t.detach().numpy()
+    return None if t is None else (t.detach() if t.requires_grad else t).numpy()
 
 
 class Native:
