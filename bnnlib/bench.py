@@ -1,18 +1,20 @@
-"""``python -m bnnlib.bench`` (``make bench``): the binary kernels against PyTorch on this machine, into ``results/bench/<cpu>-<date>.json``.
+"""``python -m bnnlib.bench`` (``make bench``): the binary kernels against PyTorch on this machine, into
+``results/bench/<cpu>-<date>.json``.
 
-Every number is a ratio of times taken in turns within one run: each round calls every contender once (or often enough to last a few
-milliseconds), a ratio is the median over rounds of that round's ratio, so that a machine that slows down slows both sides. One process
-for each number of threads, pinned to as many CPUs; nothing else should run. Written down: the environment, the peaks of one core
-(``kernels/peaks.h``) and its clock, every contender's median and best time, the ratios.
+Every number is a ratio of times taken in turns within one run: each round calls every contender once (or
+often enough to last a few milliseconds), a ratio is the median over rounds of that round's ratio, so that a
+machine that slows down slows both sides. One process for each number of threads, pinned to as many CPUs;
+nothing else should run. Written down: the environment, the peaks of one core (``kernels/peaks.h``) and its
+clock, every contender's median and best time, the ratios.
 
 What is measured, for each layer, batch and number of threads:
 
-=================== =================================================================================================
+=================== ========================================================================================
 ``fp32``            ``F.conv2d``, the faster of NCHW and channels_last weights and inputs
 ``bf16``, ``int8``  ``F.conv2d`` in bfloat16; PyTorch's quantised convolution, best engine
 ``bits``            prepacked weights, packed activations in, packed bits out (threshold epilogue)
 ``channels_last``   float in, float out, packing included; ``nchw`` likewise
-=================== =================================================================================================
+=================== ========================================================================================
 """
 
 from __future__ import annotations
@@ -38,8 +40,16 @@ import torch.nn.functional as F
 from bnnlib import ops
 from bnnlib.ops import _backend, _build
 
-# channels in, channels out, kernel, side: the layers of the sources' networks, as shared by all comparisons of the book.
-LAYERS = [(128, 128, 3, 32), (256, 256, 3, 16), (512, 512, 3, 8), (64, 64, 3, 56), (96, 192, 5, 16), (192, 160, 1, 32)]
+# channels in, channels out, kernel, side: the layers of the sources' networks, as shared by all comparisons
+# of the book.
+LAYERS = [
+    (128, 128, 3, 32),
+    (256, 256, 3, 16),
+    (512, 512, 3, 8),
+    (64, 64, 3, 56),
+    (96, 192, 5, 16),
+    (192, 160, 1, 32),
+]
 LADDER_LAYER = LAYERS[0]
 Contenders = dict[str, Callable[[], object]]
 
@@ -54,7 +64,7 @@ def macs(layer, batch: int = 1) -> int:
     return c * o * k * k * side * side * batch
 
 
-# ------------------------------------------------------------------------------------------------------------ measuring
+# ------------------------------------------------------------------------------------------------ measuring
 
 
 def alternate(contenders: Contenders, rounds: int, slice_s: float = 0.004) -> dict[str, list[float]]:
@@ -85,11 +95,12 @@ def faster(a: list[float], b: list[float]) -> list[float]:
 
 def times(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     return {
-        name: {"median_us": round(1e6 * statistics.median(s), 2), "best_us": round(1e6 * min(s), 2)} for name, s in seconds.items()
+        name: {"median_us": round(1e6 * statistics.median(s), 2), "best_us": round(1e6 * min(s), 2)}
+        for name, s in seconds.items()
     }
 
 
-# ----------------------------------------------------------------------------------------------------------- contenders
+# ----------------------------------------------------------------------------------------------- contenders
 
 
 def int8_contenders(x: torch.Tensor, w: torch.Tensor, padding: int) -> Contenders:
@@ -102,16 +113,24 @@ def int8_contenders(x: torch.Tensor, w: torch.Tensor, padding: int) -> Contender
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             weight = torch.quantize_per_tensor(w, 0.02, 0, torch.qint8)
-            image = torch.quantize_per_tensor(x, 0.05, 64, torch.quint8).contiguous(memory_format=torch.channels_last)
+            image = torch.quantize_per_tensor(x, 0.05, 64, torch.quint8).contiguous(
+                memory_format=torch.channels_last
+            )
             packed = torch.ops.quantized.conv2d_prepack(weight, None, [1, 1], [padding, padding], [1, 1], 1)
-        found[f"int8-{engine}"] = lambda image=image, packed=packed: torch.ops.quantized.conv2d(image, packed, 0.1, 0)
+        found[f"int8-{engine}"] = lambda image=image, packed=packed: torch.ops.quantized.conv2d(
+            image, packed, 0.1, 0
+        )
     return found
 
 
 def layer_contenders(layer, batch: int) -> Contenders:
     c, o, k, side = layer
     generator = torch.Generator().manual_seed(0)
-    x, w, p = torch.randn(batch, c, side, side, generator=generator), torch.randn(o, c, k, k, generator=generator), k // 2
+    x, w, p = (
+        torch.randn(batch, c, side, side, generator=generator),
+        torch.randn(o, c, k, k, generator=generator),
+        k // 2,
+    )
     xl, wl = x.contiguous(memory_format=torch.channels_last), w.contiguous(memory_format=torch.channels_last)
     xb, wb = xl.bfloat16(), wl.bfloat16()
     bits, ready = ops.pack_activation(x), ops.prepack(ops.pack_weight(w), w.shape)
@@ -119,7 +138,9 @@ def layer_contenders(layer, batch: int) -> Contenders:
     return {
         "fp32-nchw": lambda: F.conv2d(x, w, padding=p),
         "fp32-channels_last": lambda: F.conv2d(xl, wl, padding=p),
-        **({"bf16": lambda: F.conv2d(xb, wb, padding=p)} if batch == 1 else {}),  # a CPU without bf16 units takes ages
+        **(
+            {"bf16": lambda: F.conv2d(xb, wb, padding=p)} if batch == 1 else {}
+        ),  # a CPU without bf16 units takes ages
         **int8_contenders(x, w, p),
         "bits": lambda: ops.conv2d_packed(bits, ready, shape, 1, p, threshold=threshold, out="bits"),
         "channels_last": lambda: ops.conv2d_packed(xl, ready, shape, 1, p),
@@ -140,7 +161,9 @@ def measure_layer(layer, batch: int, rounds: int, clock: float | None) -> dict:
     if "bf16" in seconds:
         result["bf16_over_bits"] = ratio(seconds["bf16"], seconds["bits"])
     if clock:
-        result["bits_macs_per_cycle"] = round(macs(layer, batch) / statistics.median(seconds["bits"]) / clock, 1)
+        result["bits_macs_per_cycle"] = round(
+            macs(layer, batch) / statistics.median(seconds["bits"]) / clock, 1
+        )
         result["bits_macs_per_cycle_best"] = round(macs(layer, batch) / min(seconds["bits"]) / clock, 1)
     return result
 
@@ -156,11 +179,17 @@ def measure_gemm(size: int, rounds: int) -> dict:
         },
         rounds,
     )
-    return {"size": size, "times": times(seconds), "fp32_over": {n: ratio(seconds["fp32"], seconds[n]) for n in ("bits-in", "float-in")}}
+    return {
+        "size": size,
+        "times": times(seconds),
+        "fp32_over": {n: ratio(seconds["fp32"], seconds[n]) for n in ("bits-in", "float-in")},
+    }
 
 
 def measure_ladder(layer, rounds: int) -> dict:
-    """From the one-word-at-a-time loop to the best variant, bits in and out (the loop: floats out), against FP32."""
+    """From the one-word-at-a-time loop to the best variant, bits in and out (the loop: floats out), against
+    FP32.
+    """
     c, o, k, side = layer
     x, w, p = torch.randn(1, c, side, side), torch.randn(o, c, k, k), k // 2
     xl, wl = x.contiguous(memory_format=torch.channels_last), w.contiguous(memory_format=torch.channels_last)
@@ -178,23 +207,31 @@ def measure_ladder(layer, rounds: int) -> dict:
         native = _backend.Native(module, name)
         blob = torch.empty(native.blob_bytes(geometry), dtype=torch.uint8)
         native.prepack(geometry, stored, blob)
-        contenders[name] = lambda native=native, blob=blob: native.conv2d(geometry, bits, blob, y, False, *[None] * 5, 1)
+        contenders[name] = lambda native=native, blob=blob: native.conv2d(
+            geometry, bits, blob, y, False, *[None] * 5, 1
+        )
     seconds = alternate(contenders, rounds)
     if not torch.equal(floats.permute(0, 3, 1, 2), ops.conv2d_packed(bits, stored, w.shape, 1, p)):
         raise RuntimeError("the one-word loop and the kernels disagree")
     fp32 = faster(seconds["fp32-nchw"], seconds["fp32-channels_last"])
     return {
-        "layer": label(layer), "times": times(seconds), "fp32_over": {n: ratio(fp32, seconds[n]) for n in ("one-word", *names)},
+        "layer": label(layer), "times": times(seconds),
+        "fp32_over": {n: ratio(fp32, seconds[n]) for n in ("one-word", *names)},
         "one_word_over": {n: ratio(seconds["one-word"], seconds[n]) for n in names},
     }  # fmt: skip
 
 
 def measure_alternation(layer, rounds: int) -> dict:
-    """What it costs that PyTorch's operators and ours take turns: time of pairs over the sum of each alone. 1.0 is nothing."""
+    """What it costs that PyTorch's operators and ours take turns: time of pairs over the sum of each alone.
+    1.0 is nothing.
+    """
     c, o, k, side = layer
     x, w = torch.randn(1, c, side, side), torch.randn(o, c, k, k)
     bits, ready = ops.pack_activation(x), ops.prepack(ops.pack_weight(w), w.shape)
-    ours, theirs = (lambda: ops.conv2d_packed(bits, ready, w.shape, 1, k // 2, out="bits")), (lambda: F.conv2d(x, w, padding=k // 2))
+    ours, theirs = (
+        (lambda: ops.conv2d_packed(bits, ready, w.shape, 1, k // 2, out="bits")),
+        (lambda: F.conv2d(x, w, padding=k // 2)),
+    )
 
     def pair():
         ours()
@@ -218,11 +255,14 @@ def measure_peaks(rounds: int) -> dict:
     clock = best.pop("clock")
     return {
         "clock_hz": round(clock),
-        "units": {n: {"what": usable[n], "per_second": round(r), "per_cycle": round(r / clock, 1)} for n, r in best.items()},
+        "units": {
+            n: {"what": usable[n], "per_second": round(r), "per_cycle": round(r / clock, 1)}
+            for n, r in best.items()
+        },
     }
 
 
-# --------------------------------------------------------------------------------------------------------- the whole run
+# -------------------------------------------------------------------------------------------- the whole run
 
 
 def work(threads: int, quick: bool) -> dict:
@@ -232,9 +272,17 @@ def work(threads: int, quick: bool) -> dict:
     rounds = 3 if quick else 15
     peaks = measure_peaks(3 if quick else 20)
     clock = peaks["clock_hz"] if threads == 1 else None
-    result = {"threads": threads, "torch_threads": torch.get_num_threads(), "variant": ops.backend().variant, "peaks": peaks}
+    result = {
+        "threads": threads,
+        "torch_threads": torch.get_num_threads(),
+        "variant": ops.backend().variant,
+        "peaks": peaks,
+    }
     cases = [(LAYERS[-1], 1)] if quick else [(layer, batch) for batch in (1, 16) for layer in LAYERS]
-    result["layers"] = [measure_layer(layer, batch, rounds if batch == 1 else max(3, rounds // 3), clock) for layer, batch in cases]
+    result["layers"] = [
+        measure_layer(layer, batch, rounds if batch == 1 else max(3, rounds // 3), clock)
+        for layer, batch in cases
+    ]
     result["gemm"] = measure_gemm(256 if quick else 4096, 3 if quick else 5)
     if threads == 1:
         result["ladder"] = measure_ladder(LAYERS[-1] if quick else LADDER_LAYER, rounds)
@@ -243,9 +291,15 @@ def work(threads: int, quick: bool) -> dict:
 
 
 def cpu_name() -> str:
-    """For people and file names: vendor's model name with family and model, which tell apart what a hypervisor calls "EPYC"."""
+    """For people and file names: vendor's model name with family and model, which tell apart what a
+    hypervisor calls "EPYC".
+    """
     try:
-        info = dict(re.findall(r"^(model name|cpu family|model)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE))
+        info = dict(
+            re.findall(
+                r"^(model name|cpu family|model)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+            )
+        )
     except OSError:
         info = {}
     if "model name" not in info:
@@ -254,12 +308,17 @@ def cpu_name() -> str:
 
 
 def environment() -> dict:
-    compiler = subprocess.run([os.environ.get("CXX", "g++"), "--version"], capture_output=True, text=True).stdout.splitlines()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent).stdout.strip()
+    compiler = subprocess.run(
+        [os.environ.get("CXX", "g++"), "--version"], capture_output=True, text=True
+    ).stdout.splitlines()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    ).stdout.strip()
     return {
-        "cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(), "system": platform.system(),
-        "python": platform.python_version(), "torch": torch.__version__, "compiler": compiler[0] if compiler else "",
-        "variants": [list(v) for v in _build.load().variants()], "commit": commit, "load_average": list(os.getloadavg()),
+        "cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(),
+        "system": platform.system(), "python": platform.python_version(), "torch": torch.__version__,
+        "compiler": compiler[0] if compiler else "", "variants": [list(v) for v in _build.load().variants()],
+        "commit": commit, "load_average": list(os.getloadavg()),
     }  # fmt: skip
 
 
@@ -267,9 +326,20 @@ def run_worker(threads: int, quick: bool) -> dict:
     """A process of its own, pinned: thread placement is read when the OpenMP runtime starts, and no later."""
     cpus = sorted(os.sched_getaffinity(0))[:threads]
     settings = {"OMP_NUM_THREADS": str(threads), "OMP_PROC_BIND": "true"}
-    command = [sys.executable, "-m", "bnnlib.bench", "--worker", str(threads), *(["--quick"] if quick else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "bnnlib.bench",
+        "--worker",
+        str(threads),
+        *(["--quick"] if quick else []),
+    ]
     done = subprocess.run(
-        command, env={**os.environ, **settings}, text=True, stdout=subprocess.PIPE, preexec_fn=lambda: os.sched_setaffinity(0, cpus)
+        command,
+        env={**os.environ, **settings},
+        text=True,
+        stdout=subprocess.PIPE,
+        preexec_fn=lambda: os.sched_setaffinity(0, cpus),
     )
     if done.returncode:
         raise SystemExit(f"the benchmark on {threads} thread(s) failed")
@@ -279,28 +349,54 @@ def run_worker(threads: int, quick: bool) -> dict:
 def summary(record: dict) -> str:
     lines = []
     for run in record["runs"]:
-        lines.append(f"\n{run['threads']} thread(s), variant {run['variant']}: FP32 time over ours (higher is better)")
-        lines.append(f"{'layer':22}{'batch':>6}{'bits':>8}{'ch_last':>9}{'nchw':>8}{'int8':>8}{'bf16':>8}{'MAC/cycle':>11}")
+        lines.append(
+            f"\n{run['threads']} thread(s), variant {run['variant']}: FP32 time over ours (higher is better)"
+        )
+        lines.append(
+            f"{'layer':22}{'batch':>6}{'bits':>8}{'ch_last':>9}{'nchw':>8}{'int8':>8}{'bf16':>8}{'MAC/cycle':>11}"
+        )
         for r in run["layers"]:
             over, per_cycle = r["fp32_over"], r.get("bits_macs_per_cycle", "")
+            int8, bf16 = r.get("best_int8_over_bits", math.nan), r.get("bf16_over_bits", math.nan)
             lines.append(
                 f"{r['layer']:22}{r['batch']:6}{over['bits']:8.1f}{over['channels_last']:9.1f}{over['nchw']:8.1f}"
-                f"{r.get('best_int8_over_bits', math.nan):8.1f}{r.get('bf16_over_bits', math.nan):8.1f}{per_cycle:>11}"
+                f"{int8:8.1f}{bf16:8.1f}{per_cycle:>11}"
             )
         gemm = run["gemm"]
-        lines.append(f"GEMM {gemm['size']}^3: " + ", ".join(f"{name} {r:.1f}x" for name, r in gemm["fp32_over"].items()))
+        lines.append(
+            f"GEMM {gemm['size']}^3: "
+            + ", ".join(f"{name} {r:.1f}x" for name, r in gemm["fp32_over"].items())
+        )
         if "ladder" in run:
-            lines.append("ladder, " + run["ladder"]["layer"] + ": " + ", ".join(f"{n} {r:.2f}x" for n, r in run["ladder"]["fp32_over"].items()))
-            lines.append("over the one-word loop: " + ", ".join(f"{n} {r:.1f}x" for n, r in run["ladder"]["one_word_over"].items()))
+            lines.append(
+                "ladder, "
+                + run["ladder"]["layer"]
+                + ": "
+                + ", ".join(f"{n} {r:.2f}x" for n, r in run["ladder"]["fp32_over"].items())
+            )
+            lines.append(
+                "over the one-word loop: "
+                + ", ".join(f"{n} {r:.1f}x" for n, r in run["ladder"]["one_word_over"].items())
+            )
         lines.append(f"taking turns with PyTorch costs a factor of {run['alternation']['pair_over_sum']:.3f}")
     lines.append("(int8, bf16: their time over that of bits)")
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bnnlib.bench", description="Measure the binary kernels on this machine.")
-    parser.add_argument("--quick", action="store_true", help="one small layer, few rounds: shows that it runs, measures nothing")
-    parser.add_argument("--out", type=Path, help="folder of the record (default: results/bench of the repository; with --quick: none)")
+    parser = argparse.ArgumentParser(
+        prog="python -m bnnlib.bench", description="Measure the binary kernels on this machine."
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one small layer, few rounds: shows that it runs, measures nothing",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder of the record (default: results/bench of the repository; with --quick: none)",
+    )
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if isinstance(ops.backend(), _backend.Fallback):
@@ -309,14 +405,24 @@ def main(arguments: list[str] | None = None) -> int:
     if options.worker:
         print(json.dumps(work(options.worker, options.quick)))
         return 0
-    record = {"date": date.today().isoformat(), "environment": environment(), "quick": options.quick, "runs": []}
+    record = {
+        "date": date.today().isoformat(),
+        "environment": environment(),
+        "quick": options.quick,
+        "runs": [],
+    }
     for threads in sorted({1, len(os.sched_getaffinity(0))}):
         record["runs"].append(run_worker(threads, options.quick))
     print(summary(record))
-    folder = options.out or (None if options.quick else Path(__file__).resolve().parents[1] / "results" / "bench")
+    folder = options.out or (
+        None if options.quick else Path(__file__).resolve().parents[1] / "results" / "bench"
+    )
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        name = re.sub(r"[^a-z0-9]+", "-", record["environment"]["cpu"].lower()).strip("-") + f"-{record['date']}.json"
+        name = (
+            re.sub(r"[^a-z0-9]+", "-", record["environment"]["cpu"].lower()).strip("-")
+            + f"-{record['date']}.json"
+        )
         temporary = folder / f".{name}.{os.getpid()}"
         temporary.write_text(json.dumps(record, indent=1) + "\n")
         os.replace(temporary, folder / name)

@@ -17,7 +17,9 @@ def test_ratios_are_medians_of_rounds():
 
 def test_contenders_take_turns():
     calls = []
-    seconds = bench.alternate({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, slice_s=0)
+    seconds = bench.alternate(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, slice_s=0
+    )
     assert "".join(calls) == "aabb" + "ab" * 3 and [len(s) for s in seconds.values()] == [3, 3]
 
 

@@ -1,4 +1,6 @@
-"""Building and loading the kernels: edits rebuild, damage rebuilds, processes race, caches move, compilers are missing; threads and forks."""
+"""Building and loading the kernels: edits rebuild, damage rebuilds, processes race, caches move, compilers
+are missing; threads and forks.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,11 @@ def stub(tmp_path, monkeypatch):
 
 def start(program: str, *arguments: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", program, *arguments], env={**os.environ, **environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -111,10 +117,19 @@ def test_without_a_compiler_a_warning_and_slow_right_answers(tmp_path):
         "    y = [ops.binary_linear(torch.ones(2, 5), torch.ones(3, 5)) for _ in range(3)][-1]\n"
         "print(y.tolist() == [[5.0] * 3] * 2, len(said), said[0].message)"
     )
-    environment = {"BNN_KERNEL_CACHE": str(tmp_path), "CXX": "no-such-compiler", "CC": "no-such-compiler", "BNN_KERNEL": ""}
+    environment = {
+        "BNN_KERNEL_CACHE": str(tmp_path),
+        "CXX": "no-such-compiler",
+        "CC": "no-such-compiler",
+        "BNN_KERNEL": "",
+    }
     right, warnings, message = finish(start(program, **environment)).split(" ", 2)
     assert right == "True" and warnings == "1"
-    assert "many times slower" in message and "no-such-compiler not found" in message and "apt-get install g++" in message
+    assert (
+        "many times slower" in message
+        and "no-such-compiler not found" in message
+        and "apt-get install g++" in message
+    )
     forced = start("from bnnlib import ops; ops.backend()", **{**environment, "BNN_KERNEL": "scalar"})
     assert "BNN_KERNEL=scalar asks for a compiled kernel" in forced.communicate()[1]
 
@@ -131,7 +146,9 @@ def test_an_unwritable_cache_is_named_or_replaced(monkeypatch, tmp_path):
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
 
 
-native = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
+native = pytest.mark.skipif(
+    isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here"
+)
 
 
 @native
@@ -195,7 +212,8 @@ def test_one_openmp_runtime():
     program = (
         "from bnnlib import ops\n"
         "ops.backend()\n"
-        "print(len({line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line or 'libiomp' in line or 'libomp' in line}))"
+        "paths = [line.split()[-1] for line in open('/proc/self/maps')]\n"
+        "print(len({path for path in paths if any(n in path for n in ('libgomp', 'libiomp', 'libomp'))}))"
     )
     if not Path("/proc/self/maps").exists():
         pytest.skip("needs /proc")

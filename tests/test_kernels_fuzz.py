@@ -1,6 +1,8 @@
-"""The kernels without Python: fuzzed under sanitizers, AVX-512 by emulation, NEON cross-compiled and run under QEMU.
+"""The kernels without Python: fuzzed under sanitizers, AVX-512 by emulation, NEON cross-compiled and run
+under QEMU.
 
-Each build is the same ``tests/kernels/fuzz.cpp`` around the same headers. What a machine lacks is skipped, except where
+Each build is the same ``tests/kernels/fuzz.cpp`` around the same headers. What a machine lacks is skipped,
+except where
 ``BNN_REQUIRE_TOOLS`` is set (``.ci/run`` does), which makes a missing tool a failure.
 """
 
@@ -30,7 +32,9 @@ def need(present: bool, what: str) -> None:
 def build(tmp_path: Path, compiler: list[str], *flags: str) -> Path:
     program = tmp_path / "fuzz"
     done = subprocess.run(
-        [*compiler, "-std=c++17", *flags, f"-I{ROOT / 'kernels'}", str(FUZZ), "-o", str(program)], capture_output=True, text=True
+        [*compiler, "-std=c++17", *flags, f"-I{ROOT / 'kernels'}", str(FUZZ), "-o", str(program)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return program
@@ -38,7 +42,9 @@ def build(tmp_path: Path, compiler: list[str], *flags: str) -> Path:
 
 def run(command: list[str], **environment: str) -> dict[str, str]:
     """Runs the fuzz; what it says of each variant."""
-    done = subprocess.run([*command, CASES, SEED], capture_output=True, text=True, env={**os.environ, **environment})
+    done = subprocess.run(
+        [*command, CASES, SEED], capture_output=True, text=True, env={**os.environ, **environment}
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     return dict(line.split(": ", 1) for line in done.stdout.splitlines())
 
@@ -50,7 +56,21 @@ def test_under_address_and_undefined_behaviour_sanitizers(tmp_path):
     probe.write_text("int main() {}")
     linked = subprocess.run(["g++", *flags, str(probe), "-o", str(tmp_path / "probe")], capture_output=True)
     need(linked.returncode == 0, "libasan and libubsan")
-    said = run([str(build(tmp_path, ["g++"], *flags, "-Wall", "-Werror", "-Wno-uninitialized", "-Wno-maybe-uninitialized"))])
+    said = run(
+        [
+            str(
+                build(
+                    tmp_path,
+                    ["g++"],
+                    *flags,
+                    "-Wall",
+                    "-Werror",
+                    "-Wno-uninitialized",
+                    "-Wno-maybe-uninitialized",
+                )
+            )
+        ]
+    )
     assert said["reference"] == said["scalar"] == f"{CASES} cases equal"
     assert set(said.values()) <= {f"{CASES} cases equal", "not on this CPU"}
 

@@ -1,4 +1,6 @@
-"""The operators against PyTorch's own convolution on -1/+1 tensors, in double precision, for every variant this CPU can run."""
+"""The operators against PyTorch's own convolution on -1/+1 tensors, in double precision, for every variant
+this CPU can run.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ ALL = [*USABLE, "pytorch"]
 
 
 def signs(x):
-    return torch.where(x >= 0, torch.tensor(1.0, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64))
+    return torch.where(
+        x >= 0, torch.tensor(1.0, dtype=torch.float64), torch.tensor(-1.0, dtype=torch.float64)
+    )
 
 
 def conv_reference(x, w, *rest):
@@ -48,7 +52,7 @@ def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-# ------------------------------------------------------------------------------------------------------------- exactness
+# ------------------------------------------------------------------------------------------------ exactness
 
 
 @pytest.mark.parametrize("k", [*range(1, 130, 7), 63, 64, 65, 127, 128, 129, 500, 1000])
@@ -72,7 +76,10 @@ def test_conv_equals_torch_for_every_kernel_and_stride(variant, kernel, stride):
 @given(data=st.data())
 def test_conv_equals_torch_on_random_geometries(name, monkeypatch, data):
     use(monkeypatch, name)
-    groups, cg = data.draw(st.sampled_from([1, 1, 2, 3])), data.draw(st.sampled_from([1, 3, 8, 20, 33, 64, 65, 128]))
+    groups, cg = (
+        data.draw(st.sampled_from([1, 1, 2, 3])),
+        data.draw(st.sampled_from([1, 3, 8, 20, 33, 64, 65, 128])),
+    )
     og = data.draw(st.sampled_from([1, 7, 32, 64, 130]))
     kernel = [data.draw(st.integers(1, 4)) for _ in range(2)]
     stride, padding, dilation = ([data.draw(st.integers(low, 3)) for _ in range(2)] for low in (1, 0, 1))
@@ -88,14 +95,23 @@ def test_conv_equals_torch_on_random_geometries(name, monkeypatch, data):
     w = randn(og * groups, cg, *kernel, seed=1)
     y = ops.binary_conv2d(x, w, stride, padding, dilation, groups)
     assert torch.equal(y.double(), conv_reference(x, w, stride, padding, dilation, groups))
-    bits = ops.conv2d_packed(ops.pack_activation(x), ops.pack_weight(w), w.shape, stride, padding, dilation, groups, out="bits")
+    bits = ops.conv2d_packed(
+        ops.pack_activation(x), ops.pack_weight(w), w.shape, stride, padding, dilation, groups, out="bits"
+    )
     assert torch.equal(ops.unpack_activation(bits, og * groups).double(), signs(y))
 
 
 @pytest.mark.parametrize("a", [-1.0, 1.0])
 @pytest.mark.parametrize("b", [-1.0, 1.0])
 def test_extreme_counts_do_not_overflow(variant, a, b):
-    for k in (252, 253, 1000, 65280, 65281, 70001):  # around the ends of the kernels' 8-bit and 16-bit stretches
+    for k in (
+        252,
+        253,
+        1000,
+        65280,
+        65281,
+        70001,
+    ):  # around the ends of the kernels' 8-bit and 16-bit stretches
         x, w = torch.full((3, k), a), torch.full((33, k), b)
         assert torch.equal(ops.binary_linear(x, w), torch.full((3, 33), k * a * b))
 
@@ -128,7 +144,7 @@ def test_empty_batches():
     assert ops.binary_conv2d(torch.empty(0, 5, 4, 4), torch.ones(3, 5, 3, 3)).shape == (0, 3, 2, 2)
 
 
-# --------------------------------------------------------------------------------------------------------------- formats
+# -------------------------------------------------------------------------------------------------- formats
 
 
 def test_stored_weights_are_numpys_packbits():
@@ -144,7 +160,10 @@ def test_packed_activations_are_numpys_packbits(variant, channels):
     expected = np.packbits((x >= 0).permute(0, 2, 3, 1).numpy(), axis=-1, bitorder="little")
     for view in (x, x.to(memory_format=torch.channels_last), x.transpose(0, 1).contiguous().transpose(0, 1)):
         packed = ops.pack_activation(view).numpy().view(np.uint8)
-        assert np.array_equal(packed[..., : expected.shape[-1]], expected) and not packed[..., expected.shape[-1] :].any()
+        assert (
+            np.array_equal(packed[..., : expected.shape[-1]], expected)
+            and not packed[..., expected.shape[-1] :].any()
+        )
     assert torch.equal(ops.unpack_activation(ops.pack_activation(x), channels).double(), signs(x))
 
 
@@ -152,10 +171,12 @@ def test_result_follows_the_memory_format_of_the_input(variant):
     w = randn(16, 8, 3, 3)
     x = randn(2, 8, 6, 6)
     assert ops.binary_conv2d(x, w).is_contiguous()
-    assert ops.binary_conv2d(x.to(memory_format=torch.channels_last), w).is_contiguous(memory_format=torch.channels_last)
+    assert ops.binary_conv2d(x.to(memory_format=torch.channels_last), w).is_contiguous(
+        memory_format=torch.channels_last
+    )
 
 
-# ------------------------------------------------------------------------------------------------------------- epilogues
+# ------------------------------------------------------------------------------------------------ epilogues
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -170,7 +191,9 @@ def test_scale_bias_and_residual_round_as_pytorch_does(variant, channels_last, o
     y = dot
     given = {}
     for name, step in [
-        ("scale", lambda y: y * scale[:, None, None]), ("bias", lambda y: y + bias[:, None, None]), ("residual", lambda y: y + residual)
+        ("scale", lambda y: y * scale[:, None, None]),
+        ("bias", lambda y: y + bias[:, None, None]),
+        ("residual", lambda y: y + residual),
     ]:  # fmt: skip
         y, given[name] = step(y), {"scale": scale, "bias": bias, "residual": residual}[name]
         assert torch.equal(ops.conv2d_packed(x, ready, w.shape, padding=1, **given), y)
@@ -183,7 +206,10 @@ def test_linear_epilogues(variant):
     dot = (signs(x) @ signs(w).t()).float()
     scale, bias, residual = randn(45, seed=2), randn(45, seed=3), randn(2, 3, 45, seed=4)
     ready = ops.prepack(ops.pack_weight(w), w.shape)
-    assert torch.equal(ops.linear_packed(x, ready, w.shape, scale=scale, bias=bias, residual=residual), dot * scale + bias + residual)
+    assert torch.equal(
+        ops.linear_packed(x, ready, w.shape, scale=scale, bias=bias, residual=residual),
+        dot * scale + bias + residual,
+    )
     assert torch.equal(ops.linear_packed(x, ready, w.shape, out="int16"), dot.to(torch.int16))
     assert torch.equal(ops.unpack_words(ops.linear_packed(x, ready, w.shape, out="bits"), 45), dot >= 0)
 
@@ -197,7 +223,14 @@ def test_thresholds_flips_and_pooling(variant, pool):
     dot = conv_reference(x, w, 1, 1)
     expected = (F.max_pool2d(dot, pool) >= threshold[:, None, None]) ^ falls[:, None, None]
     bits = ops.conv2d_packed(
-        x, ops.pack_weight(w), w.shape, padding=1, threshold=threshold, flip=ops.pack_words(falls), pool=pool, out="bits"
+        x,
+        ops.pack_weight(w),
+        w.shape,
+        padding=1,
+        threshold=threshold,
+        flip=ops.pack_words(falls),
+        pool=pool,
+        out="bits",
     )
     assert torch.equal(ops.unpack_activation(bits, 131) > 0, expected)
 
@@ -224,7 +257,9 @@ def test_folded_batch_norm_and_sign_are_exact(variant):
     threshold, flip = ops.fold_threshold(lambda v: norm(v[:, :, None, None])[:, :, 0, 0], o, k)
     x, w = randn(2, 20, 7, 7), randn(o, 20, 3, 3, seed=5)
     expected = norm(conv_reference(x, w, 1, 1).float()) >= 0
-    bits = ops.conv2d_packed(x, ops.pack_weight(w), w.shape, padding=1, threshold=threshold, flip=flip, out="bits")
+    bits = ops.conv2d_packed(
+        x, ops.pack_weight(w), w.shape, padding=1, threshold=threshold, flip=flip, out="bits"
+    )
     assert torch.equal(ops.unpack_activation(bits, o) > 0, expected)
 
 
@@ -247,25 +282,59 @@ def test_int16_is_refused_where_it_could_overflow():
         ops.linear_packed(long, ops.pack_weight(long), long.shape, out="int16")
 
 
-# ---------------------------------------------------------------------------------------------------------------- errors
+# --------------------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: ops.binary_linear(torch.ones(2, 5), torch.ones(3, 6)), r"\[2, 5\] and \[3, 6\]"),
-        (lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 4, 3, 3)), r"needs x \[N, 4, H, W\], got float32 \[1, 3, 4, 4\]"),
-        (lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 5, 5)), "larger than the padded input"),
-        (lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3), 0), "stride and pool must be 1 or more"),
-        (lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3), 1, -1), "padding is negative"),
-        (lambda: ops.binary_conv2d(torch.ones(1, 4, 4, 4), torch.ones(3, 2, 3, 3), 1, 0, 1, 2), "do not divide by the groups"),
+        (
+            lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 4, 3, 3)),
+            r"needs x \[N, 4, H, W\], got float32 \[1, 3, 4, 4\]",
+        ),
+        (
+            lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 5, 5)),
+            "larger than the padded input",
+        ),
+        (
+            lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3), 0),
+            "stride and pool must be 1 or more",
+        ),
+        (
+            lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3), 1, -1),
+            "padding is negative",
+        ),
+        (
+            lambda: ops.binary_conv2d(torch.ones(1, 4, 4, 4), torch.ones(3, 2, 3, 3), 1, 0, 1, 2),
+            "do not divide by the groups",
+        ),
         (lambda: ops.pack_weight(torch.ones(4)), "at least two dimensions"),
         (lambda: ops.pack_activation(torch.ones(4, 4, 4)), r"\[4, 4, 4\]"),
-        (lambda: ops.prepack(torch.zeros(3, 1, dtype=torch.uint8), (3, 9)), r"uint8 \[3, 2\], got uint8 \[3, 1\]"),
-        (lambda: ops.linear_packed(torch.ones(2, 9), torch.zeros(3, 2, dtype=torch.int32), (3, 9)), "got int32"),
-        (lambda: ops.linear_packed(torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)), (3, 9), out="int8"), 'got "int8"'),
-        (lambda: ops.linear_packed(torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)), (3, 9), scale=torch.ones(4)), "scale must be"),
-        (lambda: ops.or_pool(torch.zeros(1, 4, 4, 1, dtype=torch.int64), 64, 5), "larger than the padded input"),
+        (
+            lambda: ops.prepack(torch.zeros(3, 1, dtype=torch.uint8), (3, 9)),
+            r"uint8 \[3, 2\], got uint8 \[3, 1\]",
+        ),
+        (
+            lambda: ops.linear_packed(torch.ones(2, 9), torch.zeros(3, 2, dtype=torch.int32), (3, 9)),
+            "got int32",
+        ),
+        (
+            lambda: ops.linear_packed(
+                torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)), (3, 9), out="int8"
+            ),
+            'got "int8"',
+        ),
+        (
+            lambda: ops.linear_packed(
+                torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)), (3, 9), scale=torch.ones(4)
+            ),
+            "scale must be",
+        ),
+        (
+            lambda: ops.or_pool(torch.zeros(1, 4, 4, 1, dtype=torch.int64), 64, 5),
+            "larger than the padded input",
+        ),
     ],
 )
 def test_bad_input_is_named(call, words):
@@ -292,7 +361,9 @@ def test_weights_prepacked_for_another_variant_or_shape_are_refused(monkeypatch)
 
 
 def python(program, **environment):
-    return subprocess.run([sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True
+    )
 
 
 def test_unknown_and_unsupported_variants_are_refused_by_name():
@@ -305,11 +376,18 @@ def test_unknown_and_unsupported_variants_are_refused_by_name():
 
 
 def test_the_listing_marks_the_variant_in_use():
-    done = subprocess.run([sys.executable, "-m", "bnnlib.ops"], capture_output=True, text=True, env={**os.environ, "BNN_KERNEL": ALL[-2]})
-    assert done.returncode == 0 and [line for line in done.stdout.splitlines() if "in use" in line][0].startswith(ALL[-2])
+    done = subprocess.run(
+        [sys.executable, "-m", "bnnlib.ops"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "BNN_KERNEL": ALL[-2]},
+    )
+    assert done.returncode == 0 and [line for line in done.stdout.splitlines() if "in use" in line][
+        0
+    ].startswith(ALL[-2])
 
 
-# --------------------------------------------------------------------------------------------------- torch.library, autograd
+# ---------------------------------------------------------------------------------- torch.library, autograd
 
 
 def test_opcheck():
@@ -323,13 +401,21 @@ def test_opcheck():
     opcheck(o.pack_weight.default, (w,))
     opcheck(o.prepack.default, (ops.pack_weight(w), list(w.shape), 1))
     opcheck(o.binary_conv2d.default, (*grad, *geometry))
-    opcheck(o.binary_conv2d.default, (grad[0].detach().to(memory_format=torch.channels_last).requires_grad_(), grad[1], *geometry))
+    opcheck(
+        o.binary_conv2d.default,
+        (grad[0].detach().to(memory_format=torch.channels_last).requires_grad_(), grad[1], *geometry),
+    )
     opcheck(o.binary_linear.default, (randn(3, 2, 9).requires_grad_(), randn(4, 9, seed=1).requires_grad_()))
     for out in ("float32", "int16", "bits"):
-        for given in (x, bits):
-            opcheck(o.conv2d_packed.default, (given, ready, list(w.shape), *geometry, None, None, None, None, None, 1, out))
+        for source in (x, bits):
+            opcheck(
+                o.conv2d_packed.default,
+                (source, ready, list(w.shape), *geometry, None, None, None, None, None, 1, out),
+            )
         flat, wide = randn(3, 2, 9), randn(4, 9, seed=1)
-        opcheck(o.linear_packed.default, (flat, ops.pack_weight(wide), [4, 9], None, None, None, None, None, out))
+        opcheck(
+            o.linear_packed.default, (flat, ops.pack_weight(wide), [4, 9], None, None, None, None, None, out)
+        )
     opcheck(o.or_pool.default, (bits, 5, 2, 2, 0, None))
 
 

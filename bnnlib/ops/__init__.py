@@ -1,9 +1,10 @@
 """Binary (1-bit weights, 1-bit activations) linear layers and convolutions on the CPU, as PyTorch operators.
 
-    y = ops.binary_conv2d(x, w, padding=1)        # equals F.conv2d(sign(x), sign(w), padding=1), element for element
+    y = ops.binary_conv2d(x, w, padding=1)        # every element equals F.conv2d(sign(x), sign(w), padding=1)
 
-Use these two, :func:`binary_linear` and :func:`binary_conv2d`, where the operands are float tensors; they carry the gradient of the
-clipped straight-through estimator, so a network trains through them. To run a trained layer, pack its weight once:
+Use these two, :func:`binary_linear` and :func:`binary_conv2d`, where the operands are float tensors; they
+carry the gradient of the clipped straight-through estimator, so a network trains through them. To run a
+trained layer, pack its weight once:
 
     bits = ops.pack_weight(w)                     # uint8 [O, ceil(K / 8)]: what a file holds
     ready = ops.prepack(bits, w.shape)            # for this CPU's kernel; not for files
@@ -12,19 +13,23 @@ clipped straight-through estimator, so a network trains through them. To run a t
 
 Formats (little-endian bit order; a set bit is +1, padding bits are 0; C++ side: ``kernels/layout.h``)
 
-=================== ====================================== =============================================================
-weight, stored      uint8 ``[O, ceil(K / 8)]``             rows of K = C/groups * kh * kw bits in the order of the float tensor
-weight, prepacked   uint8 ``[bytes]``                      opaque, for one kernel variant; refused by any other
-activations         int64 ``[N, H, W, ceil(C / 64)]``      the channels of a pixel; rows of a linear layer: ``[..., ceil(K / 64)]``
-threshold, flip     int32 ``[O]``, int64 ``[ceil(O/64)]``  bit = (dot >= threshold) xor flip
-=================== ====================================== =============================================================
+================= ====================================== =================================================
+weight, stored    uint8 ``[O, ceil(K / 8)]``             rows of K = C/groups * kh * kw bits, in the order of
+                                                         the float tensor
+weight, prepacked uint8 ``[bytes]``                      opaque, for one kernel variant, refused by any other
+activations       int64 ``[N, H, W, ceil(C / 64)]``      the channels of a pixel; rows of a linear layer are
+                                                         ``[..., ceil(K / 64)]``
+threshold, flip   int32 ``[O]``, int64 ``[ceil(O/64)]``  bit = (dot >= threshold) xor flip
+================= ====================================== =================================================
 
-Signs: sign(0) = sign(-0.0) = +1; a NaN counts as -1, as in :func:`bnnlib.quantizers.sign`. Zero padding contributes exactly nothing.
-Results are exact integers for K < 2^24 (float32 holds no larger ones), int16 results are refused where they could overflow.
+Signs: sign(0) = sign(-0.0) = +1; a NaN counts as -1, as in :func:`bnnlib.quantizers.sign`. Zero padding
+contributes exactly nothing. Results are exact integers for K < 2^24 (float32 holds no larger ones), int16
+results are refused where they could overflow.
 
-The kernel variant is the best that CPU and operating system support; ``BNN_KERNEL=scalar`` forces another, ``python -m bnnlib.ops``
-lists them. Threads follow ``torch.set_num_threads``; calls release the GIL; in a forked child they run on one thread.
-Method: Rastegari et al. 2016 (arXiv 1603.05279), dot = K - 2 popcount(a xor b).
+The kernel variant is the best that CPU and operating system support; ``BNN_KERNEL=scalar`` forces another,
+``python -m bnnlib.ops`` lists them. Threads follow ``torch.set_num_threads``; calls release the GIL; in a
+forked child they run on one thread. Method: Rastegari et al. 2016 (arXiv 1603.05279), dot = K - 2
+popcount(a xor b).
 """
 
 from __future__ import annotations
@@ -40,8 +45,9 @@ from bnnlib.ops._backend import backend, pack_words, unpack_words, variants
 from bnnlib.quantizers import sign
 
 __all__ = [
-    "backend", "binary_conv2d", "binary_linear", "conv2d_packed", "fold_threshold", "linear_packed", "or_pool",
-    "pack_activation", "pack_weight", "pack_words", "prepack", "unpack_activation", "unpack_weight", "unpack_words", "variants",
+    "backend", "binary_conv2d", "binary_linear", "conv2d_packed", "fold_threshold", "linear_packed",
+    "or_pool", "pack_activation", "pack_weight", "pack_words", "prepack", "unpack_activation",
+    "unpack_weight", "unpack_words", "variants",
 ]  # fmt: skip
 
 Out = Literal["float32", "int16", "bits"]
@@ -58,11 +64,12 @@ def _pair(value) -> list[int]:
     return [value, value] if isinstance(value, (int, torch.SymInt)) else list(value)
 
 
-# ---------------------------------------------------------------------------------------------------------------- packing
+# -------------------------------------------------------------------------------------------------- packing
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """The signs of a float weight ``[O, ...]`` as stored bits, uint8 ``[O, ceil(K / 8)]``, K the size of one row.
+    """The signs of a float weight ``[O, ...]`` as stored bits, uint8 ``[O, ceil(K / 8)]``, K the size of
+    one row.
 
     >>> pack_weight(torch.tensor([[1.0, -1.0, 0.0, -2.0, 3.0]]))
     tensor([[21]], dtype=torch.uint8)
@@ -71,7 +78,9 @@ def pack_weight(weight: Tensor) -> Tensor:
 
 
 def unpack_weight(bits: Tensor, shape: Sequence[int]) -> Tensor:
-    """Stored bits back to -1/+1, float32 of ``shape`` ``(O, ...)``. Raises ``ValueError`` if they do not fit each other."""
+    """Stored bits back to -1/+1, float32 of ``shape`` ``(O, ...)``. Raises ``ValueError`` if they do not
+    fit each other.
+    """
     o, k = shape[0], math.prod(shape[1:])
     _check_stored(bits, o, k)
     padded = torch.nn.functional.pad(bits, (0, -bits.shape[1] % 8)).contiguous().view(torch.int64)
@@ -79,22 +88,31 @@ def unpack_weight(bits: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def pack_activation(x: Tensor) -> Tensor:
-    """The signs of ``x`` as words: ``[N, C, H, W]`` (any strides) to int64 ``[N, H, W, ceil(C / 64)]``, ``[M, K]`` to ``[M, ceil(K / 64)]``."""
+    """The signs of ``x`` as words: ``[N, C, H, W]`` (any strides) to int64 ``[N, H, W, ceil(C / 64)]``,
+    ``[M, K]`` to ``[M, ceil(K / 64)]``.
+    """
     return _pack_activation(x) if _direct(x) else _ops.pack_activation(x)
 
 
 def unpack_activation(bits: Tensor, channels: int) -> Tensor:
-    """Words back to -1/+1, float32: ``[N, H, W, words]`` to ``[N, C, H, W]`` (channels_last), ``[M, words]`` to ``[M, K]``."""
+    """Words back to -1/+1, float32: ``[N, H, W, words]`` to ``[N, C, H, W]`` (channels_last), ``[M,
+    words]`` to ``[M, K]``.
+    """
     if bits.dtype != torch.int64 or bits.dim() not in (2, 4) or bits.shape[-1] != _words(channels):
-        raise ValueError(f"packed activations of {channels} channels are int64 [..., {_words(channels)}], got {_describe(bits)}")
+        raise ValueError(
+            f"packed activations of {channels} channels are int64 [..., {_words(channels)}], "
+            f"got {_describe(bits)}"
+        )
     x = unpack_words(bits, channels).float() * 2 - 1
     return x.permute(0, 3, 1, 2) if bits.dim() == 4 else x
 
 
 def prepack(bits: Tensor, shape: Sequence[int], groups: int = 1) -> Tensor:
-    """Stored weight bits to the layout of the kernel variant in use. ``shape`` is the float weight's, ``(O, C/groups, kh, kw)`` or ``(O, K)``.
+    """Stored weight bits to the layout of the kernel variant in use. ``shape`` is the float weight's, ``(O,
+    C/groups, kh, kw)`` or ``(O, K)``.
 
-    Cheap beside one call on a real image, and worth doing once for each layer; the result is not portable between variants.
+    Cheap beside one call on a real image, and worth doing once for each layer; the result is not portable
+    between variants.
     """
     return _ops.prepack(bits, _four(shape), groups)
 
@@ -114,7 +132,9 @@ def _describe(t: Tensor) -> str:
 
 def _check_stored(bits: Tensor, o: int, k: int) -> None:
     if bits.dtype != torch.uint8 or list(bits.shape) != [o, -(-k // 8)]:
-        raise ValueError(f"stored bits of {o} rows of {k} weights are uint8 [{o}, {-(-k // 8)}], got {_describe(bits)}")
+        raise ValueError(
+            f"stored bits of {o} rows of {k} weights are uint8 [{o}, {-(-k // 8)}], got {_describe(bits)}"
+        )
 
 
 def _float32(x: Tensor) -> Tensor:
@@ -122,14 +142,18 @@ def _float32(x: Tensor) -> Tensor:
         return x
     if x.is_complex():
         raise TypeError(f"complex numbers have no sign: got {x.dtype}")
-    return sign(x.float() if x.dtype in (torch.bfloat16, torch.float16) or not x.is_floating_point() else x).float()
+    return sign(
+        x.float() if x.dtype in (torch.bfloat16, torch.float16) or not x.is_floating_point() else x
+    ).float()
 
 
 def _pack_rows(x: Tensor) -> Tensor:
     m, k = x.shape
     x = _float32(x.detach())
     out = torch.empty(m, _words(k), dtype=torch.int64)
-    backend().pack(x.as_strided((1, k, 1, m), (0, x.stride(1), 0, x.stride(0)), x.storage_offset()), out[None, None])
+    backend().pack(
+        x.as_strided((1, k, 1, m), (0, x.stride(1), 0, x.stride(0)), x.storage_offset()), out[None, None]
+    )
     return out
 
 
@@ -142,7 +166,10 @@ def _pack_images(x: Tensor) -> Tensor:
 
 def _pack_activation(x: Tensor) -> Tensor:
     if x.dim() not in (2, 4) or 0 in x.shape[1:]:
-        raise ValueError(f"pack_activation takes [N, C, H, W] or [M, K] with no empty side but the first, got {list(x.shape)}")
+        raise ValueError(
+            "pack_activation takes [N, C, H, W] or [M, K] with no empty side but the first, "
+            f"got {list(x.shape)}"
+        )
     return _pack_images(x) if x.dim() == 4 else _pack_rows(x)
 
 
@@ -155,9 +182,16 @@ def _pack_activation_fake(x: Tensor) -> Tensor:
 
 def _pack_weight(weight: Tensor) -> Tensor:
     if weight.dim() < 2 or 0 in weight.shape:
-        raise ValueError(f"pack_weight takes a weight [O, ...] of at least two dimensions, none empty, got {list(weight.shape)}")
+        raise ValueError(
+            "pack_weight takes a weight [O, ...] of at least two dimensions, none empty, "
+            f"got {list(weight.shape)}"
+        )
     rows = weight.detach().reshape(weight.shape[0], -1)
-    return _pack_rows(rows).view(torch.uint8)[:, : (rows.shape[1] + 7) // 8].clone(memory_format=torch.contiguous_format)
+    return (
+        _pack_rows(rows)
+        .view(torch.uint8)[:, : (rows.shape[1] + 7) // 8]
+        .clone(memory_format=torch.contiguous_format)
+    )
 
 
 def _pack_weight_fake(weight: Tensor) -> Tensor:
@@ -181,13 +215,15 @@ def _prepack_fake(bits: Tensor, shape: Sequence[int], groups: int) -> Tensor:
     return bits.new_empty((backend().blob_bytes(_weight_geometry([int(s) for s in shape], int(groups))),))
 
 
-# ---------------------------------------------------------------------------------------------------- float in, float out
+# -------------------------------------------------------------------------------------- float in, float out
 
 
 def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
-    """``F.linear(sign(x), sign(weight))``: ``[..., K]`` and ``[O, K]`` to ``[..., O]``, of the dtype of ``x``.
+    """``F.linear(sign(x), sign(weight))``: ``[..., K]`` and ``[O, K]`` to ``[..., O]``, of the dtype of
+    ``x``.
 
-    The gradient is the clipped straight-through estimator's: that of ``F.linear`` at the signs, where ``abs(.) <= 1``, else 0.
+    The gradient is the clipped straight-through estimator's: that of ``F.linear`` at the signs, where
+    ``abs(.) <= 1``, else 0.
     """
     return _ops.binary_linear(x, weight)
 
@@ -200,9 +236,11 @@ def binary_conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    """``F.conv2d(sign(x), sign(weight), None, stride, padding, dilation, groups)``, of the dtype and memory format of ``x``.
+    """``F.conv2d(sign(x), sign(weight), None, stride, padding, dilation, groups)``, of the dtype and memory
+    format of ``x``.
 
-    ``x`` is ``[N, C, H, W]`` with any strides, ``weight`` ``[O, C/groups, kh, kw]``. Padding adds zeros, which contribute nothing.
+    ``x`` is ``[N, C, H, W]`` with any strides, ``weight`` ``[O, C/groups, kh, kw]``. Padding adds
+    zeros, which contribute nothing.
     The gradient is the clipped straight-through estimator's.
     """
     return _ops.binary_conv2d(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups)
@@ -218,7 +256,9 @@ def _output_size(size, kernel, stride, padding, dilation):
 
 def _binary_linear(x: Tensor, weight: Tensor) -> Tensor:
     if weight.dim() != 2 or x.dim() < 1 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"binary_linear needs x [..., K] and weight [O, K], got {list(x.shape)} and {list(weight.shape)}")
+        raise ValueError(
+            f"binary_linear needs x [..., K] and weight [O, K], got {list(x.shape)} and {list(weight.shape)}"
+        )
     y = _linear_packed(_float32(x.detach()), _pack_weight(weight), weight.shape)
     return y if y.dtype == x.dtype or not x.is_floating_point() else y.to(x.dtype)
 
@@ -234,9 +274,12 @@ def _binary_linear_fake(x: Tensor, weight: Tensor) -> Tensor:
 def _binary_conv2d(x, weight, stride, padding, dilation, groups) -> Tensor:
     if x.dim() != 4 or weight.dim() != 4:
         raise ValueError(
-            f"binary_conv2d needs x [N, C, H, W] and weight [O, C/groups, kh, kw], got {list(x.shape)} and {list(weight.shape)}"
+            "binary_conv2d needs x [N, C, H, W] and weight [O, C/groups, kh, kw], "
+            f"got {list(x.shape)} and {list(weight.shape)}"
         )
-    y = _conv2d_packed(_float32(x.detach()), _pack_weight(weight), weight.shape, stride, padding, dilation, groups)
+    y = _conv2d_packed(
+        _float32(x.detach()), _pack_weight(weight), weight.shape, stride, padding, dilation, groups
+    )
     return y if y.dtype == x.dtype or not x.is_floating_point() else y.to(x.dtype)
 
 
@@ -280,7 +323,7 @@ def _binary_conv2d_backward(ctx, gradient):
     return _clip(gx, x), _clip(gw, weight), None, None, None, None
 
 
-# ------------------------------------------------------------------------------------------------ prepacked, with epilogues
+# -------------------------------------------------------------------------------- prepacked, with epilogues
 
 
 def conv2d_packed(
@@ -300,23 +343,42 @@ def conv2d_packed(
     pool: int = 1,
     out: Out = "float32",
 ) -> Tensor:
-    """Binary convolution with a packed weight of float shape ``shape`` = (O, C/groups, kh, kw), its epilogue fused.
+    """Binary convolution with a packed weight of float shape ``shape`` = (O, C/groups, kh, kw), its
+    epilogue fused.
 
-    ``x``: float ``[N, C, H, W]`` with any strides, packed here, or packed int64 ``[N, H, W, ceil(C / 64)]``. ``weight``: prepacked,
+    ``x``: float ``[N, C, H, W]`` with any strides, packed here, or packed int64 ``[N, H, W, ceil(C / 64)]``.
+    ``weight``: prepacked,
     or stored bits, prepacked here on every call. With dot the integer result:
 
-    * ``out="float32"``: ``dot * scale + bias + residual``, each optional, each rounded on its own as PyTorch does; ``[N, O, H', W']``
-      in the memory format of a float ``x``, channels_last for a packed one. ``residual`` has the shape of the result, ``scale`` and
+    * ``out="float32"``: ``dot * scale + bias + residual``, each optional, each rounded on its own as
+      PyTorch does; ``[N, O, H', W']``
+      in the memory format of a float ``x``, channels_last for a packed one. ``residual`` has the shape of
+      the result, ``scale`` and
       ``bias`` are ``[O]``.
     * ``out="int16"``: dot, channels_last; needs K <= 32767.
-    * ``out="bits"``: ``(maxpool(dot) >= threshold) ^ flip`` as words ``[N, H'/pool, W'/pool, ceil(O / 64)]``; the max-pool has
-      windows of ``pool`` x ``pool`` side by side. Without a threshold this is ``sign(dot)``. See :func:`fold_threshold`.
+    * ``out="bits"``: ``(maxpool(dot) >= threshold) ^ flip`` as words
+      ``[N, H'/pool, W'/pool, ceil(O / 64)]``; the max-pool has
+      windows of ``pool`` x ``pool`` side by side. Without a threshold this is ``sign(dot)``. See
+      :func:`fold_threshold`.
 
     Raises ``ValueError`` for shapes, dtypes or sizes that do not fit, naming them.
     """
     call = _conv2d_packed if _direct(x) else _ops.conv2d_packed
     return call(
-        x, weight, list(shape), _pair(stride), _pair(padding), _pair(dilation), groups, scale, bias, residual, threshold, flip, pool, out
+        x,
+        weight,
+        list(shape),
+        _pair(stride),
+        _pair(padding),
+        _pair(dilation),
+        groups,
+        scale,
+        bias,
+        residual,
+        threshold,
+        flip,
+        pool,
+        out,
     )
 
 
@@ -332,18 +394,27 @@ def linear_packed(
     flip: Tensor | None = None,
     out: Out = "float32",
 ) -> Tensor:
-    """Binary linear layer with a packed weight of float shape ``shape`` = (O, K); epilogues as in :func:`conv2d_packed`.
+    """Binary linear layer with a packed weight of float shape ``shape`` = (O, K); epilogues as in
+    :func:`conv2d_packed`.
 
-    ``x``: float ``[..., K]`` or packed int64 ``[..., ceil(K / 64)]``; the result is ``[..., O]``, or ``[..., ceil(O / 64)]`` as bits.
+    ``x``: float ``[..., K]`` or packed int64 ``[..., ceil(K / 64)]``; the result is ``[..., O]``,
+    or ``[..., ceil(O / 64)]`` as bits.
     """
     call = _linear_packed if _direct(x) else _ops.linear_packed
     return call(x, weight, list(shape), scale, bias, residual, threshold, flip, out)
 
 
 def _direct(x: Tensor) -> bool:
-    """Whether nobody watches: plain tensors, nothing traced. Then the implementation is called without PyTorch's dispatcher, which
-    costs 20 us a call for an operator with this many arguments, a third of a small layer."""
-    return not torch.compiler.is_compiling() and type(x) is Tensor and x.is_cpu and not torch._C._len_torch_dispatch_stack()
+    """Whether nobody watches: plain tensors, nothing traced. Then the implementation is called without
+    PyTorch's dispatcher, which costs 20 us a call for an operator with this many arguments, a third of a
+    small layer.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.is_cpu
+        and not torch._C._len_torch_dispatch_stack()
+    )
 
 
 def _vector(t: Tensor | None, name: str, dtype: torch.dtype, size: int) -> Tensor | None:
@@ -362,12 +433,20 @@ def _epilogue(o: int, scale, bias, residual, threshold, flip, pool: int, out: st
     if out != "float32" and (scale is not None or bias is not None or residual is not None):
         raise ValueError(f'scale, bias and residual need out="float32", got "{out}"')
     scale, bias = _vector(scale, "scale", torch.float32, o), _vector(bias, "bias", torch.float32, o)
-    return scale, bias, _vector(threshold, "threshold", torch.int32, o), _vector(flip, "flip", torch.int64, _words(o))
+    return (
+        scale,
+        bias,
+        _vector(threshold, "threshold", torch.int32, o),
+        _vector(flip, "flip", torch.int64, _words(o)),
+    )
 
 
 def _blob(weight: Tensor, shape: Sequence[int], groups: int) -> Tensor:
     if weight.dtype != torch.uint8 or weight.dim() not in (1, 2):
-        raise ValueError(f"weight must be prepacked (uint8 [bytes]) or stored bits (uint8 [O, ceil(K / 8)]), got {_describe(weight)}")
+        raise ValueError(
+            "weight must be prepacked (uint8 [bytes]) or stored bits (uint8 [O, ceil(K / 8)]), "
+            f"got {_describe(weight)}"
+        )
     return weight.contiguous() if weight.dim() == 1 else _prepack(weight, shape, groups)
 
 
@@ -376,13 +455,18 @@ def _conv2d_packed(
     scale=None, bias=None, residual=None, threshold=None, flip=None, pool=1, out="float32",
 ) -> Tensor:  # fmt: skip
     if len(shape) != 4 or x.dim() != 4:
-        raise ValueError(f"a convolution needs 4-dimensional x and weight, got x {list(x.shape)} and weight shape {list(shape)}")
+        raise ValueError(
+            "a convolution needs 4-dimensional x and weight, "
+            f"got x {list(x.shape)} and weight shape {list(shape)}"
+        )
     o, cg, kh, kw = shape
     c = cg * groups
     packed = x.dtype == torch.int64
     if x.shape[3 if packed else 1] != (_words(c) if packed else c):
         expected = f"[N, H, W, {_words(c)}] packed" if packed else f"[N, {c}, H, W]"
-        raise ValueError(f"a weight of shape {list(shape)} in {groups} group(s) needs x {expected}, got {_describe(x)}")
+        raise ValueError(
+            f"a weight of shape {list(shape)} in {groups} group(s) needs x {expected}, got {_describe(x)}"
+        )
     channels_first = not packed and out == "float32" and not _channels_last(x)
     bits = x.contiguous() if packed else _pack_images(x)
     n, h, w, _ = bits.shape
@@ -427,7 +511,9 @@ def _linear_packed(
     o, k = shape
     packed = x.dtype == torch.int64
     if x.shape[-1] != (_words(k) if packed else k):
-        raise ValueError(f"a weight of shape {list(shape)} needs x [..., {_words(k) if packed else k}], got {_describe(x)}")
+        raise ValueError(
+            f"a weight of shape {list(shape)} needs x [..., {_words(k) if packed else k}], got {_describe(x)}"
+        )
     rows = x.reshape(-1, x.shape[-1])
     bits = rows.contiguous() if packed else _pack_rows(rows)
     m = bits.shape[0]
@@ -442,7 +528,9 @@ def _linear_packed(
     # The rows of a linear layer are the pixels of one line of a 1 x 1 convolution.
     geometry = [1, 1, m, k, o, 1, 1, 1, 1, 0, 0, 1, 1, 1]
     if m:
-        backend().conv2d(geometry, bits[None, None], blob, y[None, None], False, scale, bias, residual, threshold, flip, 1)
+        backend().conv2d(
+            geometry, bits[None, None], blob, y[None, None], False, scale, bias, residual, threshold, flip, 1
+        )
     return y.view(*x.shape[:-1], last)
 
 
@@ -451,37 +539,63 @@ def _linear_packed_fake(x, weight, shape, scale, bias, residual, threshold, flip
     return x.new_empty((*x.shape[:-1], _words(o) if out == "bits" else o), dtype=_DTYPES[out])
 
 
-def or_pool(bits: Tensor, channels: int, window: int, stride: int | None = None, padding: int = 0, flip: Tensor | None = None) -> Tensor:
-    """Max-pooling of packed activations ``[N, H, W, ceil(C / 64)]``: OR over each window, then xor ``flip``. Padding is -1, like -infinity."""
+def or_pool(
+    bits: Tensor,
+    channels: int,
+    window: int,
+    stride: int | None = None,
+    padding: int = 0,
+    flip: Tensor | None = None,
+) -> Tensor:
+    """Max-pooling of packed activations ``[N, H, W, ceil(C / 64)]``: OR over each window, then xor
+    ``flip``. Padding is -1, like -infinity.
+    """
     call = _or_pool if _direct(bits) else _ops.or_pool
     return call(bits, channels, window, window if stride is None else stride, padding, flip)
 
 
-def _or_pool(bits: Tensor, channels: int, window: int, stride: int, padding: int, flip: Tensor | None) -> Tensor:
+def _or_pool(
+    bits: Tensor, channels: int, window: int, stride: int, padding: int, flip: Tensor | None
+) -> Tensor:
     if bits.dtype != torch.int64 or bits.dim() != 4 or bits.shape[-1] != _words(channels):
-        raise ValueError(f"packed activations of {channels} channels are int64 [N, H, W, {_words(channels)}], got {_describe(bits)}")
+        raise ValueError(
+            f"packed activations of {channels} channels are int64 [N, H, W, {_words(channels)}], "
+            f"got {_describe(bits)}"
+        )
     if window < 1 or stride < 1 or padding < 0 or 2 * padding > window:
         raise ValueError(f"cannot pool with window {window}, stride {stride}, padding {padding}")
     n, h, w, words = bits.shape
     oh, ow = _output_size(h, window, stride, padding, 1), _output_size(w, window, stride, padding, 1)
     if oh < 1 or ow < 1:
-        raise ValueError(f"the window {window} is larger than the padded input, {h} x {w} with padding {padding}")
+        raise ValueError(
+            f"the window {window} is larger than the padded input, {h} x {w} with padding {padding}"
+        )
     y = torch.empty((n, oh, ow, words), dtype=torch.int64)
-    backend().or_pool([n, h, w, channels, window, stride, padding], bits.contiguous(), _vector(flip, "flip", torch.int64, words), y)
+    backend().or_pool(
+        [n, h, w, channels, window, stride, padding],
+        bits.contiguous(),
+        _vector(flip, "flip", torch.int64, words),
+        y,
+    )
     return y
 
 
 def _or_pool_fake(bits, channels, window, stride, padding, flip) -> Tensor:
     n, h, w, words = bits.shape
-    return bits.new_empty((n, _output_size(h, window, stride, padding, 1), _output_size(w, window, stride, padding, 1), words))
+    return bits.new_empty(
+        (n, _output_size(h, window, stride, padding, 1), _output_size(w, window, stride, padding, 1), words)
+    )
 
 
 def fold_threshold(expression: Callable[[Tensor], Tensor], channels: int, k: int) -> tuple[Tensor, Tensor]:
-    """Whatever follows a binary layer, up to the next sign, as integers: (threshold int32 ``[O]``, flip int64 ``[ceil(O / 64)]``).
+    """Whatever follows a binary layer, up to the next sign, as integers: (threshold int32 ``[O]``, flip
+    int64 ``[ceil(O / 64)]``).
 
-    ``expression`` maps float32 ``[V, O]`` to ``[V, O]`` (bias, scale, batch norm, PReLU, ... in evaluation mode, column o with the
-    parameters of channel o). It is evaluated on every value -k..k that the layer can give, so the result is exact whatever its
-    rounding: ``sign(expression(dot)) == ((dot >= threshold) ^ flip)``. Raises ``ValueError`` if a channel is not monotone.
+    ``expression`` maps float32 ``[V, O]`` to ``[V, O]`` (bias, scale, batch norm, PReLU, ... in
+    evaluation mode, column o with the
+    parameters of channel o). It is evaluated on every value -k..k that the layer can give, so the result is
+    exact whatever its rounding: ``sign(expression(dot)) == ((dot >= threshold) ^ flip)``. Raises
+    ``ValueError`` if a channel is not monotone.
     """
     dots = torch.arange(-k, k + 1, dtype=torch.float32)
     with torch.no_grad():
@@ -492,12 +606,16 @@ def fold_threshold(expression: Callable[[Tensor], Tensor], channels: int, k: int
     rising = bits ^ falls
     if (rising[1:] < rising[:-1]).any():
         channel = int((rising[1:] < rising[:-1]).any(0).nonzero()[0])
-        raise ValueError(f"channel {channel} is not monotone in the layer's result, so no threshold describes it")
-    threshold = ((~rising).sum(0) - k).to(torch.int32)  # the first dot with a rising bit; k + 1 where there is none
+        raise ValueError(
+            f"channel {channel} is not monotone in the layer's result, so no threshold describes it"
+        )
+    threshold = ((~rising).sum(0) - k).to(
+        torch.int32
+    )  # the first dot with a rising bit; k + 1 where there is none
     return threshold, pack_words(falls)
 
 
-# ------------------------------------------------------------------------------------------------------------- registration
+# --------------------------------------------------------------------------------------------- registration
 
 # No defaults here: those are the functions' above.
 _EPILOGUE = "Tensor? scale, Tensor? bias, Tensor? residual, Tensor? threshold, Tensor? flip"
@@ -508,16 +626,22 @@ for _schema, _cpu, _fake in [
     ("prepack(Tensor bits, SymInt[] shape, SymInt groups) -> Tensor", _prepack, _prepack_fake),
     ("binary_linear(Tensor x, Tensor weight) -> Tensor", _binary_linear, _binary_linear_fake),
     (f"binary_conv2d(Tensor x, Tensor weight, {_GEOMETRY}) -> Tensor", _binary_conv2d, _binary_conv2d_fake),
-    (f"conv2d_packed(Tensor x, Tensor weight, SymInt[] shape, {_GEOMETRY}, {_EPILOGUE}, SymInt pool, str out) -> Tensor",
+    (f"conv2d_packed(Tensor x, Tensor weight, SymInt[] shape, {_GEOMETRY}, {_EPILOGUE}, SymInt pool, str out)"
+     " -> Tensor",
      _conv2d_packed, _conv2d_packed_fake),
     (f"linear_packed(Tensor x, Tensor weight, SymInt[] shape, {_EPILOGUE}, str out) -> Tensor",
      _linear_packed, _linear_packed_fake),
-    ("or_pool(Tensor bits, SymInt channels, SymInt window, SymInt stride, SymInt padding, Tensor? flip) -> Tensor",
+    ("or_pool(Tensor bits, SymInt channels, SymInt window, SymInt stride, SymInt padding, Tensor? flip)"
+     " -> Tensor",
      _or_pool, _or_pool_fake),
 ]:  # fmt: skip
     _library.define(_schema)
     _name = _schema.partition("(")[0]
     _library.impl(_name, _cpu, "CPU")
     torch.library.register_fake(f"bnn::{_name}", _fake, lib=_library)
-torch.library.register_autograd("bnn::binary_linear", _binary_linear_backward, setup_context=_keep, lib=_library)
-torch.library.register_autograd("bnn::binary_conv2d", _binary_conv2d_backward, setup_context=_keep, lib=_library)
+torch.library.register_autograd(
+    "bnn::binary_linear", _binary_linear_backward, setup_context=_keep, lib=_library
+)
+torch.library.register_autograd(
+    "bnn::binary_conv2d", _binary_conv2d_backward, setup_context=_keep, lib=_library
+)

@@ -1,6 +1,8 @@
-"""The two ways to compute: compiled kernels, or plain PyTorch where they cannot be compiled. The same four functions in each.
+"""The two ways to compute: compiled kernels, or plain PyTorch where they cannot be compiled. The same four
+functions in each.
 
-Tensors in and out are plain CPU tensors whose layout ``bnnlib.ops`` has already arranged; see its docstring for the formats.
+Tensors in and out are plain CPU tensors whose layout ``bnnlib.ops`` has already arranged; see its docstring
+for the formats.
 """
 
 from __future__ import annotations
@@ -39,9 +41,12 @@ class Native:
     def prepack(self, geometry: Geometry, bits: Tensor, out: Tensor) -> None:
         self.module.prepack(self.variant, geometry, _array(bits), _array(out))
 
-    def conv2d(self, geometry, bits, blob, out, channels_first, scale, bias, residual, threshold, flip, pool) -> None:
+    def conv2d(
+        self, geometry, bits, blob, out, channels_first, scale, bias, residual, threshold, flip, pool
+    ) -> None:
         self.module.conv2d(
-            self.variant, geometry, _array(bits), _array(blob), _array(out), channels_first, _array(scale), _array(bias),
+            self.variant, geometry, _array(bits), _array(blob), _array(out), channels_first, _array(scale),
+            _array(bias),
             _array(residual), _array(threshold), _array(flip), pool, torch.get_num_threads(),
         )  # fmt: skip
 
@@ -50,7 +55,9 @@ class Native:
 
 
 class Fallback:
-    """The same results from ``F.conv2d`` on -1/+1 tensors in double precision (exact up to K = 2^53): slow, and it says so."""
+    """The same results from ``F.conv2d`` on -1/+1 tensors in double precision (exact up to K = 2^53): slow,
+    and it says so.
+    """
 
     variant = "pytorch"
 
@@ -64,11 +71,18 @@ class Fallback:
     def prepack(self, geometry: Geometry, bits: Tensor, out: Tensor) -> None:
         out.copy_(bits.reshape(-1))
 
-    def conv2d(self, geometry, bits, blob, out, channels_first, scale, bias, residual, threshold, flip, pool) -> None:
+    def conv2d(
+        self, geometry, bits, blob, out, channels_first, scale, bias, residual, threshold, flip, pool
+    ) -> None:
         n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups = geometry
         if blob.numel() != self.blob_bytes(geometry):
-            raise ValueError("the prepacked weights have the wrong length or were prepacked for another kernel variant (prepack again)")
-        rows = np.unpackbits(blob.numpy().reshape(o, -1), axis=1, count=c // groups * kh * kw, bitorder="little")
+            raise ValueError(
+                "the prepacked weights have the wrong length or were prepacked for another kernel variant "
+                "(prepack again)"
+            )
+        rows = np.unpackbits(
+            blob.numpy().reshape(o, -1), axis=1, count=c // groups * kh * kw, bitorder="little"
+        )
         weight = torch.from_numpy(rows).double().reshape(o, c // groups, kh, kw) * 2 - 1
         x = unpack_words(bits, c).permute(0, 3, 1, 2).double() * 2 - 1
         dot = F.conv2d(x, weight, None, (sh, sw), (ph, pw), (dh, dw), groups).to(torch.int32)
@@ -96,8 +110,12 @@ class Fallback:
 
 
 def pack_words(bits: Tensor) -> Tensor:
-    """Booleans ``[..., C]`` to int64 words ``[..., ceil(C / 64)]``, bit i of a row in bit i % 64 of word i // 64, unused bits 0."""
-    array = np.packbits(np.ascontiguousarray(bits.detach().cpu().numpy(), dtype=bool), axis=-1, bitorder="little")
+    """Booleans ``[..., C]`` to int64 words ``[..., ceil(C / 64)]``, bit i of a row in bit i % 64 of word i
+    // 64, unused bits 0.
+    """
+    array = np.packbits(
+        np.ascontiguousarray(bits.detach().cpu().numpy(), dtype=bool), axis=-1, bitorder="little"
+    )
     missing = -array.shape[-1] % 8
     array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
     return torch.from_numpy(np.ascontiguousarray(array).view("<i8"))
@@ -110,13 +128,17 @@ def unpack_words(packed: Tensor, count: int) -> Tensor:
 
 
 def variants() -> list[tuple[str, str, bool]]:
-    """(name, what it needs, whether this CPU has that) of every variant compiled for this machine, best first."""
+    """(name, what it needs, whether this CPU has that) of every variant compiled for this machine, best
+    first.
+    """
     return _build.load().variants()
 
 
 @cache
 def backend() -> Native | Fallback:
-    """What this process computes with: the best variant that the CPU supports, or the one that ``BNN_KERNEL`` names."""
+    """What this process computes with: the best variant that the CPU supports, or the one that
+    ``BNN_KERNEL`` names.
+    """
     wanted = os.environ.get("BNN_KERNEL", "")
     if wanted == Fallback.variant:
         return Fallback()
@@ -125,7 +147,11 @@ def backend() -> Native | Fallback:
     except _build.BuildError as error:
         if wanted:
             raise RuntimeError(f"BNN_KERNEL={wanted} asks for a compiled kernel, but {error}") from error
-        warnings.warn(f"bnnlib.ops computes with plain PyTorch, many times slower than the native kernels, because {error}", stacklevel=2)
+        warnings.warn(
+            "bnnlib.ops computes with plain PyTorch, many times slower than the native kernels, "
+            f"because {error}",
+            stacklevel=2,
+        )
         return Fallback()
     known = module.variants()
     usable = [name for name, _, supported in known if supported]
@@ -136,5 +162,8 @@ def backend() -> Native | Fallback:
     listed = ", ".join([*usable, Fallback.variant])
     for name, needs, _ in known:
         if name == wanted:
-            raise RuntimeError(f"BNN_KERNEL={wanted} needs {needs}, which this CPU or its operating system lacks; usable here: {listed}")
+            raise RuntimeError(
+                f"BNN_KERNEL={wanted} needs {needs}, which this CPU or its operating system lacks; "
+                f"usable here: {listed}"
+            )
     raise RuntimeError(f"BNN_KERNEL={wanted} names no kernel variant; usable here: {listed}")

@@ -1,9 +1,10 @@
 """Compile the native kernels on first use, keep them in the user's cache, load them.
 
-The sources in ``kernels/`` are copied into a folder of the cache named after their content, the Python ABI, the machine and the
-compiler, built there by cppimport, and loaded from there ever after. So an edit of any header builds anew, a library made for
-another Python or machine is never picked up, and the installation itself may be read-only. Processes that import at once wait for
-one another on a file lock; a library appears under its name only when it is complete.
+The sources in ``kernels/`` are copied into a folder of the cache named after their content, the Python ABI,
+the machine and the compiler, built there by cppimport, and loaded from there ever after. So an edit of any
+header builds anew, a library made for another Python or machine is never picked up, and the installation
+itself may be read-only. Processes that import at once wait for one another on a file lock; a library
+appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -31,9 +32,15 @@ class BuildError(ImportError):
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels live: ``$BNN_KERNEL_CACHE``, else ``bnnlib/kernels`` in the user's cache, else a private temporary folder."""
+    """Where compiled kernels live: ``$BNN_KERNEL_CACHE``, else ``bnnlib/kernels`` in the user's cache, else
+    a private temporary folder.
+    """
     chosen = os.environ.get("BNN_KERNEL_CACHE")
-    base = Path(chosen) if chosen else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnlib" / "kernels"
+    base = (
+        Path(chosen)
+        if chosen
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnlib" / "kernels"
+    )
     try:
         base.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=base):
@@ -44,17 +51,26 @@ def cache_folder() -> Path:
     private = Path(tempfile.gettempdir()) / f"bnnlib-kernels-{os.getuid()}"
     private.mkdir(mode=0o700, exist_ok=True)
     if private.stat().st_uid != os.getuid():  # someone else's folder: a library in it could be anything
-        raise BuildError(f"{private} belongs to another user; set BNN_KERNEL_CACHE to a folder that you can write")
+        raise BuildError(
+            f"{private} belongs to another user; set BNN_KERNEL_CACHE to a folder that you can write"
+        )
     return private
 
 
 def key(sources: Path = SOURCES) -> str:
-    """Names what a library depends on: every source file (compile flags are in one of them), Python, machine, compiler."""
+    """Names what a library depends on: every source file (compile flags are in one of them), Python,
+    machine, compiler.
+    """
     digest = hashlib.sha256()
     for path in sorted(sources.iterdir()):
         if path.suffix in {".h", ".inl", ".cpp"} and not path.name.startswith("."):
             digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    for fact in (sysconfig.get_config_var("EXT_SUFFIX"), platform.machine(), os.environ.get("CXX", ""), os.environ.get("CFLAGS", "")):
+    for fact in (
+        sysconfig.get_config_var("EXT_SUFFIX"),
+        platform.machine(),
+        os.environ.get("CXX", ""),
+        os.environ.get("CFLAGS", ""),
+    ):
         digest.update(str(fact).encode() + b"\0")
     return digest.hexdigest()[:20]
 
@@ -67,7 +83,9 @@ def load(sources: Path = SOURCES) -> ModuleType:
     if _complete(library):
         try:
             return _open(library)
-        except ImportError:  # complete, yet not for this process: built with another C++ runtime, damaged, ...
+        except (
+            ImportError
+        ):  # complete, yet not for this process: built with another C++ runtime, damaged, ...
             pass
     import filelock
 
@@ -102,7 +120,9 @@ def _open(library: Path) -> ModuleType:
 
 
 def _build(sources: Path, library: Path) -> None:
-    """Build in a folder of its own and a process of its own (a failed compile ends in SystemExit; setuptools reads the current folder)."""
+    """Build in a folder of its own and a process of its own (a failed compile ends in SystemExit;
+    setuptools reads the current folder).
+    """
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="build-") as folder:
         for path in sources.iterdir():
@@ -110,16 +130,25 @@ def _build(sources: Path, library: Path) -> None:
                 shutil.copy(path, folder)
         program = "import cppimport, sys; cppimport.build_filepath(sys.argv[1])"
         done = subprocess.run(
-            [sys.executable, "-c", program, str(Path(folder) / f"{NAME}.cpp")], cwd=folder, capture_output=True, text=True
+            [sys.executable, "-c", program, str(Path(folder) / f"{NAME}.cpp")],
+            cwd=folder,
+            capture_output=True,
+            text=True,
         )
         built = Path(folder) / library.name
         if done.returncode or not _complete(built):
             said = (done.stderr + done.stdout).strip()
             if "No module named 'cppimport'" in said or "No module named 'pybind11'" in said:
-                raise BuildError("the packages cppimport and pybind11 are needed to compile the kernels (pip install cppimport pybind11)")
+                raise BuildError(
+                    "the packages cppimport and pybind11 are needed to compile the kernels "
+                    "(pip install cppimport pybind11)"
+                )
             compiler = (os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++").split()[0]
             if shutil.which(compiler) is None:
-                raise BuildError(f"there is no C++ compiler ({compiler} not found; on Debian or Ubuntu: apt-get install g++)")
+                raise BuildError(
+                    f"there is no C++ compiler ({compiler} not found; "
+                    "on Debian or Ubuntu: apt-get install g++)"
+                )
             errors = [line for line in said.splitlines() if "error" in line.lower()] or said.splitlines()
             raise BuildError("the kernels do not compile: " + " | ".join(errors[:3])[:800])
         os.replace(built, library)
