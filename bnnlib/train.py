@@ -79,8 +79,8 @@ def train(
 ) -> RunResult:
     """Train ``recipe`` (a name, a path, or a loaded recipe) and return its :class:`RunResult`.
 
-    ``data_root``: as :func:`bnnlib.data.load` takes it. ``out``: folder of full records, ``results/runs``
-    where None. ``runs``: where run folders go. ``overrides``: dotted fields to values; such a run is kept
+    ``data_root``: as :func:`bnnlib.data.load` takes it. ``out``: folder of full records; where None,
+    ``results/runs`` for the recipes that come with the library, the run folder for any other. ``runs``: where run folders go. ``overrides``: dotted fields to values; such a run is kept
     apart from the recipe's own. ``restart``: forget a checkpoint.
 
     Raises :class:`RecipeError`, :class:`bnnlib.data.DataNotFound`, :class:`CheckpointError`,
@@ -105,11 +105,10 @@ def train(
         _by_first(fabric, lock)
         if progress and first:
             print(f"{recipe.name} seed {seed} ({profile}): run folder {run_dir}", file=sys.stderr, flush=True)
-        kept = (
-            records.path_of(recipe.name, seed, out or records.FOLDER)
-            if profile == "full" and not overrides
-            else run_dir / "record.json"
-        )
+        if out is None and recipe.name in recipes.names():
+            out = records.FOLDER
+        elsewhere = profile != "full" or overrides or out is None
+        kept = run_dir / "record.json" if elsewhere else records.path_of(recipe.name, seed, out)
         return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, progress and first).result(
             kept if first else None
         )
@@ -768,7 +767,10 @@ def main(
         typer.Option("--data", help="folder of the data sets; else $BNN_DATA, else the cache folder"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder of the records of full runs [results/runs]")
+        Path | None,
+        typer.Option(
+            help="folder of the records of full runs [results/runs; of a recipe of your own: its run folder]"
+        ),
     ] = None,
     runs: Annotated[
         Path | None, typer.Option(help="folder of the run folders; else $BNN_RUNS, else the cache folder")

@@ -63,7 +63,8 @@ train.UPDATES_TO_ASK = 1
 step, said = train._Run._train_step, {}
 
 def run(name, overrides, folder=None):
-    return train.train(recipe, overrides=overrides or None, runs=out / (folder or name), progress=False)
+    places = {"runs": out / (folder or name), "out": out / "records" / name}
+    return train.train(recipe, overrides=overrides or None, progress=False, **places)
 
 def stop_at(self, *arguments):
     if rank == 1 and (self.epoch, self.step) == (1, 1):

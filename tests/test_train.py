@@ -147,6 +147,8 @@ def test_a_full_run_is_recorded_beside_its_recipe_and_a_changed_one_is_not(recip
     changed = train.train(small, seed=2, overrides={"label_smoothing": 0.1}, **options)
     assert changed.record_path.parent == changed.run_dir != result.run_dir
     run(recipe, tmp_path)
+    own = train.train(small, seed=3, **{**options, "out": None})
+    assert own.record_path == own.run_dir / "record.json", "no recipe of the library"
     assert [p.relative_to(out).as_posix() for p in out.rglob("*.json")] == ["small/seed2.json"]
 
 
