@@ -76,7 +76,7 @@ class Row:
         """In words; ``within our spread`` where the source's figure lies between our lowest and highest
         seed."""
         if self.last is None:
-            return self._missing()
+            return "not run yet" if self.needs is None else "needs ImageNet: run this, below"
         if self.stale:
             return f"stale: recipe changed since seed {', '.join(map(str, self.stale))}"
         if self.difference is None:
@@ -85,14 +85,14 @@ class Row:
             return "within our spread"
         return f"{'above' if self.difference > 0 else 'below'} by {abs(self.difference):.2f}"
 
-    def _missing(self) -> str:
-        """What a row without a record says: for ImageNet, which cannot be fetched, how to run it and what
-        that takes."""
-        if self.recipe.dataset != "imagenet":
-            return "not run yet"
+    @property
+    def needs(self) -> str | None:
+        """For a row without a record on ImageNet, which cannot be fetched: how to run it and what that takes."""
+        if self.last is not None or self.recipe.dataset != "imagenet":
+            return None
         cost = self.recipe.cost
         takes = f", about {cost.hours:g} h and {cost.memory_gb:g} GB on {cost.hardware}" if cost else ""
-        return f"needs ImageNet: `python -m bnnlib.train {self.recipe.name} --data DIR`{takes}"
+        return f"`python -m bnnlib.train {self.recipe.name} --data DIR`{takes}"
 
 
 def rows(folder: Path = records.FOLDER, names: list[str] | None = None) -> list[Row]:
@@ -124,11 +124,13 @@ def markdown_table(
         "| recipe | source | data | source's top-1 % | ours, last epoch | ours, best epoch | seeds | verdict |",
         "|---|---|---|---:|---:|---:|---:|---|",
     ]
-    notes = ["\\* best epoch, picked on the test set."]
+    notes, needs = ["\\* best epoch, picked on the test set."], []
     for row in rows(folder, names):
         r = row.recipe
         if names is None and row.last is None and r.published.top1 is None:
             continue
+        if row.needs:
+            needs.append(f"- {row.needs}")
         if r.published.doubt:
             notes.append(f"? `{r.name}`: {r.published.doubt}.")
         marks = ("*" if r.published.epoch == "best-on-test" else "") + ("?" if r.published.doubt else "")
@@ -138,6 +140,8 @@ def markdown_table(
         lines.append(
             f"| {name} {r.title} | {r.source} | {r.dataset} | {published} | {' | '.join(ours)} | {row.verdict} |"
         )
+    if needs:
+        notes.append("Rows that need ImageNet; hours and memory are estimates:\n\n" + "\n".join(needs))
     return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
 
 

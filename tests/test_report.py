@@ -82,12 +82,14 @@ def test_an_imagenet_row_says_how_to_run_it_and_never_shows_another_sets_figure(
     cost = recipes.load("s5-resnet18-xnorpp").cost
     (row,) = report.rows(tmp_path, ["s5-resnet18-xnorpp"])
     assert row.last is None
-    assert row.verdict == (
-        "needs ImageNet: `python -m bnnlib.train s5-resnet18-xnorpp --data DIR`, "
+    assert row.verdict == "needs ImageNet: run this, below"
+    assert row.needs == (
+        "`python -m bnnlib.train s5-resnet18-xnorpp --data DIR`, "
         f"about {cost.hours:g} h and {cost.memory_gb:g} GB on {cost.hardware}"
     )
     table = report.markdown_table(tmp_path)
     assert f"| S5 | imagenet | 57.60? | – | – | 0 | {row.verdict} |" in table
+    assert f"\n- {row.needs}\n" in table
     assert "? `s5-resnet18-xnorpp`: the source prints 57.6 for" in table
     assert "| imagenet | 55.80 |" in table and "`tiny-" not in table
     path = put(tmp_path, "tiny-s5-resnet18-xnorpp", 0, 40.0, 41.0)
