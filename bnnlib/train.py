@@ -16,8 +16,8 @@ each) there.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
-import hashlib
 import math
 import os
 import signal
@@ -35,7 +35,18 @@ import typer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bnnlib import checkpoint, data, deploy, evaluate, layers, models, objectives, recipes, records, schedules
+from bnnlib import (
+    building,
+    checkpoint,
+    data,
+    deploy,
+    evaluate,
+    layers,
+    objectives,
+    recipes,
+    records,
+    schedules,
+)
 from bnnlib.recipes import Recipe
 
 CHECKPOINT_SECONDS = 300
@@ -80,8 +91,9 @@ def train(
     """Train ``recipe`` (a name, a path, or a loaded recipe) and return its :class:`RunResult`.
 
     ``data_root``: as :func:`bnnlib.data.load` takes it. ``out``: folder of full records; where None,
-    ``results/runs`` for the recipes that come with the library, the run folder for any other. ``runs``: where run folders go. ``overrides``: dotted fields to values; such a run is kept
-    apart from the recipe's own. ``restart``: forget a checkpoint.
+    ``results/runs`` for the recipes that come with the library, the run folder for any other. ``runs``:
+    where run folders go. ``overrides``: dotted fields to values; such a run is kept apart from the recipe's
+    own. ``restart``: forget a checkpoint.
 
     Raises :class:`RecipeError`, :class:`bnnlib.data.DataNotFound`, :class:`CheckpointError`,
     :class:`RunBusy`, :class:`TrainingError` (NaN).
@@ -176,17 +188,18 @@ class _Run:
             self.dataset = self.dataset.subset(train=recipe.quick.train, test=recipe.quick.test)
         self._prepare_data()
         torch.manual_seed(seed)
-        self.model = _built(recipe)
+        self.model = building.model(recipe)
         layers.project_(self.model)
-        self.parameters = _count(self.model)
+        self.parameters = building.parameter_count(self.model)
         if recipe.channels_last:
             self.model = self.model.to(memory_format=torch.channels_last)
         if recipe.precision == "64-true":
             self.model = self.model.double()
         self.model = self.model.to(fabric.device)
-        self.teacher, self.teacher_known = (
-            _teacher(recipe, profile, run_dir, fabric.device) if recipe.distill else (None, None)
-        )
+        self.teacher, self.teacher_known = None, None
+        if recipe.distill:
+            everyones = run_dir.parent.parent.parent
+            self.teacher, self.teacher_known = building.teacher(recipe, profile, everyones, fabric.device)
         self.average = (
             torch.optim.swa_utils.AveragedModel(
                 self.model,
@@ -196,7 +209,7 @@ class _Run:
             if recipe.ema
             else None
         )
-        optimizer = _optimizer(recipe, self.model)
+        optimizer = building.optimizer(recipe, self.model)
         if fabric.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # the sizes of a recipe never change
         # the smaller last batch of an epoch gets a program of its own, rather than all get one for any size
@@ -643,102 +656,6 @@ def _mix(*numbers: int) -> int:
     return h >> 1
 
 
-def _built(recipe: Recipe) -> nn.Module:
-    model = models.build(recipe.model.name, **recipe.model.options)
-    if recipe.init != "default":
-        for module in model.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear, layers.BinaryConv2d, layers.BinaryLinear)):
-                _initialise(recipe.init, module)
-    return model
-
-
-def _initialise(kind: str, module: nn.Module) -> None:
-    w = module.weight
-    if kind == "normal-0.05":
-        nn.init.normal_(w, 0, 0.05)
-    elif kind == "normal-fan-in":
-        nn.init.normal_(
-            w, 0, 2 / w[0].numel()
-        )  # S4's deviation is 2 / n, no root; its biases stay as PyTorch draws them
-    else:
-        nn.init.kaiming_normal_(w, mode="fan_out", nonlinearity="relu")
-    if module.bias is not None and kind != "normal-fan-in":
-        nn.init.zeros_(module.bias)
-    if hasattr(module, "_reset_scale"):
-        module._reset_scale()
-
-
-def _count(model: nn.Module) -> dict[str, int]:
-    binary = sum(m.weight.numel() for m in layers.binary_layers(model).values())
-    total = sum(p.numel() for p in model.parameters())
-    stored = 0
-    latent = {id(m.weight) for m in layers.binary_layers(model).values()}
-    for tensor in (*model.parameters(), *model.buffers()):
-        stored += tensor.numel() * (1 if id(tensor) in latent else 8 * tensor.element_size())
-    return {"total": total, "binary": binary, "real": total - binary, "bits": stored}
-
-
-def _optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    o = recipe.optimizer
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            (spared if _group(module, name) in o.no_decay else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": o.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    groups = [g for g in groups if g["params"]]
-    if o.name == "sgd":
-        return torch.optim.SGD(groups, lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, fused=True)
-    kind = torch.optim.Adam if o.name == "adam" else torch.optim.AdamW
-    return kind(groups, lr=o.lr, betas=o.betas, eps=o.eps, fused=True)
-
-
-def _group(module: nn.Module, name: str) -> str:
-    """The parameter group that ``no_decay`` names: binary, scale, norm, bias, or weight."""
-    if name.startswith("scale"):
-        return "scale"
-    if isinstance(module, (layers.RSign, layers.RPReLU, nn.PReLU)):
-        return "scale"
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return "norm"
-    if name == "bias":
-        return "bias"
-    return "binary" if isinstance(module, (layers.BinaryConv2d, layers.BinaryLinear)) else "weight"
-
-
-def _teacher(
-    recipe: Recipe, profile: str, run_dir: Path, device: torch.device
-) -> tuple[nn.Module, records.Teacher]:
-    """The teacher that ``distill`` names and what is known of it: a path, or a recipe's model in the run
-    folder of its seed 0 or among the shipped ones. A quick run takes a teacher from a quick run."""
-    name = recipe.distill.teacher
-    if name.endswith(".safetensors"):
-        tried = [Path(name)]
-    else:
-        tried = [run_dir.parent.parent.parent / name / profile / "seed0" / "model.safetensors"]
-        if profile == "full":
-            tried.append(deploy.FOLDER / f"{name}.safetensors")
-    path = next((p for p in tried if p.is_file()), None)
-    if path is None:
-        raise TrainingError(
-            f"{recipe.name} distils from {name!r}, found in none of {', '.join(map(str, tried))}: train it first (python -m bnnlib.train {name} --profile {profile})"
-        )
-    about = deploy.info(path)
-    for field in ("dataset", "input"):
-        if about[field] != getattr(recipe, field):
-            raise TrainingError(
-                f"the teacher {path} was trained with {field} {about[field]}, {recipe.name} has {getattr(recipe, field)}: name a teacher trained alike"
-            )
-    known = records.Teacher(
-        recipe=about["recipe"],
-        seed=about["seed"],
-        top1=about["top1"],
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-    )
-    teacher = deploy.load(path).to(device).eval().requires_grad_(False)
-    return teacher.double() if recipe.precision == "64-true" else teacher, known
-
-
 def _augment(recipe: Recipe, train: data.Split | data.LazySplit) -> Any:
     """What a recipe's ``augment`` names, for :class:`bnnlib.data.Batches`."""
     a, lazy = recipe.augment, isinstance(train, data.LazySplit)
@@ -787,6 +704,7 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
 ) -> None:
     """Train RECIPE, resuming where an earlier run of the same recipe and seed left off."""
+    _keep_freed_memory()
     if threads:
         torch.set_num_threads(threads)
     try:
@@ -811,6 +729,16 @@ def main(
         _fail(
             f"{error.filename}: {error.strerror}; what was written before is whole, and the same command goes on from its last checkpoint"
         )
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc's malloc keep what is freed. By default it gives every large block back to the system, whose
+    pages must be cleared anew at the next step: a tenth to a third of a LeNet-5 training step on a CPU."""
+    malloc_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if malloc_option is not None:
+        trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
+        malloc_option(trim_threshold, 2**31 - 1)
+        malloc_option(mmap_threshold, 2**30)
 
 
 def _change(text: str) -> tuple[str, Any]:

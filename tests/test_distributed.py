@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from bnnlib import data, deploy, evaluate, records, train
+from bnnlib import building, data, deploy, evaluate, records, train
 
 TOLERANCE = 1e-10  # largest difference of a weight, relative to the largest weight of its tensor
 TRAIN, TEST, CLASSES, SIDE = 29, 13, 4, 32
@@ -157,7 +157,7 @@ def assert_close(a: dict, b: dict, tolerance: float = TOLERANCE) -> None:
 
 
 def test_two_processes_end_at_the_weights_of_one(one, two):
-    start = train._built(train.recipes.load(Path(one.run_dir).parents[3] / "small.yaml")).state_dict()
+    start = building.model(train.recipes.load(Path(one.run_dir).parents[3] / "small.yaml")).state_dict()
     here = one.model.state_dict()
     moved = [name for name, x in here.items() if "weight" in name and start[name].shape != ()]
     assert len(moved) > 30 and not torch.equal(here[moved[0]], start[moved[0]].double())

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from bnnlib import data, evaluate, layers, models, recipes, train
+from bnnlib import building, data, evaluate, layers, models, recipes, train
 from bnnlib.layers import BinaryConv2d, BinaryLinear
 
 CONVS = ((96, 256, 5), (256, 384, 3), (384, 384, 3), (384, 256, 3))
@@ -134,7 +134,7 @@ def test_initialisation_is_s4s():
     """Deviation 2 / n, n the inputs of an output (S4's code: no root); biases as PyTorch draws them."""
     torch.manual_seed(0)
     recipe = recipes.load("s4-alexnet", {"model": {"name": "alexnet", "image": 64, "classes": 10}})
-    for module in train._built(recipe).modules():
+    for module in building.model(recipe).modules():
         if isinstance(module, (nn.Conv2d, nn.Linear, BinaryConv2d, BinaryLinear)):
             n = module.weight[0].numel()
             assert module.weight.std().item() == pytest.approx(2 / n, rel=0.05)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from bnnlib import layers, models, recipes, schedules, train
+from bnnlib import building, layers, models, recipes, schedules, train
 from bnnlib.models import resnet
 
 # (in, out) of the eight blocks; a block has two 3x3 convs, and a 1x1 conv in its shortcut where they differ.
@@ -322,7 +322,7 @@ def test_the_three_nets_that_are_compared_differ_in_the_net_alone():
 
 def test_weight_decay_falls_on_real_valued_weights_alone():
     recipe = recipes.load("s5-resnet18-xnorpp")
-    decayed, spared = train._optimizer(recipe, models.build("resnet18", image=64, classes=200)).param_groups
+    decayed, spared = building.optimizer(recipe, models.build("resnet18", image=64, classes=200)).param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-5, 0)
     assert sum(p.numel() for p in decayed["params"]) == STEM + DOWN + NORMS + head(200)
     assert sum(p.numel() for p in spared["params"]) == BODY + CHANNELS + 8 * sum(SIDES[64])

@@ -33,9 +33,16 @@ def pins() -> list[Requirement]:
 
 def pinned_versions(python: str) -> dict[str, str]:
     """Name -> version that requirements.txt gives on Linux x86-64 under the Python `python` ("3.12")."""
-    machine = {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": "linux",
-               "platform_machine": "x86_64", "platform_system": "Linux", "os_name": "posix",
-               "implementation_name": "cpython", "platform_python_implementation": "CPython"}
+    machine = {
+        "python_version": python,
+        "python_full_version": f"{python}.9",
+        "sys_platform": "linux",
+        "platform_machine": "x86_64",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
     found: dict[str, str] = {}
     for pin in pins():
         if pin.marker is None or pin.marker.evaluate(machine):
@@ -72,7 +79,7 @@ def test_requirements_are_hashed_and_name_no_source() -> None:
 
 def test_the_benchmarks_extra_stays_out_of_the_environment() -> None:
     names = set(pinned_versions("3.11"))
-    for requirement in direct("bench")[len(direct()):]:
+    for requirement in direct("bench")[len(direct()) :]:
         assert canonicalize_name(requirement.name) not in names
 
 
@@ -110,7 +117,7 @@ class Machine:
     """A folder with setup_env.sh and requirements.txt, and a PATH with nothing but chosen programs."""
 
     def __init__(self, folder: Path) -> None:
-        self.checkout = folder / "check out"          # a blank in the path, too
+        self.checkout = folder / "check out"  # a blank in the path, too
         self.checkout.mkdir()
         self.bin = folder / "bin"
         self.bin.mkdir()
@@ -176,7 +183,7 @@ def test_no_python_headers(machine: Machine) -> None:
 def test_an_incomplete_python_is_passed_over_for_a_complete_one(machine: Machine) -> None:
     machine.python("python3.11", refuses="ensurepip")
     machine.python("python3")
-    assert "C++ compiler g++ does not run" in machine.refusal()        # so the Python was found
+    assert "C++ compiler g++ does not run" in machine.refusal()  # so the Python was found
 
 
 def test_no_compiler(machine: Machine) -> None:
@@ -214,7 +221,7 @@ def finished(machine: Machine) -> Path:
 
 def test_a_finished_environment_needs_nothing(machine: Machine) -> None:
     finished(machine)
-    assert machine.setup().returncode == 0                             # no Python, no compiler, no network
+    assert machine.setup().returncode == 0  # no Python, no compiler, no network
 
 
 @pytest.mark.parametrize("change", ["requirements", "folder", "python gone"])

@@ -15,7 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bnnlib import checkpoint, data, deploy, records, train
+from bnnlib import building, checkpoint, data, deploy, records, train
 from bnnlib.recipes import RecipeError
 
 TINY = """
@@ -234,14 +234,14 @@ def test_an_epoch_breaks_off_below_a_loss(recipe, tmp_path, monkeypatch):
 
 
 def test_distillation_needs_a_teacher_that_fits(recipe, tmp_path):
-    with pytest.raises(train.TrainingError, match="distils from 'nobody'.*train it first"):
+    with pytest.raises(RecipeError, match="distils from 'nobody'.*train it first"):
         run(recipe, tmp_path, overrides={"distill.teacher": "nobody"})
     teacher = run(recipe, tmp_path, "teacher")
     path = teacher.run_dir / "model.safetensors"
     student = run(recipe, tmp_path, overrides={"distill.teacher": str(path), "distill.mix": 1.0}).record
     assert (student.teacher.recipe, student.teacher.top1) == ("tiny", teacher.record.top1_last)
     assert student.curve[0].train_loss != teacher.record.curve[0].train_loss
-    with pytest.raises(train.TrainingError, match="trained with input normalized, tiny has unit"):
+    with pytest.raises(RecipeError, match="trained with input normalized, tiny has unit"):
         run(recipe, tmp_path, overrides={"distill.teacher": str(path), "input": "unit"})
 
 
@@ -265,7 +265,7 @@ def test_weight_decay_groups():
 
     fields = recipes.load("s4-lenet5").model_dump()
     fields["optimizer"] |= {"weight_decay": 0.1, "no_decay": ("binary", "scale", "norm", "bias")}
-    optimizer = train._optimizer(recipes.Recipe.model_validate(fields), models.build("lenet5"))
+    optimizer = building.optimizer(recipes.Recipe.model_validate(fields), models.build("lenet5"))
     decayed, spared = optimizer.param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
     assert sorted(p.numel() for p in decayed["params"]) == [
