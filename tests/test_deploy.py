@@ -295,7 +295,7 @@ def good(recipe, tmp_path):
 
 def rewritten(path, change):
     """The file with its tensors and metadata changed by ``change(tensors, about)``."""
-    about, tensors = deploy._open(path)
+    about, tensors = deploy.files._open(path)
     change(tensors, about)
     bad = path.with_name("bad.safetensors")
     bad.write_bytes(safetensors.torch.save(tensors, metadata={"bnnlib": json.dumps(about)}))

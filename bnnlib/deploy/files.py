@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from bnnlib import layers, models
 from bnnlib.packing import pack_bits, unpack_bits
-from bnnlib.records import ROOT, write_atomically
 from bnnlib.recipes import Recipe
+from bnnlib.records import ROOT, write_atomically
 
 FOLDER = ROOT / "results" / "models"
 FORMAT = 1
@@ -216,7 +216,3 @@ def _checked(call):
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-
-
-if __name__ == "__main__":
-    app()
