@@ -259,8 +259,17 @@ inline void store_planes(const Plan& p, const Work& w, isize start, isize pixels
     }
 }
 
-// One work item: a tile of pixels against a chunk of channels. `memory`: work_bytes(p), aligned to 64, of this thread alone.
-inline void run(const Plan& p, isize item, uint8_t* memory) {
+// One work item, counted: dot = base[i][o] - 2 * w.counts[i * w.count_stride + o] for `pixels` pixels, window by window, and
+// `channels` channels from `first` on.
+struct Tile {
+    isize start, many, pixels, first, channels;     // windows [start, start + many)
+    isize border[64];                               // class of each pixel
+    const int32_t* base[64];
+    Work w;
+};
+
+// `memory`: work_bytes(p), aligned to 64, of this thread alone.
+inline void count_tile(const Plan& p, isize item, uint8_t* memory, Tile* t) {
     const Conv& g = p.g;
     const Variant& v = *p.v;
     const Epilogue& e = p.e;
@@ -281,12 +290,11 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
     const bool single = one_stretch(g);
 
     Pixel pixel[64];
-    isize border[64];                       // class of each pixel
-    const int32_t* base[64];
+    const int32_t** base = t->base;
     list_pixels(p, start, many, pixel);
     for (isize i = 0; i < pixels; ++i) {
-        border[i] = p.row_class[pixel[i].y] * p.columns + p.column_class[pixel[i].x];
-        base[i] = p.base + border[i] * g.o + first;
+        t->border[i] = p.row_class[pixel[i].y] * p.columns + p.column_class[pixel[i].x];
+        base[i] = p.base + t->border[i] * g.o + first;
         if (!single) {
             copy(w.bases + i * base_stride, base[i], channels * 4);
             base[i] = w.bases + i * base_stride;
@@ -315,6 +323,21 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
                                                                          2u * w.counts[i * w.count_stride + shift + o]);
         }
     }
+    t->start = start, t->many = many, t->pixels = pixels, t->first = first, t->channels = channels, t->w = w;
+}
+
+// One work item: a tile of pixels against a chunk of channels, and its epilogue. `memory` as for count_tile.
+inline void run(const Plan& p, isize item, uint8_t* memory) {
+    Tile t;
+    count_tile(p, item, memory, &t);
+    const Conv& g = p.g;
+    const Variant& v = *p.v;
+    const Epilogue& e = p.e;
+    const Work& w = t.w;
+    const isize window = e.pool * e.pool, start = t.start, many = t.many, pixels = t.pixels, first = t.first, channels = t.channels;
+    const isize base_stride = round_up(p.chunk, 64);
+    const bool single = one_stretch(g);
+    const int32_t* const* base = t.base;
 
     if (e.out == Out::float32) {
         for (isize i = 0; i < pixels; ++i) {
@@ -333,7 +356,7 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
             uint64_t* to = (uint64_t*)e.to + (start + i) * line + first / 64;
             for (isize k = 0; k < window; ++k) {
                 const isize at = i * window + k;
-                const uint16_t* limit = single ? p.limit + border[at] * round_up(g.o, 64) + first : w.limits;
+                const uint16_t* limit = single ? p.limit + t.border[at] * round_up(g.o, 64) + first : w.limits;
                 if (!single) {
                     fill(w.limits, 0, round_up(channels, 64) * 2);
                     for (isize o = 0; o < channels; ++o)
