@@ -141,6 +141,8 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
 
 def runs_table(known: Iterable, found: Iterable) -> str:
     """What each recipe takes and gives, from the records: a Markdown table, with what was run at its top."""
+    from bnnlib import report
+
     rows = [
         "| recipe | data | epochs | seeds | time a seed | on | top-1 %, last epoch |",
         "|---|---|---:|---:|---:|---|---:|",
@@ -153,7 +155,7 @@ def runs_table(known: Iterable, found: Iterable) -> str:
         cells = [f"`{recipe.name}`", recipe.dataset, str(recipe.epochs), seeds, "–", "–", "–"]
         if runs:
             seconds = statistics.fmean(record.wall_time_s for record in runs)
-            places = {_machine(record.hardware) for record in runs}
+            places = {report.machine(record.hardware) for record in runs}
             cells[4:] = [
                 _duration(seconds),
                 "; ".join(sorted(places)),
@@ -161,19 +163,6 @@ def runs_table(known: Iterable, found: Iterable) -> str:
             ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
-
-
-def _machine(hardware: dict) -> str:
-    """
-    >>> _machine({"cpu": "AMD EPYC", "threads": 2})
-    'AMD EPYC, 2 threads'
-    """
-    parts = [hardware.get("gpu") or hardware.get("cpu", "unknown processor")]
-    for kind in ("processes", "threads"):
-        count = hardware.get(kind, 1)
-        if count > 1 and not (kind == "threads" and "gpu" in hardware):
-            parts.append(f"{count} {kind}")
-    return ", ".join(parts)
 
 
 def _duration(seconds: float) -> str:

@@ -3,6 +3,14 @@ by meaning."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from bnnlib.records import Record
+
 BINARY, REAL, SOURCE, OURS, FAINT = "#2463eb", "#6b7280", "#d9480f", "#0f9d58", "#cbd5e1"
 
 
@@ -30,3 +38,19 @@ def use_style() -> None:
             "image.interpolation": "nearest",
         }
     )
+
+
+def draw_curves(
+    ax: Axes, runs: Mapping[str, Sequence[Record]], labels: Mapping[str, str], field: str = "test_top1"
+) -> None:
+    """One line a record of the recipes that ``labels`` names, in its order and the style's colours; further
+    seeds of a recipe are thin. ``field``: of :class:`bnnlib.records.Epoch`."""
+    for place, (name, label) in enumerate(labels.items()):
+        for i, record in enumerate(runs[name]):
+            epochs = [point.epoch for point in record.curve]
+            values = [getattr(point, field) for point in record.curve]
+            marker = "o" if len(epochs) == 1 else None  # a line through one point is not to be seen
+            ax.plot(
+                epochs, values, color=f"C{place}", lw=1 if i else 2, marker=marker, label=None if i else label
+            )
+    ax.set_xlabel("epoch")

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -100,19 +101,20 @@ def rows(folder: Path = records.FOLDER, names: list[str] | None = None) -> list[
     found: dict[str, list[Record]] = {}
     for record in records.read_all(folder):
         found.setdefault(record.recipe, []).append(record)
-    result = []
-    for name in names or recipes.names():
-        recipe, runs = recipes.load(name), found.get(name, [])
-        for run in runs:
-            if run.dataset.name != recipe.dataset:  # never one set's figure in another's row
-                raise records.RecordError(
-                    f"record of {name} seed {run.seed} is of {run.dataset.name}, the recipe of {recipe.dataset}: remove it"
-                )
-        stale = tuple(r.seed for r in runs if r.recipe_hash != recipe.hash())
-        last = Spread.of([r.top1_last for r in runs]) if runs else None
-        best = Spread.of([r.top1_best for r in runs]) if runs else None
-        result.append(Row(recipe, last, best, stale))
-    return result
+    return [row(recipes.load(name), found.get(name, [])) for name in names or recipes.names()]
+
+
+def row(recipe: Recipe, runs: Sequence[Record]) -> Row:
+    """The row of one recipe from its records. Raises :class:`RecordError` for one of another data set."""
+    for run in runs:
+        if run.dataset.name != recipe.dataset:  # never one set's figure in another's row
+            raise records.RecordError(
+                f"record of {recipe.name} seed {run.seed} is of {run.dataset.name}, the recipe of {recipe.dataset}: remove it"
+            )
+    stale = tuple(r.seed for r in runs if r.recipe_hash != recipe.hash())
+    last = Spread.of([r.top1_last for r in runs]) if runs else None
+    best = Spread.of([r.top1_best for r in runs]) if runs else None
+    return Row(recipe, last, best, stale)
 
 
 def markdown_table(
@@ -143,6 +145,61 @@ def markdown_table(
     if needs:
         notes.append("Rows that need ImageNet; hours and memory are estimates:\n\n" + "\n".join(needs))
     return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
+
+
+def runs_table(runs: Mapping[str, Sequence[Record]]) -> str:
+    """The table of a chapter, in Markdown: a row a recipe, in the order of ``runs``, from its records; where
+    there are none, the command that makes one. Quick records are marked, and compared with nothing."""
+    lines = [
+        "| run | source % | last epoch % | best epoch %* | seeds | images/s | |",
+        "|---|---:|---:|---:|---:|---:|---|",
+    ]
+    machines: dict[str, None] = {}
+    for name, found in runs.items():
+        recipe = recipes.load(name)
+        published = "–" if recipe.published.top1 is None else f"{recipe.published.top1:.2f}"
+        if recipe.published.epoch == "best-on-test" and recipe.published.top1 is not None:
+            published += "*"
+        head = f"`{name}` {recipe.title} | {published}"
+        if not found:
+            lines.append(f"| {head} | – | – | 0 | – | not run yet: {command(recipe)} |")
+            continue
+        quick = any(record.profile == "quick" for record in found)
+        gathered = row(recipe, [] if quick else found)
+        last, best = (Spread.of([getattr(r, f) for r in found]) for f in ("top1_last", "top1_best"))
+        speed = statistics.fmean(r.images_per_second for r in found)
+        machines |= dict.fromkeys(machine(r.hardware) for r in found)
+        verdict = "a quick run: means nothing" if quick else gathered.verdict
+        lines.append(f"| {head} | {last} | {best} | {len(found)} | {speed:.0f} | {verdict} |")
+    notes = "\\* picked on the test set."
+    if machines:
+        notes += f" images/s: of training, without evaluation, on {'; '.join(machines)}."
+    return "\n".join(lines) + f"\n\n{notes}\n"
+
+
+def command(recipe: Recipe) -> str:
+    """The command that trains a recipe, as Markdown code, and what has to be trained before it."""
+    text = f"`python -m bnnlib.train {recipe.name}`"
+    return text + (f", after `{recipe.distill.teacher}`" if recipe.distill else "")
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """What a run ran on, in words.
+
+    >>> machine({"cpu": "AMD EPYC", "threads": 2})
+    'AMD EPYC, 2 threads'
+    """
+    parts = [hardware.get("gpu") or hardware.get("cpu", "unknown processor")]
+    for kind in ("processes", "threads"):
+        count = hardware.get(kind, 1)
+        if count > 1 and not (kind == "threads" and "gpu" in hardware):
+            parts.append(f"{count} {kind}")
+    return ", ".join(parts)
+
+
+def reaches(record: Record, top1: float) -> int | None:
+    """The first epoch after which test top-1 is at least ``top1`` %; None where none is."""
+    return next((e.epoch for e in record.curve if e.test_top1 >= top1), None)
 
 
 def curve_frame(recipe: str, folder: Path = records.FOLDER):

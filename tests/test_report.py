@@ -140,3 +140,29 @@ def test_the_readme_shows_what_the_records_say():
 def test_no_committed_record_is_stale():
     stale = [row.recipe.name for row in report.rows() if row.stale]
     assert not stale, f"recipes changed since their records were made: {stale}"
+
+
+# ------------------------------------------------------------------------------------- a chapter's own table
+
+
+def test_a_chapters_table_has_the_record_or_the_command(a_record):
+    runs = {"s4-lenet5": [a_record(seed=s) for s in (0, 1)], "s4-nin": [], "s2-student": []}
+    table = report.runs_table(runs)
+    assert "| `s4-lenet5` LeNet-5, binary | 99.23* | 90.00 ± 0.00 | 91.00 ± 0.00 | 2 | 100 | below by 8.23 |" in table
+    assert "| `s4-nin` NIN, binary | 86.28* | – | – | 0 | – | not run yet: `python -m bnnlib.train s4-nin` |" in table
+    assert "| 81.35 | – | – | 0 | – | not run yet: `python -m bnnlib.train s2-student`, after `s2-teacher` |" in table
+    assert table.endswith("images/s: of training, without evaluation, on a cpu.\n")
+    assert "images/s:" not in report.runs_table({"s4-nin": []})
+
+
+def test_a_chapters_table_compares_no_quick_run_and_no_other_set(a_record):
+    small = {"name": "digits", "fingerprint": "sha256:" + "0" * 64, "train": 32, "test": 32}
+    table = report.runs_table({"s4-lenet5": [a_record(profile="quick", dataset=small)]})
+    assert "| 90.00 | 91.00 | 1 | 100 | a quick run: means nothing |" in table
+    with pytest.raises(records.RecordError, match="seed 0 is of digits, the recipe of mnist"):
+        report.runs_table({"s4-lenet5": [a_record(dataset=small)]})
+
+
+def test_the_epoch_that_reaches_a_figure(a_record):
+    record = a_record()
+    assert [report.reaches(record, x) for x in (50.0, 91.0, 91.1)] == [1, 1, None]

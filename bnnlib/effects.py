@@ -1,0 +1,192 @@
+"""Effects in a factorial experiment: what each switch does, and what each pair of them does beyond that.
+
+A *cell* is one combination of levels, one from each factor; its values are those of its seeds. Every effect
+here is a *contrast*, a weighted sum of cell means, so all of them share one treatment of chance: the spread
+within cells is pooled (it is taken to be the same in all), and gives each contrast a Student t interval with
+as many degrees of freedom as there are runs beyond one a cell. Seeds that cells have in common are not
+paired; what such seeds share cancels in a contrast, so the intervals err to the wide side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from bnnlib import recipes
+
+Cell = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A contrast of cell means, in the values' unit; ``half_width`` of its interval, infinite where no cell
+    has two values."""
+
+    value: float
+    half_width: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return abs(self.value) > self.half_width
+
+    def __str__(self) -> str:
+        return f"{self.value:+.2f}" + (f" ± {self.half_width:.2f}" if math.isfinite(self.half_width) else "")
+
+
+@dataclass(frozen=True)
+class Factorial:
+    """``factors``: name to levels, in order. ``values``: cell to its seeds' values; a cell may be missing."""
+
+    factors: Mapping[str, Sequence[str]]
+    values: Mapping[Cell, Sequence[float]]
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError(f"level = {self.level} is impossible: give a share between 0 and 1")
+        for cell in self.values:
+            self._check(dict(zip(self.factors, cell, strict=False)), len(cell))
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every combination of levels, the last factor changing fastest."""
+        return list(itertools.product(*self.factors.values()))
+
+    @property
+    def missing(self) -> list[Cell]:
+        """Cells without a value."""
+        return [cell for cell in self.cells if not self.values.get(cell)]
+
+    @cached_property
+    def freedom(self) -> int:
+        """Degrees of freedom of the pooled spread: runs beyond one a cell."""
+        return sum(max(0, len(v) - 1) for v in self.values.values())
+
+    @cached_property
+    def sd(self) -> float:
+        """Standard deviation within a cell, pooled over cells; NaN where no cell has two values."""
+        squares = sum((len(v) - 1) * statistics.variance(v) for v in self.values.values() if len(v) > 1)
+        return math.sqrt(squares / self.freedom) if self.freedom else math.nan
+
+    def contrast(self, weights: Mapping[Cell, float]) -> Estimate | None:
+        """The weighted sum of cell means; None where a cell with a weight has no value."""
+        used = {cell: w for cell, w in weights.items() if w}
+        if any(not self.values.get(cell) for cell in used):
+            return None
+        value = sum(w * statistics.fmean(self.values[cell]) for cell, w in used.items())
+        if not self.freedom:
+            return Estimate(value, math.inf)
+        from scipy import special
+
+        quantile = float(special.stdtrit(self.freedom, (1 + self.level) / 2))
+        length = math.sqrt(sum(w * w / len(self.values[cell]) for cell, w in used.items()))
+        return Estimate(value, quantile * self.sd * length)
+
+    def weights(self, changes: Mapping[str, tuple[str, str]]) -> dict[Cell, float]:
+        """Of the effect of ``changes``, factor to (from, to), averaged over the other factors.
+
+        One change: its main effect. Two: their interaction, how much larger the effect of one is once the
+        other has been made (the same for both). Three: by how much the third alters that interaction.
+        """
+        for factor, pair in changes.items():
+            for chosen in pair:
+                self._check({factor: chosen})
+        shared = math.prod(len(levels) for name, levels in self.factors.items() if name not in changes)
+        found = {}
+        for cell in self.cells:
+            here = dict(zip(self.factors, cell, strict=True))
+            if all(here[factor] in pair for factor, pair in changes.items()):
+                sign = math.prod(1 if here[factor] == to else -1 for factor, (_, to) in changes.items())
+                found[cell] = sign / shared
+        return found
+
+    def effect(self, **changes: tuple[str, str]) -> Estimate | None:
+        """:meth:`contrast` of :meth:`weights`: ``effect(shortcut=("off", "on"))``."""
+        return self.contrast(self.weights(changes))
+
+    def attribution_weights(self, start: Cell, end: Cell) -> dict[str, dict[Cell, float]]:
+        """Of each factor's part in the way from ``start`` to ``end``: its step, averaged over all orders in
+        which the factors can be switched (Shapley's value). The parts add up to the whole way."""
+        for cell in (start, end):
+            self._check(dict(zip(self.factors, cell, strict=False)), len(cell))
+        moved = [i for i, (a, b) in enumerate(zip(start, end, strict=True)) if a != b]
+        names = list(self.factors)
+        found: dict[str, dict[Cell, float]] = {}
+        for i in moved:
+            weights: dict[Cell, float] = {}
+            others = [j for j in moved if j != i]
+            for size in range(len(others) + 1):
+                share = math.factorial(size) * math.factorial(len(others) - size) / math.factorial(len(moved))
+                for done in itertools.combinations(others, size):
+                    before = tuple(end[j] if j in done else start[j] for j in range(len(start)))
+                    after = (*before[:i], end[i], *before[i + 1 :])
+                    weights[after] = weights.get(after, 0.0) + share
+                    weights[before] = weights.get(before, 0.0) - share
+            found[names[i]] = weights
+        return found
+
+    def attribution(self, start: Cell, end: Cell) -> dict[str, Estimate | None]:
+        """:meth:`contrast` of :meth:`attribution_weights`, by factor."""
+        parts = self.attribution_weights(start, end)
+        return {name: self.contrast(weights) for name, weights in parts.items()}
+
+    def _check(self, levels: Mapping[str, str], count: int | None = None) -> None:
+        if count is not None and count != len(self.factors):
+            raise ValueError(f"a cell has {count} levels, there are {len(self.factors)} factors")
+        for factor, level in levels.items():
+            if factor not in self.factors:
+                raise ValueError(f"no factor {factor!r}: there are {', '.join(self.factors)}")
+            if level not in self.factors[factor]:
+                known = ", ".join(self.factors[factor])
+                raise ValueError(f"factor {factor!r} has no level {level!r}: it has {known}")
+
+
+# ------------------------------------------------------------------------------------- the ablation of S2
+
+S2_FACTORS: dict[str, tuple[str, ...]] = {
+    "shortcut": ("off", "on"),
+    "distillation": ("off", "on"),
+    "scale": ("mean|W|", "1", "learned"),
+}
+_SCALES = {"mean": "mean|W|", "none": "1", "learned": "learned"}
+_IN_OTHER_TABLES = ("s1-vgg-lr1e-3", "s2-student", "s2-student-learned")
+
+
+def s2_cells() -> dict[Cell, str]:
+    """The recipe of each cell of the ablation between S1's net and S2's student, by its levels."""
+    names = [*_IN_OTHER_TABLES, *(n for n in recipes.names() if n.startswith("s2-ablation-"))]
+    found: dict[Cell, str] = {}
+    for name in names:
+        recipe = recipes.load(name)
+        options = recipe.model.options
+        scale = options.get("layer", {}).get("scale", "mean")
+        cell = (
+            "on" if options.get("shortcut") else "off",
+            "on" if recipe.distill else "off",
+            _SCALES[scale],
+        )
+        if cell in found:
+            raise recipes.RecipeError(f"{name} and {found[cell]} are the same cell of the ablation: {cell}")
+        found[cell] = name
+    return {cell: found[cell] for cell in itertools.product(*S2_FACTORS.values()) if cell in found}
+
+
+def s2_parts() -> Iterator[tuple[str, dict[str, tuple[str, str]]]]:
+    """Main effects and two-way interactions that the chapter shows, each with what it is called."""
+    steps = {
+        "shortcut": ("off", "on"),
+        "distillation": ("off", "on"),
+        "scale mean|W| → 1": ("mean|W|", "1"),
+        "scale 1 → learned": ("1", "learned"),
+    }
+    factor = {name: name.split()[0] for name in steps}
+    for name, step in steps.items():
+        yield name, {factor[name]: step}
+    for one, other in itertools.combinations(steps, 2):
+        if factor[one] != factor[other]:
+            yield f"{one} × {other}", {factor[one]: steps[one], factor[other]: steps[other]}

@@ -1,0 +1,202 @@
+"""The runs that a chapter talks about, in each of its profiles; and the trained nets that come with the book.
+
+found = runs.collect(["s1-vgg", "s2-student"], profile, seed)
+found.records["s1-vgg"]         # its records: stored ones, or the one of the run just made
+nets = runs.shipped(["s1-vgg"]) # packed files in results/models, evaluated where the test images are here
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bnnlib import data, deploy, evaluate, recipes, records, train
+from bnnlib.data import cache
+from bnnlib.records import Record
+
+# A net of the size of S1's takes seconds for a step on a CPU: quick runs of chapters are a couple of steps.
+SMALL = {"quick.train": 32, "quick.test": 32, "quick.batch_size": 16}
+
+# What a file's answers depend on besides the file and the images.
+_COMPUTE = ("quantizers.py", "layers.py", "deploy.py", "evaluate.py", "models/*.py", "data/whitening.py")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """``records``: by recipe, in the order asked for, an empty list where there is none. ``models``: of the
+    runs just made. ``note``: what a reader must know of them, in Markdown; may be empty."""
+
+    records: dict[str, list[Record]]
+    models: dict[str, nn.Module] = field(default_factory=dict)
+    note: str = ""
+
+    def __getitem__(self, name: str) -> list[Record]:
+        return self.records[name]
+
+    def last(self, name: str) -> list[float]:
+        """Top-1 % of the last epoch, a value a seed."""
+        return [record.top1_last for record in self.records[name]]
+
+
+def collect(
+    names: Iterable[str],
+    profile: str,
+    seed: int = 0,
+    *,
+    folder: Path = records.FOLDER,
+    small: dict[str, int] | None = None,
+) -> Runs:
+    """The runs of the recipes ``names`` as ``profile`` has them.
+
+    ``stored``: every record in ``folder``. ``quick``: each recipe trained for a few steps (``small``, else
+    ``SMALL``) in a temporary folder, teachers first; where the data set is not here, the stored records, and
+    a note that says so. ``full``: what has no record of ``seed`` yet is trained as its recipe says, teachers
+    first (with seed 0), and its record kept in ``folder``; then every record.
+    """
+    names = list(dict.fromkeys(names))
+    if profile == "quick":
+        try:
+            return _quick(names, seed, {**SMALL, **(small or {})})
+        except data.DataNotFound as missing:
+            said = str(missing).partition(" is not here")[0]
+            note = (
+                f"*Nothing was trained: {said} is not on this machine. What follows are the stored records.*"
+            )
+            return Runs(_stored(names, folder), note=note)
+    if profile == "full":
+        return _full(names, seed, folder)
+    if profile != "stored":
+        raise ValueError(f"unknown profile {profile!r}: choose stored, quick or full")
+    return Runs(_stored(names, folder))
+
+
+def _stored(names: list[str], folder: Path) -> dict[str, list[Record]]:
+    return {name: records.read_all(folder, name) for name in names}
+
+
+def _teachers_first(names: list[str]) -> list[str]:
+    """``names`` with the recipes they distil from, each before the first that needs it."""
+    ordered: list[str] = []
+    for name in names:
+        distill = recipes.load(name).distill
+        if distill and distill.teacher not in ordered and not distill.teacher.endswith(".safetensors"):
+            ordered += [t for t in _teachers_first([distill.teacher]) if t not in ordered]
+        if name not in ordered:
+            ordered.append(name)
+    return ordered
+
+
+def _quick(names: list[str], seed: int, small: dict[str, int]) -> Runs:
+    found: dict[str, list[Record]] = {}
+    nets: dict[str, nn.Module] = {}
+    files: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="bnn-quick-") as scratch:
+        for name in _teachers_first(names):
+            recipe, changes = recipes.load(name), dict(small)
+            data.load(recipe.dataset, download=False)  # never the start of a download of minutes
+            if recipe.distill:
+                changes["distill.teacher"] = files.get(recipe.distill.teacher, recipe.distill.teacher)
+            run = train.train(
+                name, seed=seed, profile="quick", runs=Path(scratch), overrides=changes, progress=False
+            )
+            files[name] = str(run.run_dir / "model.safetensors")
+            found[name], nets[name] = [run.record], run.model
+    note = (
+        f"**These are quick runs, of {small['quick.train']} images each: they show that everything runs, and "
+        "their numbers mean nothing.**"
+    )
+    return Runs({name: found[name] for name in names}, {name: nets[name] for name in names}, note)
+
+
+def _full(names: list[str], seed: int, folder: Path) -> Runs:
+    nets: dict[str, nn.Module] = {}
+    for name in _teachers_first(names):
+        one = seed if name in names else 0
+        if not records.path_of(name, one, folder).is_file():
+            nets[name] = train.train(name, seed=one, profile="full", out=folder, progress=False).model
+    made = ", ".join(f"`{name}`" for name in nets) or "nothing: every run of this seed is recorded"
+    return Runs(_stored(names, folder), nets, f"*Trained just now: {made}.*")
+
+
+# ------------------------------------------------------------------------------------------- shipped nets
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A packed net that comes with the book. ``recorded``: top-1 % of its run; ``scores``: its logits on the
+    whole test set, computed on this machine, or None where the images are not here; ``labels``: theirs."""
+
+    name: str
+    path: Path
+    recorded: float
+    real: str
+    scores: Tensor | None = None
+    labels: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
+    @property
+    def computed(self) -> float | None:
+        """Top-1 % of ``scores``."""
+        return None if self.scores is None else evaluate.top1(self.scores, self.labels)
+
+    def __str__(self) -> str:
+        """In Markdown: what the file gives, and whether that was computed or is as recorded."""
+        size = f"{self.bytes / 1e6:.2f} MB, real-valued weights as {self.real}"
+        if self.computed is None:
+            return (
+                f"`{self.name}`: {self.recorded:.2f} %, **as recorded** (the test images are not on this "
+                f"machine); {size}."
+            )
+        return (
+            f"`{self.name}`: {self.computed:.2f} % of {len(self.labels):,} test images, **computed here** from the "
+            f"packed file ({self.recorded:.2f} % when it was trained); {size}."
+        )
+
+
+def shipped(names: Iterable[str], *, folder: Path = deploy.FOLDER) -> dict[str, Shipped]:
+    """Those of ``names`` that have a packed file in ``folder``, evaluated where the data set is here.
+
+    Logits are kept in the cache folder, by hashes of the file, the images and the code that computes them:
+    some ten thousand images through a net of S1's size take a CPU minutes.
+    """
+    found = {}
+    for name in names:
+        path = Path(folder) / f"{name}.safetensors"
+        if path.is_file():
+            about = deploy.info(path)
+            found[name] = Shipped(name, path, about["top1"], about["real"], *_scores(path, about))
+    return found
+
+
+def _scores(path: Path, about: dict) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    try:
+        dataset = data.load(about["dataset"], download=False)
+    except data.DataNotFound:
+        return None, None
+
+    def compute() -> dict[str, Tensor]:
+        inputs = evaluate.input_transform(about["input"], dataset)
+        return {"scores": evaluate.logits(deploy.load(path), dataset.test, inputs)}
+
+    here = Path(__file__).parent
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(f"{dataset.fingerprint} torch={torch.__version__}".encode())
+    for part in (p for pattern in _COMPUTE for p in sorted(here.glob(pattern))):
+        digest.update(part.read_bytes())
+    group = f"logits-{about['recipe']}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    return cache.remember(group, digest.hexdigest()[:32], compute)["scores"], dataset.test.labels
+
+
+def standard_error(percent: float, images: int) -> float:
+    """Of an accuracy of ``percent`` on that many images, from drawing the images: points."""
+    return math.sqrt(percent * (100 - percent) / images)

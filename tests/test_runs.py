@@ -1,0 +1,120 @@
+"""The runs of a chapter in its three profiles, and the nets that come with the book."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bnnlib import data, deploy, evaluate, models, recipes, records, runs
+
+LENET = "s4-lenet5"
+
+
+@pytest.fixture
+def digits(tmp_path, monkeypatch):
+    """Two small recipes on the embedded digits, one the other's teacher, in a folder of recipes."""
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    common = "source: ours\ndataset: digits\nepochs: 1\noptimizer: {lr: 0.01}\nmodel: {name: mlp}\n"
+    (folder / "big.yaml").write_text("title: big\n" + common)
+    (folder / "small.yaml").write_text("title: small\n" + common + "distill: {teacher: big}\n")
+    monkeypatch.setattr(recipes, "FOLDER", folder)
+    monkeypatch.setenv("BNN_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "results"
+
+
+def test_stored_is_what_is_recorded(tmp_path, a_record):
+    for seed in (0, 1):
+        records.write(a_record(seed=seed), records.path_of(LENET, seed, tmp_path))
+    found = runs.collect([LENET, "s3-mlp", LENET], "stored", folder=tmp_path)
+    assert list(found.records) == [LENET, "s3-mlp"]
+    assert [r.seed for r in found[LENET]] == [0, 1] and found.last(LENET) == [90.0, 90.0]
+    assert found["s3-mlp"] == [] and found.models == {} and found.note == ""
+
+
+def test_quick_trains_teachers_first_and_leaves_nothing_behind(digits, tmp_path):
+    found = runs.collect(["small"], "quick", seed=2, folder=digits)
+    assert list(found.records) == list(found.models) == ["small"]
+    (record,) = found["small"]
+    assert (record.profile, record.seed, record.dataset.train) == ("quick", 2, runs.SMALL["quick.train"])
+    assert record.teacher.recipe == "big" and record.teacher.seed == 2
+    assert "mean nothing" in found.note
+    assert not digits.exists() and not (tmp_path / "runs").exists()
+
+
+def test_quick_without_the_data_says_so_and_shows_what_is_stored(tmp_path, a_record, monkeypatch):
+    monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
+    records.write(a_record(), records.path_of(LENET, 0, tmp_path))
+    found = runs.collect([LENET], "quick", folder=tmp_path)
+    assert found.last(LENET) == [90.0]
+    assert found.note.startswith("*Nothing was trained: data set 'mnist' is not on this machine.")
+    assert str(tmp_path) not in found.note
+
+
+def test_full_trains_what_has_no_record_and_nothing_else(digits, monkeypatch):
+    first = runs.collect(["small"], "full", seed=1, folder=digits)
+    assert sorted(p.relative_to(digits).as_posix() for p in digits.rglob("*.json")) == [
+        "big/seed0.json",
+        "small/seed1.json",
+    ]
+    assert list(first.models) == ["big", "small"] and first.note == "*Trained just now: `big`, `small`.*"
+    monkeypatch.setattr(runs.train, "train", lambda *a, **k: pytest.fail("trained again"))
+    again = runs.collect(["small"], "full", seed=1, folder=digits)
+    assert again.records == first.records and again.models == {} and "nothing" in again.note
+
+
+def test_an_unknown_profile_is_named():
+    with pytest.raises(ValueError, match="unknown profile 'fast'"):
+        runs.collect([LENET], "fast")
+
+
+def test_a_teacher_of_a_teacher_comes_first():
+    order = runs._teachers_first(["s2-student", "s1-vgg", "s2-teacher", "ours-vgg-20ep"])
+    assert order == ["s2-teacher", "s2-student", "s1-vgg", "ours-teacher", "ours-vgg-20ep"]
+
+
+def pack(folder, dataset="digits"):
+    recipe = recipes.load(LENET).model_copy(update={"dataset": dataset})
+    torch.manual_seed(0)
+    model = models.build("lenet5").eval()
+    path = folder / f"{LENET}.safetensors"
+    deploy.save(model, path, recipe=recipe, seed=0, top1=12.34, fingerprint="sha256:0", real="int8")
+    return path
+
+
+def test_a_shipped_net_is_evaluated_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = pack(tmp_path)
+    net = runs.shipped([LENET, "s3-mlp"], folder=tmp_path)
+    assert list(net) == [LENET], "the other has no file here"
+    digits = data.load("digits")
+    inputs = evaluate.input_transform("normalized", digits)
+    expected = evaluate.logits(deploy.load(path), digits.test, inputs)
+    found = net[LENET]
+    assert torch.equal(found.scores, expected) and torch.equal(found.labels, digits.test.labels)
+    assert found.computed == evaluate.top1(expected, digits.test.labels)
+    assert (found.recorded, found.real, found.bytes) == (12.34, "int8", path.stat().st_size)
+    assert "**computed here**" in str(found) and f"{found.computed:.2f} %" in str(found)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "logits", lambda *a: pytest.fail("computed again"))
+        assert torch.equal(runs.shipped([LENET], folder=tmp_path)[LENET].scores, expected)
+    monkeypatch.setattr(evaluate, "logits", lambda *a: expected + 1)
+    other = deploy.load(path)
+    other.conv1.bias.data.add_(1)
+    recipe = recipes.load(LENET).model_copy(update={"dataset": "digits"})
+    deploy.save(other, path, recipe=recipe, seed=0, top1=12.34, fingerprint="sha256:0")
+    assert torch.equal(runs.shipped([LENET], folder=tmp_path)[LENET].scores, expected + 1), "another file"
+
+
+def test_without_the_images_the_figure_is_marked_as_recorded(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
+    pack(tmp_path, "mnist")
+    found = runs.shipped([LENET], folder=tmp_path)[LENET]
+    assert found.computed is None
+    assert "12.34 %, **as recorded**" in str(found) and "int8" in str(found)
+
+
+def test_standard_error_is_the_binomials():
+    from scipy import stats
+
+    assert runs.standard_error(90, 10_000) == pytest.approx(stats.binom(10_000, 0.9).std() / 100)
