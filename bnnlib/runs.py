@@ -11,6 +11,7 @@ import hashlib
 import math
 import tempfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from bnnlib import data, deploy, evaluate, recipes, records, train
 from bnnlib.data import cache
+from bnnlib.data.excerpt import Excerpt, excerpt
 from bnnlib.records import Record
 
 # A net of the size of S1's takes seconds for a step on a CPU: quick runs of chapters are a couple of steps.
@@ -56,9 +58,10 @@ def collect(
     """The runs of the recipes ``names`` as ``profile`` has them.
 
     ``stored``: every record in ``folder``. ``quick``: each recipe trained for a few steps (``small``, else
-    ``SMALL``) in a temporary folder, teachers first; where the data set is not here, the stored records, and
-    a note that says so. ``full``: what has no record of ``seed`` yet is trained as its recipe says, teachers
-    first (with seed 0), and its record kept in ``folder``; then every record.
+    ``SMALL``) in a temporary folder, teachers first, on an excerpt in place of Tiny-ImageNet; where another
+    data set is not here, the stored records, and a note that says so. ``full``: what has no record of
+    ``seed`` yet is trained as its recipe says, teachers first (with seed 0), and its record kept in
+    ``folder``; then every record.
     """
     names = list(dict.fromkeys(names))
     if profile == "quick":
@@ -97,10 +100,17 @@ def _quick(names: list[str], seed: int, small: dict[str, int]) -> Runs:
     found: dict[str, list[Record]] = {}
     nets: dict[str, nn.Module] = {}
     files: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="bnn-quick-") as scratch:
+    few: Excerpt | None = None
+    with tempfile.TemporaryDirectory(prefix="bnn-quick-") as scratch, ExitStack() as held:
         for name in _teachers_first(names):
             recipe, changes = recipes.load(name), dict(small)
-            data.load(recipe.dataset, download=False)  # never the start of a download of minutes
+            if recipe.dataset == "tiny-imagenet":  # to decode all of it takes minutes
+                few = few or held.enter_context(
+                    excerpt(classes=8, train=small["quick.train"] // 8 or 1, test=small["quick.test"] // 8 or 1)
+                )
+                changes["dataset"] = few.name
+            else:
+                data.load(recipe.dataset, download=False)  # never the start of a download of minutes
             if recipe.distill:
                 changes["distill.teacher"] = files.get(recipe.distill.teacher, recipe.distill.teacher)
             run = train.train(
@@ -112,6 +122,8 @@ def _quick(names: list[str], seed: int, small: dict[str, int]) -> Runs:
         f"**These are quick runs, of {small['quick.train']} images each: they show that everything runs, and "
         "their numbers mean nothing.**"
     )
+    if few and not few.real:
+        note += " Tiny-ImageNet is not on this machine: the images are made up."
     return Runs({name: found[name] for name in names}, {name: nets[name] for name in names}, note)
 
 
@@ -123,6 +135,21 @@ def _full(names: list[str], seed: int, folder: Path) -> Runs:
             nets[name] = train.train(name, seed=one, profile="full", out=folder, progress=False).model
     made = ", ".join(f"`{name}`" for name in nets) or "nothing: every run of this seed is recorded"
     return Runs(_stored(names, folder), nets, f"*Trained just now: {made}.*")
+
+
+def some_inputs(count: int = 32, seed: int = 0) -> tuple[Tensor, str]:
+    """Inputs ``(count, 3, 32, 32)`` for a look into a net, normalised, and what they are: test images of
+    CIFAR-10, or, where it is not on this machine, smooth noise."""
+    draw = torch.Generator().manual_seed(seed)
+    try:
+        cifar = data.load("cifar10", download=False)
+    except data.DataNotFound:
+        coarse = torch.randn(count, 3, 8, 8, generator=draw)
+        smooth = nn.functional.interpolate(coarse, size=32, mode="bicubic")
+        return smooth / smooth.std(), "images of smooth noise (CIFAR-10 is not on this machine)"
+    chosen = torch.randperm(len(cifar.test), generator=draw)[:count]
+    normalise = evaluate.input_transform("normalized", cifar)
+    return normalise(cifar.test.images[chosen]), "test images of CIFAR-10"
 
 
 # ------------------------------------------------------------------------------------------- shipped nets

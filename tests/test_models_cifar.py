@@ -109,6 +109,16 @@ def test_vgg_block_in_both_orders_and_with_its_shortcut():
     assert isinstance(models.build("vgg", shortcut=True).blocks[0].shortcut, nn.Identity)
 
 
+def test_a_sign_after_the_stems_relu_sees_nothing_of_the_image():
+    """Why the recipe with S1's order in words leaves that ReLU out."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 32, 32)
+    blind = models.build("vgg", order="sign-conv-bn").eval()(x)
+    assert torch.equal(blind[0], blind[1])
+    seeing = models.build("vgg", order="sign-conv-bn", stem_act="none").eval()(x)
+    assert not torch.equal(seeing[0], seeing[1])
+
+
 def test_nin_drops_out_behind_the_pools_alone_and_after_the_sign():
     found = {name: m.dropout for name, m in layers.binary_layers(models.build("nin")).items() if m.dropout}
     assert found == {"features.6.layer": 0.5, "features.10.layer": 0.5}

@@ -51,6 +51,15 @@ def test_quick_without_the_data_says_so_and_shows_what_is_stored(tmp_path, a_rec
     assert str(tmp_path) not in found.note
 
 
+def test_a_quick_run_of_tiny_imagenet_takes_an_excerpt_made_up_where_it_is_absent(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
+    name = "tiny-s5-resnet18-xnorpp-7ep"
+    found = runs.collect([name], "quick", small={"model.width": 16, "quick.train": 16, "quick.test": 8})
+    (record,) = found[name]
+    assert (record.dataset.train, record.dataset.test) == (16, 8)
+    assert "the images are made up" in found.note and str(tmp_path) not in found.note
+
+
 def test_full_trains_what_has_no_record_and_nothing_else(digits, monkeypatch):
     first = runs.collect(["small"], "full", seed=1, folder=digits)
     assert sorted(p.relative_to(digits).as_posix() for p in digits.rglob("*.json")) == [
@@ -118,3 +127,15 @@ def test_standard_error_is_the_binomials():
     from scipy import stats
 
     assert runs.standard_error(90, 10_000) == pytest.approx(stats.binom(10_000, 0.9).std() / 100)
+
+
+def test_inputs_for_a_look_are_of_one_scale_with_the_data_and_without(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
+    x, what = runs.some_inputs(8)
+    assert x.shape == (8, 3, 32, 32) and x.std().item() == pytest.approx(1) and "noise" in what
+    assert torch.equal(x, runs.some_inputs(8)[0]) and not torch.equal(x, runs.some_inputs(8, seed=1)[0])
+
+
+def test_inputs_for_a_look_are_test_images(bnn_data):
+    x, what = runs.some_inputs(50)
+    assert what == "test images of CIFAR-10" and x.std().item() == pytest.approx(1, abs=0.2)

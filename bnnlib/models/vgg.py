@@ -92,9 +92,11 @@ class VGG(nn.Module):
         return self.head(self.blocks(self.stem(x)))
 
 
-def _stem(in_channels: int, width: int) -> nn.Module:
+def _stem(in_channels: int, width: int, act: str) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        activation(act, width),
     )
 
 
@@ -105,12 +107,14 @@ def vgg(
     binary: bool = True,
     order: Order = "bn-sign-conv",
     act: str = "none",
+    stem_act: str = "relu",
     shortcut: bool = False,
     dropout: float = 0.5,
     layer: dict[str, Any] | None = None,
 ) -> VGG:
     """S1's net; with ``shortcut`` S2's student. ``binary=False``: the same topology in real values.
-    ``layer``: options of the binary convs."""
+    ``stem_act``: after the first conv; with ``sign-conv-bn`` the next thing is a sign, of which a ReLU leaves
+    nothing. ``layer``: options of the binary convs."""
     options = {**S1_LAYER, **(layer or {})}
     channels, blocks = 128, []
     for width, pool in WIDTHS:
@@ -129,7 +133,7 @@ def vgg(
         nn.Dropout(dropout),
         nn.Linear(1024, classes),
     )
-    return VGG(_stem(in_channels, 128), blocks, head)
+    return VGG(_stem(in_channels, 128, stem_act), blocks, head)
 
 
 @register("s2-teacher")
