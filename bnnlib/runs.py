@@ -106,7 +106,9 @@ def _quick(names: list[str], seed: int, small: dict[str, int]) -> Runs:
             recipe, changes = recipes.load(name), dict(small)
             if recipe.dataset == "tiny-imagenet":  # to decode all of it takes minutes
                 few = few or held.enter_context(
-                    excerpt(classes=8, train=small["quick.train"] // 8 or 1, test=small["quick.test"] // 8 or 1)
+                    excerpt(
+                        classes=8, train=small["quick.train"] // 8 or 1, test=small["quick.test"] // 8 or 1
+                    )
                 )
                 changes["dataset"] = few.name
             else:

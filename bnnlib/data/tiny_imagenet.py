@@ -94,3 +94,13 @@ def list_validation(folder: Path, classes: tuple[str, ...]) -> folders.Tree:
     if absent:
         raise DataError(f"{notes}: names no image of class {classes[min(absent)]!r}; the file is cut short")
     return folders.Tree(folder, classes, names, labels, stats)
+
+
+def words(folder: Path) -> dict[str, str]:
+    """What each class shows, by WordNet id: the first of its synonyms in words.txt. Empty where that file is not there."""
+    try:
+        lines = (folder / "words.txt").read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split("\t", 1) for line in lines if "\t" in line)
+    return {wnid: text.split(",")[0].strip() for wnid, text in pairs}
