@@ -147,12 +147,13 @@ def markdown_table(
     return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
 
 
-def runs_table(runs: Mapping[str, Sequence[Record]]) -> str:
+def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> str:
     """The table of a chapter, in Markdown: a row a recipe, in the order of ``runs``, from its records; where
-    there are none, the command that makes one. Quick records are marked, and compared with nothing."""
+    there are none, the command that makes one. Quick records are marked, and compared with nothing.
+    ``top5``: with a column for top-5 accuracy, of the last epoch as well."""
     lines = [
-        "| run | source % | last epoch % | best epoch %* | seeds | images/s | |",
-        "|---|---:|---:|---:|---:|---:|---|",
+        f"| run | source % | last epoch % |{' top-5 % |' * top5} best epoch %* | seeds | images/s | |",
+        f"|---|---:|---:|{'---:|' * top5}---:|---:|---:|---|",
     ]
     machines: dict[str, None] = {}
     for name, found in runs.items():
@@ -162,15 +163,18 @@ def runs_table(runs: Mapping[str, Sequence[Record]]) -> str:
             published += "*"
         head = f"`{name}` {recipe.title} | {published}"
         if not found:
-            lines.append(f"| {head} | – | – | 0 | – | not run yet: {command(recipe)} |")
+            lines.append(f"| {head} | – |{' – |' * top5} – | 0 | – | not run yet: {command(recipe)} |")
             continue
         quick = any(record.profile == "quick" for record in found)
         gathered = row(recipe, [] if quick else found)
-        last, best = (Spread.of([getattr(r, f) for r in found]) for f in ("top1_last", "top1_best"))
+        last, five, best = (
+            Spread.of([getattr(r, f) for r in found]) for f in ("top1_last", "top5_last", "top1_best")
+        )
         speed = statistics.fmean(r.images_per_second for r in found)
         machines |= dict.fromkeys(machine(r.hardware) for r in found)
         verdict = "a quick run: means nothing" if quick else gathered.verdict
-        lines.append(f"| {head} | {last} | {best} | {len(found)} | {speed:.0f} | {verdict} |")
+        more = f" {five} |" * top5
+        lines.append(f"| {head} | {last} |{more} {best} | {len(found)} | {speed:.0f} | {verdict} |")
     notes = "\\* picked on the test set."
     if machines:
         notes += f" images/s: of training, without evaluation, on {'; '.join(machines)}."

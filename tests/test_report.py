@@ -153,6 +153,9 @@ def test_a_chapters_table_has_the_record_or_the_command(a_record):
     assert "| 81.35 | – | – | 0 | – | not run yet: `python -m bnnlib.train s2-student`, after `s2-teacher` |" in table
     assert table.endswith("images/s: of training, without evaluation, on a cpu.\n")
     assert "images/s:" not in report.runs_table({"s4-nin": []})
+    wider = report.runs_table(runs, top5=True)
+    assert "| 90.00 ± 0.00 | 99.00 ± 0.00 | 91.00 ± 0.00 |" in wider and "| last epoch % | top-5 % |" in wider
+    assert {line.count("|") for line in wider.splitlines() if line.startswith("|")} == {9}
 
 
 def test_a_chapters_table_compares_no_quick_run_and_no_other_set(a_record):

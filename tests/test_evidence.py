@@ -1,0 +1,113 @@
+"""Differences of two recipes from their records: intervals against SciPy and simulation, and what is refused."""
+
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bnnlib import evidence, recipes
+from bnnlib.evidence import Claim, difference
+
+XNORPP, XNOR = "tiny-s5-resnet18-xnorpp", "tiny-s5-resnet18-xnor"
+CLAIM = Claim("Learned against analytic", XNORPP, XNOR, source=5.9)
+
+
+@pytest.fixture
+def run(a_record):
+    def make(recipe, top1, seed=0, epochs=7, **changes):
+        point = {**a_record().curve[0].model_dump(), "test_top1": top1}
+        curve = [{**point, "epoch": e} for e in range(1, epochs + 1)]
+        data = {
+            "name": "tiny-imagenet",
+            "fingerprint": "sha256:" + "0" * 64,
+            "train": 100_000,
+            "test": 10_000,
+        }
+        fields = {"recipe": recipe, "seed": seed, "dataset": data, "curve": curve, "best_epoch": 1}
+        return a_record(**{**fields, "top1_last": top1, "top1_best": top1, **changes})
+
+    return make
+
+
+def test_seeds_in_common_are_paired_as_scipy_pairs_them(run):
+    a, b = [30.0, 32.0, 31.5, 35.0], [25.0, 27.5, 25.0, 29.0]
+    first = [run("a", v, seed) for seed, v in enumerate(a)] + [run("a", 99.0, 17)]
+    second = [run("b", v, seed) for seed, v in enumerate(b)]
+    found = difference(first, second)
+    interval = stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(interval)
+    assert (found.seeds, found.basis) == (4, "4 seeds, paired")
+    assert found.values == pytest.approx((np.mean(a), np.mean(b))), "of the seeds in common alone"
+    assert found.clear and str(found) == f"{found.mean:+.2f} ± {found.half_width:.2f}"
+
+
+def test_one_seed_has_the_interval_of_the_test_images(run):
+    found = difference([run("a", 30.0)], [run("b", 25.0)])
+    draw = np.random.default_rng(0)
+    simulated = 100 * (draw.binomial(10_000, 0.3, 100_000) - draw.binomial(10_000, 0.25, 100_000)) / 10_000
+    low, high = np.quantile(simulated, [0.025, 0.975])
+    assert (found.mean, found.half_width) == (pytest.approx(5.0), pytest.approx((high - low) / 2, rel=0.01))
+    assert found.seeds == 1 and "one seed" in found.basis and "10,000 test images alone" in found.basis
+    common = difference([run("a", 30.0, 1), run("a", 40.0, 2)], [run("b", 25.0, 2)])
+    assert common.values == (40.0, 25.0), "the seed that both have"
+    assert difference([run("a", 30.0, 1)], [run("b", 25.0, 2)]).mean == pytest.approx(5.0)
+    assert difference([], [run("b", 25.0)]) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"epochs": 63},
+        {"profile": "quick"},
+        {"dataset": {"name": "imagenet", "fingerprint": "sha256:" + "1" * 64, "train": 9, "test": 9}},
+    ],
+    ids=["schedule", "profile", "data"],
+)
+def test_runs_that_differ_in_more_than_the_recipe_are_refused(run, other):
+    with pytest.raises(ValueError, match="a and b cannot be compared"):
+        difference([run("a", 30.0)], [run("b", 25.0, **other)])
+
+
+def test_schedules_are_found_by_their_names():
+    assert evidence.schedules(XNORPP) == [XNORPP, f"{XNORPP}-7ep"]
+    assert evidence.pairs(CLAIM) == [(XNORPP, XNOR), (f"{XNORPP}-7ep", f"{XNOR}-7ep")]
+    with pytest.raises(recipes.RecipeError, match="no recipe 'tiny'"):
+        evidence.schedules("tiny")
+
+
+def test_without_records_the_answer_is_the_commands():
+    said = evidence.answer(CLAIM, {})
+    for name in (XNORPP, XNOR, f"{XNORPP}-7ep", f"{XNOR}-7ep"):
+        assert f"`python -m bnnlib.train {name}`" in said
+        assert recipes.load(name).cost is not None
+    hours = 2 * recipes.load(XNORPP).cost.hours
+    assert "not measured yet" in said and f"about {hours:g} h on" in said
+    assert evidence.names([CLAIM], {}) == [f"{XNOR}-7ep", f"{XNORPP}-7ep"]
+
+
+def test_half_of_a_comparison_asks_for_the_other_half(run):
+    runs = {f"{XNORPP}-7ep": [run(f"{XNORPP}-7ep", 20.0)]}
+    said = evidence.answer(CLAIM, runs)
+    assert f"train {XNOR}-7ep`" in said and f"train {XNORPP}-7ep`" not in said
+
+
+def test_each_schedule_is_answered_by_itself(run):
+    runs = {n: [run(n, v)] for n, v in ((f"{XNORPP}-7ep", 20.0), (f"{XNOR}-7ep", 18.0))}
+    runs |= {n: [run(n, v, epochs=63)] for n, v in ((XNORPP, 40.0), (XNOR, 34.0))}
+    found = evidence.measured(CLAIM, runs)
+    assert {e: round(d.mean, 6) for e, d in found.items()} == {63: 6.0, 7: 2.0}
+    long, short = evidence.answer(CLAIM, runs).split("\n\n")
+    assert (
+        re.search(r"63 epochs: 40\.00 − 34\.00 = \*\*\+6\.00 ± \d", long)
+        and "+5.9 on ImageNet lies in it" in long
+    )
+    assert "7 epochs: 20.00 − 18.00" in short and "+5.9 on ImageNet lies above it" in short
+    assert "leaves zero out" in short
+    assert evidence.names([CLAIM], runs) == [XNOR, XNORPP, f"{XNOR}-7ep", f"{XNORPP}-7ep"]
+
+
+def test_no_difference_is_called_that(run):
+    runs = {n: [run(n, 20.0)] for n in (f"{XNORPP}-7ep", f"{XNOR}-7ep")}
+    said = evidence.answer(Claim("A against B", XNORPP, XNOR), runs)
+    assert said.endswith("The interval holds zero: no difference is shown.")
