@@ -64,6 +64,21 @@ def test_sign_of_both_zeros_is_plus_one():
     assert sign(zeros).tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_fast_forms_give_the_values_of_their_definitions(dtype):
+    one = torch.ones((), dtype=dtype)
+    edges = [torch.nextafter(one, 2 * one), torch.nextafter(one, 0 * one), one, 0 * one]
+    special = [math.inf, 1e-45, 6e-8]
+    x = torch.tensor([*(e.item() for e in edges), *special, *torch.linspace(-2, 2, 401)], dtype=dtype)
+    x = torch.cat([x, -x]).view(2, -1)
+    grad = torch.linspace(-3, 5, x.numel()).to(dtype).view(2, -1)
+    for part in (slice(None), slice(None, None, 3)):  # dense, and with gaps in memory
+        v, g = x[:, part], grad[:, part]
+        assert torch.equal(quantizers._sign(v), sign(v))
+        assert torch.equal(quantizers._clipped(g, v), torch.where(v.abs() <= 1, g, torch.zeros_like(g)))
+    assert quantizers._sign(torch.tensor([math.nan, -math.nan], dtype=dtype)).tolist() == [-1, -1]
+
+
 def test_sign_of_nan_is_minus_one_as_documented():
     assert sign(torch.tensor([math.nan])).item() == -1
 

@@ -28,9 +28,11 @@ class LeNet5(nn.Module):
         act: str,
         gamma_min: float | None,
         first_affine: bool,
+        pool_first: bool,
         layer: dict[str, Any],
     ) -> None:
         super().__init__()
+        self.pool_first = pool_first
         common = {"binary": binary, "act": act, "gamma_min": gamma_min, "layer": layer}
         self.conv1 = nn.Conv2d(in_channels, 20, 5)
         self.bn1 = nn.BatchNorm2d(20, eps=1e-4, momentum=0.1, affine=first_affine)
@@ -41,8 +43,13 @@ class LeNet5(nn.Module):
         self.fc2 = nn.Linear(500, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(self.act1(self.bn1(self.conv1(x))))  # (N, 20, 12, 12)
-        x = self.pool(self.conv2(x))  # (N, 50, 4, 4)
+        x = self.conv1(x)  # (N, 20, 24, 24)
+        if self.pool_first:
+            x = self.act1(self.bn1(self.pool(x)))
+            x = self.conv2.act(self.pool(self.conv2.layer(self.conv2.bn(x))))
+        else:
+            x = self.pool(self.act1(self.bn1(x)))  # (N, 20, 12, 12)
+            x = self.pool(self.conv2(x))  # (N, 50, 4, 4)
         return self.fc2(self.fc1(x))
 
 
@@ -53,12 +60,16 @@ def lenet5(
     act: str = "relu",
     gamma_min: float | None = 0.01,
     first_affine: bool = False,
+    pool_first: bool = False,
     layer: dict[str, Any] | None = None,
 ) -> LeNet5:
     """S4's binary LeNet-5. ``act``: activation; ``gamma_min``: floor of the batch norms' gamma;
-    ``first_affine``: whether the first batch norm learns an affine map; ``layer``: options of the binary
-    layers, S4's where not given (see :class:`bnnlib.layers.BinaryConv2d`)."""
-    return LeNet5(True, in_channels, classes, act, gamma_min, first_affine, {**S4_LAYER, **(layer or {})})
+    ``first_affine``: whether the first batch norm learns an affine map; ``pool_first``: whether each pooling
+    comes right after its convolution, which leaves a quarter of the values to what follows; ``layer``:
+    options of the binary layers, S4's where not given (see :class:`bnnlib.layers.BinaryConv2d`)."""
+    return LeNet5(
+        True, in_channels, classes, act, gamma_min, first_affine, pool_first, {**S4_LAYER, **(layer or {})}
+    )
 
 
 @register("lenet5-real")
@@ -68,6 +79,7 @@ def lenet5_real(
     act: str = "relu",
     gamma_min: float | None = 0.01,
     first_affine: bool = False,
+    pool_first: bool = False,
 ) -> LeNet5:
     """The real-valued twin: the same layers in the same order without the signs."""
-    return LeNet5(False, in_channels, classes, act, gamma_min, first_affine, {})
+    return LeNet5(False, in_channels, classes, act, gamma_min, first_affine, pool_first, {})
