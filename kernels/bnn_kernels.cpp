@@ -16,17 +16,19 @@
 
 namespace py = pybind11;
 
-namespace {
+void bind_executor(py::module_& m);                                 // bnn_executor.cpp
 
-using bnn::isize;
-
-[[noreturn]] void fail(const std::string& what) { throw py::value_error(what); }
+[[noreturn]] static void fail(const std::string& what) { throw py::value_error(what); }
 
 const bnn::Variant& variant_named(const std::string& name) {
     const bnn::Variant* v = bnn::find_variant(name.c_str());
     if (!v || !v->supported()) fail("kernel variant \"" + name + "\" is " + (v ? "not supported by this CPU" : "unknown"));
     return *v;
 }
+
+namespace {
+
+using bnn::isize;
 
 std::string text(const std::vector<isize>& shape) {
     std::string s = "[";
@@ -199,6 +201,7 @@ PYBIND11_MODULE(bnn_kernels, m) {
     m.def("one_word", one_word);
     m.def("limits", list_limits);
     m.def("run_limit", run_limit);
+    bind_executor(m);
 }
 
 /*
@@ -206,7 +209,10 @@ PYBIND11_MODULE(bnn_kernels, m) {
 setup_pybind11(cfg)
 cfg["compiler_args"] += ["-std=c++17", "-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-fno-tree-slp-vectorize", "-Wall"]
 cfg["linker_args"] += ["-fopenmp"]
+cfg["sources"] = ["bnn_executor.cpp"]
+cfg["parallel"] = True
 cfg["dependencies"] = ["layout.h", "cpu.h", "variant.h", "plain.inl", "reference.h", "scalar.h", "pair_table.h", "pair_table.inl",
-                       "avx2.h", "avx512.h", "neon.h", "variants.h", "blob.h", "conv.h", "threads.h", "peaks.h", "one_word.h"]
+                       "avx2.h", "avx512.h", "neon.h", "variants.h", "blob.h", "conv.h", "threads.h", "peaks.h", "one_word.h",
+                       "real.h", "real.inl", "executor.h"]
 %>
 */

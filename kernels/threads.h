@@ -34,6 +34,7 @@ struct Memory {
         }
         return at;
     }
+    void release() { free(at), at = nullptr, size = 0; }
     ~Memory() { free(at); }
 };
 

@@ -1,0 +1,206 @@
+"""A graph made ready for the native executor (``kernels/executor.h``): tables of integers, and an offset in memory
+for every slot. NumPy alone.
+
+Slots whose lives do not meet share memory. The last operations that see one pixel only (a classifier's linear layers)
+are a phase of their own, run on many images at once, because their weights outweigh their activations; the operations
+before run on few images at a time, so that activations stay in the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnnlib.deploy.graph import Graph, Op, output_shape
+
+SOURCES = ("map", "real_conv", "binary_conv", "max_pool", "avg_pool", "bit_pool", "bit_pad")
+STAGES = ("scale", "bias", "affine", "affine_fused", "relu", "clamp", "prelu", "step", "residual", "max_pool", "avg_pool", "store", "sign")  # fmt: skip
+WEIGHTS = ("float32", "bfloat16", "int8", "bits")
+MICRO, CHUNK, OUTSIDE = range(3)
+_ALIGN = 64
+
+
+@dataclass
+class Program:
+    """What ``bnn_kernels.Executor`` takes; ``outside``: the slots that the caller's arrays stand for, inputs first."""
+
+    slots: np.ndarray
+    ops: np.ndarray
+    stages: np.ndarray
+    constants: list[np.ndarray]
+    micro_bytes: int
+    chunk_bytes: int
+    outside: list[str]
+    numbers: dict[str, int]
+
+    def executor(self, module, variant: str):
+        """The loaded network of the compiled ``module``. Raises ``ValueError``."""
+        return module.Executor(
+            variant,
+            self.slots,
+            self.ops,
+            self.stages,
+            self.constants,
+            self.micro_bytes,
+            self.chunk_bytes,
+            [self.numbers[name] for name in self.outside],
+        )
+
+
+def assemble(graph: Graph) -> Program:
+    """The program of a graph without ``torch`` operations (see :func:`split`)."""
+    names = [*graph.inputs, *(name for op in graph.ops for name in op.writes())]
+    numbers = {name: i for i, name in enumerate(names)}
+    phases = _phases(graph)
+    outside = [*graph.inputs, *(name for name in graph.outputs if name not in graph.inputs)]
+    places, micro_bytes, chunk_bytes = _allocate(graph, phases, outside)
+    slots = np.array([[graph.slots[n].kind == "bits", *graph.slots[n].shape, *places[n]] for n in names], np.int64)
+
+    constants: list[np.ndarray] = []
+
+    def constant(value: np.ndarray | str | None) -> int:
+        if value is None:
+            return -1
+        array = graph.tensors[value] if isinstance(value, str) else value
+        constants.append(np.ascontiguousarray(array))
+        return len(constants) - 1
+
+    ops, stages = [], []
+    for op, phase in zip(graph.ops, phases, strict=True):
+        row = _op_row(graph, op, phase, numbers, constant)
+        row[23], row[24] = len(stages), 0
+        if row[16] < 0:
+            for stage in op.stages:
+                stages.append(_stage_row(stage, graph, numbers, constant))
+            row[24] = len(op.stages)
+        ops.append(row)
+    return Program(
+        slots.reshape(-1, 6),
+        np.array(ops, np.int64).reshape(-1, 27),
+        np.array(stages, np.int64).reshape(-1, 7),
+        constants,
+        micro_bytes,
+        chunk_bytes,
+        outside,
+        numbers,
+    )
+
+
+def split(graph: Graph) -> list[Graph | Op]:
+    """The graph as native parts and ``torch`` operations, in order. A part's inputs and outputs are the slots that
+    cross its borders."""
+    parts: list[list[Op] | Op] = []
+    for op in graph.ops:
+        if op.kind == "torch":
+            parts.append(op)
+        elif parts and isinstance(parts[-1], list):
+            parts[-1].append(op)
+        else:
+            parts.append([op])
+    result: list[Graph | Op] = []
+    for i, part in enumerate(parts):
+        if isinstance(part, Op):
+            result.append(part)
+            continue
+        later = set(graph.outputs)
+        for other in parts[i + 1 :]:
+            for op in other if isinstance(other, list) else [other]:
+                later.update(op.reads())
+        written = [name for op in part for name in op.writes()]
+        read = dict.fromkeys(name for op in part for name in op.reads() if name not in written)
+        names = [*read, *written]
+        result.append(
+            Graph(
+                list(read),
+                [name for name in written if name in later],
+                {name: graph.slots[name] for name in names},
+                part,
+                graph.tensors,
+            )
+        )
+    return result
+
+
+def _phases(graph: Graph) -> list[int]:
+    """1 for the last operations, as long as all that they write has one pixel."""
+    phases = [0] * len(graph.ops)
+    for i in range(len(graph.ops) - 1, -1, -1):
+        if any(graph.slots[name].shape[:2] != (1, 1) for name in graph.ops[i].writes()):
+            break
+        phases[i] = 1
+    return phases
+
+
+def _allocate(
+    graph: Graph, phases: list[int], outside: list[str]
+) -> tuple[dict[str, tuple[int, int]], int, int]:
+    """(area, offset) of every slot, and the bytes of one image in both areas."""
+    first = {name: i for i, op in enumerate(graph.ops) for name in op.writes()}
+    last = dict(first)
+    for i, op in enumerate(graph.ops):
+        for name in op.reads():
+            last[name] = i
+    crosses = {
+        name: name in first and (phases[first[name]] or phases[last[name]]) for name in graph.slots
+    }
+    places = {name: (OUTSIDE, i) for i, name in enumerate(outside)}
+    sizes = []
+    for area in (MICRO, CHUNK):
+        mine = [n for n in first if n not in places and crosses[n] == (area == CHUNK)]
+        # what crosses from one phase to the other lives through all of the first
+        begin = {n: -1 if area == CHUNK and not phases[first[n]] else first[n] for n in mine}
+        size, placed = 0, []
+        for name in sorted(mine, key=lambda n: (-graph.slots[n].bytes, first[n])):
+            need = -(-graph.slots[name].bytes // _ALIGN) * _ALIGN
+            offset = 0
+            for low, high, other in sorted(placed):
+                if begin[name] <= last[other] and begin[other] <= last[name]:
+                    if offset + need <= low:
+                        break
+                    offset = max(offset, high)
+            placed.append((offset, offset + need, name))
+            places[name] = (area, offset)
+            size = max(size, offset + need)
+        sizes.append(size)
+    return places, sizes[0], sizes[1]
+
+
+def _op_row(graph: Graph, op: Op, phase: int, numbers: dict[str, int], constant) -> list[int]:
+    a, slot = op.attributes, graph.slots[op.inputs[0]]
+    h, w, c = output_shape(op, slot.shape, graph.tensors)
+    pair = lambda name, default: a.get(name, (default, default))  # noqa: E731
+    row = [SOURCES.index(op.kind), numbers[op.inputs[0]], h, w, c, *pair("kernel", 1), *pair("stride", 1)]
+    row += [*pair("padding", 0), *pair("dilation", 1), a.get("groups", 1)]
+    repeat = {"map": a.get("repeat", 1), "bit_pad": a.get("value", 1), "avg_pool": int(a.get("count_padding", False))}
+    stage = op.stages[0]
+    own = stage["op"] in ("threshold", "bits")
+    row += [repeat.get(op.kind, 1), phase, numbers[stage["slot"]] if own else -1]
+    row += [constant(op.constants.get("weight")), WEIGHTS.index(a["weights"]) if op.kind == "real_conv" else 0]
+    row += [constant(op.constants.get("scale")), constant(stage.get("threshold") if own else None)]
+    row += [constant(stage["flip"] if own else None), stage.get("pool", 1) if own else 1, 0, 0, 0, 0]
+    return row
+
+
+def _stage_row(stage: dict, graph: Graph, numbers: dict[str, int], constant) -> list[int]:
+    kind = stage["op"]
+    a = stage.get("by") or stage.get("scale") or stage.get("slope") or stage.get("low")
+    b = stage.get("bias") if kind == "affine" else stage.get("high")
+    if kind == "affine" and stage["fused"]:
+        kind = "affine_fused"
+    if kind == "clamp":
+        a, b = (np.array([stage[name]], np.float32) for name in ("low", "high"))
+    elif kind == "sign" and np.isposinf(graph.tensors[b]).all():
+        b = None
+    spatial = [isinstance(v, str) and graph.tensors[v].ndim == 3 for v in (a, b)]
+    slot = numbers[stage["slot"]] if "slot" in stage else -1
+    return [STAGES.index(kind), slot, constant(a), constant(b), stage.get("size", 1), *spatial]
+
+
+def arena_bytes(graph: Graph) -> tuple[int, int]:
+    """Bytes of one image in the two areas of memory; outputs and inputs are the caller's."""
+    program = assemble(graph)
+    return program.micro_bytes, program.chunk_bytes
+
+
+__all__ = ["Program", "arena_bytes", "assemble", "split"]

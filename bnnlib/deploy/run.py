@@ -1,0 +1,97 @@
+"""Run a packed network without PyTorch in the process: NumPy arrays in, NumPy arrays out.
+
+    from bnnlib.deploy.run import Runner
+    logits = Runner(graph)(images)              # float32 [N, C, H, W] -> float32 [N, classes]
+
+A ``graph`` (:class:`bnnlib.deploy.graph.Graph`) comes from a file or from :func:`bnnlib.deploy.convert`. The kernel variant is the best
+that the CPU supports, or ``BNN_KERNEL``'s. Whoever has PyTorch uses :class:`bnnlib.deploy.PackedNetwork`, which also runs what a graph
+leaves to it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from bnnlib.deploy import program
+from bnnlib.deploy.graph import Graph
+
+
+@cache
+def kernels() -> ModuleType:
+    """The compiled kernels, built at the first use; found without importing :mod:`bnnlib.ops`, which needs PyTorch.
+    Raises ``ImportError``."""
+    path = Path(__file__).resolve().parents[1] / "ops" / "_build.py"
+    spec = importlib.util.spec_from_file_location("bnnlib_kernels_build", path)
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    return build.load()
+
+
+def variant() -> str:
+    """The kernel variant of this process: ``BNN_KERNEL``'s, else the best that this CPU supports. Raises
+    ``RuntimeError`` for one that cannot run."""
+    usable = [name for name, _, supported in kernels().variants() if supported]
+    wanted = os.environ.get("BNN_KERNEL", "")
+    if wanted and wanted not in usable:
+        raise RuntimeError(f"BNN_KERNEL={wanted} cannot run packed networks; usable here: {', '.join(usable)}")
+    return wanted or usable[0]
+
+
+class Runner:
+    """A packed network of native operations alone, on ``threads`` threads. Safe to call from several Python threads."""
+
+    def __init__(self, graph: Graph, threads: int = 1, kernel: str | None = None) -> None:
+        graph.validate()
+        left = [op.attributes["module"] for op in graph.ops if op.kind == "torch"]
+        if left:
+            raise ValueError(f"{', '.join(left)} run in PyTorch: use bnnlib.deploy.PackedNetwork")
+        self.graph, self.threads = graph, threads
+        self._program = program.assemble(graph)
+        self._executor = self._program.executor(kernels(), kernel or variant())
+        self._new_outputs = [name for name in graph.outputs if name not in graph.inputs]
+
+    def arrays(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        """The output slots, float32 ``[N, H, W, C]`` or int64 ``[N, H, W, words]``, for input slots given as float32
+        ``[N, C, H, W]`` with any strides, or int64 ``[N, H, W, words]``. Raises ``ValueError`` for any other."""
+        if len(inputs) != len(self.graph.inputs):
+            raise ValueError(f"the network takes {len(self.graph.inputs)} inputs, got {len(inputs)}")
+        outputs = {name: empty(self.graph, name, len(inputs[0])) for name in self._new_outputs}
+        given = dict(zip(self.graph.inputs, inputs, strict=True))
+        written = [out.transpose(0, 3, 1, 2) if out.dtype == np.float32 else out for out in outputs.values()]
+        self._executor.run([*inputs, *written], self.threads)
+        return [outputs[name] if name in outputs else given[name] for name in self.graph.outputs]
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Logits ``[N, classes]`` (or a map, ``[N, C, H, W]``) for images ``[N, C, H, W]``, float32."""
+        y = self.arrays([images(x, self.graph)])[0]
+        return y.reshape(len(y), -1) if y.shape[1:3] == (1, 1) else y.transpose(0, 3, 1, 2)
+
+    def memory_bytes(self, batch: int) -> tuple[int, int]:
+        """(what the loaded network holds, what a call with this batch needs beside its input and output)."""
+        return self._executor.memory_bytes(batch, self.threads)
+
+
+def empty(graph: Graph, name: str, count: int) -> np.ndarray:
+    """An array for slot ``name`` of ``count`` images."""
+    h, w, c = graph.slots[name].shape
+    if graph.slots[name].kind == "bits":
+        return np.empty((count, h, w, -(-c // 64)), np.int64)
+    return np.empty((count, h, w, c), np.float32)
+
+
+def images(x: np.ndarray, graph: Graph) -> np.ndarray:
+    """``x`` as the network's input ``[N, C, H, W]``; vectors ``[N, K]`` may be given as they are. Raises ``ValueError``."""
+    h, w, c = graph.slots[graph.inputs[0]].shape
+    if getattr(x, "dtype", None) != np.float32:
+        raise ValueError(f"the network takes float32 images, got {getattr(x, 'dtype', type(x).__name__)}")
+    if x.ndim == 2 and (h, w) == (1, 1):
+        x = x[:, :, None, None]
+    if x.ndim != 4 or tuple(x.shape[1:]) != (c, h, w):
+        raise ValueError(f"the network takes images [N, {c}, {h}, {w}], got {list(x.shape)}")
+    return x

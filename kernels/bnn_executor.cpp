@@ -1,0 +1,158 @@
+// The Python shell of the executor: a packed network is loaded once, then run with one call. NumPy arrays in and out; a second
+// translation unit of the module bnn_kernels, so that both compile at once.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "executor.h"
+#include "threads.h"
+
+namespace py = pybind11;
+
+const bnn::Variant& variant_named(const std::string& name);         // bnn_kernels.cpp
+
+namespace {
+
+using bnn::isize;
+
+std::string shape_of(const py::array& a) {
+    std::string s = std::string(py::str(a.dtype())) + " [";
+    for (isize i = 0; i < a.ndim(); ++i) s += (i ? ", " : "") + std::to_string(a.shape(i));
+    return s + "]";
+}
+
+struct Free {
+    void operator()(uint8_t* p) const { free(p); }
+};
+using Block = std::unique_ptr<uint8_t, Free>;
+
+class Executor {
+public:
+    Executor(const std::string& variant, py::array_t<int64_t, py::array::c_style | py::array::forcecast> slots,
+             py::array_t<int64_t, py::array::c_style | py::array::forcecast> ops,
+             py::array_t<int64_t, py::array::c_style | py::array::forcecast> stages, std::vector<py::array> constants, isize micro_bytes,
+             isize chunk_bytes, std::vector<isize> outside)
+        : outside_(std::move(outside)) {
+        table(slots, "slots", bnn::SLOT_FIELDS), table(ops, "ops", bnn::OP_FIELDS), table(stages, "stages", bnn::STAGE_FIELDS);
+        std::vector<bnn::Constant> list;
+        for (const py::array& a : constants) {
+            if (!(a.flags() & py::array::c_style)) throw py::value_error("a constant is not contiguous");
+            list.push_back({a.data(), (isize)a.nbytes()});
+        }
+        const bnn::NetTables tables = {slots.data(), ops.data(), stages.data(), slots.shape(0), ops.shape(0), stages.shape(0),
+                                       micro_bytes, chunk_bytes, list.data(), (isize)list.size()};
+        const char* wrong = bnn::load(variant_named(variant), tables, allocate, this, &net_);
+        if (wrong) throw py::value_error(std::string("cannot load the network: ") + wrong);
+        for (isize s : outside_)
+            if (s < 0 || s >= net_.slots || net_.slot[s].area != bnn::Area::outside) throw py::value_error("an array stands for no slot");
+        for (isize i = 0; i < net_.slots; ++i)
+            if (net_.slot[i].area == bnn::Area::outside &&
+                (net_.slot[i].offset >= (isize)outside_.size() || outside_[(size_t)net_.slot[i].offset] != i))
+                throw py::value_error("a slot from outside has no array");
+        for (isize i = 0; i < net_.ops; ++i) {
+            writes(net_.op[i].output);
+            for (isize k = 0; k < net_.op[i].stages; ++k) {
+                const bnn::NetStage& s = net_.stage[net_.op[i].first_stage + k];
+                if (s.what == bnn::Do::store || s.what == bnn::Do::sign) writes(s.slot);
+            }
+        }
+    }
+
+    // One array for each slot from outside, in order: float32 [N, C, H, W] with any strides (written ones: as [N, H, W, C] contiguous),
+    // int64 [N, H, W, words] contiguous.
+    void run(std::vector<py::array> arrays, isize threads) {
+        if (arrays.size() != outside_.size())
+            throw py::value_error("expected " + std::to_string(outside_.size()) + " arrays, got " + std::to_string(arrays.size()));
+        if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + ", expected 1 or more");
+        std::vector<bnn::Outside> views;
+        isize images = -1;
+        for (size_t i = 0; i < arrays.size(); ++i) {
+            py::array& a = arrays[i];
+            const bnn::NetSlot& s = net_.slot[outside_[i]];
+            const isize want[] = {s.bits ? s.h : s.c, s.bits ? s.w : s.h, s.bits ? bnn::words(s.c) : s.w};
+            bool fits = a.ndim() == 4 && (s.bits ? a.dtype().equal(py::dtype::of<int64_t>()) : a.dtype().equal(py::dtype::of<float>()));
+            for (int d = 0; d < 3 && fits; ++d) fits = a.shape(d + 1) == want[d];
+            if (!fits)
+                throw py::value_error("array " + std::to_string(i) + " is " + shape_of(a) + ", expected " + (s.bits ? "int64" : "float32") + " [N, " +
+                                      std::to_string(want[0]) + ", " + std::to_string(want[1]) + ", " + std::to_string(want[2]) + "]");
+            if (images < 0) images = a.shape(0);
+            if (a.shape(0) != images) throw py::value_error("the arrays differ in their number of images");
+            bnn::Outside o = {};
+            o.at = (uint8_t*)(written_.count(outside_[i]) ? a.mutable_data() : a.data());
+            if (s.bits) {
+                if (!(a.flags() & py::array::c_style)) throw py::value_error("an array of bits is not contiguous");
+            } else {
+                for (int d = 0; d < 4; ++d)
+                    if (a.strides(d) % 4) throw py::value_error("the strides of an array are not multiples of 4 bytes");
+                o.sn = a.strides(0) / 4, o.sc = a.strides(1) / 4, o.sh = a.strides(2) / 4, o.sw = a.strides(3) / 4;
+                if (written_.count(outside_[i])) {
+                    const bool dense = (o.sc == 1 || s.c == 1) && (o.sw == s.c || s.w == 1) && (o.sh == s.w * s.c || s.h == 1) &&
+                                       (o.sn == s.h * s.w * s.c || images <= 1);
+                    if (!dense) throw py::value_error("an array to be written is not contiguous in the order [N, H, W, C]");
+                    o.sn = s.h * s.w * s.c;
+                }
+            }
+            views.push_back(o);
+        }
+        if (images < 1) return;
+        py::gil_scoped_release release;
+        static thread_local bnn::Memory memory;
+        if (bnn::in_forked_child) threads = 1;
+        const bnn::RunPlan plan = bnn::plan_run(net_, views.data(), images, threads);
+        const auto parallel = [](isize t, isize items, isize bytes, const auto& body) { bnn::parallel_for(t, items, bytes, body); };
+        bnn::run(net_, plan, views.data(), images, memory.need(plan.bytes), parallel);
+        if (memory.size > KEPT) memory.release();
+    }
+
+    // Bytes: prepared weights and tables; memory of a run of this many images on this many threads.
+    py::tuple memory_bytes(isize images, isize threads) const {
+        std::vector<bnn::Outside> views(outside_.size());
+        for (size_t i = 0; i < outside_.size(); ++i) {
+            const bnn::NetSlot& s = net_.slot[outside_[i]];
+            views[i] = {nullptr, s.h * s.w * s.c, s.h * s.w, s.w, 1};
+        }
+        const bnn::RunPlan p = bnn::plan_run(net_, views.data(), images, threads);
+        return py::make_tuple(held_, p.bytes + (p.by_image ? p.threads * (p.s.micro + p.work) : 0));
+    }
+
+private:
+    static constexpr isize KEPT = (isize)1 << 28;                   // a thread gives back an arena above this
+
+    static void* allocate(void* self, isize bytes) {
+        const isize rounded = bnn::round_up(bytes, 64);
+        uint8_t* p = (uint8_t*)aligned_alloc(64, (size_t)rounded);
+        if (!p) return nullptr;
+        ((Executor*)self)->blocks_.emplace_back(p);
+        ((Executor*)self)->held_ += rounded;
+        return p;
+    }
+
+    static void table(const py::array& a, const char* name, isize fields) {
+        if (a.ndim() != 2 || a.shape(1) != fields)
+            throw py::value_error(std::string(name) + " is " + shape_of(a) + ", expected " + std::to_string(fields) + " columns");
+    }
+
+    void writes(isize slot) { if (slot >= 0 && net_.slot[slot].area == bnn::Area::outside) written_.insert(slot); }
+
+    bnn::Net net_;
+    std::vector<Block> blocks_;
+    std::vector<isize> outside_;
+    std::set<isize> written_;
+    isize held_ = 0;
+};
+
+}  // namespace
+
+void bind_executor(py::module_& m) {
+    py::class_<Executor>(m, "Executor")
+        .def(py::init<const std::string&, py::array_t<int64_t, py::array::c_style | py::array::forcecast>,
+                      py::array_t<int64_t, py::array::c_style | py::array::forcecast>,
+                      py::array_t<int64_t, py::array::c_style | py::array::forcecast>, std::vector<py::array>, isize, isize, std::vector<isize>>())
+        .def("run", &Executor::run)
+        .def("memory_bytes", &Executor::memory_bytes);
+}

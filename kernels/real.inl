@@ -1,0 +1,115 @@
+// Float work of the executor: matrix products on panels of weights, the stages of an epilogue, signs. Included once for each
+// instruction set, inside its namespace and target attribute, which supply
+//   VF, F           a vector of F floats (GNU vector extension)
+//   ROWS, VECTORS   the register block: ROWS pixels x VECTORS vectors of sums
+//   FUSED           1 where multiply-add rounds once
+//   v_bfloat16, v_int8   F weights to floats
+// Loops over channels are written so that the compiler vectorises them.
+
+constexpr isize PANEL = F * VECTORS;
+
+inline VF f_load(const float* p) { VF v; __builtin_memcpy(&v, p, sizeof v); return v; }
+inline void f_store(float* p, VF v) { __builtin_memcpy(p, &v, sizeof v); }
+inline VF f_set(float x) { return x - VF{}; }
+
+template <Weights W>
+inline VF f_weights(const uint8_t* p) {
+    if constexpr (W == Weights::float32) return f_load((const float*)p);
+    else if constexpr (W == Weights::bfloat16) return v_bfloat16(p);
+    else return v_int8(p);
+}
+
+// c[R][ldc] (+)= a[R][n] b[n][PANEL]. Few rows: several steps of k have sums of their own, or the additions would wait for one another.
+template <int R, Weights W>
+void gemm_block(const float* a, isize lda, const uint8_t* b, isize n, float* c, isize ldc, bool add) {
+    constexpr int STEPS = R == 1 ? 4 : R == 2 ? 2 : 1;
+    constexpr isize SIZE = W == Weights::float32 ? 4 : W == Weights::bfloat16 ? 2 : 1;
+    VF sum[STEPS][R][VECTORS];
+    BNN_UNROLL for (int s = 0; s < STEPS; ++s)
+        BNN_UNROLL for (int r = 0; r < R; ++r)
+            BNN_UNROLL for (int v = 0; v < VECTORS; ++v) sum[s][r][v] = VF{};
+    isize k = 0;
+    for (; k + STEPS <= n; k += STEPS) {
+        BNN_UNROLL for (int s = 0; s < STEPS; ++s) {
+            VF weight[VECTORS];
+            BNN_UNROLL for (int v = 0; v < VECTORS; ++v) weight[v] = f_weights<W>(b + ((k + s) * PANEL + v * F) * SIZE);
+            BNN_UNROLL for (int r = 0; r < R; ++r) {
+                const VF x = f_set(a[r * lda + k + s]);
+                BNN_UNROLL for (int v = 0; v < VECTORS; ++v) sum[s][r][v] = f_fma(x, weight[v], sum[s][r][v]);
+            }
+        }
+    }
+    for (; k < n; ++k)
+        BNN_UNROLL for (int r = 0; r < R; ++r)
+            BNN_UNROLL for (int v = 0; v < VECTORS; ++v)
+                sum[0][r][v] = f_fma(f_set(a[r * lda + k]), f_weights<W>(b + (k * PANEL + v * F) * SIZE), sum[0][r][v]);
+    BNN_UNROLL for (int r = 0; r < R; ++r)
+        BNN_UNROLL for (int v = 0; v < VECTORS; ++v) {
+            VF total = sum[0][r][v];
+            BNN_UNROLL for (int s = 1; s < STEPS; ++s) total += sum[s][r][v];
+            float* to = c + r * ldc + v * F;
+            f_store(to, add ? total + f_load(to) : total);
+        }
+}
+
+template <Weights W>
+void gemm_few(const float* a, isize lda, isize rows, const uint8_t* b, isize n, float* c, isize ldc, bool add) {
+    isize r = 0;
+    for (; r + 2 <= rows; r += 2) gemm_block<2, W>(a + r * lda, lda, b, n, c + r * ldc, ldc, add);
+    if (r < rows) gemm_block<1, W>(a + r * lda, lda, b, n, c + r * ldc, ldc, add);
+}
+
+inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc, bool add, float* scratch) {
+    if (w != Weights::float32 && rows < 4)
+        return w == Weights::int8 ? gemm_few<Weights::int8>(a, lda, rows, b, n, c, ldc, add)
+                                  : gemm_few<Weights::bfloat16>(a, lda, rows, b, n, c, ldc, add);
+    if (w == Weights::int8) {
+        for (isize i = 0; i < n * PANEL; i += F) f_store(scratch + i, v_int8(b + i));
+        b = (const uint8_t*)scratch;
+    } else if (w == Weights::bfloat16) {
+        for (isize i = 0; i < n * PANEL; i += F) f_store(scratch + i, v_bfloat16(b + 2 * i));
+        b = (const uint8_t*)scratch;
+    }
+    isize r = 0;
+    for (; r + ROWS <= rows; r += ROWS) gemm_block<ROWS, Weights::float32>(a + r * lda, lda, b, n, c + r * ldc, ldc, add);
+    for (; r + 4 <= rows; r += 4) gemm_block<4, Weights::float32>(a + r * lda, lda, b, n, c + r * ldc, ldc, add);
+    gemm_few<Weights::float32>(a + r * lda, lda, rows - r, b, n, c + r * ldc, ldc, add);
+}
+
+inline float fused(float x, float a, float b) {
+#if FUSED
+    return __builtin_fmaf(x, a, b);
+#else
+    return (float)((double)x * a + b);      // the product is exact; in rare cases the sum is rounded twice
+#endif
+}
+
+// One stage on one pixel's channels x[n]; a and b: its parameters.
+inline void stage(Do what, float* __restrict x, isize n, const float* __restrict a, const float* __restrict b) {
+    switch (what) {
+    case Do::scale: for (isize i = 0; i < n; ++i) x[i] *= a[i]; break;
+    case Do::bias: for (isize i = 0; i < n; ++i) x[i] += a[i]; break;
+    case Do::affine: for (isize i = 0; i < n; ++i) x[i] = x[i] * a[i] + b[i]; break;
+    case Do::affine_fused: for (isize i = 0; i < n; ++i) x[i] = fused(x[i], a[i], b[i]); break;
+    case Do::relu: for (isize i = 0; i < n; ++i) x[i] = x[i] < 0 ? 0.0f : x[i]; break;
+    case Do::clamp: {
+        const float low = a[0], high = b[0];
+        for (isize i = 0; i < n; ++i) x[i] = x[i] < low ? low : x[i] > high ? high : x[i];
+        break;
+    }
+    case Do::prelu: for (isize i = 0; i < n; ++i) x[i] = x[i] > 0 ? x[i] : x[i] * a[i]; break;
+    case Do::step: for (isize i = 0; i < n; ++i) x[i] = x[i] >= a[i] && x[i] <= b[i] ? 1.0f : -1.0f; break;
+    default: break;
+    }
+}
+
+inline void add(float* __restrict x, const float* __restrict y, isize n) { for (isize i = 0; i < n; ++i) x[i] += y[i]; }
+inline void larger(float* __restrict x, const float* __restrict y, isize n) { for (isize i = 0; i < n; ++i) x[i] = y[i] > x[i] ? y[i] : x[i]; }
+inline void divide(float* x, float by, isize n) { for (isize i = 0; i < n; ++i) x[i] /= by; }
+
+// x[n] = base - 2 counts + y, exact integers before the addition
+inline void convert_add(const uint16_t* __restrict counts, const int32_t* __restrict base, isize n, const float* __restrict y, float* __restrict x) {
+    for (isize i = 0; i < n; ++i) x[i] = (float)(base[i] - 2 * (int32_t)counts[i]) + y[i];
+}
+
+constexpr Real real = {PANEL, KBLOCK_REAL, gemm, stage, add, larger, divide, convert_add, sign_bits};
