@@ -143,13 +143,21 @@ def _said(claim: Claim, epochs: int, one: Difference) -> str:
 
 
 def missing(claim: Claim, runs: Runs) -> str:
-    """The commands whose records ``claim`` lacks, for each of its schedules: Markdown."""
-    told = []
-    for first, second in pairs(claim):
-        absent = [recipes.load(name) for name in (first, second) if not runs.get(name)]
-        if absent:
-            told.append(f"{' and '.join(command(r) for r in absent)}{_hours(absent)}")
-    return "; or, shorter, ".join(told) + "."
+    """The commands that would answer ``claim`` soonest, under the schedule that has most of its records already
+    and is shortest: Markdown."""
+    wanted = [[recipes.load(name) for name in pair if not runs.get(name)] for pair in pairs(claim)]
+    absent = min(reversed(wanted), key=len)
+    return f"{' and '.join(command(r) for r in absent)}{_hours(absent)}."
+
+
+def answers(claims: Iterable[Claim], runs: Runs) -> str:
+    """:func:`answer` for each of ``claims``: what is measured first, then a list of what is not."""
+    claims = list(claims)
+    told = [answer(claim, runs) for claim in claims if measured(claim, runs)]
+    lacking = [f"- {claim.says}: {missing(claim, runs)}" for claim in claims if not measured(claim, runs)]
+    if lacking:
+        told.append("*Not measured yet; what is missing:*\n\n" + "\n".join(lacking))
+    return "\n\n".join(told)
 
 
 def _hours(wanted: Iterable[recipes.Recipe]) -> str:
