@@ -352,7 +352,7 @@ class _Run:
                 recipe=self.recipe,
                 seed=self.seed,
                 top1=record.top1_last,
-                fingerprint=self.dataset.fingerprint,
+                dataset=self.dataset,
             )
             records.write(record, kept)
             self._say(

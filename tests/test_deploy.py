@@ -14,7 +14,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from bnnlib import deploy, layers, models, recipes
-from bnnlib.deploy import DeployError
+from bnnlib.deploy import DeployError, container
 from bnnlib.packing import pack_bits
 from bnnlib.quantizers import sign
 
@@ -102,6 +102,8 @@ KINDS = {
     "none": {"conv": {"scale": "none"}, "linear": {"scale": "none"}},
     "learned": {"conv": {"scale": "learned"}, "linear": {"scale": "learned"}},
     "xnorpp": {"conv": {"scale": "xnorpp", "output_size": [4, 4]}},
+    "dense": {"conv": {"scale": "dense", "output_size": [4, 4]}},
+    "channel-map": {"conv": {"scale": "channel-map", "output_size": [4, 4]}},
     "centred": {"conv": {"transform": "center"}, "linear": {"transform": "center"}},
     "standardized": {
         "conv": {"transform": "standardize", "scale": "learned"},
@@ -273,7 +275,7 @@ def test_the_layout_is_as_documented(recipe, tmp_path):
     }
     assert metadata == deploy.info(path)
     assert {k: metadata[k] for k in ("format", "recipe", "seed", "top1", "dataset", "input")} == {
-        "format": 1,
+        "format": 2,
         "recipe": "net",
         "seed": 3,
         "top1": 98.5,
@@ -295,11 +297,18 @@ def good(recipe, tmp_path):
 
 def rewritten(path, change):
     """The file with its tensors and metadata changed by ``change(tensors, about)``."""
-    about, tensors = deploy.files._open(path)
+    about, tensors = container.read(path)
+    about["format"] = 1
     change(tensors, about)
     bad = path.with_name("bad.safetensors")
-    bad.write_bytes(safetensors.torch.save(tensors, metadata={"bnnlib": json.dumps(about)}))
-    return bad
+    return container_of(bad, about, tensors)
+
+
+def container_of(path, about, tensors):
+    """A file of format 1: as another program could write it, without a checksum."""
+    given = {name: torch.as_tensor(array) for name, array in tensors.items()}
+    path.write_bytes(safetensors.torch.save(given, metadata={"bnnlib": json.dumps({"format": 1, **about})}))
+    return path
 
 
 def refuses(path, message):
@@ -311,8 +320,10 @@ def refuses(path, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, a: a.update(format=2), "is of format 2, this version reads 1"),
-        (lambda t, a: a.pop("format"), "is of format None"),
+        (lambda t, a: a.update(format=3), "is of format 3, this version reads 1 to 2"),
+        (lambda t, a: a.update(format=True), "is of format True"),
+        (lambda t, a: a.update(format=2), "its checksum is missing"),
+        (lambda t, a: a.update(format=None), "is of format None"),
         (lambda t, a: a["model"].update(name="lenet"), "unknown model 'lenet'"),
         (lambda t, a: a["model"]["options"].update(depth=3), "unknown option 'depth'"),
         (
@@ -324,27 +335,27 @@ def refuses(path, message):
         (lambda t, a: a["packed"].pop("conv"), "does not hold the model it names: KeyError: 'conv'"),
         (lambda t, a: a["packed"]["conv"].update(shape=[7, 27]), "layer conv is of shape"),
         (lambda t, a: a["packed"]["conv"].update(shape=None), "does not hold"),
-        (lambda t, a: t.pop("conv.weight.bits"), "KeyError: 'conv.weight.bits'"),
+        (lambda t, a: t.pop("conv.weight.bits"), r"missing \['conv.weight.bits'\]"),
         (lambda t, a: t.pop("conv.scale"), "conv.scale"),
         (lambda t, a: t.pop("last.bias"), r"missing \['last.bias'\]"),
         (lambda t, a: t.update(extra=torch.zeros(2)), r"unexpected \['extra'\]"),
         (
             lambda t, a: t.update({"conv.weight.bits": torch.zeros(7, 3, dtype=torch.uint8)}),
-            "27 values take 4 uint8 bytes a row, got 3",
+            r"conv.weight.bits is uint8 \[7, 3\], not uint8 \[7, 4\]",
         ),
         (
             lambda t, a: t.update({"conv.weight.bits": torch.zeros(6, 4, dtype=torch.uint8)}),
-            "does not hold the model it names: RuntimeError",
+            r"conv.weight.bits is uint8 \[6, 4\], not uint8 \[7, 4\]",
         ),
-        (lambda t, a: t.update({"conv.weight.bits": torch.zeros(7, 4)}), "got 4 of torch.float32"),
-        (lambda t, a: t.update({"last.weight": torch.zeros(9, 5)}), "size mismatch for last.weight"),
+        (lambda t, a: t.update({"conv.weight.bits": torch.zeros(7, 4)}), "conv.weight.bits is float32"),
+        (lambda t, a: t.update({"last.weight": torch.zeros(9, 5)}), r"last.weight is float32 \[9, 5\]"),
         (
             lambda t, a: t.update({"conv.scale": torch.zeros(6)}),
-            "does not hold the model it names: RuntimeError",
+            r"conv.scale is float32 \[6\], not float32 \[7\]",
         ),
         (
             lambda t, a: t.update({"last.weight": torch.zeros(5, 9, dtype=torch.int8)}),
-            "KeyError: 'last.weight.int8_scale'",
+            r"missing \['last.weight.int8_scale'\]",
         ),
     ],
 )
@@ -356,7 +367,7 @@ def test_files_that_are_not_ours(tmp_path, good):
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"x": torch.zeros(3)}, path)
     refuses(path, "is a safetensors file, but not one of bnnlib's")
-    for text, message in (("{", "is damaged"), ("[]", "is of format"), ("null", "is of format")):
+    for text, message in (("{", "is damaged"), ("[]", r"is of format \[\]"), ("null", "is of format None")):
         path.write_bytes(safetensors.torch.save({"x": torch.zeros(3)}, metadata={"bnnlib": text}))
         refuses(path, message)
     refuses(tmp_path / "none.safetensors", "no packed model")

@@ -4,7 +4,7 @@
 * :func:`convert`: a trained model as a :class:`PackedNetwork`, which runs on packed bits (:mod:`bnnlib.deploy.convert`);
 * :mod:`bnnlib.deploy.graph`: what a packed network is, as data.
 
-``python -m bnnlib.deploy info|export`` does the first two on the command line.
+``python -m bnnlib.deploy info|run|export`` does all of it on the command line.
 
 Names are imported when they are asked for: :mod:`bnnlib.deploy.graph` and :mod:`bnnlib.deploy.run` need NumPy alone.
 """
@@ -14,13 +14,14 @@ from __future__ import annotations
 from importlib import import_module
 
 _HOME = {
-    "DeployError": "files",
+    "DeployError": "container",
     "FOLDER": "files",
     "FORMAT": "files",
     "RealDtype": "files",
-    "app": "files",
+    "app": "commands",
     "info": "files",
     "load": "files",
+    "read_graph": "files",
     "save": "files",
     "Graph": "graph",
     "GraphError": "graph",

@@ -1,6 +1,6 @@
-"""``python -m bnnlib.deploy info|export``."""
+"""``python -m bnnlib.deploy info|run|export``."""
 
-from bnnlib.deploy.files import app
+from bnnlib.deploy.commands import app
 
 if __name__ == "__main__":
-    app()
+    app(prog_name="python -m bnnlib.deploy")

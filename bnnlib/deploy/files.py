@@ -1,218 +1,175 @@
-"""Save a trained net with 1 bit to a binary weight, and load it back: one safetensors file.
+"""Packed files: a network in one safetensors file, a bit to a binary weight. What is in a file, and which is for what.
 
-Every weight of a binary layer is stored as a sign bit (:mod:`bnnlib.packing`, rows along the output
-channels), with its scale per channel; everything else as trained, or as bf16 or int8. The header's metadata
-hold one JSON document under ``bnnlib``: format version, the model's name and options, and for each packed
-layer its shape. Loading gives back the model with the same predictions.
+A file holds one of two things, in the container of :mod:`bnnlib.deploy.container`:
 
-``python -m bnnlib.deploy info FILE`` shows what a file holds; ``export FILE OUT --real int8`` writes it anew
-with smaller real-valued parts.
+a trained model (``results/models``, and what training writes)
+    Every weight of a binary layer as a sign bit with its scale, everything else as trained (or its real-valued weights
+    as bf16 or int8), and under what name and options :func:`bnnlib.models.build` makes the module they belong to.
+    :func:`load` gives back that module with the same predictions: to evaluate, to teach another, to train on, to
+    export, to convert. Needs PyTorch.
+a packed network (what :func:`bnnlib.deploy.convert` makes of a model)
+    The graph of :mod:`bnnlib.deploy.graph` with its constants: batch norms have become thresholds, there is nothing
+    left to train. :func:`load` gives a :class:`PackedNetwork` to run; :func:`read_graph` gives the graph itself to who
+    has NumPy alone. Made anew from the model whenever one likes; the model cannot be made from it.
+
+Both describe themselves by the same fields of the document, which :func:`info` returns:
+
+================ ===========================================================================================
+``format``       2; files of format 1 (trained models without checksum) are read, and no longer written
+``model``,       of a trained model: ``name`` and ``options``; and for each binary layer the ``shape`` of its
+``packed``       weight and the kind of its ``scale``
+``graph``        of a packed network: see :meth:`bnnlib.deploy.graph.Graph.to_json`
+``real``         how real-valued weights are stored: float32, bfloat16 or int8
+``input``        what the network is fed with, as in a recipe: normalized, unit, mean-subtracted, gcn-zca
+``images``       of one image: ``shape`` [C, H, W], ``mean`` and ``std`` by channel, ``view`` (how images of
+                 any size are cut), and the names of the ``classes``; may be missing
+``recipe``, ...  where it comes from: ``recipe_hash``, ``seed``, ``top1`` (of the trained model, test set,
+                 per cent), ``dataset``, ``fingerprint``
+================ ===========================================================================================
 """
 
 from __future__ import annotations
 
-import json
-import struct
-import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-import safetensors.torch
-import torch
-import typer
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+import numpy as np
 
-from bnnlib import layers, models
-from bnnlib.packing import pack_bits, unpack_bits
-from bnnlib.recipes import Recipe
-from bnnlib.records import ROOT, write_atomically
+from bnnlib.deploy import container
+from bnnlib.deploy.container import FORMAT, DeployError
+from bnnlib.deploy.graph import Graph, GraphError
 
-FOLDER = ROOT / "results" / "models"
-FORMAT = 1
+if TYPE_CHECKING:
+    from torch import nn
+
+    from bnnlib.data import Dataset
+    from bnnlib.recipes import Recipe
+
+__all__ = ["FOLDER", "FORMAT", "DeployError", "RealDtype", "info", "load", "read_graph", "save"]
+
+FOLDER = Path(__file__).resolve().parents[2] / "results" / "models"
 RealDtype = Literal["float32", "bfloat16", "int8"]
+LARGEST_ACTIVATIONS = 1 << 30
+"""Bytes that all the activations of one image may take; the book's largest network takes a fiftieth."""
 
-
-class DeployError(ValueError):
-    """A packed file that cannot be read, with the file and what is wrong."""
+_BODIES = ("format", "model", "packed", "graph")
 
 
 def save(
-    model: nn.Module,
+    net: nn.Module | Graph | Any,
     path: Path,
     *,
-    recipe: Recipe,
-    seed: int,
-    top1: float,
-    fingerprint: str,
+    recipe: Recipe | None = None,
+    seed: int | None = None,
+    top1: float | None = None,
+    fingerprint: str | None = None,
+    dataset: Dataset | None = None,
     real: RealDtype = "float32",
+    about: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``model``, which ``recipe.model`` builds, to ``path``; whole or not at all.
+    """Write ``net`` to ``path``; whole or not at all. Returns ``path``.
 
-    ``real``: how real-valued weights of two and more dimensions are stored (int8: symmetric, a scale per
-    output channel); vectors stay float32.
+    A module must be the one that ``recipe.model`` (or the ``model`` of ``about``) builds, and ``real`` says how its
+    real-valued weights are stored (int8: symmetric, a scale per output channel). A packed network or its
+    :class:`Graph` needs no recipe; ``real`` was chosen when it was converted.
+
+    ``about``: a description as :func:`info` gives it, to hand on from one file to the next; the other arguments add to
+    it. ``dataset``: where the names of the classes and the statistics of the images are taken from.
+    Raises ``ValueError`` for what does not fit together, :class:`DeployError` for a network with parts in PyTorch.
     """
-    about = {
-        "model": {"name": recipe.model.name, "options": recipe.model.options},
-        "recipe": recipe.name,
-        "recipe_hash": recipe.hash(),
-        "seed": seed,
-        "top1": top1,
-        "dataset": recipe.dataset,
-        "input": recipe.input,
-        "fingerprint": fingerprint,
-        "real": real,
-    }
-    return _save(model, path, real, about)
+    described = {k: v for k, v in dict(about or {}).items() if k not in ("format", "packed", "graph")}
+    if recipe is not None:
+        described |= {
+            "model": {"name": recipe.model.name, "options": recipe.model.options},
+            "recipe": recipe.name,
+            "recipe_hash": recipe.hash(),
+            "dataset": recipe.dataset,
+            "input": recipe.input,
+        }
+    if dataset is not None:
+        from bnnlib.deploy import images
 
+        described["images"] = images.describe(dataset, recipe)
+        fingerprint = fingerprint or dataset.fingerprint
+    given = {"seed": seed, "top1": top1, "fingerprint": fingerprint}
+    described |= {key: value for key, value in given.items() if value is not None}
+    graph = net if isinstance(net, Graph) else getattr(net, "graph", None)
+    if isinstance(graph, Graph):
+        return _write_graph(graph, path, described)
+    from bnnlib.deploy import trained
 
-def _save(model: nn.Module, path: Path, real: str, about: dict[str, Any]) -> Path:
-    packed: dict[str, dict[str, Any]] = {}
-    tensors: dict[str, Tensor] = {}
-    binary = layers.binary_layers(model)
-    for name, layer in binary.items():
-        weight = layer.binary_weight()
-        packed[name] = {"shape": list(weight.shape), "scale": layer.scale_kind}
-        tensors[f"{name}.weight.bits"] = pack_bits(weight.flatten(1))
-        if layer.scale_kind == "mean":
-            tensors[f"{name}.scale"] = layer.channel_scale().float()
-    latent = {f"{name}.weight" for name in binary}
-    for name, tensor in model.state_dict().items():
-        if name not in latent and not name.endswith("num_batches_tracked"):
-            tensors.update(_real(name, tensor, real))
-    contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    metadata = {"bnnlib": json.dumps({**about, "format": FORMAT, "packed": packed}, sort_keys=True)}
-    write_atomically(path, safetensors.torch.save(contiguous, metadata=metadata))
-    return path
+    if "model" not in described:
+        raise ValueError("to save a module, say what builds it: give its recipe, or about= with a 'model'")
+    document, tensors = trained.pack(net, real)
+    return container.write(path, {**described, **document, "real": real}, tensors)
 
 
 def info(path: Path) -> dict[str, Any]:
-    """The metadata of a packed file. Raises :class:`DeployError` for a file that is absent, cut short, or
-    not one of ours."""
-    return _open(path)[0]
+    """The description in a packed file. Raises :class:`DeployError` for a file that is absent, damaged, or not one of
+    ours."""
+    return container.read(path)[0]
 
 
-def load(path: Path) -> nn.Module:
-    """The model in ``path``, in evaluation mode. Raises :class:`DeployError` for a file that is damaged or
-    does not fit its model."""
-    about, tensors = _open(path)
-    try:
-        model = models.build(about["model"]["name"], **about["model"]["options"])
-        for name, layer in layers.binary_layers(model).items():
-            row = about["packed"][name]
-            shape = tuple(row["shape"])
-            if shape != tuple(layer.weight.shape):
-                raise DeployError(
-                    f"{path}: layer {name} is of shape {shape}, its model has {tuple(layer.weight.shape)}"
-                )
-            tensors[f"{name}.weight"] = unpack_bits(
-                tensors.pop(f"{name}.weight.bits"), layer.weight[0].numel()
-            ).view(shape)
-            _freeze_(layer)
-            if layer.scale_kind == "learned":
-                tensors[f"{name}.scale"] = tensors[f"{name}.scale"].view(layer.scale.shape)
-        missing, unexpected = model.load_state_dict(
-            {k: _restored(k, v, tensors) for k, v in tensors.items() if not k.endswith(".int8_scale")},
-            strict=False,
-        )
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        if isinstance(error, DeployError):
-            raise
+def load(path: Path):
+    """What is in ``path``: the trained model (an ``nn.Module`` in evaluation mode), or the packed network
+    (:class:`bnnlib.deploy.PackedNetwork`). Raises :class:`DeployError` for a file that is damaged or does not fit."""
+    document, tensors = container.read(path)
+    if "graph" in document:
+        from bnnlib.deploy.network import PackedNetwork
+
+        return PackedNetwork(_graph(path, document, tensors))
+    from bnnlib.deploy import trained
+
+    return trained.unpack(path, document, tensors)
+
+
+def read_graph(path: Path) -> tuple[Graph, dict[str, Any]]:
+    """The graph of a packed network, checked, and the rest of its description; without PyTorch. Raises
+    :class:`DeployError`."""
+    document, tensors = container.read(path)
+    if "graph" not in document:
+        raise DeployError(f"{path} holds a trained model, not a packed network: convert it first (deploy.convert)")
+    graph = _graph(path, document, tensors)
+    return graph, {key: value for key, value in document.items() if key != "graph"}
+
+
+def _write_graph(graph: Graph, path: Path, described: dict[str, Any]) -> Path:
+    outside = [op.attributes.get("module", op.name) for op in graph.ops if op.kind == "torch"]
+    if outside:
         raise DeployError(
-            f"{path} does not hold the model it names: {type(error).__name__}: {error}"
-        ) from None
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing or unexpected:
+            f"the network has parts that run in PyTorch and cannot be in a file: {', '.join(map(str, outside))}; "
+            "save the trained model instead"
+        )
+    graph.validate()
+    kinds = {op.attributes["weights"] for op in graph.ops if op.kind == "real_conv"}
+    described["real"] = ", ".join(sorted(kinds)) or "none"
+    described.pop("model", None)
+    return container.write(path, {**described, "graph": graph.to_json()}, graph.tensors)
+
+
+def _graph(path: Path, document: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Graph:
+    if "model" in document or "packed" in document:
+        raise DeployError(f"{path} claims to hold both a trained model and a packed network")
+    try:
+        graph = Graph.from_json(document["graph"], tensors)
+    except (GraphError, OverflowError, RecursionError) as error:
+        raise DeployError(f"{path} holds no network that can run: {str(error)[:500]}") from None
+    if any(op.kind == "torch" for op in graph.ops):
+        raise DeployError(f"{path} holds no network that can run: a part of it is PyTorch's, which no file holds")
+    used = {name for op in graph.ops for name in op.constants.values()}
+    used |= {value for op in graph.ops for stage in op.stages for value in stage.values() if isinstance(value, str)}
+    if unused := sorted(set(tensors) - used):
+        raise DeployError(f"{path} holds tensors that its network does not use: {', '.join(unused)[:200]}")
+    total = sum(slot.bytes for slot in graph.slots.values())
+    if total > LARGEST_ACTIVATIONS:
         raise DeployError(
-            f"{path} does not hold the model it names: missing {missing}, unexpected {list(unexpected)}"
+            f"{path} holds a network whose activations take {total} bytes an image, more than {LARGEST_ACTIVATIONS}"
         )
-    return model.eval()
-
-
-def _freeze_(layer: layers._Binary) -> None:
-    """Turn a binary layer into one whose weight is +-1 already and whose scale is a stored number."""
-    layer.transform, layer.latent = "none", "free"
-    if layer.scale_kind == "mean":
-        layer.scale_kind = "learned"
-        shape = (
-            (layer.weight.shape[0], 1, 1)
-            if isinstance(layer, layers.BinaryConv2d)
-            else (layer.weight.shape[0],)
-        )
-        layer.scale = nn.Parameter(torch.empty(shape))
-
-
-def _real(name: str, tensor: Tensor, real: str) -> dict[str, Tensor]:
-    if real not in get_args(RealDtype):
-        raise ValueError(f"unknown real {real!r}: choose {', '.join(get_args(RealDtype))}")
-    vector = tensor.numel() == max(
-        tensor.shape, default=1
-    )  # a convolution's scales, shaped (C, 1, 1), are one too
-    if vector or not tensor.is_floating_point() or real == "float32":
-        return {name: tensor}
-    if real == "bfloat16":
-        return {name: tensor.to(torch.bfloat16)}
-    scale = tensor.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127
-    values = (tensor / scale.view(-1, *([1] * (tensor.dim() - 1)))).round().to(torch.int8)
-    return {name: values, f"{name}.int8_scale": scale.float()}
-
-
-def _restored(name: str, tensor: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-    if tensor.dtype == torch.int8:
-        return tensor.float() * tensors[f"{name}.int8_scale"].view(-1, *([1] * (tensor.dim() - 1)))
-    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
-
-
-def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("bnnlib")
-            if text is None:
-                raise DeployError(f"{path} is a safetensors file, but not one of bnnlib's")
-            about = json.loads(text)
-            if not isinstance(about, dict) or about.get("format") != FORMAT:
-                raise DeployError(
-                    f"{path} is of format {about.get('format') if isinstance(about, dict) else about!r}, this version reads {FORMAT}"
-                )
-            return about, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-    except FileNotFoundError:
-        raise DeployError(f"no packed model {path}") from None
-    except OSError as error:
-        raise DeployError(f"packed model {path} cannot be read: {error}") from None
-    except (SafetensorError, json.JSONDecodeError, struct.error) as error:
-        raise DeployError(f"packed model {path} is damaged: {error}") from None
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command("info")
-def _info(path: Path) -> None:
-    """Show what the packed model in PATH is, and its size."""
-    about, tensors = _checked(lambda: _open(path))
-    for key in ("recipe", "seed", "dataset", "top1", "model", "format"):
-        print(f"{key}: {about.get(key)}")
-    bits = sum(t.numel() for n, t in tensors.items() if n.endswith(".weight.bits"))
-    print(
-        f"size: {path.stat().st_size} bytes, {bits} of them binary weights; {len(about['packed'])} packed layers"
-    )
-
-
-@app.command("export")
-def _export(
-    path: Path,
-    out: Path,
-    real: Annotated[str, typer.Option(help="real-valued weights as float32, bfloat16 or int8")] = "float32",
-) -> None:
-    """Write the packed model in PATH to OUT, with its real-valued weights stored as REAL."""
-    about, model = _checked(lambda: (info(path), load(path)))
-    _checked(lambda: _save(model, out, real, {**about, "real": real}))
-    print(f"{out}: {out.stat().st_size} bytes, was {path.stat().st_size}")
-
-
-def _checked(call):
-    try:
-        return call()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
+    for op in graph.ops:
+        if op.kind == "binary_conv" or op.attributes.get("weights") == "bits":
+            a, channels = op.attributes, graph.slots[op.inputs[0]].shape[2]
+            rest = channels // a["groups"] * a["kernel"][0] * a["kernel"][1] % 8
+            if rest and (graph.tensors[op.constants["weight"]][:, -1] >> rest).any():
+                raise DeployError(f"{path}: the weights of {op.name or op.kind} have bits beyond the last one")
+    return graph

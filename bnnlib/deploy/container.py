@@ -1,0 +1,211 @@
+"""The bytes of a packed file: a safetensors file with one JSON document and a checksum. NumPy is all it needs.
+
+::
+
+    8 bytes       N, the length of the header: unsigned, little-endian
+    N bytes       the header, JSON: {"__metadata__": {"bnnlib": DOCUMENT, "sha256": DIGEST},
+                                     NAME: {"dtype": ..., "shape": [...], "data_offsets": [begin, end]}, ...}
+    the rest      the tensors, one behind the other, little-endian, row by row
+
+DOCUMENT is JSON as text; what it says is the business of :mod:`bnnlib.deploy.files`. DIGEST is the SHA-256 of the
+whole file in which its own 64 digits are zeros, so that no byte can change unnoticed. Format 1 had no digest.
+
+:func:`read` trusts nothing: it believes no size before it has compared it with the file's, and gives either what was
+written or :class:`DeployError`. What it allocates is bounded by the size of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import stat
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = 2
+LARGEST_HEADER = 4 << 20
+"""Bytes. The largest of the book's is a hundredth of it; a table of 1000 class names takes little."""
+LARGEST_FILE = 4 << 30
+
+# BF16, which NumPy lacks, is uint16 in memory; no network has other tensors of that type.
+DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+_NAMES = {np.dtype(kind): name for name, kind in DTYPES.items()}
+_DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
+
+
+class DeployError(ValueError):
+    """A packed file, or a network, that cannot be used; the message says which and why."""
+
+
+def write(path: Path, document: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Path:
+    """Write ``document`` and ``tensors`` to ``path``; whole or not at all, and the same bytes for the same content."""
+    from bnnlib.records import write_atomically
+
+    # the widest first: each begins at a multiple of its size
+    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    text = json.dumps({**document, "format": FORMAT}, sort_keys=True, allow_nan=False)
+    header: dict[str, Any] = {"__metadata__": {"bnnlib": text, "sha256": "0" * 64}}
+    end, parts = 0, []
+    for name in order:
+        array = np.ascontiguousarray(tensors[name]).reshape(tensors[name].shape)  # the first makes () a (1,)
+        if array.dtype not in _NAMES:
+            raise DeployError(f"the tensor {name} is of {array.dtype}, which a packed file does not hold")
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
+        parts.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    if len(encoded) > LARGEST_HEADER:
+        raise DeployError(f"the header of {path} would take {len(encoded)} bytes, more than {LARGEST_HEADER}")
+    whole = bytearray(b"".join([len(encoded).to_bytes(8, "little"), encoded, *parts]))
+    where = _digest(whole)
+    whole[where] = hashlib.sha256(whole).hexdigest().encode()
+    write_atomically(path, bytes(whole))
+    return path
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The document and the tensors of ``path``, checked. Raises :class:`DeployError` for a file that is
+    absent, damaged, hostile, or not one of bnnlib's."""
+    raw = _bytes(path)
+    try:
+        header, start = _header(raw)
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict) or not isinstance(metadata.get("bnnlib"), str):
+            raise DeployError(f"{path} is a safetensors file, but not one of bnnlib's")
+        _check_digest(raw, start, metadata)
+        document = _json(metadata["bnnlib"])
+        version = document.get("format") if isinstance(document, dict) else document
+        if not isinstance(document, dict) or type(version) is not int or not 1 <= version <= FORMAT:
+            raise DeployError(f"{path} is of format {version!r:.40}, this version reads 1 to {FORMAT}")
+        if version > 1 and "sha256" not in metadata:
+            raise ValueError("its checksum is missing")
+        return document, _tensors(header, raw, start)
+    except DeployError:
+        raise
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DeployError(f"packed model {path} is damaged: {str(error)[:300]}") from None
+
+
+def _bytes(path: Path) -> bytearray:
+    try:
+        with open(path, "rb") as file:
+            about = os.fstat(file.fileno())
+            if not stat.S_ISREG(about.st_mode):
+                raise DeployError(f"packed model {path} cannot be read: it is no regular file")
+            if about.st_size > LARGEST_FILE:
+                raise DeployError(f"packed model {path} has {about.st_size} bytes, more than {LARGEST_FILE}: it is none")
+            # a glance at the beginning before all of it: a large file of something else is not read
+            beginning = file.read(8)
+            length = int.from_bytes(beginning, "little")
+            if len(beginning) < 8 or not 2 <= length <= min(LARGEST_HEADER, about.st_size - 8):
+                raise DeployError(
+                    f"packed model {path} is damaged: {about.st_size} bytes cannot hold a header of {length} "
+                    f"(at most {LARGEST_HEADER})"
+                )
+            raw = bytearray(about.st_size)
+            file.seek(0)
+            if file.readinto(raw) != about.st_size:
+                raise DeployError(f"packed model {path} changed while it was read")
+            return raw
+    except FileNotFoundError:
+        raise DeployError(f"no packed model {path}") from None
+    except MemoryError:
+        raise DeployError(f"packed model {path} does not fit into memory") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, DeployError):
+            raise
+        raise DeployError(f"packed model {path} cannot be read: {error}") from None
+
+
+def _header(raw: bytearray) -> tuple[dict[str, Any], int]:
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = _json(raw[8:start].decode("utf-8"))
+    if not isinstance(header, dict):
+        raise ValueError(f"its header is a {type(header).__name__}")
+    return header, start
+
+
+def _json(text: str) -> Any:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+            raise ValueError(f"the key {twice!r:.80} stands there twice")
+        return found
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no JSON")
+
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+
+
+def _digest(whole: bytearray) -> slice:
+    """Where the 64 digits stand."""
+    start = 8 + int.from_bytes(whole[:8], "little")
+    found = list(_DIGEST.finditer(bytes(whole[:start])))
+    if len(found) != 1:
+        raise ValueError("its checksum is not in its place")
+    return slice(*found[0].span(1))
+
+
+def _check_digest(raw: bytearray, start: int, metadata: Mapping[str, Any]) -> None:
+    if "sha256" not in metadata:  # format 1
+        return
+    where = _digest(raw)
+    view = memoryview(raw)
+    digest = hashlib.sha256(view[: where.start])
+    digest.update(b"0" * 64)
+    digest.update(view[where.stop :])
+    if digest.hexdigest() != metadata["sha256"]:
+        raise ValueError("its content does not match its checksum")
+
+
+def _tensors(header: Mapping[str, Any], raw: bytearray, start: int) -> dict[str, np.ndarray]:
+    rows = []
+    for name, row in header.items():
+        if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"the tensor {name!r:.80} has other fields than dtype, shape and data_offsets")
+        if not isinstance(row["dtype"], str) or row["dtype"] not in DTYPES:
+            raise ValueError(f"the tensor {name!r:.80} is of the unknown type {row['dtype']!r:.40}")
+        for key in ("shape", "data_offsets"):
+            if not isinstance(row[key], list) or not all(type(n) is int and 0 <= n < 2**63 for n in row[key]):
+                raise ValueError(f"the {key} of the tensor {name!r:.80} are not whole numbers")
+        if len(row["shape"]) > 8 or len(row["data_offsets"]) != 2:
+            raise ValueError(f"the tensor {name!r:.80} has {len(row['shape'])} dimensions or not two offsets")
+        begin, end = row["data_offsets"]
+        if end - begin != math.prod(row["shape"]) * np.dtype(DTYPES[row["dtype"]]).itemsize:
+            raise ValueError(f"the tensor {name!r:.80} of shape {row['shape']} does not take {end - begin} bytes")
+        rows.append((begin, end, name, np.dtype(DTYPES[row["dtype"]]).newbyteorder("<"), row["shape"]))
+    at = 0
+    for begin, end, name, *_ in sorted(rows, key=lambda row: row[:2]):
+        if begin != at:
+            raise ValueError(f"the tensor {name!r:.80} begins at {begin}, where the one before it ends at {at}")
+        at = end
+    if at != len(raw) - start:
+        raise ValueError(f"its tensors take {at} bytes, and {len(raw) - start} are there")
+    return {  # a copy where another program left the data at an odd place
+        name: np.require(np.frombuffer(raw, dtype, math.prod(shape), start + begin).reshape(shape), requirements="A")
+        for begin, _, name, dtype, shape in rows
+    }

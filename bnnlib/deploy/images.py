@@ -1,0 +1,146 @@
+"""Images for a packed network, from files, as it was trained to see them; and what a file says of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bnnlib import data, evaluate
+from bnnlib.data import cifar10, mnist
+from bnnlib.data.folders import EXTENSIONS, open_image
+from bnnlib.data.lazy import LazySplit
+from bnnlib.data.transforms import STATISTICS
+from bnnlib.deploy.container import DeployError
+
+if TYPE_CHECKING:
+    from bnnlib.recipes import Recipe
+
+INPUTS = ("normalized", "unit", "mean-subtracted", "gcn-zca")
+# What files of format 1 leave unsaid.
+_KNOWN = {"mnist": ((1, 28, 28), mnist.CLASSES), "cifar10": ((3, 32, 32), cifar10.CLASSES)}
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a network sees: ``shape`` (C, H, W) of an image, ``mean`` and ``std`` by channel on the 0..1 scale, what its
+    recipe calls ``input``, the ``view`` that cuts images of any size (or None), the names of the ``classes``, and the
+    ``dataset`` it was trained on."""
+
+    shape: tuple[int, int, int]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    view: str | None
+    input: str
+    dataset: str
+
+    def transform(self) -> Callable[[Tensor], Tensor]:
+        """uint8 images ``(N, C, H, W)`` -> what the network is fed with. Whitening is fitted on the training images,
+        which must be here: raises :class:`DeployError` where they are not."""
+        if self.input != "gcn-zca":
+            return evaluate.input_transform(self.input, self)
+        try:
+            return evaluate.input_transform(self.input, data.load(self.dataset, download=False))
+        except data.DataNotFound as error:
+            raise DeployError(
+                f"the network is fed with whitened images, and whitening is fitted on {self.dataset}: {error}"
+            ) from None
+
+
+def describe(dataset: data.Dataset, recipe: Recipe | None = None) -> dict[str, Any]:
+    """The field ``images`` of a packed file."""
+    view = recipe.augment.view if recipe is not None and recipe.augment else None
+    test = dataset.test
+    if isinstance(test, LazySplit):
+        view = view or "s5"
+        shape = data.view(view, train=False)(test.decode(0)).shape
+    else:
+        shape = test.shape
+    return {
+        "shape": list(shape),
+        "classes": list(dataset.classes),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+        "view": view,
+    }
+
+
+def expected(path: Path, about: Mapping[str, Any]) -> Images:
+    """What the network in ``path`` sees, by its description. Raises :class:`DeployError` where that is not known."""
+    said, name = about.get("images"), about.get("dataset")
+    if said is None and name in _KNOWN:
+        (shape, classes), (mean, std) = _KNOWN[name], STATISTICS[name]
+        said = {"shape": shape, "classes": classes, "mean": mean, "std": std, "view": None}
+    elif said is None:
+        try:
+            said = describe(data.load(name, download=False))
+        except (ValueError, TypeError, AttributeError, data.DataNotFound, data.DataError):
+            raise DeployError(f"{path} does not say what images its network takes, and {name} is not here") from None
+    try:
+        found = Images(
+            tuple(said["shape"]), tuple(said["classes"]), tuple(said["mean"]), tuple(said["std"]),
+            said["view"], about.get("input"), str(name),
+        )  # fmt: skip
+        good = (
+            len(found.shape) == 3
+            and all(type(n) is int and 1 <= n <= 4096 for n in found.shape)
+            and found.shape[0] in (1, 3)
+            and all(isinstance(name, str) for name in found.classes)
+            and {len(found.mean), len(found.std)} <= {1, found.shape[0]}
+            and all(isinstance(x, float | int) for x in (*found.mean, *found.std))
+            and min(found.std) > 0
+            and found.view in (None, "s4", "s5")
+            and found.input in INPUTS
+        )
+    except (KeyError, TypeError, ValueError):
+        good = False
+    if not good:
+        raise DeployError(f"{path} does not say in a way known here what images its network takes: {said!r:.300}")
+    return found
+
+
+def files(paths: Iterable[Path]) -> list[Path]:
+    """The image files named: themselves, and those of the folders, by name. Raises :class:`DeployError`."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            if not inside:
+                raise DeployError(f"there are no images in the folder {path} (of {', '.join(EXTENSIONS)})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise DeployError(f"no image {path}")
+    return found
+
+
+def read(paths: Iterable[Path], images: Images, *, resize: bool = False) -> Tensor:
+    """uint8 ``(N, C, H, W)``: the images, grey or RGB as the network has it, cut by its view or, with ``resize``, scaled
+    to its size. Raises :class:`DeployError` for what is no image, and for one of another size."""
+    channels, height, width = images.shape
+    view = data.view(images.view, train=False) if images.view else None
+    read = []
+    for path in paths:
+        try:
+            image = open_image(path).convert("L" if channels == 1 else "RGB")
+        except data.DataError as error:
+            raise DeployError(str(error)) from None
+        if view is not None:
+            read.append(view(image))
+            continue
+        if image.size != (width, height):
+            if not resize:
+                raise DeployError(
+                    f"{path} is {image.width}x{image.height} pixels, the network takes {width}x{height}: "
+                    "scale it, or let it be scaled with --resize"
+                )
+            image = image.resize((width, height))
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        read.append(pixels.view(height, width, channels).permute(2, 0, 1))
+    return torch.stack(read)

@@ -1,0 +1,60 @@
+"""A trained model as ONNX, to compare with: its binary weights and activations as floats that are +-1.
+
+The same numbers as the model in evaluation mode, without the use of a bit: what ONNX Runtime makes of the topology.
+Needs the optional packages of ``pip install 'bnnlib[bench]'``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bnnlib import quantizers
+from bnnlib.deploy.container import DeployError
+from bnnlib.records import write_atomically
+
+
+def write(model: nn.Module, shape: tuple[int, int, int], path: Path) -> Path:
+    """Write ``model``, which takes images ``(N, *shape)`` as ``images`` and gives ``logits``, any N. Raises
+    :class:`DeployError` where the package onnx is missing."""
+    write_atomically(path, encode(model, shape))
+    return path
+
+
+def encode(model: nn.Module, shape: tuple[int, int, int]) -> bytes:
+    """The ONNX file's bytes; see :func:`write`."""
+    if importlib.util.find_spec("onnx") is None:
+        raise DeployError("the package onnx is missing: pip install 'bnnlib[bench]'")
+    out = io.BytesIO()
+    any_n = {"images": {0: "n"}, "logits": {0: "n"}}
+    with warnings.catch_warnings(), _plain_sign():
+        warnings.simplefilter("ignore")  # that shapes are checked while it is traced; that newer exporters exist
+        torch.onnx.export(
+            model.eval(),
+            (torch.zeros(1, *shape),),
+            out,
+            dynamo=False,  # the newer exporter needs a package more, and writes nothing better here
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes=any_n,
+            opset_version=17,
+        )
+    return out.getvalue()
+
+
+@contextmanager
+def _plain_sign() -> Iterator[None]:
+    """Binarisation without its gradient, which ONNX cannot hold."""
+    kept = quantizers.binarize
+    quantizers.binarize = lambda x, *_: quantizers.sign(x)
+    try:
+        yield
+    finally:
+        quantizers.binarize = kept
