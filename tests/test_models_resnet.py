@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from bnnlib import building, layers, models, recipes, schedules, train
+from bnnlib import building, inventory, layers, models, recipes, schedules, train
 from bnnlib.models import resnet
 
 # (in, out) of the eight blocks; a block has two 3x3 convs, and a 1x1 conv in its shortcut where they differ.
@@ -102,7 +102,8 @@ def written_out(p, x, order="s5", binary=True, downsample="real"):
         return y * p[f"{name}.scale_channel"] * p[f"{name}.scale_height"] * p[f"{name}.scale_width"]
 
     x = F.conv2d(x, p["stem.0.weight"], None, 2, 3)
-    x = F.max_pool2d(bn(x, "stem.1").relu(), 3, 2, 1)
+    x = bn(x, "stem.1")
+    x = F.max_pool2d(x if order == "bireal" else x.relu(), 3, 2, 1)
     for i, (a, b) in enumerate(BLOCKS):
         at, stride = f"blocks.{i}", 1 if a == b else 2
         o, c = x, [f"{at}.body.{j}" for j in range(6)]
@@ -169,6 +170,15 @@ def test_in_the_real_valued_order_every_sign_is_plus_one():
         layer.register_forward_hook(lambda m, inputs, y: seen.append((inputs[0] >= 0).all().item()))
     net(torch.randn(2, 3, 40, 40))
     assert seen == [True] * 16
+
+
+@pytest.mark.parametrize("order", ["s5", "xnor", "bireal"])
+def test_in_every_other_order_all_signs_see_the_image(order):
+    torch.manual_seed(0)
+    net = models.build("resnet18", image=40, classes=7, width=16, order=order)
+    said = inventory.sign_information(net, torch.randn(8, 3, 40, 40))
+    # least in Bi-Real's first layer, which sees what the max-pool raised: the norm before it can learn to shift
+    assert len(said) == 16 and min(said.values()) > (0.02 if order == "bireal" else 0.5)
 
 
 def test_binary_weights_start_as_s5_has_them():

@@ -36,7 +36,8 @@ ORDERS: dict[str, tuple[tuple[str, ...], bool]] = {
     "xnor": (("bn", "conv", "relu", "bn", "conv", "relu"), False),
     # The real-valued net's own: both signs see what a ReLU left, so that they give +1 whatever the image is.
     "resnet": (("conv", "bn", "relu", "conv", "bn"), True),
-    "bireal": (("conv", "bn", "conv", "bn"), False),  # no ReLU anywhere in the body, as in Bi-Real Net
+    # No ReLU anywhere, as in Bi-Real Net; the stem has none either, or the first sign would see what it left.
+    "bireal": (("conv", "bn", "conv", "bn"), False),
 }
 
 S5_LAYER = {
@@ -141,7 +142,7 @@ class ResNet18(nn.Module):
                 in_channels, width, 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False
             ),
             nn.BatchNorm2d(width),
-            nn.ReLU(),
+            nn.Identity() if order == "bireal" else nn.ReLU(),
             nn.MaxPool2d(3, 2, 1) if large else nn.Identity(),
         )
         side = -(-image // 4) if large else image
