@@ -145,18 +145,27 @@ def _said(claim: Claim, epochs: int, one: Difference) -> str:
 def missing(claim: Claim, runs: Runs) -> str:
     """The commands that would answer ``claim`` soonest, under the schedule that has most of its records already
     and is shortest: Markdown."""
-    wanted = [[recipes.load(name) for name in pair if not runs.get(name)] for pair in pairs(claim)]
-    absent = min(reversed(wanted), key=len)
+    absent = _absent(claim, runs)
     return f"{' and '.join(command(r) for r in absent)}{_hours(absent)}."
 
 
+def _absent(claim: Claim, runs: Runs) -> list[recipes.Recipe]:
+    wanted = [[recipes.load(name) for name in pair if not runs.get(name)] for pair in pairs(claim)]
+    return min(reversed(wanted), key=len)
+
+
 def answers(claims: Iterable[Claim], runs: Runs) -> str:
-    """:func:`answer` for each of ``claims``: what is measured first, then a list of what is not."""
+    """:func:`answer` for each of ``claims``: what is measured first, then a list of what is not and which runs
+    it needs; their commands stand in :func:`bnnlib.report.runs_table`."""
     claims = list(claims)
     told = [answer(claim, runs) for claim in claims if measured(claim, runs)]
-    lacking = [f"- {claim.says}: {missing(claim, runs)}" for claim in claims if not measured(claim, runs)]
+    lacking = [
+        f"- {claim.says}: needs {' and '.join(f'`{r.name}`' for r in absent)}{_hours(absent)}."
+        for claim in claims
+        if not measured(claim, runs) and (absent := _absent(claim, runs))
+    ]
     if lacking:
-        told.append("*Not measured yet; what is missing:*\n\n" + "\n".join(lacking))
+        told.append("*Not measured yet:*\n\n" + "\n".join(lacking))
     return "\n\n".join(told)
 
 

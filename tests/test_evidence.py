@@ -97,7 +97,7 @@ def test_what_is_measured_comes_first(run):
     gap = Claim("Real-valued less binary", "tiny-s5-resnet18-real", XNORPP)
     said = evidence.answers([gap, CLAIM], runs)
     assert said.index("Learned against analytic, 7 epochs") < said.index("Not measured yet")
-    assert "- Real-valued less binary: `python -m bnnlib.train tiny-s5-resnet18-real-7ep` (about" in said
+    assert "- Real-valued less binary: needs `tiny-s5-resnet18-real-7ep` (about" in said
     assert "Not measured" not in evidence.answers([CLAIM], runs)
 
 
