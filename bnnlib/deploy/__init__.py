@@ -1,7 +1,7 @@
 """Ship a trained net in 1 bit: convert it, save it, load it, run it.
 
 * :func:`save`, :func:`load`, :func:`info`: one safetensors file, a bit to a binary weight (:mod:`bnnlib.deploy.files`);
-* :func:`convert`: a trained model as a :class:`PackedNetwork`, which runs on packed bits (:mod:`bnnlib.deploy.convert`);
+* :func:`convert`: a trained model as a :class:`PackedNetwork`, which runs on packed bits (:mod:`bnnlib.deploy.converter`);
 * :mod:`bnnlib.deploy.graph`: what a packed network is, as data.
 
 ``python -m bnnlib.deploy info|run|export`` does all of it on the command line.
@@ -23,6 +23,10 @@ _HOME = {
     "load": "files",
     "read_graph": "files",
     "save": "files",
+    "ConvertError": "converter",
+    "RealWeights": "converter",
+    "convert": "converter",
+    "PackedNetwork": "network",
     "Graph": "graph",
     "GraphError": "graph",
 }

@@ -188,6 +188,10 @@ class Graph:
                 raise GraphError(
                     f"the graph is of version {document['version']!r}, this library reads {VERSION}"
                 )
+            _need(set(document) == {"version", "inputs", "outputs", "slots", "ops"}, f"has fields {sorted(document)}")
+            for op in document["ops"]:
+                fields = {"kind", "inputs", "attributes", "constants", "stages", "name"}
+                _need(set(op) == fields, f"an operation has fields {sorted(op)}")
             slots = {
                 name: Slot(kind, tuple(shape)) for name, (kind, *shape) in document["slots"].items()
             }

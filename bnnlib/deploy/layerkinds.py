@@ -1,0 +1,233 @@
+"""What the converter knows of modules and functions: the kind of a traced node, the stages of an element-wise one, its direction,
+PyTorch's own evaluation of it."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnnlib import layers
+
+IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+ELEMENTWISE_MODULES = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.PReLU, nn.LeakyReLU, layers.RPReLU, layers.RSign,
+)  # fmt: skip
+LEAVES = (layers.BinaryConv2d, layers.BinaryLinear, layers.RSign, layers.RPReLU)
+ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+RELUS = {F.relu, torch.relu, torch.relu_, "relu", "relu_"}
+
+
+def pair(value: Any) -> list[int]:
+    return [int(value), int(value)] if isinstance(value, int) else [int(v) for v in value]
+
+
+def module_of(node: torch.fx.Node, model: nn.Module) -> nn.Module | None:
+    return model.get_submodule(node.target) if node.op == "call_module" else None
+
+
+def kind(node: torch.fx.Node, model: nn.Module) -> str:
+    """``input``, ``identity``, ``flatten``, ``elementwise``, ``max_pool``, ``avg_pool``, ``conv``, ``binary``, ``add``, ``repeat``, or ``torch``: what
+    the executor lacks."""
+    if node.op == "placeholder":
+        return "input"
+    module, shape = module_of(node, model), node.meta.get("shape")
+    source = next((a for a in node.args if isinstance(a, torch.fx.Node)), None)
+    before = source.meta.get("shape") if source is not None else None
+    if shape is None or before is None or len(shape) not in (2, 4) or len(before) not in (2, 4):
+        return "torch"
+    if module is not None:
+        return _module_kind(module, before)
+    if node.op not in ("call_function", "call_method"):
+        return "torch"
+    target = node.target
+    if target is torch.flatten and len(before) == 4:
+        return "flatten"
+    if target in RELUS:
+        return "elementwise"
+    if target in (F.dropout, F.dropout2d) and not arguments(node, F.dropout).get("training", True):
+        return "identity"
+    if target in ADDITIONS:
+        nodes = [a for a in node.args if isinstance(a, torch.fx.Node)]
+        plain = len(node.args) == 2 and not node.kwargs and len(nodes) == 2
+        return "add" if plain and all(a.meta.get("shape") == shape for a in nodes) else "torch"
+    if target == "repeat" and len(before) == 4:
+        counts = node.args[1] if isinstance(node.args[1], (tuple, list)) else node.args[1:]
+        whole = len(counts) == 4 and all(isinstance(c, int) for c in counts)
+        return "repeat" if whole and (counts[0], counts[2], counts[3]) == (1, 1, 1) else "torch"
+    if len(before) == 4 and target in (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.max_pool2d):
+        return "max_pool" if target in (F.max_pool2d, torch.max_pool2d) and window(node, model) else (
+            "avg_pool" if target in (F.avg_pool2d, F.adaptive_avg_pool2d) and window(node, model) else "torch"
+        )
+    return "torch"
+
+
+def _module_kind(module: nn.Module, before: tuple[int, ...]) -> str:
+    exact = type(module)  # a subclass may compute anything
+    if exact in IDENTITY_MODULES:
+        return "identity"
+    if exact is nn.Flatten:
+        return "flatten" if module.start_dim == 1 and module.end_dim in (-1, 3) and len(before) == 4 else (
+            "identity" if module.start_dim == 1 and len(before) == 2 else "torch"
+        )
+    if exact in ELEMENTWISE_MODULES:
+        counted = isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+        return "torch" if counted and module.running_mean is None else "elementwise"
+    if exact in (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d):
+        known = len(before) == 4 and module_window(module, before) is not None
+        return ("max_pool" if exact is nn.MaxPool2d else "avg_pool") if known else "torch"
+    if exact is nn.Conv2d:
+        plain = module.padding_mode == "zeros" and len(before) == 4 and not isinstance(module.padding, str)
+        return "conv" if plain else "torch"
+    if exact is nn.Linear:
+        return "conv" if len(before) == 2 else "torch"
+    if exact is layers.BinaryConv2d:
+        real_padding = not module.binary_input and module.padding_value and module.padding != (0, 0)
+        return "torch" if module.input_scale or real_padding else "binary"
+    if exact is layers.BinaryLinear:
+        return "torch" if module.input_scale or len(before) != 2 else "binary"
+    return "torch"
+
+
+def why_not(node: torch.fx.Node, model: nn.Module) -> str:
+    """Why a node is left to PyTorch, for the report."""
+    module = module_of(node, model)
+    if isinstance(module, (layers.BinaryConv2d, layers.BinaryLinear)) and module.input_scale:
+        return "its input scale needs the real-valued input"
+    what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+    return f"the executor has no {what} of this form"
+
+
+_PARAMETERS = {
+    F.dropout: ("input", "p", "training", "inplace"),
+    F.max_pool2d: ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"),
+    F.avg_pool2d: ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+    F.adaptive_avg_pool2d: ("input", "output_size"),
+}
+
+
+def arguments(node: torch.fx.Node, function: Any) -> dict[str, Any]:
+    """The arguments of a traced call of ``function``, by name."""
+    return {**dict(zip(_PARAMETERS[function], node.args, strict=False)), **node.kwargs}
+
+
+def window(node: torch.fx.Node, model: nn.Module) -> dict[str, Any] | None:
+    """The attributes of a pooling operation, or None if the executor lacks it."""
+    module, before = module_of(node, model), node.args[0].meta["shape"]
+    if module is not None:
+        return module_window(module, before)
+    target = node.target
+    if target is F.adaptive_avg_pool2d:
+        return module_window(nn.AdaptiveAvgPool2d(arguments(node, target)["output_size"]), before)
+    function = F.max_pool2d if target is torch.max_pool2d else target
+    a = arguments(node, function)
+    try:
+        if function is F.max_pool2d:
+            del a["input"]
+            return module_window(nn.MaxPool2d(**a), before)
+        del a["input"]
+        return module_window(nn.AvgPool2d(**a), before)
+    except TypeError:
+        return None
+
+
+def module_window(module: nn.Module, before: tuple[int, ...]) -> dict[str, Any] | None:
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        size = module.output_size
+        if size not in (1, (1, 1)):
+            return None
+        return {"kernel": list(before[2:]), "stride": [1, 1], "padding": [0, 0], "ceil": False, "count_padding": True}
+    stride = module.kernel_size if module.stride is None else module.stride
+    a = {
+        "kernel": pair(module.kernel_size),
+        "stride": pair(stride),
+        "padding": pair(module.padding),
+        "ceil": bool(module.ceil_mode),
+    }
+    if isinstance(module, nn.MaxPool2d):
+        return None if module.return_indices or pair(module.dilation) != [1, 1] else a
+    return None if module.divisor_override else {**a, "count_padding": bool(module.count_include_pad)}
+
+
+def evaluate(node: torch.fx.Node, model: nn.Module, x: Tensor) -> Tensor:
+    """What PyTorch makes of ``x`` at an element-wise, identity or flatten node."""
+    module = module_of(node, model)
+    if module is not None:
+        return module(x)
+    if node.op == "call_method":
+        return getattr(x, node.target)(*node.args[1:], **node.kwargs)
+    return node.target(x, *node.args[1:], **{**node.kwargs, **({"inplace": False} if "inplace" in node.kwargs else {})})
+
+
+def affine(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor, bool]:
+    """``(scale, bias, fused)`` of a batch norm in evaluation, float32 ``[C]``: of the formulas that PyTorch may compute it by (they
+    differ between versions and processors in the last bit) the one that reproduces this PyTorch's results best."""
+    var, mean = bn.running_var.float(), bn.running_mean.float()
+    gamma = torch.ones_like(var) if bn.weight is None else bn.weight.detach().float()
+    beta = torch.zeros_like(var) if bn.bias is None else bn.bias.detach().float()
+    probe = torch.linspace(-3, 3, 61)[:, None] * (var.sqrt() + 0.1) + mean
+    if isinstance(bn, nn.BatchNorm2d):
+        want = bn(probe[:, :, None, None])[:, :, 0, 0]
+    else:
+        want = bn(probe)
+    best: tuple[int, tuple[Tensor, Tensor, bool]] | None = None
+    for inverse in (torch.rsqrt(var + bn.eps), 1 / torch.sqrt(var + bn.eps), (1 / (var.double() + bn.eps).sqrt()).float()):
+        scale = inverse * gamma
+        for fused_bias in (True, False):
+            bias = (
+                (beta.double() - mean.double() * scale.double()).float() if fused_bias else beta - mean * scale
+            )
+            for fused in (True, False):
+                got = (probe.double() * scale + bias).float() if fused else probe * scale + bias
+                wrong = int((got != want).sum())
+                if best is None or wrong < best[0]:
+                    best = wrong, (scale, bias, fused)
+    return best[1]
+
+
+def stages(node: torch.fx.Node, model: nn.Module, channels: int) -> list[tuple[str, dict[str, Any]]]:
+    """An element-wise node as stages of the executor: (name, fields), constants as tensors ``[channels]``."""
+    module = module_of(node, model)
+    if module is None or isinstance(module, nn.ReLU):
+        return [("relu", {})]
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        scale, bias, fused = affine(module)
+        return [("affine", {"scale": scale, "bias": bias, "fused": fused})]
+    if isinstance(module, (nn.Hardtanh, nn.ReLU6)):
+        return [("clamp", {"low": float(module.min_val), "high": float(module.max_val)})]
+    if isinstance(module, nn.LeakyReLU):
+        return [("prelu", {"slope": torch.full((channels,), float(module.negative_slope))})]
+    if isinstance(module, nn.PReLU):
+        return [("prelu", {"slope": module.weight.detach().expand(channels)})]
+    if isinstance(module, layers.RPReLU):
+        return [
+            ("bias", {"by": -module.before.detach()}),
+            ("prelu", {"slope": module.slope.detach()}),
+            ("bias", {"by": module.after.detach()}),
+        ]
+    zero, inf = torch.zeros(channels), torch.full((channels,), float("inf"))
+    return [("bias", {"by": module.shift.detach()}), ("step", {"low": zero, "high": inf})]  # RSign
+
+
+def direction(node: torch.fx.Node, model: nn.Module, channels: int) -> Tensor | None:
+    """+1, -1 or 0 for each channel whose result rises, falls, or stays as the input rises; None where one does neither."""
+    result = torch.ones(channels)
+    for name, fields in stages(node, model, channels):
+        if name == "affine":
+            result = result * _sign(fields["scale"])
+        elif name == "prelu" and not bool((fields["slope"] >= 0).all()):
+            return None
+    return result
+
+
+def _sign(x: Tensor) -> Tensor:
+    return (x > 0).float() - (x < 0).float()
+
+
+def array(t: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(t.detach().float().cpu().numpy())

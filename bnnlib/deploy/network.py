@@ -1,0 +1,152 @@
+"""A packed network as a callable: float32 images in, logits out, as the model that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnnlib.deploy import program
+from bnnlib.deploy.graph import Graph, Op
+from bnnlib.deploy.run import empty, images, kernels, variant
+
+
+class PackedNetwork:
+    """Runs a :class:`~bnnlib.deploy.graph.Graph` with the native executor, and what it leaves to PyTorch with PyTorch.
+
+    ``network(x)``: float32 ``(N, C, H, W)`` on the CPU, any strides, to what the model gives, float32 and without a gradient.
+    Threads follow ``torch.set_num_threads``; the kernel variant is ``kernel``, else ``BNN_KERNEL``'s, else this CPU's best. Calls from several
+    threads at once are safe. ``graph``, ``report()`` and ``memory_bytes()`` tell what it is.
+    """
+
+    training = False
+
+    def __init__(
+        self,
+        graph: Graph,
+        calls: Mapping[str, Callable[..., Tensor]] | None = None,
+        notes: list[dict[str, Any]] | None = None,
+        result: tuple[int, ...] | None = None,
+        kernel: str | None = None,
+    ) -> None:
+        graph.validate()
+        self.graph, self.calls, self.notes = graph, dict(calls or {}), notes or []
+        h, w, c = graph.slots[graph.outputs[0]].shape
+        self.result = result or ((c,) if (h, w) == (1, 1) else (c, h, w))
+        self.kernel = kernel or variant()
+        missing = [op.attributes["module"] for op in graph.ops if op.kind == "torch" and op.attributes["module"] not in self.calls]
+        if missing:
+            raise ValueError(f"the graph leaves {', '.join(missing)} to PyTorch, and no such modules were given")
+        self.parts: list[tuple[Graph, program.Program, Any] | Op] = []
+        for part in program.split(graph):
+            if isinstance(part, Op):
+                self.parts.append(part)
+            else:
+                made = program.assemble(part)
+                self.parts.append((part, made, made.executor(kernels(), self.kernel)))
+
+    def eval(self) -> PackedNetwork:
+        """Itself: there is no training mode."""
+        return self
+
+    def train(self, mode: bool = True) -> PackedNetwork:
+        """Raises ``RuntimeError`` for ``mode=True``."""
+        if mode:
+            raise RuntimeError("a packed network cannot be trained: train the model and convert it again")
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.values(x, self.graph.outputs)[self.graph.outputs[0]]
+
+    forward = __call__
+
+    def bits(self, x: Tensor) -> dict[str, Tensor]:
+        """The bits at every binarisation, by slot (named after the layer that reads them): booleans ``(N, C, H, W)``."""
+        names = [name for name, slot in self.graph.slots.items() if slot.kind == "bits"]
+        return self.values(x, names)
+
+    def values(self, x: Tensor, names: list[str]) -> dict[str, Tensor]:
+        """The values of any slots, for inspection; the graph's outputs come in the shape of the model's result."""
+        if not isinstance(x, Tensor) or x.device.type != "cpu":
+            raise ValueError(f"the network takes a float32 tensor on the CPU, got {getattr(x, 'device', type(x).__name__)}")
+        unknown = [name for name in names if name not in self.graph.slots]
+        if unknown:
+            raise ValueError(f"no slot {unknown[0]!r}: there are {', '.join(self.graph.slots)}")
+        array = images(x.detach().numpy() if x.dtype == torch.float32 else x, self.graph)
+        if set(names) == set(self.graph.outputs):
+            held = self._run(array, self.parts)
+        else:
+            held = self._run(array, self._instrumented(set(names)))
+        return {name: self._tensor(held[name], name) for name in names}
+
+    def _instrumented(self, names: set[str]):
+        parts = []
+        for part in self.parts:
+            if not isinstance(part, Op):
+                written = {name for op in part[0].ops for name in op.writes()}
+                outputs = list(dict.fromkeys([*part[0].outputs, *sorted(names & written)]))
+                wider = Graph(part[0].inputs, outputs, part[0].slots, part[0].ops, part[0].tensors)
+                made = program.assemble(wider)
+                part = (wider, made, made.executor(kernels(), self.kernel))
+            parts.append(part)
+        return parts
+
+    def _run(self, array: np.ndarray, parts) -> dict[str, np.ndarray]:
+        held, threads, count = {self.graph.inputs[0]: array}, torch.get_num_threads(), len(array)
+        for part in parts:
+            if isinstance(part, Op):
+                tensors = [torch.from_numpy(held[name]) for name in part.inputs]
+                with torch.no_grad():
+                    y = self.calls[part.attributes["module"]](*tensors)
+                shape = self.graph.slots[part.writes()[0]].shape
+                y = y.detach().float().reshape(count, shape[2], shape[0], shape[1])
+                for name in part.writes():
+                    held[name] = y.numpy()
+                continue
+            graph, made, executor = part
+            arrays = [held[name] for name in graph.inputs]
+            for name in made.outside[len(graph.inputs) :]:
+                out = empty(graph, name, count)
+                held[name] = out.transpose(0, 3, 1, 2) if out.dtype == np.float32 else out
+                arrays.append(held[name])
+            executor.run(arrays, threads)
+        return held
+
+    def _tensor(self, array: np.ndarray, name: str) -> Tensor:
+        slot = self.graph.slots[name]
+        if slot.kind == "bits":
+            bits = np.unpackbits(np.ascontiguousarray(array).view(np.uint8), axis=-1, count=slot.shape[2], bitorder="little")
+            return torch.from_numpy(bits.astype(bool)).permute(0, 3, 1, 2)
+        y = torch.from_numpy(array)
+        return y.reshape(len(array), *self.result) if name in self.graph.outputs else y
+
+    def memory_bytes(self, batch: int, threads: int | None = None) -> tuple[int, int]:
+        """(what the loaded network holds, what a call with ``batch`` images needs beside its input and output), PyTorch's own parts not
+        counted."""
+        parts = [part for part in self.parts if not isinstance(part, Op)]
+        both = [executor.memory_bytes(batch, threads or torch.get_num_threads()) for _, _, executor in parts]
+        return sum(held for held, _ in both), max((needed for _, needed in both), default=0)
+
+    def report(self) -> str:
+        """What was packed, what stayed real-valued, what was fused, and the bytes of it, as text."""
+        rows = []
+        for note in sorted(self.notes, key=lambda n: {"1 bit": 0, "PyTorch": 2}.get(n["as"], 1)):
+            size = f"{note['values']:>9} weights {note['bytes']:>9} bytes" if "bytes" in note else " " * 33
+            rows.append(f"  {note['layer']:<28} {note['as']:<9}{size}  {note.get('how', '')}".rstrip())
+        bits = sum(n["bytes"] for n in self.notes if n["as"] == "1 bit")
+        real = sum(n["bytes"] for n in self.notes if n["as"] not in ("1 bit", "PyTorch"))
+        total = sum(t.nbytes for t in self.graph.tensors.values())
+        values = sum(n["values"] for n in self.notes if "values" in n)
+        fused = [f"  {op.kind:<12} {' + '.join(s['op'] for s in op.stages):<40} {op.name}" for op in self.graph.ops]
+        lines = [
+            "layers",
+            *rows,
+            "operations, with what is fused into them",
+            *fused,
+            f"bytes: {bits} of binary weights, {real} of real-valued ones, {total - bits - real} of thresholds, scales, shifts; "
+            f"{total} in all, {4 * values} as float32 weights",
+        ]
+        return "\n".join(lines)
