@@ -12,14 +12,19 @@ What is measured, for each layer, batch and number of threads:
 =================== ========================================================================================
 ``fp32``            ``F.conv2d``, the faster of NCHW and channels_last weights and inputs
 ``bf16``, ``int8``  ``F.conv2d`` in bfloat16; PyTorch's quantised convolution, best engine
+``onnx-fp32``, ...  ONNX Runtime, where it is installed (the extra ``bench``), in a process of its own
 ``bits``            prepacked weights, packed activations in, packed bits out (threshold epilogue)
 ``channels_last``   float in, float out, packing included; ``nchw`` likewise
 =================== ========================================================================================
+
+Beside the layers: matrix products, the ladder of variants on two layers, all threads against one, what taking
+turns with PyTorch costs, and how long the first import takes (it compiles).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -28,6 +33,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -37,7 +43,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bnnlib import ops
+from bnnlib import bench_onnx, ops
 from bnnlib.ops import _backend, _build
 
 # channels in, channels out, kernel, side: the layers of the sources' networks, as shared by all comparisons
@@ -50,8 +56,10 @@ LAYERS = [
     (96, 192, 5, 16),
     (192, 160, 1, 32),
 ]
-LADDER_LAYER = LAYERS[0]
-Contenders = dict[str, Callable[[], object]]
+LADDER_LAYERS = [LAYERS[0], LAYERS[-1]]
+# rows, length, outputs: S3's benchmark, and the binary layer of its MLP at its training batch and at one image
+GEMMS = [(4096, 4096, 4096), (100, 768, 512), (1, 768, 512)]
+Contenders = dict[str, Callable[[], object] | bench_onnx.Remote]
 
 
 def label(layer) -> str:
@@ -71,18 +79,23 @@ def alternate(contenders: Contenders, rounds: int, slice_s: float = 0.004) -> di
     """Seconds a call, a list over rounds for each contender; all take turns within a round."""
     calls = {}
     for name, call in contenders.items():
-        call()
-        started = time.perf_counter()
-        call()
-        calls[name] = max(1, math.ceil(slice_s / (time.perf_counter() - started)))
+        timed(call, 1)
+        calls[name] = max(1, math.ceil(slice_s / timed(call, 1)))
     seconds = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, call in contenders.items():
-            started = time.perf_counter()
-            for _ in range(calls[name]):
-                call()
-            seconds[name].append((time.perf_counter() - started) / calls[name])
+            seconds[name].append(timed(call, calls[name]) / calls[name])
     return seconds
+
+
+def timed(call: Callable[[], object] | bench_onnx.Remote, calls: int) -> float:
+    """Seconds that ``calls`` calls take; another process times its own."""
+    if isinstance(call, bench_onnx.Remote):
+        return call.seconds(calls)
+    started = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return time.perf_counter() - started
 
 
 def ratio(slow: list[float], fast: list[float]) -> float:
@@ -150,12 +163,15 @@ def layer_contenders(layer, batch: int) -> Contenders:
     }
 
 
-def measure_layer(layer, batch: int, rounds: int, clock: float | None) -> dict:
-    seconds = alternate(layer_contenders(layer, batch), rounds)
+def measure_layer(
+    layer, batch: int, rounds: int, clock: float | None, peer: bench_onnx.Peer | None = None
+) -> dict:
+    others = peer.contenders(layer, batch) if peer else {}
+    seconds = alternate(layer_contenders(layer, batch) | others, rounds)
     fp32 = faster(seconds["fp32-nchw"], seconds["fp32-channels_last"])
     result = {"layer": label(layer), "batch": batch, "macs": macs(layer, batch), "times": times(seconds)}
     result["fp32_over"] = {name: ratio(fp32, s) for name, s in seconds.items() if not name.startswith("fp32")}
-    int8 = [s for name, s in seconds.items() if name.startswith("int8")]
+    int8 = [s for name, s in seconds.items() if "int8" in name]
     if int8:
         result["best_int8_over_bits"] = ratio(min(int8, key=statistics.median), seconds["bits"])
     if "bf16" in seconds:
@@ -168,22 +184,46 @@ def measure_layer(layer, batch: int, rounds: int, clock: float | None) -> dict:
     return result
 
 
-def measure_gemm(size: int, rounds: int) -> dict:
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    bits, ready = ops.pack_activation(a), ops.prepack(ops.pack_weight(b), b.shape)
+def measure_gemm(m: int, k: int, n: int, rounds: int) -> dict:
+    """``[m, k]`` by ``[n, k]`` transposed: floats, 8-bit integers, packed bits, and the one-word loop."""
+    a, b = torch.randn(m, k), torch.randn(n, k)
+    bits, stored = ops.pack_activation(a), ops.pack_weight(b)
+    ready, rows = ops.prepack(stored, b.shape), ops.pack_activation(b)[:, None]
+    module, floats = _build.load(), torch.empty(1, 1, m, n)
+    geometry = [1, 1, m, k, n, 1, 1, 1, 1, 0, 0, 1, 1, 1]
     seconds = alternate(
         {
             "fp32": lambda: a @ b.t(),
+            **int8_linear(a, b),
             "bits-in": lambda: ops.linear_packed(bits, ready, b.shape),
             "float-in": lambda: ops.linear_packed(a, ready, b.shape),
+            "one-word": lambda: module.one_word(
+                geometry, bits[None, None].numpy(), rows.numpy(), floats.numpy()
+            ),
         },
         rounds,
     )
+    if not torch.equal(floats[0, 0], ops.linear_packed(bits, ready, b.shape)):
+        raise RuntimeError("the one-word loop and the kernels disagree on a matrix product")
     return {
-        "size": size,
-        "times": times(seconds),
-        "fp32_over": {n: ratio(seconds["fp32"], seconds[n]) for n in ("bits-in", "float-in")},
-    }
+        "m": m, "k": k, "n": n, "times": times(seconds),
+        "fp32_over": {name: ratio(seconds["fp32"], s) for name, s in seconds.items() if name != "fp32"},
+    }  # fmt: skip
+
+
+def int8_linear(a: torch.Tensor, b: torch.Tensor) -> Contenders:
+    """PyTorch's quantised linear layer, if this build has it."""
+    if "x86" not in torch.backends.quantized.supported_engines:
+        return {}
+    torch.backends.quantized.engine = "x86"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        x, w = (
+            torch.quantize_per_tensor(a, 0.05, 64, torch.quint8),
+            torch.quantize_per_tensor(b, 0.02, 0, torch.qint8),
+        )
+        packed = torch.ops.quantized.linear_prepack(w, None)
+    return {"int8": lambda: torch.ops.quantized.linear(x, packed, 1.0, 128)}
 
 
 def measure_ladder(layer, rounds: int) -> dict:
@@ -221,6 +261,28 @@ def measure_ladder(layer, rounds: int) -> dict:
     }  # fmt: skip
 
 
+def measure_scaling(layer, batch: int, rounds: int, threads: int) -> dict:
+    """How many times faster all threads are than one, both in this process; bits in, bits out."""
+    c, o, k, side = layer
+    x, w, p = torch.randn(batch, c, side, side), torch.randn(o, c, k, k), k // 2
+    module, variant, bits = _build.load(), ops.backend().variant, ops.pack_activation(x)
+    ready, y = ops.prepack(ops.pack_weight(w), w.shape), torch.empty(batch, side, side, (o + 63) // 64).long()
+    geometry = [batch, side, side, c, o, k, k, 1, 1, p, p, 1, 1, 1]
+
+    def on(many: int):
+        arrays = [t.numpy() for t in (bits, ready, y)]
+        return lambda: module.conv2d(variant, geometry, *arrays, False, *[None] * 5, 1, many)
+
+    xl, wl = x.contiguous(memory_format=torch.channels_last), w.contiguous(memory_format=torch.channels_last)
+    seconds = alternate(
+        {"one": on(1), "all": on(threads), "fp32": lambda: F.conv2d(xl, wl, padding=p)}, rounds
+    )
+    return {
+        "layer": label(layer), "batch": batch, "times": times(seconds),
+        "one_over_all": ratio(seconds["one"], seconds["all"]),
+    }  # fmt: skip
+
+
 def measure_alternation(layer, rounds: int) -> dict:
     """What it costs that PyTorch's operators and ours take turns: time of pairs over the sum of each alone.
     1.0 is nothing.
@@ -253,8 +315,12 @@ def measure_peaks(rounds: int) -> dict:
             products = module.run_limit(name, 200_000)
             best[name] = max(best[name], products / (time.perf_counter() - started))
     clock = best.pop("clock")
+    source = torch.ones(8 << 20)  # 32 MB: beyond the cache that one core has
+    target = torch.empty_like(source)
+    copied = alternate({"copy": lambda: target.copy_(source)}, rounds)["copy"]
     return {
         "clock_hz": round(clock),
+        "memory_bytes_per_second": round(2 * 4 * source.numel() / min(copied)),
         "units": {
             n: {"what": usable[n], "per_second": round(r), "per_cycle": round(r / clock, 1)}
             for n, r in best.items()
@@ -265,8 +331,9 @@ def measure_peaks(rounds: int) -> dict:
 # -------------------------------------------------------------------------------------------- the whole run
 
 
-def work(threads: int, quick: bool) -> dict:
-    """Everything at one number of threads, in this process."""
+def work(cpus: list[int], quick: bool, layer=LAYERS[-1]) -> dict:
+    """Everything on as many threads as ``cpus``, in this process; ``quick``: ``layer`` alone, few rounds."""
+    threads = len(cpus)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     rounds = 3 if quick else 15
@@ -278,16 +345,40 @@ def work(threads: int, quick: bool) -> dict:
         "variant": ops.backend().variant,
         "peaks": peaks,
     }
-    cases = [(LAYERS[-1], 1)] if quick else [(layer, batch) for batch in (1, 16) for layer in LAYERS]
-    result["layers"] = [
-        measure_layer(layer, batch, rounds if batch == 1 else max(3, rounds // 3), clock)
-        for layer, batch in cases
-    ]
-    result["gemm"] = measure_gemm(256 if quick else 4096, 3 if quick else 5)
+    cases = [(layer, 1)] if quick else [(one, batch) for batch in (1, 16) for one in LAYERS]
+
+    def fewer(batch: int) -> int:
+        return rounds if batch == 1 else max(3, rounds // 3)
+
+    with contextlib.ExitStack() as stack:
+        missing = bench_onnx.missing()
+        peer = None if missing else stack.enter_context(bench_onnx.Peer(cpus))
+        result["onnxruntime"] = None if missing else peer.version()
+        result["layers"] = [measure_layer(*case, fewer(case[1]), clock, peer) for case in cases]
+    gemms = [(64, 256, 128)] if quick else GEMMS
+    result["gemms"] = [measure_gemm(*sizes, 3 if sizes[0] > 1000 else rounds) for sizes in gemms]
     if threads == 1:
-        result["ladder"] = measure_ladder(LAYERS[-1] if quick else LADDER_LAYER, rounds)
-    result["alternation"] = measure_alternation(LAYERS[-1] if quick else LADDER_LAYER, rounds)
+        ladders = [layer] if quick else LADDER_LAYERS
+        result["ladders"] = [measure_ladder(one, rounds) for one in ladders]
+    else:
+        result["scaling"] = [measure_scaling(*case, fewer(case[1]), threads) for case in cases]
+    result["alternation"] = measure_alternation(layer if quick else LADDER_LAYERS[0], rounds)
     return result
+
+
+def measure_import() -> dict[str, float]:
+    """Seconds to load the kernels: the first time, when they are compiled, and later."""
+    program = (
+        "import time\nfrom bnnlib.ops import _build\nstarted = time.perf_counter()\n"
+        "_build.load()\nprint(time.perf_counter() - started)"
+    )
+    with tempfile.TemporaryDirectory() as cache:
+        command, settings = [sys.executable, "-c", program], {**os.environ, "BNN_KERNEL_CACHE": cache}
+        first, later = (
+            float(subprocess.run(command, env=settings, text=True, capture_output=True, check=True).stdout)
+            for _ in range(2)
+        )
+    return {"first_s": round(first, 2), "later_s": round(later, 3)}
 
 
 def cpu_name() -> str:
@@ -331,7 +422,7 @@ def run_worker(threads: int, quick: bool) -> dict:
         "-m",
         "bnnlib.bench",
         "--worker",
-        str(threads),
+        ",".join(map(str, cpus)),
         *(["--quick"] if quick else []),
     ]
     done = subprocess.run(
@@ -344,6 +435,29 @@ def run_worker(threads: int, quick: bool) -> dict:
     if done.returncode:
         raise SystemExit(f"the benchmark on {threads} thread(s) failed")
     return json.loads(done.stdout)
+
+
+def measure(quick: bool = False) -> dict:
+    """The record of this machine: one process for each number of threads, 1 and all."""
+    record = {
+        "date": date.today().isoformat(),
+        "environment": environment(),
+        "quick": quick,
+        "import": None if quick else measure_import(),
+    }
+    threads = sorted({1, len(os.sched_getaffinity(0))})
+    return record | {"runs": [run_worker(many, quick) for many in threads]}
+
+
+def measure_one(layer) -> dict:
+    """A small record made in this process: one layer, one thread, few rounds. For a first look."""
+    return {
+        "date": date.today().isoformat(),
+        "environment": environment(),
+        "quick": True,
+        "import": None,
+        "runs": [work(sorted(os.sched_getaffinity(0))[:1], quick=True, layer=layer)],
+    }
 
 
 def summary(record: dict) -> str:
@@ -362,22 +476,25 @@ def summary(record: dict) -> str:
                 f"{r['layer']:22}{r['batch']:6}{over['bits']:8.1f}{over['channels_last']:9.1f}{over['nchw']:8.1f}"
                 f"{int8:8.1f}{bf16:8.1f}{per_cycle:>11}"
             )
-        gemm = run["gemm"]
-        lines.append(
-            f"GEMM {gemm['size']}^3: "
-            + ", ".join(f"{name} {r:.1f}x" for name, r in gemm["fp32_over"].items())
-        )
-        if "ladder" in run:
+        for gemm in run["gemms"]:
             lines.append(
-                "ladder, "
-                + run["ladder"]["layer"]
-                + ": "
-                + ", ".join(f"{n} {r:.2f}x" for n, r in run["ladder"]["fp32_over"].items())
+                f"GEMM {gemm['m']} x {gemm['k']} x {gemm['n']}: "
+                + ", ".join(f"{name} {r:.1f}x" for name, r in gemm["fp32_over"].items())
             )
+        for ladder in run.get("ladders", []):
             lines.append(
-                "over the one-word loop: "
-                + ", ".join(f"{n} {r:.1f}x" for n, r in run["ladder"]["one_word_over"].items())
+                f"ladder, {ladder['layer']}: "
+                + ", ".join(f"{n} {r:.2f}x" for n, r in ladder["fp32_over"].items())
+                + "; over the one-word loop: "
+                + ", ".join(f"{n} {r:.1f}x" for n, r in ladder["one_word_over"].items())
             )
+        if "scaling" in run:
+            lines.append(
+                "all threads over one: "
+                + ", ".join(f"{s['layer']} x{s['batch']} {s['one_over_all']:.2f}" for s in run["scaling"])
+            )
+        onnx = run["onnxruntime"]
+        lines.append(f"ONNX Runtime {onnx}" if onnx else "ONNX Runtime is not installed: not measured")
         lines.append(f"taking turns with PyTorch costs a factor of {run['alternation']['pair_over_sum']:.3f}")
     lines.append("(int8, bf16: their time over that of bits)")
     return "\n".join(lines)
@@ -397,22 +514,15 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         help="folder of the record (default: results/bench of the repository; with --quick: none)",
     )
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if isinstance(ops.backend(), _backend.Fallback):
         print("there are no compiled kernels to measure; see python -m bnnlib.ops", file=sys.stderr)
         return 1
     if options.worker:
-        print(json.dumps(work(options.worker, options.quick)))
+        print(json.dumps(work([int(cpu) for cpu in options.worker.split(",")], options.quick)))
         return 0
-    record = {
-        "date": date.today().isoformat(),
-        "environment": environment(),
-        "quick": options.quick,
-        "runs": [],
-    }
-    for threads in sorted({1, len(os.sched_getaffinity(0))}):
-        record["runs"].append(run_worker(threads, options.quick))
+    record = measure(options.quick)
     print(summary(record))
     folder = options.out or (
         None if options.quick else Path(__file__).resolve().parents[1] / "results" / "bench"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
-from bnnlib import bench
+from bnnlib import bench, bench_onnx
 from bnnlib.ops import _backend
 
 
@@ -33,5 +34,44 @@ def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
         (layer,) = run["layers"]
         assert {"bits", "channels_last", "nchw", "bf16"} <= set(layer["fp32_over"])
         assert run["peaks"]["clock_hz"] > 0 and run["alternation"]["pair_over_sum"] > 0
-    assert set(record["runs"][0]["ladder"]["fp32_over"]) >= {"one-word", "scalar", "reference"}
+        assert run["peaks"]["memory_bytes_per_second"] > 0 and {"bits-in", "one-word"} <= set(
+            run["gemms"][0]["fp32_over"]
+        )
+    for run in record["runs"][1:]:
+        assert run["scaling"][0]["one_over_all"] > 0
+    assert set(record["runs"][0]["ladders"][0]["fp32_over"]) >= {"one-word", "scalar", "reference"}
     assert "MAC/cycle" in capsys.readouterr().out
+
+
+def test_another_process_times_its_own_calls():
+    class Peer:
+        def ask(self, question):
+            assert question["run"] == "theirs"
+            return {"seconds": 0.5 * question["calls"]}
+
+    seconds = bench.alternate({"theirs": bench_onnx.Remote(Peer(), "theirs")}, rounds=2, slice_s=2)
+    assert seconds == {"theirs": [0.5, 0.5]}
+
+
+def test_a_peer_that_dies_is_reported():
+    with bench_onnx.Peer(sorted(os.sched_getaffinity(0))[:1]) as peer:
+        with pytest.raises(RuntimeError, match="ONNX Runtime died"):
+            peer.ask({"run": "nobody", "calls": 1})
+
+
+def test_onnx_runtime_computes_the_same_layer():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    import numpy as np
+    import torch
+
+    random = np.random.default_rng(0)
+    x = random.standard_normal((2, 8, 9, 9), dtype=np.float32)
+    w = random.standard_normal((5, 8, 3, 3), dtype=np.float32)
+    calls = bench_onnx.sessions((8, 5, 3, 9), batch=2, threads=1)
+    y = torch.nn.functional.conv2d(torch.from_numpy(x), torch.from_numpy(w), padding=1)
+    np.testing.assert_allclose(calls["onnx-fp32"]().numpy(), y.numpy(), rtol=1e-4, atol=1e-4)
+    assert calls["onnx-int8"]().numpy().shape == (2, 9, 9, 5)
+    with bench_onnx.Peer(sorted(os.sched_getaffinity(0))[:1]) as peer:
+        remote = peer.contenders((8, 5, 3, 9), 2)
+        assert set(remote) == set(calls) and remote["onnx-fp32"].seconds(2) > 0 and peer.version()
