@@ -134,6 +134,16 @@ def test_without_a_compiler_a_warning_and_slow_right_answers(tmp_path):
     assert "BNN_KERNEL=scalar asks for a compiled kernel" in forced.communicate()[1]
 
 
+def test_the_command_fails_where_the_kernels_do_not_compile(tmp_path):
+    missing = {"BNN_KERNEL_CACHE": str(tmp_path), "CXX": "no-such-compiler", "CC": "no-such-compiler"}
+    program = "import runpy; runpy.run_module('bnnlib.ops', run_name='__main__')"
+    process = start(program, **missing, BNN_KERNEL="")
+    out, said = process.communicate()
+    assert process.returncode == 1 and not out
+    assert "no-such-compiler not found" in said and "BNN_KERNEL=pytorch" in said and "Traceback" not in said
+    assert "pytorch" in finish(start(program, **missing, BNN_KERNEL="pytorch"))  # asked for: no failure
+
+
 def test_an_unwritable_cache_is_named_or_replaced(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BNN_KERNEL_CACHE", str(tmp_path / "file" / "below"))

@@ -1,18 +1,24 @@
-"""``python -m bnnlib.ops``: the kernel variants, best first, and which of them this machine runs."""
+"""``python -m bnnlib.ops``: compile the kernels if need be, list the variants, best first, and which of them this
+machine runs. Status 1 where they do not compile, unless ``BNN_KERNEL=pytorch`` says that none are wanted."""
 
 from __future__ import annotations
 
+import os
 import sys
 
 from bnnlib.ops import _backend, _build
 
 
 def main() -> int:
+    rows = []
     try:
         rows = _backend.variants()
     except _build.BuildError as error:
-        print(f"no compiled kernels: {error}")
-        rows = []
+        if os.environ.get("BNN_KERNEL") != _backend.Fallback.variant:
+            print(f"no compiled kernels: {error}", file=sys.stderr)
+            print("Without them everything runs, many times slower, on plain PyTorch; "
+                  f"BNN_KERNEL={_backend.Fallback.variant} chooses that.", file=sys.stderr)  # fmt: skip
+            return 1
     try:
         chosen = _backend.backend().variant
     except RuntimeError as error:
