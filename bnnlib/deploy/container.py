@@ -25,7 +25,7 @@ import stat
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -76,36 +76,15 @@ def write(path: Path, document: Mapping[str, Any], tensors: Mapping[str, np.ndar
     if len(encoded) > LARGEST_HEADER:
         raise DeployError(f"the header of {path} would take {len(encoded)} bytes, more than {LARGEST_HEADER}")
     whole = bytearray(b"".join([len(encoded).to_bytes(8, "little"), encoded, *parts]))
-    where = _digest(whole)
-    whole[where] = hashlib.sha256(whole).hexdigest().encode()
+    where = _digits(encoded)
+    whole[8 + where.start : 8 + where.stop] = hashlib.sha256(whole).hexdigest().encode()
     write_atomically(path, bytes(whole))
     return path
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The document and the tensors of ``path``, checked. Raises :class:`DeployError` for a file that is
-    absent, damaged, hostile, or not one of bnnlib's."""
-    raw = _bytes(path)
-    try:
-        header, start = _header(raw)
-        metadata = header.pop("__metadata__", {})
-        if not isinstance(metadata, dict) or not isinstance(metadata.get("bnnlib"), str):
-            raise DeployError(f"{path} is a safetensors file, but not one of bnnlib's")
-        _check_digest(raw, start, metadata)
-        document = _json(metadata["bnnlib"])
-        version = document.get("format") if isinstance(document, dict) else document
-        if not isinstance(document, dict) or type(version) is not int or not 1 <= version <= FORMAT:
-            raise DeployError(f"{path} is of format {version!r:.40}, this version reads 1 to {FORMAT}")
-        if version > 1 and "sha256" not in metadata:
-            raise ValueError("its checksum is missing")
-        return document, _tensors(header, raw, start)
-    except DeployError:
-        raise
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DeployError(f"packed model {path} is damaged: {str(error)[:300]}") from None
-
-
-def _bytes(path: Path) -> bytearray:
+    """The document and the tensors of ``path``, checked. Raises :class:`DeployError` for a file that is absent, damaged,
+    hostile, or not one of bnnlib's."""
     try:
         with open(path, "rb") as file:
             about = os.fstat(file.fileno())
@@ -113,35 +92,52 @@ def _bytes(path: Path) -> bytearray:
                 raise DeployError(f"packed model {path} cannot be read: it is no regular file")
             if about.st_size > LARGEST_FILE:
                 raise DeployError(f"packed model {path} has {about.st_size} bytes, more than {LARGEST_FILE}: it is none")
-            # a glance at the beginning before all of it: a large file of something else is not read
-            beginning = file.read(8)
-            length = int.from_bytes(beginning, "little")
-            if len(beginning) < 8 or not 2 <= length <= min(LARGEST_HEADER, about.st_size - 8):
-                raise DeployError(
-                    f"packed model {path} is damaged: {about.st_size} bytes cannot hold a header of {length} "
-                    f"(at most {LARGEST_HEADER})"
-                )
-            raw = bytearray(about.st_size)
-            file.seek(0)
-            if file.readinto(raw) != about.st_size:
-                raise DeployError(f"packed model {path} changed while it was read")
-            return raw
+            return _read(path, file, about.st_size)
+    except DeployError:
+        raise
     except FileNotFoundError:
         raise DeployError(f"no packed model {path}") from None
     except MemoryError:
         raise DeployError(f"packed model {path} does not fit into memory") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if isinstance(error, DeployError):
-            raise
+    except OSError as error:
         raise DeployError(f"packed model {path} cannot be read: {error}") from None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DeployError(f"packed model {path} is damaged: {str(error)[:300]}") from None
 
 
-def _header(raw: bytearray) -> tuple[dict[str, Any], int]:
-    start = 8 + int.from_bytes(raw[:8], "little")
-    header = _json(raw[8:start].decode("utf-8"))
+def _read(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Raises ``ValueError`` for what is damaged; the data are not read before the header is found to fit them."""
+    beginning = file.read(8)
+    length = int.from_bytes(beginning, "little")
+    if len(beginning) < 8 or not 2 <= length <= min(LARGEST_HEADER, size - 8):
+        raise ValueError(f"{size} bytes cannot hold a header of {length} (at most {LARGEST_HEADER})")
+    encoded = file.read(length)
+    header = _json(encoded.decode("utf-8"))
     if not isinstance(header, dict):
         raise ValueError(f"its header is a {type(header).__name__}")
-    return header, start
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("bnnlib"), str):
+        raise DeployError(f"{path} is a safetensors file, but not one of bnnlib's")
+    document = _json(metadata["bnnlib"])
+    version = document.get("format") if isinstance(document, dict) else document
+    if not isinstance(document, dict) or type(version) is not int or not 1 <= version <= FORMAT:
+        raise DeployError(f"{path} is of format {version!r:.40}, this version reads 1 to {FORMAT}")
+    if version > 1 and "sha256" not in metadata:
+        raise ValueError("its checksum is missing")
+    rows = _rows(header, size - 8 - length)
+    data = bytearray(size - 8 - length)
+    if file.readinto(data) != len(data):
+        raise ValueError("it became shorter while it was read")
+    if "sha256" in metadata:
+        where = _digits(encoded)
+        digest = hashlib.sha256(beginning + encoded[: where.start] + b"0" * 64 + encoded[where.stop :])
+        digest.update(data)
+        if digest.hexdigest() != metadata["sha256"]:
+            raise ValueError("its content does not match its checksum")
+    return document, {  # a copy where another program left the data at an odd place
+        name: np.require(np.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape), requirements="A")
+        for name, dtype, shape, begin in rows
+    }
 
 
 def _json(text: str) -> Any:
@@ -161,29 +157,17 @@ def _json(text: str) -> Any:
         raise ValueError("its JSON is nested too deeply") from None
 
 
-def _digest(whole: bytearray) -> slice:
-    """Where the 64 digits stand."""
-    start = 8 + int.from_bytes(whole[:8], "little")
-    found = list(_DIGEST.finditer(bytes(whole[:start])))
+def _digits(header: bytes) -> slice:
+    """Where the digits of the checksum stand in the header."""
+    found = list(_DIGEST.finditer(header))
     if len(found) != 1:
         raise ValueError("its checksum is not in its place")
     return slice(*found[0].span(1))
 
 
-def _check_digest(raw: bytearray, start: int, metadata: Mapping[str, Any]) -> None:
-    if "sha256" not in metadata:  # format 1
-        return
-    where = _digest(raw)
-    view = memoryview(raw)
-    digest = hashlib.sha256(view[: where.start])
-    digest.update(b"0" * 64)
-    digest.update(view[where.stop :])
-    if digest.hexdigest() != metadata["sha256"]:
-        raise ValueError("its content does not match its checksum")
-
-
-def _tensors(header: Mapping[str, Any], raw: bytearray, start: int) -> dict[str, np.ndarray]:
-    rows = []
+def _rows(header: Mapping[str, Any], size: int) -> list[tuple[str, np.dtype, list[int], int]]:
+    """(name, type, shape, begin) of every tensor, which together must fill ``size`` bytes without a hole."""
+    found = []
     for name, row in header.items():
         if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
             raise ValueError(f"the tensor {name!r:.80} has other fields than dtype, shape and data_offsets")
@@ -195,17 +179,16 @@ def _tensors(header: Mapping[str, Any], raw: bytearray, start: int) -> dict[str,
         if len(row["shape"]) > 8 or len(row["data_offsets"]) != 2:
             raise ValueError(f"the tensor {name!r:.80} has {len(row['shape'])} dimensions or not two offsets")
         begin, end = row["data_offsets"]
-        if end - begin != math.prod(row["shape"]) * np.dtype(DTYPES[row["dtype"]]).itemsize:
+        dtype = np.dtype(DTYPES[row["dtype"]]).newbyteorder("<")
+        if end - begin != math.prod(row["shape"]) * dtype.itemsize:
             raise ValueError(f"the tensor {name!r:.80} of shape {row['shape']} does not take {end - begin} bytes")
-        rows.append((begin, end, name, np.dtype(DTYPES[row["dtype"]]).newbyteorder("<"), row["shape"]))
+        found.append((begin, end, name, dtype, row["shape"]))
+    found.sort(key=lambda row: row[:2])
     at = 0
-    for begin, end, name, *_ in sorted(rows, key=lambda row: row[:2]):
+    for begin, end, name, *_ in found:
         if begin != at:
             raise ValueError(f"the tensor {name!r:.80} begins at {begin}, where the one before it ends at {at}")
         at = end
-    if at != len(raw) - start:
-        raise ValueError(f"its tensors take {at} bytes, and {len(raw) - start} are there")
-    return {  # a copy where another program left the data at an odd place
-        name: np.require(np.frombuffer(raw, dtype, math.prod(shape), start + begin).reshape(shape), requirements="A")
-        for begin, _, name, dtype, shape in rows
-    }
+    if at != size:
+        raise ValueError(f"its tensors take {at} bytes, and {size} are there")
+    return [(name, dtype, shape, begin) for begin, _, name, dtype, shape in found]

@@ -1,0 +1,453 @@
+"""The bytes of packed files: that damaged and hostile ones are named, never crash and never take memory; that the page
+of the book describes them."""
+
+import copy
+import hashlib
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from bnnlib import deploy
+from bnnlib.deploy import DeployError, container
+from bnnlib.deploy.graph import Graph, Op, Slot
+
+ROOT = Path(__file__).parents[1]
+
+
+def conv(kernel=1, padding=0, **more):
+    return {
+        "kernel": [kernel] * 2, "stride": [1, 1], "padding": [padding] * 2, "dilation": [1, 1], "groups": 1, **more
+    }  # fmt: skip
+
+
+def tiny_graph(seed=0) -> Graph:
+    """2x6x6 images -> 4 logits, every way to store weights: real conv - sign - binary conv with thresholds - binary conv
+    - real layers in int8 and bf16."""
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: rng.standard_normal(shape, np.float32)  # noqa: E731
+    bits = lambda o, k: np.packbits(rng.random((o, k)) < 0.5, axis=1, bitorder="little")  # noqa: E731
+    tensors = {
+        "a.weight": normal(5, 3, 3, 2),
+        "a.scale": normal(5),
+        "a.bias": normal(5),
+        "a.low": normal(5),
+        "a.high": np.full(5, np.inf, np.float32),
+        "b.weight": bits(7, 45),
+        "b.threshold": rng.integers(-9, 9, 7).astype(np.int32),
+        "b.flip": np.array([0b0100110], np.uint8),
+        "c.weight": bits(9, 63),
+        "c.by": normal(9),
+        "d.weight": rng.integers(-127, 127, (4, 1, 1, 9)).astype(np.int8),
+        "d.scale": normal(4) ** 2,
+        "e.weight": (normal(4, 1, 1, 4).view(np.uint32) >> 16).astype(np.uint16),
+    }
+    slots = {
+        "images": Slot("float32", (6, 6, 2)),
+        "one": Slot("bits", (6, 6, 5)),
+        "two": Slot("bits", (3, 3, 7)),
+        "three": Slot("float32", (1, 1, 9)),
+        "four": Slot("float32", (1, 1, 4)),
+        "logits": Slot("float32", (1, 1, 4)),
+    }
+    threshold = {"op": "threshold", "threshold": "b.threshold", "flip": "b.flip", "pool": 2, "slot": "two"}
+    ops = [
+        Op("real_conv", ["images"], conv(3, 1, weights="float32"), {"weight": "a.weight"}, [
+            {"op": "affine", "scale": "a.scale", "bias": "a.bias", "fused": False},
+            {"op": "sign", "low": "a.low", "high": "a.high", "slot": "one"},
+        ], "a"),
+        Op("binary_conv", ["one"], conv(3, 1), {"weight": "b.weight"}, [threshold], "b"),
+        Op("binary_conv", ["two"], conv(3), {"weight": "c.weight"}, [
+            {"op": "scale", "by": "c.by"}, {"op": "relu"}, {"op": "store", "slot": "three"},
+        ], "c"),
+        Op("real_conv", ["three"], conv(weights="int8"), {"weight": "d.weight", "scale": "d.scale"}, [
+            {"op": "clamp", "low": -1e9, "high": 1e9}, {"op": "store", "slot": "four"},
+        ], "d"),
+        Op("real_conv", ["four"], conv(weights="bfloat16"), {"weight": "e.weight"}, [
+            {"op": "residual", "slot": "four"}, {"op": "store", "slot": "logits"},
+        ], "e"),
+    ]  # fmt: skip
+    return Graph(["images"], ["logits"], slots, ops, tensors)
+
+
+@pytest.fixture
+def good(tmp_path):
+    return deploy.save(tiny_graph(), tmp_path / "good.safetensors", about={"recipe": "net"})
+
+
+def sealed(header: dict | str, data: bytes = b"") -> bytes:
+    """A file with this header and its right checksum, whatever else is wrong with it."""
+    text = header if isinstance(header, str) else json.dumps(header, separators=(",", ":"))
+    raw = bytearray(len(text.encode()).to_bytes(8, "little") + text.encode() + data)
+    if match := re.search(rb'"sha256":"(0{64})"', raw):
+        raw[slice(*match.span(1))] = hashlib.sha256(raw).hexdigest().encode()
+    return bytes(raw)
+
+
+def taken_apart(path: Path) -> tuple[dict, dict, bytes]:
+    """(header, document, data)."""
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    return header, json.loads(header["__metadata__"]["bnnlib"]), raw[start:]
+
+
+def changed(path: Path, change) -> Path:
+    """The file with header and document changed by ``change(header, document)``, sealed anew."""
+    header, document, data = taken_apart(path)
+    change(header, document)
+    header["__metadata__"] = {"bnnlib": json.dumps(document), "sha256": "0" * 64}
+    bad = path.with_name("bad.safetensors")
+    bad.write_bytes(sealed(header, data))
+    return bad
+
+
+def refuses(path, message=None):
+    with pytest.raises(DeployError, match=message) as caught:
+        deploy.read_graph(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+# ---- there and back ------------------------------------------------------------------------------------------
+
+
+def test_a_graph_there_and_back(good):
+    graph, about = deploy.read_graph(good)
+    first = tiny_graph()
+    assert graph.to_json() == first.to_json()
+    assert graph.tensors.keys() == first.tensors.keys()
+    for name, array in first.tensors.items():
+        assert graph.tensors[name].dtype == array.dtype and np.array_equal(graph.tensors[name], array)
+    assert about == {"format": 2, "recipe": "net", "real": "bfloat16, float32, int8"}
+    again = deploy.save(graph, good.with_name("again.safetensors"), about=about)
+    assert again.read_bytes() == good.read_bytes()
+
+
+def test_safetensors_reads_it(good):
+    """Another program sees the same tensors under their names; bf16 is marked as such."""
+    raw = good.read_bytes()
+    header, _, _ = taken_apart(good)
+    assert header["e.weight"]["dtype"] == "BF16"
+    graph = tiny_graph()
+    with safetensors.safe_open(good, framework="pt") as file:
+        assert set(file.keys()) == set(graph.tensors)
+        for name, array in graph.tensors.items():
+            if name != "e.weight":
+                assert np.array_equal(file.get_tensor(name).numpy(), array)
+    assert (8 + int.from_bytes(raw[:8], "little")) % 8 == 0
+    for row in header.values():
+        if "dtype" in row:
+            assert row["data_offsets"][0] % np.dtype(container.DTYPES[row["dtype"]]).itemsize == 0
+
+
+def test_odd_shapes_and_types(tmp_path):
+    rng = np.random.default_rng(0)
+    tensors = {
+        "scalar": np.array(3.5),
+        "empty": np.zeros((3, 0, 2), np.int8),
+        "strided": np.asfortranarray(rng.standard_normal((3, 5))).astype(np.float32),
+        "flags": np.array([True, False]),
+        "ü ☃": np.arange(3),
+    }
+    container.write(tmp_path / "x", {"model": 1}, tensors)
+    about, back = container.read(tmp_path / "x")
+    assert about == {"model": 1, "format": 2}
+    for name, array in tensors.items():
+        assert back[name].dtype == array.dtype and np.array_equal(back[name], array), name
+        assert back[name].shape == array.shape
+        assert back[name].flags.aligned
+    for name in ("scalar", "strided"):
+        assert np.array_equal(safetensors.numpy.load_file(tmp_path / "x")[name], tensors[name])
+    with pytest.raises(DeployError, match="the tensor t is of complex64"):
+        container.write(tmp_path / "y", {}, {"t": np.zeros(2, np.complex64)})
+    assert not (tmp_path / "y").exists()
+
+
+def test_parts_in_pytorch_are_not_saved(tmp_path):
+    graph = tiny_graph()
+    graph.ops[2] = Op("torch", ["two"], {"module": "my.layer"}, {}, [{"op": "store", "slot": "three"}])
+    with pytest.raises(DeployError, match="run in PyTorch and cannot be in a file: my.layer"):
+        deploy.save(graph, tmp_path / "x")
+
+
+# ---- damage --------------------------------------------------------------------------------------------------
+
+
+def test_every_flipped_bit_is_noticed(good):
+    """Anywhere in header and data, one bit at a time and several bytes at once."""
+    raw, rng, bad = good.read_bytes(), random.Random(0), good.with_name("bad.safetensors")
+    start = 8 + int.from_bytes(raw[:8], "little")
+    for place in [*range(8), *rng.sample(range(8, start), 250), *rng.sample(range(start, len(raw)), 50)]:
+        flipped = bytearray(raw)
+        flipped[place] ^= 1 << rng.randrange(8)
+        bad.write_bytes(flipped)
+        refuses(bad)
+    for _ in range(100):
+        flipped = bytearray(raw)
+        for _ in range(rng.choice((2, 5, 50))):
+            flipped[rng.randrange(len(raw))] = rng.randrange(256)
+        if flipped != raw:
+            bad.write_bytes(flipped)
+            refuses(bad)
+
+
+def test_every_truncation_is_noticed(good):
+    raw, bad = good.read_bytes(), good.with_name("bad.safetensors")
+    for length in [*range(40), *range(40, len(raw), 13), *range(len(raw) - 9, len(raw))]:
+        bad.write_bytes(raw[:length])
+        refuses(bad, "is damaged")
+    bad.write_bytes(raw + b"\0")
+    refuses(bad, "bytes, and .* are there")
+
+
+# ---- malice: the checksum is right -----------------------------------------------------------------------------
+
+
+def tensor(dtype="F32", shape=(1,), offsets=(0, 4)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (tensor(shape=[2**40], offsets=[0, 2**42]), "begins at|takes? .* bytes, and"),
+        (tensor(shape=[2**62, 2**62, 0], offsets=[0, 0]), None),
+        (tensor(shape=[-1], offsets=[0, -4]), "are not whole numbers"),
+        (tensor(shape=[True], offsets=[0, 4]), "are not whole numbers"),
+        (tensor(shape=[1.0], offsets=[0, 4]), "are not whole numbers"),
+        (tensor(shape=[2**70], offsets=[0, 4]), "are not whole numbers"),
+        (tensor(shape=[1] * 9), "9 dimensions"),
+        (tensor(offsets=[4, 0]), "does not take -4 bytes"),
+        (tensor(offsets=[0]), "not two offsets"),
+        (tensor(shape="1"), "are not whole numbers"),
+        (tensor(dtype="F8"), "unknown type 'F8'"),
+        (tensor(dtype=["F32"]), "unknown type"),
+        ({**tensor(), "more": 1}, "other fields"),
+        ({"dtype": "F32"}, "other fields"),
+        (None, "other fields"),
+    ],
+)
+def test_a_tensor_that_cannot_be(good, row, message):
+    refuses(changed(good, lambda header, document: header.update(more_weight=row)), message)
+
+
+def test_tensors_that_overlap_or_leave_holes(good):
+    def shift(by, grow=0):
+        def change(header, document):
+            row = header["c.by"]
+            row["data_offsets"] = [n + by for n in row["data_offsets"]]
+
+        return change
+
+    for by in (-4, 4, 10**15, -(2**62)):
+        refuses(changed(good, shift(by)), "begins at|whole numbers|take .* bytes")
+
+    def same(header, document):
+        header["a.scale"]["data_offsets"] = header["a.bias"]["data_offsets"]
+
+    refuses(changed(good, same), "begins at")
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("", "cannot hold a header"),
+        ("[]", "a list"),
+        ("{}", "not one of bnnlib's"),
+        ('{"__metadata__":{"bnnlib":"{}"}}', "format None"),
+        ('{"__metadata__":{"bnnlib":"{\\"format\\":2}"}}', "checksum is missing"),
+        ('{"__metadata__":{"bnnlib":"{\\"format\\":99}"}}', "format 99, this version reads 1 to 2"),
+        ('{"__metadata__":{"bnnlib":"{\\"format\\":1,\\"format\\":1}"}}', "'format' stands there twice"),
+        ('{"__metadata__":{"bnnlib":"{}"},"__metadata__":{"bnnlib":"{}"}}', "stands there twice"),
+        ('{"__metadata__":{"bnnlib":"{\\"format\\":NaN}"}}', "NaN is no JSON"),
+        ('{"__metadata__":{"bnnlib":"%s"}}' % ("[" * 200_000), "nested too deeply"),
+        ("[" * 500_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
+        ('{"__metadata__":{"bnnlib":7}}', "not one of bnnlib's"),
+        ('{"__metadata__":null}', "not one of bnnlib's"),
+        ('{"__metadata__":{"bnnlib":"{\\"format\\":%s}"}}' % ("9" * 5000), "is damaged"),
+        ('{"__metadata__":{"bnnlib":"{\\"format\\":1e999}"}}', "format inf"),
+        ('{"\\ud800":1}', None),
+    ],
+)
+def test_a_header_that_cannot_be(tmp_path, header, message):
+    bad = tmp_path / "bad.safetensors"
+    bad.write_bytes(sealed(header))
+    refuses(bad, message)
+
+
+def test_a_header_length_that_lies(good):
+    raw, bad = good.read_bytes(), good.with_name("bad.safetensors")
+    for length in (0, 1, len(raw), len(raw) - 8, 2**31, 2**63, 2**64 - 1):
+        bad.write_bytes(length.to_bytes(8, "little") + raw[8:])
+        refuses(bad, "is damaged|not one of bnnlib's")
+
+
+def operation(position, **fields):
+    return lambda header, document: document["graph"]["ops"][position].update(fields)
+
+
+def with_graph(change):
+    return lambda header, document: change(document["graph"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_graph(lambda g: g.update(version=2)), "version 2"),
+        (with_graph(lambda g: g.update(code="import os")), "has fields"),
+        (with_graph(lambda g: g.pop("slots")), "has fields"),
+        (with_graph(lambda g: g.update(slots=[])), "not a graph"),
+        (with_graph(lambda g: g.update(ops=7)), "not a graph"),
+        (with_graph(lambda g: g.update(inputs=[])), "not written before"),
+        (with_graph(lambda g: g.update(outputs=["nowhere"])), "never written"),
+        (with_graph(lambda g: g["ops"].reverse()), "not written before"),
+        (with_graph(lambda g: g["ops"].append(g["ops"][1])), "written already"),
+        (with_graph(lambda g: g["ops"][0].update(inputs=["logits"])), "not written before"),  # a cycle
+        (with_graph(lambda g: g["slots"].update(images=["float32", 2**20, 2**20, 2])), "too large"),
+        (with_graph(lambda g: g["slots"].update(images=["float32", 6, 6, 3])), None),
+        (with_graph(lambda g: g["slots"].update(two=["bits", 3, 3, 2**20])), "writes slot two"),
+        (with_graph(lambda g: g["slots"].update(huge=["float32", 2**14, 2**14, 7])), "activations take"),
+        (with_graph(lambda g: g["slots"].update(images=["bfloat16", 6, 6, 2])), "unknown kind"),
+        (with_graph(lambda g: g["slots"].update(images=["float32", True, 6, 2])), "three sizes"),
+        (operation(0, kind="eval"), "unknown operation"),
+        (operation(0, kind=["real_conv"]), "operation 0"),
+        (operation(0, extra=1), "has fields"),
+        (operation(0, inputs=[["images"]]), "not written before"),
+        (operation(0, constants={"weight": "b.weight"}), None),
+        (operation(0, constants={"weight": {}}), "operation 0"),
+        (operation(0, attributes=conv(3, 1, weights="int4")), "weights is 'int4'"),
+        (operation(0, attributes=conv(2**30, 2**30, weights="float32")), "operation 0"),
+        (operation(0, attributes=conv(3, -1, weights="float32")), "padding is"),
+        (operation(1, attributes={**conv(3, 1), "groups": 0}), "groups"),
+        (operation(1, attributes={**conv(3, 1), "stride": [0, 1]}), "stride is"),
+        (operation(1, stages=[]), "has no stages"),
+        (operation(1, stages=[{"op": "store", "slot": "two"}]), "slot two"),
+        (operation(2, kind="torch", attributes={"module": "os.system"}, constants={}), None),
+        (operation(2, stages=[{"op": "sale", "by": "c.by"}]), "unknown stage 'sale'"),
+        (lambda header, document: document.update(graph=None), "not a graph"),
+        (lambda header, document: document.update(model={"name": "mlp", "options": {}}), "both a trained model"),
+        (lambda header, document: document.pop("graph"), "not a packed network"),
+    ],
+)
+def test_a_graph_that_cannot_be(good, change, message):
+    refuses(changed(good, change), message)
+
+
+def test_constants_that_do_not_fit(good):
+    def drop(header, document):  # of the last tensor, so that there are no holes
+        document["graph"]["ops"][2]["stages"][0]["by"] = "a.bias"
+
+    refuses(changed(good, drop), r"the constant a.bias is float32 \[5\]")
+    graph = tiny_graph()
+    graph.tensors["extra"] = np.zeros(3, np.float32)
+    path = deploy.save(graph, good.with_name("extra.safetensors"))
+    refuses(path, "does not use: extra")
+    graph = tiny_graph()
+    graph.tensors["b.weight"][3, -1] |= 0x80
+    refuses(deploy.save(graph, good.with_name("beyond.safetensors")), "weights of b have bits beyond")
+
+
+def test_random_changes_of_the_json_load_or_are_named(good):
+    """Values swapped, deleted, blown up, at random places of header and document: a graph that validates, or a line."""
+    rng, strange = random.Random(0), [None, -1, 0, 2**31, 2**64, 1.5, "", "x", [], {}, True, [[]], {"op": 1}]
+
+    def places(node, trail=()):
+        if isinstance(node, dict | list):
+            for key in node if isinstance(node, dict) else range(len(node)):
+                yield (*trail, key)
+                yield from places(node[key], (*trail, key))
+
+    header, document, data = taken_apart(good)
+    refused = 0
+    for _ in range(400):
+        whole = copy.deepcopy({"header": header, "document": document})
+        for _ in range(rng.choice((1, 1, 2))):
+            *way, key = rng.choice([p for p in places(whole) if len(p) > 1 and p[:2] != ("header", "__metadata__")])
+            node = whole
+            for step in way:
+                node = node[step]
+            if isinstance(node, dict) and rng.random() < 0.2:
+                del node[key]
+            else:
+                node[key] = copy.deepcopy(rng.choice(strange))
+        whole["header"]["__metadata__"] = {"bnnlib": json.dumps(whole["document"]), "sha256": "0" * 64}
+        bad = good.with_name("bad.safetensors")
+        bad.write_bytes(sealed(whole["header"], data))
+        try:
+            graph, _ = deploy.read_graph(bad)
+            graph.validate()
+        except DeployError as error:
+            assert str(bad) in str(error)
+            refused += 1
+    assert refused > 300
+
+
+def test_hostile_files_take_no_memory(good):
+    """In a process that may have 400 MB more than it has when it begins; nothing but DeployError comes of it."""
+    folder = good.parent / "hostile"
+    folder.mkdir()
+    header, document, data = taken_apart(good)
+
+    def put(name, header, data=b""):
+        (folder / name).write_bytes(sealed(header, data))
+
+    def with_document(document):
+        return {**header, "__metadata__": {"bnnlib": json.dumps(document), "sha256": "0" * 64}}
+
+    huge = copy.deepcopy(document)
+    huge["graph"]["slots"] |= {f"s{i}": ["float32", 2**10, 2**10, 2**10] for i in range(1000)}
+    put("slots", with_document(huge), data)
+    wide = copy.deepcopy(document)
+    wide["graph"]["ops"].insert(0, {
+        "kind": "map", "inputs": ["images"], "attributes": {"repeat": 2**24}, "constants": {},
+        "stages": [{"op": "store", "slot": "wide"}], "name": "",
+    })  # fmt: skip
+    wide["graph"]["slots"]["wide"] = ["float32", 6, 6, 2**25]
+    put("map", with_document(wide), data)
+    put("shape", {**header, "t": tensor(shape=[2**40], offsets=[len(data), len(data) + 2**42])}, data)
+    put("deep", "[" * 3_000_000)
+    put("objects", '{"a":[' + "{}," * 1_000_000 + "0]}")
+    (folder / "length").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with open(folder / "sparse", "wb") as file:  # 100 GB that take no room on the disk
+        file.write((2).to_bytes(8, "little") + b"{}")
+        file.truncate(100 * 10**9)
+    with open(folder / "sparse-2", "wb") as file:  # 3 GB: within what a file may be, but not what this process may
+        file.write((2).to_bytes(8, "little") + b"{}")
+        file.truncate(3 * 10**9)
+    script = """
+import resource, sys
+from pathlib import Path
+from bnnlib.deploy import files
+from bnnlib.deploy.container import DeployError
+assert "torch" not in sys.modules
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 400 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    try:
+        files.read_graph(path)
+    except DeployError as error:
+        print(path.name, str(error)[:150])
+print("all")
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert lines.pop() == "all"
+    assert [line.split()[0] for line in lines] == sorted(path.name for path in folder.iterdir())
+
+
+def test_not_files(tmp_path):
+    refuses(tmp_path, "cannot be read")
+    refuses(tmp_path / "none", "no packed model")
+    refuses(Path("/dev/null"), "no regular file")
+    with pytest.raises(DeployError, match="null byte"):
+        deploy.read_graph(Path("a\0b"))
