@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <memory>
 #include <set>
 #include <string>
@@ -65,7 +66,23 @@ public:
 
     // One array for each slot from outside, in order: float32 [N, C, H, W] with any strides (written ones: as [N, H, W, C] contiguous),
     // int64 [N, H, W, words] contiguous.
-    void run(std::vector<py::array> arrays, isize threads) {
+    void run(std::vector<py::array> arrays, isize threads) { run_watched(std::move(arrays), threads, bnn::Unwatched()); }
+
+    // Seconds of each operation on one thread.
+    std::vector<double> profile(std::vector<py::array> arrays) {
+        using Clock = std::chrono::steady_clock;
+        std::vector<double> seconds((size_t)net_.ops);
+        Clock::time_point last = Clock::now();
+        run_watched(std::move(arrays), 1, [&](isize k) {
+            const Clock::time_point now = Clock::now();
+            seconds[(size_t)k] += std::chrono::duration<double>(now - last).count();
+            last = now;
+        });
+        return seconds;
+    }
+
+    template <class Watch>
+    void run_watched(std::vector<py::array> arrays, isize threads, const Watch& watch) {
         if (arrays.size() != outside_.size())
             throw py::value_error("expected " + std::to_string(outside_.size()) + " arrays, got " + std::to_string(arrays.size()));
         if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + ", expected 1 or more");
@@ -105,7 +122,7 @@ public:
         if (bnn::in_forked_child) threads = 1;
         const bnn::RunPlan plan = bnn::plan_run(net_, views.data(), images, threads);
         const auto parallel = [](isize t, isize items, isize bytes, const auto& body) { bnn::parallel_for(t, items, bytes, body); };
-        bnn::run(net_, plan, views.data(), images, memory.need(plan.bytes), parallel);
+        bnn::run(net_, plan, views.data(), images, memory.need(plan.bytes), parallel, watch);
         if (memory.size > KEPT) memory.release();
     }
 
@@ -154,5 +171,6 @@ void bind_executor(py::module_& m) {
                       py::array_t<int64_t, py::array::c_style | py::array::forcecast>,
                       py::array_t<int64_t, py::array::c_style | py::array::forcecast>, std::vector<py::array>, isize, isize, std::vector<isize>>())
         .def("run", &Executor::run)
+        .def("profile", &Executor::profile)
         .def("memory_bytes", &Executor::memory_bytes);
 }

@@ -717,6 +717,8 @@ struct Serial {
     void operator()(isize, isize items, isize, const Body& body) const { for (isize i = 0; i < items; ++i) body(i, memory); }
 };
 
+struct Unwatched { void operator()(isize) const {} };
+
 namespace net {
 
 template <class Parallel>
@@ -756,9 +758,10 @@ inline RunPlan plan_run(const Net& n, const Outside* outside, isize images, isiz
     return p;
 }
 
-// memory: plan.bytes, aligned to 64. outside: the arrays that slots of Area::outside name, of `images` images each.
-template <class Parallel>
-void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, uint8_t* memory, const Parallel& parallel) {
+// memory: plan.bytes, aligned to 64. outside: the arrays that slots of Area::outside name, of `images` images each. watch(k) is called
+// after operation k; of more than one thread it makes sense of none.
+template <class Parallel, class Watch>
+void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, uint8_t* memory, const Parallel& parallel, const Watch& watch) {
     uint8_t *chunk = memory, *micro = memory + p.s.chunk, *work = micro + p.s.micro;
     isize maps = 0;                     // operations of the first phase
     while (maps < n.ops && n.op[maps].phase == 0) ++maps;
@@ -767,7 +770,7 @@ void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, u
         const auto images_at = [&](isize i, uint8_t* area, uint8_t* mine, isize threads) {
             const isize first = i * p.s.images;
             const net::Frame f = {area, chunk, p.s.images, p.s.chunk_images, first, start + first, least(p.s.images, many - first), outside};
-            for (isize k = 0; k < maps; ++k) net::run_op(n, n.op[k], f, threads, mine, parallel);
+            for (isize k = 0; k < maps; ++k) net::run_op(n, n.op[k], f, threads, mine, parallel), watch(k);
         };
         if (maps && p.by_image && micros > 1) {
             parallel(p.threads, micros, p.s.micro + p.work, [&](isize i, uint8_t* mine) { images_at(i, mine, mine + p.s.micro, 1); });
@@ -775,7 +778,7 @@ void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, u
             for (isize i = 0; i < micros; ++i) images_at(i, micro, work, p.threads);
         }
         const net::Frame f = {micro, chunk, p.s.images, p.s.chunk_images, 0, start, many, outside};
-        for (isize k = maps; k < n.ops; ++k) net::run_op(n, n.op[k], f, p.threads, work, parallel);
+        for (isize k = maps; k < n.ops; ++k) net::run_op(n, n.op[k], f, p.threads, work, parallel), watch(k);
     }
 }
 
