@@ -173,7 +173,7 @@ def export(
     else:
         deploy.save(model, out, real=real, about=about)
     print(f"{out}: {out.stat().st_size} bytes, was {path.stat().st_size}")
-    if real != "float32":
+    if real != "float32":  # of what the file now holds
         print(cost(path, about, model, deploy.load(out)))
 
 
