@@ -49,7 +49,7 @@ class Difference:
         return f"one seed, ± from the {self.images:,} test images alone"
 
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} ± {self.half_width:.2f}"
+        return f"{self.mean:+.2f} ± {self.half_width:.2f}".replace("-", "−")
 
 
 def difference(
@@ -85,6 +85,7 @@ class Claim:
     """That the recipe ``first`` differs from ``second``; names without the ending of a short schedule.
 
     ``says``: in words. ``source``: the source's own difference, in points, on its own data; ``where``: that data.
+    ``field``: of the records, what is compared.
     """
 
     says: str
@@ -92,6 +93,7 @@ class Claim:
     second: str
     source: float | None = None
     where: str = "ImageNet"
+    field: str = "top1_last"
 
 
 def schedules(name: str) -> list[str]:
@@ -115,7 +117,7 @@ def measured(claim: Claim, runs: Runs) -> dict[int, Difference]:
     records: a quick run has fewer)."""
     found = {}
     for first, second in pairs(claim):
-        one = difference(runs.get(first, ()), runs.get(second, ()))
+        one = difference(runs.get(first, ()), runs.get(second, ()), claim.field)
         if one is not None:
             found[len(runs[first][0].curve)] = one
     return found
@@ -139,7 +141,8 @@ def _said(claim: Claim, epochs: int, one: Difference) -> str:
         return text + "."
     inside = abs(one.mean - claim.source) <= one.half_width
     where = "lies in it" if inside else "lies above it" if claim.source > one.mean else "lies below it"
-    return f"{text}; the source's {claim.source:+.1f} on {claim.where} {where}."
+    theirs = f"{claim.source:+.1f}".replace("-", "−")
+    return f"{text}; the source's {theirs} on {claim.where} {where}."
 
 
 def missing(claim: Claim, runs: Runs) -> str:

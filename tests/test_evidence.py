@@ -120,3 +120,10 @@ def test_no_difference_is_called_that(run):
     runs = {n: [run(n, 20.0)] for n in (f"{XNORPP}-7ep", f"{XNOR}-7ep")}
     said = evidence.answer(Claim("A against B", XNORPP, XNOR), runs)
     assert said.endswith("The interval holds zero: no difference is shown.")
+
+
+def test_top5_and_a_minus(run):
+    runs = {n: [run(n, 20.0, top5_last=five)] for n, five in ((f"{XNORPP}-7ep", 41.0), (f"{XNOR}-7ep", 43.5))}
+    said = evidence.answer(Claim("Top-5, A less B", XNORPP, XNOR, source=-1.0, field="top5_last"), runs)
+    assert "41.00 − 43.50 = **−2.50 ± " in said and "the source's −1.0 on ImageNet" in said
+    assert said.startswith("Top-5, A less B")
