@@ -24,10 +24,10 @@ from bnnlib.data.excerpt import Excerpt, excerpt
 from bnnlib.records import Record
 
 # A net of the size of S1's takes seconds for a step on a CPU: quick runs of chapters are a couple of steps.
-SMALL = {"quick.train": 32, "quick.test": 32, "quick.batch_size": 16}
+SMALL = {"quick.train": 16, "quick.test": 16, "quick.batch_size": 8}
 
 # What a file's answers depend on besides the file and the images.
-_COMPUTE = ("quantizers.py", "layers.py", "deploy.py", "evaluate.py", "models/*.py", "data/whitening.py")
+_COMPUTE = ("layers.py", "quantizers.py", "evaluate.py", "data/whitening.py", "models/*.py", "deploy/*.py")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class Runs:
 
     def __getitem__(self, name: str) -> list[Record]:
         return self.records[name]
+
+    def get(self, name: str) -> list[Record]:
+        """The same, and an empty list for a recipe that was not asked for."""
+        return self.records.get(name, [])
 
     def last(self, name: str) -> list[float]:
         """Top-1 % of the last epoch, a value a seed."""
@@ -101,8 +105,11 @@ def _quick(names: list[str], seed: int, small: dict[str, int]) -> Runs:
     nets: dict[str, nn.Module] = {}
     files: dict[str, str] = {}
     few: Excerpt | None = None
+    ordered = _teachers_first(names)
+    for dataset in {recipes.load(name).dataset for name in ordered} - {"tiny-imagenet"}:
+        data.load(dataset, download=False)  # never the start of a download of minutes
     with tempfile.TemporaryDirectory(prefix="bnn-quick-") as scratch, ExitStack() as held:
-        for name in _teachers_first(names):
+        for name in ordered:
             recipe, changes = recipes.load(name), dict(small)
             if recipe.dataset == "tiny-imagenet":  # to decode all of it takes minutes
                 few = few or held.enter_context(
@@ -111,8 +118,6 @@ def _quick(names: list[str], seed: int, small: dict[str, int]) -> Runs:
                     )
                 )
                 changes["dataset"] = few.name
-            else:
-                data.load(recipe.dataset, download=False)  # never the start of a download of minutes
             if recipe.distill:
                 changes["distill.teacher"] = files.get(recipe.distill.teacher, recipe.distill.teacher)
             run = train.train(
@@ -196,7 +201,7 @@ def shipped(names: Iterable[str], *, folder: Path = deploy.FOLDER) -> dict[str, 
     """Those of ``names`` that have a packed file in ``folder``, evaluated where the data set is here.
 
     Logits are kept in the cache folder, by hashes of the file, the images and the code that computes them:
-    some ten thousand images through a net of S1's size take a CPU minutes.
+    a net of S1's size takes a CPU up to a minute for ten thousand images.
     """
     found = {}
     for name in names:
@@ -215,7 +220,8 @@ def _scores(path: Path, about: dict) -> tuple[Tensor, Tensor] | tuple[None, None
 
     def compute() -> dict[str, Tensor]:
         inputs = evaluate.input_transform(about["input"], dataset)
-        return {"scores": evaluate.logits(deploy.load(path), dataset.test, inputs)}
+        net = deploy.convert(deploy.load(path), dataset.test.shape)  # runs on the bits
+        return {"scores": evaluate.logits(net, dataset.test, inputs)}
 
     here = Path(__file__).parent
     digest = hashlib.sha256(path.read_bytes())
