@@ -4,7 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <chrono>
+#include <time.h>
+
 #include <memory>
 #include <set>
 #include <string>
@@ -68,15 +69,20 @@ public:
     // int64 [N, H, W, words] contiguous.
     void run(std::vector<py::array> arrays, isize threads) { run_watched(std::move(arrays), threads, bnn::Unwatched()); }
 
-    // Seconds of each operation on one thread.
+    // Seconds of processor time of each operation on one thread: what other processes take is not counted.
     std::vector<double> profile(std::vector<py::array> arrays) {
-        using Clock = std::chrono::steady_clock;
         std::vector<double> seconds((size_t)net_.ops);
-        Clock::time_point last = Clock::now();
+        double last = 0;
+        const auto now = [] {
+            timespec t;
+            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+            return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+        };
+        last = now();
         run_watched(std::move(arrays), 1, [&](isize k) {
-            const Clock::time_point now = Clock::now();
-            seconds[(size_t)k] += std::chrono::duration<double>(now - last).count();
-            last = now;
+            const double at = now();
+            seconds[(size_t)k] += at - last;
+            last = now();
         });
         return seconds;
     }

@@ -387,7 +387,7 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         c.direct = o.groups == 1 && joined(v, in) && c.window == 1 && (whole || (point && (v.sn == in.h * in.w * in.c || f.n == 1)));
         c.lda = !c.direct ? round_up(k, 16) + 16 : whole ? v.sn : in.c;
         // gathered rows stay in the cache; large weights are read once for many rows
-        isize tile = !c.direct ? least(64, most(8, (1 << 18) / (k * 4))) : k * o.c > 1 << 18 ? 128 : 64;
+        isize tile = !c.direct ? least(48, most(12, (1 << 18) / (k * 4) / 12 * 12)) : k * o.c > 1 << 18 ? 128 : 48;
         c.chunk = o.c;
         if (o.groups == 1) {
             if (c.direct) c.chunk = 256;
@@ -533,27 +533,30 @@ inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& 
 
 // The receptive field of one pixel and one group, in the order (kh, kw, c).
 inline void gather_floats(const NetOp& o, const NetSlot& in, const View& v, isize image, isize y0, isize x0, isize group, const isize* offsets, float* to) {
-    const isize cg = in.c / o.groups;
+    const isize cg = in.c / o.groups, k = o.kh * o.kw * cg;
     const float* base = v.at + image * v.sn + group * cg * v.sc;
-    const isize k = o.kh * o.kw * cg;
     const isize y = y0 * o.sh - o.ph, x = x0 * o.sw - o.pw;
-    const bool inside = y >= 0 && x >= 0 && y + o.dh * (o.kh - 1) < in.h && x + o.dw * (o.kw - 1) < in.w;
-    if (inside && v.sc != 1) {
-        const float* from = base + y * v.sh + x * v.sw;
-        for (isize i = 0; i < k; ++i) to[i] = from[offsets[i]];
+    const isize top = y >= 0 ? 0 : ceil_div(-y, o.dh), left = x >= 0 ? 0 : ceil_div(-x, o.dw);      // taps [top, bottom) x [left, right)
+    const isize bottom = y >= in.h ? 0 : least(o.kh, ceil_div(in.h - y, o.dh)), right = x >= in.w ? 0 : least(o.kw, ceil_div(in.w - x, o.dw));
+    const bool inside = top == 0 && left == 0 && bottom == o.kh && right == o.kw;
+    const float* from = base + y * v.sh + x * v.sw;
+    if (v.sc != 1) {
+        if (inside) {
+            for (isize i = 0; i < k; ++i) to[i] = from[offsets[i]];
+            return;
+        }
+        fill(to, 0, k * 4);
+        for (isize i = top; i < bottom; ++i)
+            for (isize j = left; j < right; ++j)
+                for (isize q = 0, at = (i * o.kw + j) * cg; q < cg; ++q) to[at + q] = from[offsets[at + q]];
         return;
     }
-    for (isize i = 0; i < o.kh; ++i)
-        for (isize j = 0; j < o.kw; ++j, to += cg) {
-            const isize yy = y + i * o.dh, xx = x + j * o.dw;
-            if (yy < 0 || yy >= in.h || xx < 0 || xx >= in.w) {
-                fill(to, 0, cg * 4);
-            } else {
-                const float* from = base + yy * v.sh + xx * v.sw;
-                if (v.sc == 1) copy(to, from, cg * 4);
-                else for (isize q = 0; q < cg; ++q) to[q] = from[q * v.sc];
-            }
-        }
+    if (!inside) fill(to, 0, k * 4);
+    const bool runs = o.dw == 1 && v.sw == cg;              // a row of taps is one stretch of memory
+    for (isize i = top; i < bottom; ++i) {
+        if (runs) copy(to + (i * o.kw + left) * cg, from + i * o.dh * v.sh + left * v.sw, most(0, right - left) * cg * 4);
+        else for (isize j = left; j < right; ++j) copy(to + (i * o.kw + j) * cg, from + i * o.dh * v.sh + j * o.dw * v.sw, cg * 4);
+    }
 }
 
 inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
@@ -592,8 +595,10 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
         }
         // Each group writes whole panels beyond its last channel, which the next group overwrites.
         const isize low = o.groups == 1 ? first : 0, high = o.groups == 1 ? first + channels : og, shift = o.groups == 1 ? 0 : group * og;
-        for (isize from = 0; from < k; from += r.kblock) {
-            const isize some = least(r.kblock, k - from);
+        // few rows: weights are read once, in one stream; many: a block of them stays in the cache for all rows
+        const isize block = rows < 4 ? k : r.kblock;
+        for (isize from = 0; from < k; from += block) {
+            const isize some = least(block, k - from);
             for (isize at = low; at < high; at += r.panel)
                 r.gemm(a + from, c.lda, rows, o.weights + ((group * panels + at / r.panel) * k + from) * r.panel * bytes, o.kind, some,
                        x + shift + at - low, c.float_stride, from > 0, scratch);
