@@ -114,7 +114,6 @@ class _Shapes(torch.fx.Interpreter):
     def run_node(self, node: torch.fx.Node) -> Any:
         result = super().run_node(node)
         if isinstance(result, Tensor):
-            node.meta["shape"] = tuple(result.shape[1:]) if result.dim() else None
             node.meta["shape"] = tuple(result.shape)
         return result
 
@@ -130,18 +129,22 @@ def _measure(traced: torch.fx.GraphModule, shape: tuple[int, ...]) -> None:
     except (RuntimeError, ValueError, IndexError) as error:
         raise ConvertError(f"the model does not take images of shape {shape}: {error}") from error
     for node in list(traced.graph.nodes):
-        if node.op == "call_method" and node.target in ("flatten", "view", "reshape"):
-            before, after = node.args[0].meta.get("shape"), node.meta.get("shape")
-            if before and after and len(before) == 4 and after == (3, int(np.prod(before[1:]))):
-                with traced.graph.inserting_before(node):
-                    flat = traced.graph.call_function(torch.flatten, (node.args[0], 1))
-                flat.meta["shape"] = after
-                node.replace_all_uses_with(flat)
-                traced.graph.erase_node(node)
-        elif node.op == "call_function" and node.target is torch.flatten:
-            before, after = node.args[0].meta["shape"], node.meta["shape"]
-            if not (len(before) == 4 and after == (3, int(np.prod(before[1:])))):
-                node.meta["shape"] = None  # some other flattening: PyTorch's
+        views = node.op == "call_method" and node.target in ("flatten", "view", "reshape")
+        if not views and node.target is not torch.flatten:
+            continue
+        before, after = node.args[0].meta.get("shape"), node.meta.get("shape")
+        if not before or not after:
+            continue
+        plain = node.args[0] if after == before else None
+        if len(before) == 4 and after == (3, int(np.prod(before[1:]))):
+            with traced.graph.inserting_before(node):
+                plain = traced.graph.call_function(torch.flatten, (node.args[0], 1))
+            plain.meta["shape"] = after
+        if plain is not None:
+            node.replace_all_uses_with(plain)
+            traced.graph.erase_node(node)
+        elif not views:
+            node.meta["shape"] = None  # some other flattening: PyTorch's
     traced.graph.eliminate_dead_code()
     traced.recompile()
 

@@ -64,9 +64,16 @@ class PackedNetwork:
     forward = __call__
 
     def bits(self, x: Tensor) -> dict[str, Tensor]:
-        """The bits at every binarisation, by slot (named after the layer that reads them): booleans ``(N, C, H, W)``."""
-        names = [name for name, slot in self.graph.slots.items() if slot.kind == "bits"]
-        return self.values(x, names)
+        """What every binary layer reads, by the layer's name: booleans ``(N, C, H, W)``, true for +1, before any border of
+        +-1. For comparisons with the model."""
+        padded = {op.writes()[0]: op.inputs[0] for op in self.graph.ops if op.kind == "bit_pad"}
+        read = {
+            op.name.split()[0]: padded.get(op.inputs[0], op.inputs[0])
+            for op in self.graph.ops
+            if op.kind == "binary_conv"
+        }
+        values = self.values(x, list(dict.fromkeys(read.values())))
+        return {layer: values[slot] for layer, slot in read.items()}
 
     def values(self, x: Tensor, names: list[str]) -> dict[str, Tensor]:
         """The values of any slots, for inspection; the graph's outputs come in the shape of the model's result."""

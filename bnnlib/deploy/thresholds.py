@@ -1,7 +1,7 @@
 """What follows a layer up to the next sign, as a comparison: found by evaluating PyTorch's own expression.
 
 Two cases. Where a binary layer's integers are binarised again, :func:`of_integers` evaluates the expression on every
-integer that the layer can give. Where real values are, :func:`of_reals` bisects over all float32 numbers, which needs
+integer that the layer can give. Where real values are, :func:`of_reals` bisects over the float32 numbers, which needs
 an expression that is monotone, as a chain of batch norms, shifts, ReLUs and PReLUs with slopes of at least 0 is: rounding keeps the
 order. Either way the bit is the framework's, whatever its rounding.
 """
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-_LARGEST = 0x7F7FFFFF  # the bits of the largest finite float32
+_LARGEST = 0x71800000  # the bits of 2^100: beyond it a chain overflows, and no activation lies there
 _AT_ONCE = 1 << 22
 
 
@@ -60,7 +60,7 @@ def of_integers(
 
 
 def of_reals(expression: Callable[[Tensor], Tensor], direction: Tensor) -> tuple[Tensor, Tensor]:
-    """``(low, high)`` of the shape of ``direction``, so that ``expression(x) == (low <= x <= high)`` for every float32 x, where
+    """``(low, high)`` of the shape of ``direction``, so that ``expression(x) == (low <= x <= high)`` for every float32 x up to 2^100, where
     ``expression`` gives booleans and its value rises (direction > 0), falls (< 0) or is constant (0) in x."""
     shape, inf = direction.shape, float("inf")
     # bit patterns in the order of the numbers: key -n is the negative number of bits n
@@ -69,7 +69,7 @@ def of_reals(expression: Callable[[Tensor], Tensor], direction: Tensor) -> tuple
     falls = direction < 0
     first, last = expression(_number(low)).reshape(shape), expression(_number(high)).reshape(shape)
     from_below, to_above = torch.where(falls, last, first), torch.where(falls, first, last)
-    if (from_below & ~to_above).any():
+    if (from_below & ~to_above & (direction != 0)).any():
         raise NotMonotone("the chain does not run in the direction of its parts")
     # invariant: at `low` the rising bit is 0, at `high` it is 1
     for _ in range(33):
