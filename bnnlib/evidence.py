@@ -135,7 +135,7 @@ def _said(claim: Claim, epochs: int, one: Difference) -> str:
     a, b = one.values
     text = (
         f"{claim.says}, {epochs} epoch{'s' * (epochs > 1)}: {a:.2f} − {b:.2f} = **{one} points** ({one.basis}). "
-        + ("The interval leaves zero out" if one.clear else "The interval holds zero: no difference is shown")
+        + _verdict(one)
     )
     if claim.source is None:
         return text + "."
@@ -143,6 +143,16 @@ def _said(claim: Claim, epochs: int, one: Difference) -> str:
     where = "lies in it" if inside else "lies above it" if claim.source > one.mean else "lies below it"
     theirs = f"{claim.source:+.1f}".replace("-", "−")
     return f"{text}; the source's {theirs} on {claim.where} {where}."
+
+
+def _verdict(one: Difference) -> str:
+    if one.seeds > 1:
+        return (
+            "The interval leaves zero out" if one.clear else "The interval holds zero: no difference is shown"
+        )
+    if one.clear:
+        return "More than the choice of test images explains, but another seed may differ"
+    return "No more than the choice of test images explains: no difference is shown"
 
 
 def missing(claim: Claim, runs: Runs) -> str:
