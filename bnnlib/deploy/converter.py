@@ -603,7 +603,7 @@ class _Converter:
         for n, step in reversed(list(zip(path, directions, strict=True))):
             if self.kind(n) == "max_pool":
                 rest.insert(0, (total < 0).flatten())
-            else:
+            elif self.kind(n) == "elementwise":
                 total = total * (step.reshape(c, h, w) if self.spatial(n) else step.reshape(-1, 1, 1))
         size = (1, 1) if pools else (h, w)
         total = total.expand(c, *size).contiguous()
