@@ -114,7 +114,7 @@ inline void transpose(const float* from, isize from_stride, isize pixels, isize 
 
 inline bool supported() { return cpu().avx2; }
 
-constexpr Variant variant = {"avx2", "AVX2", supported, weight_bytes, interleave, count, scratch_bytes, plain::to_float,
+constexpr Variant variant = {"avx2", "AVX2", supported, weight_bytes, interleave, count, scratch_bytes, STEP, plain::to_float,
                              plain::to_int16, to_bits, transpose, pack_channels, pack_planes};
 
 }  // namespace bnn::avx2

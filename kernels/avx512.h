@@ -66,7 +66,7 @@ inline void count(const uint8_t* rows, isize stride, isize pixels, const uint8_t
 inline isize scratch_bytes(isize, isize) { return 0; }
 inline bool supported() { return cpu().avx512vpopcntdq; }
 
-constexpr Variant variant = {"avx512vpopcnt", "AVX-512 F, BW and VPOPCNTDQ", supported, weight_bytes, interleave, count, scratch_bytes,
+constexpr Variant variant = {"avx512vpopcnt", "AVX-512 F, BW and VPOPCNTDQ", supported, weight_bytes, interleave, count, scratch_bytes, 4,
                              avx2::plain::to_float, avx2::plain::to_int16, avx2::to_bits, avx2::transpose, avx2::pack_channels,
                              avx2::pack_planes};
 
@@ -100,7 +100,7 @@ inline V v_lookup(V table, V at) { return _mm512_shuffle_epi8(table, at); }
 
 inline bool supported() { return cpu().avx512bw; }
 
-constexpr Variant variant = {"avx512bw", "AVX-512 F and BW", supported, weight_bytes, interleave, count, scratch_bytes,
+constexpr Variant variant = {"avx512bw", "AVX-512 F and BW", supported, weight_bytes, interleave, count, scratch_bytes, STEP,
                              avx2::plain::to_float, avx2::plain::to_int16, avx2::to_bits, avx2::transpose, avx2::pack_channels,
                              avx2::pack_planes};
 

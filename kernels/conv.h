@@ -8,7 +8,8 @@
 //     dot = C v + 2 sum over padded taps of popcount(w_tap) - 2 popcount(row xor w) = base - 2 count.
 // `base` depends on which taps are padded only, the "border class" of a pixel: a table of a few rows. Thresholds are folded in,
 //     dot >= t  <=>  count < floor((base - t) / 2) + 1 = limit,
-// so that an epilogue that emits bits pays nothing for the padding.
+// so that an epilogue that emits bits pays nothing for the padding. Lines of taps that lie outside are not even counted, where that
+// is worth while: neither `base` nor `count` then holds anything of them.
 #pragma once
 #include "blob.h"
 
@@ -52,6 +53,7 @@ struct Plan {
     uint16_t* limit;                        // [rows * columns][round_up(O, 64)], bits only
     isize tile, chunk, tiles, chunks;       // pixels (windows when pooling) and channels of one work item, and how many of each
     bool direct;                            // activations are rows already
+    bool skip;                              // lines of taps above and below the image are not counted
 };
 
 inline isize classes(isize outputs, isize stride, isize padding, isize dilation, isize kernel, isize size, int32_t* ids, Span* spans) {
@@ -123,6 +125,18 @@ inline void choose_tiles(Plan* p, isize threads) {
     p->chunks = ceil_div(g.o, p->chunk);
 }
 
+// Whether leaving out lines of taps pays: there must be enough of them, and output rows long enough to fill a kernel's block, since
+// rows of pixels that see different lines are counted apart. Pooling windows mix rows.
+inline bool skips_lines(const Variant& v, const Conv& g, const Epilogue& e) {
+    if (g.kw * g.tap_bytes() % v.step || e.pool != 1 || !one_stretch(g) || g.ow() < 4) return false;
+    isize outside = 0;
+    for (isize y = 0; y < g.oh(); ++y) {
+        const Span s = valid_taps(y, g.sh, g.ph, g.dh, g.kh, g.h);
+        outside += g.kh - (s.high - s.low);
+    }
+    return 64 * outside >= g.oh() * g.kh;
+}
+
 // `memory`: plan_bytes(g), aligned to 64. g and e have passed check().
 inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const Blob& blob, const uint64_t* activations, isize threads,
                       uint8_t* memory) {
@@ -137,6 +151,7 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
     p.row_taps = spans, p.column_taps = spans + s.rows;
     row_classes(g, p.row_class, spans);
     column_classes(g, p.column_class, spans + s.rows);
+    p.skip = skips_lines(v, g, e);
     const isize padded = round_up(g.o, 64);
     for (isize r = 0; r < s.rows; ++r)
         for (isize c = 0; c < s.columns; ++c) {
@@ -144,7 +159,7 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
             int32_t* base = p.base + (r * s.columns + c) * g.o;
             const int32_t products = (int32_t)(g.cg() * (a.high - a.low) * (b.high - b.low));
             for (isize o = 0; o < g.o; ++o) base[o] = products;
-            for (isize i = 0; i < g.kh; ++i)
+            for (isize i = p.skip ? a.low : 0; i < (p.skip ? a.high : g.kh); ++i)
                 for (isize j = 0; j < g.kw; ++j) {
                     if (i >= a.low && i < a.high && j >= b.low && j < b.high) continue;
                     const int32_t* ones = blob.tap_counts + (i * g.kw + j) * g.o;
@@ -312,7 +327,19 @@ inline void count_tile(const Plan& p, isize item, uint8_t* memory, Tile* t) {
             for (isize i = 0; i < pixels; ++i) gather_row(p, pixel[i], group, w.rows + i * stride);
         }
         const isize low = g.groups == 1 ? first : 0, high = g.groups == 1 ? first + channels : g.og(), shift = group * g.og();
-        for (isize from = 0; from < g.row_bytes(); from += KBLOCK) {
+        for (isize i = 0, run; p.skip && i < pixels; i += run) {
+            const int32_t its = p.row_class[pixel[i].y];
+            for (run = 1; i + run < pixels && p.row_class[pixel[i + run].y] == its;) ++run;
+            const Span lines = p.row_taps[its];
+            const isize line_bytes = g.kw * g.tap_bytes();
+            uint16_t* counts = w.counts + shift + i * w.count_stride;
+            if (lines.low < lines.high)
+                v.count(rows + i * stride, stride, run, p.blob.weights + group * p.blob.group_bytes, g.row_bytes(),
+                        lines.low * line_bytes, lines.high * line_bytes, low, high, counts, w.count_stride, w.scratch);
+            else
+                for (isize k = 0; k < run; ++k) fill(counts + k * w.count_stride, 0, (high - low) * 2);
+        }
+        for (isize from = 0; !p.skip && from < g.row_bytes(); from += KBLOCK) {
             const isize to = least(from + KBLOCK, g.row_bytes());
             v.count(rows, stride, pixels, p.blob.weights + group * p.blob.group_bytes, g.row_bytes(), from, to, low, high,
                     w.counts + shift, w.count_stride, w.scratch);

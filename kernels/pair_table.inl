@@ -13,7 +13,7 @@
 // Included inside an instruction set's namespace and target attribute, which supply WIDTH, BLOCK (vectors a block), V and the
 // functions v_*. BLOCK * WIDTH = LANES.
 
-constexpr isize TRIPLES = 21;
+constexpr isize TRIPLES = 21, STEP = 3;         // STEP: bytes that are whole triples of nibbles
 
 inline isize steps(isize row_bytes) { return round_up(2 * row_bytes, 3); }
 

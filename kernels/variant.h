@@ -13,12 +13,13 @@ struct Variant {
     isize (*weight_bytes)(isize rows, isize row_bytes);
     void (*interleave)(const uint8_t* weights, isize stride, isize rows, isize row_bytes, uint8_t* to);
 
-    // counts[p][o] = popcount(row p xor weight row o) over bytes [from, to) of the rows, `from` a multiple of KBLOCK and
-    // to - from <= KBLOCK, for weight rows [first, last), `first` a multiple of LANES. Writes whole vectors: up to 63 counts
+    // counts[p][o] = popcount(row p xor weight row o) over bytes [from, to) of the rows, `from` a multiple of `step`, `to` another
+    // or row_bytes, to - from <= KBLOCK, for weight rows [first, last), `first` a multiple of LANES. Writes whole vectors: up to 63 counts
     // after the last one are overwritten. Rows hold row_bytes bytes, zero-filled to a multiple of 8.
     void (*count)(const uint8_t* rows, isize stride, isize pixels, const uint8_t* weights, isize row_bytes, isize from, isize to,
                   isize first, isize last, uint16_t* counts, isize counts_stride, uint8_t* scratch);
     isize (*scratch_bytes)(isize pixels, isize row_bytes);
+    isize step;                         // bytes of a row that are counted together; KBLOCK is a multiple
 
     // to[p][o] = (base[p][o] - 2 counts[p][o]) [* scale[o]] [+ bias[o]] [+ residual[p][o]]; scale, bias, residual may be null.
     // Each step rounds on its own (no fused multiply-add), so that results equal the framework's.

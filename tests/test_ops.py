@@ -71,6 +71,21 @@ def test_conv_equals_torch_for_every_kernel_and_stride(variant, kernel, stride):
         assert torch.equal(y.double(), conv_reference(x, w, stride, padding))
 
 
+@pytest.mark.parametrize(("channels", "side", "kernel"), [(512, 8, 3), (96, 7, 5), (64, 4, 3), (192, 5, 7)])
+def test_lines_of_taps_outside_the_image_are_left_out_exactly(variant, channels, side, kernel):
+    # small images, where kernels do not count such lines; with the largest padding some pixels see nothing else
+    x, w = randn(2, channels, side, side, seed=side), randn(130, channels, kernel, kernel, seed=kernel)
+    threshold = torch.arange(130, dtype=torch.int32) - 65
+    for padding in ((kernel // 2, kernel // 2), (kernel + 1, kernel // 2)):
+        expected = conv_reference(x, w, 1, padding)
+        assert torch.equal(ops.binary_conv2d(x, w, padding=padding).double(), expected)
+        bits = ops.conv2d_packed(
+            x, ops.pack_weight(w), w.shape, padding=padding, threshold=threshold, out="bits"
+        )
+        want = expected >= threshold[:, None, None]
+        assert torch.equal(ops.unpack_activation(bits, 130) > 0, want)
+
+
 @pytest.mark.parametrize("name", USABLE)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
