@@ -398,6 +398,11 @@ def cpu_name() -> str:
     return f"{info['model name']} family {info.get('cpu family', '?')} model {info.get('model', '?')}"
 
 
+def slug(cpu: str) -> str:
+    """A CPU's name as part of a file's."""
+    return re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
+
+
 def environment() -> dict:
     compiler = subprocess.run(
         [os.environ.get("CXX", "g++"), "--version"], capture_output=True, text=True
@@ -529,10 +534,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-        name = (
-            re.sub(r"[^a-z0-9]+", "-", record["environment"]["cpu"].lower()).strip("-")
-            + f"-{record['date']}.json"
-        )
+        name = f"{slug(record['environment']['cpu'])}-{record['date']}.json"
         temporary = folder / f".{name}.{os.getpid()}"
         temporary.write_text(json.dumps(record, indent=1) + "\n")
         os.replace(temporary, folder / name)

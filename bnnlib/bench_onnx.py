@@ -59,13 +59,8 @@ def sessions(layer: Layer, batch: int, threads: int) -> dict[str, Callable[[], o
         )
         versions = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=versions, ir_version=9)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        # its threads may spin while it computes, not while others have their turn
-        options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            model.SerializeToString(), _options(onnxruntime, threads), providers=["CPUExecutionProvider"]
         )
         binding = session.io_binding()
         binding.bind_ortvalue_input("x", onnxruntime.OrtValue.ortvalue_from_numpy(image))
@@ -82,6 +77,50 @@ def sessions(layer: Layer, batch: int, threads: int) -> dict[str, Callable[[], o
     conv = helper.make_node("Conv", ["x", "w"], ["y"], **pads)
     last = helper.make_node("QLinearConv", quantised, ["y"], domain="com.microsoft", channels_last=1, **pads)
     return {"onnx-fp32": made(conv, x, w), "onnx-int8": made(last, x8, w8, constants)}
+
+
+def networks(
+    path: Path, shape: tuple[int, int, int], batch: int, threads: int
+) -> dict[str, Callable[[], object]]:
+    """A network that takes ``images`` of ``shape``, as it is and in int8: statically quantised, unsigned
+    activations and signed weights, a scale to an output channel, calibrated on random images (its accuracy means
+    nothing, its speed does)."""
+    import logging
+
+    import numpy as np
+    import onnxruntime
+    from onnxruntime import quantization
+
+    random = np.random.default_rng(0)
+    small = path.with_suffix(".int8.onnx")
+    if not small.exists():
+        batches = iter([{"images": random.standard_normal((4, *shape), dtype=np.float32)} for _ in range(4)])
+
+        class Reader(quantization.CalibrationDataReader):
+            def get_next(self):
+                return next(batches, None)
+
+        logging.disable(logging.WARNING)
+        kinds = {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
+        quantization.quantize_static(path, small, Reader(), per_channel=True, reduce_range=False, **kinds)
+        logging.disable(logging.NOTSET)
+    x = random.standard_normal((batch, *shape), dtype=np.float32)
+    found: dict[str, Callable[[], object]] = {}
+    for name, file in (("onnx-fp32", path), ("onnx-int8", small)):
+        session = onnxruntime.InferenceSession(
+            str(file), _options(onnxruntime, threads), providers=["CPUExecutionProvider"]
+        )
+        found[name] = lambda session=session: session.run(None, {"images": x})
+    return found
+
+
+def _options(onnxruntime, threads: int):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    # its threads may spin while it computes, not while others have their turn
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 class Remote:
@@ -130,6 +169,11 @@ class Peer:
         names = self.ask({"layer": list(layer), "batch": batch})["names"]
         return {name: Remote(self, name) for name in names}
 
+    def network(self, path: Path, shape: tuple[int, int, int], batch: int) -> dict[str, Remote]:
+        """A whole network from an ONNX file, see :func:`networks`."""
+        names = self.ask({"file": str(path), "shape": list(shape), "batch": batch})["names"]
+        return {name: Remote(self, name) for name in names}
+
     def version(self) -> str:
         return self.ask({"version": True})["version"]
 
@@ -142,6 +186,9 @@ def serve(threads: int) -> None:
         if "layer" in question:
             calls = sessions(tuple(question["layer"]), question["batch"], threads)
             answer: dict = {"names": list(calls)}
+        elif "file" in question:
+            calls = networks(Path(question["file"]), tuple(question["shape"]), question["batch"], threads)
+            answer = {"names": list(calls)}
         elif "run" in question:
             call = calls[question["run"]]
             started = time.perf_counter()

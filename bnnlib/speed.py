@@ -32,6 +32,8 @@ def newest(folder: Path = FOLDER) -> list[dict]:
     """The newest whole record of each CPU, newest first. Raises :class:`SpeedError` for a damaged file."""
     found: dict[str, dict] = {}
     for path in sorted(folder.glob("*.json")):
+        if path.name.startswith("deploy-"):  # whole networks: bnnlib.bench_deploy reads them
+            continue
         try:
             record = json.loads(path.read_text())
             cpu, day = record["environment"]["cpu"], record["date"]

@@ -1,0 +1,120 @@
+"""The benchmark of whole networks runs and writes what the chapter reads; what it measures is not tested."""
+
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from bnnlib import bench_deploy, bench_onnx, deploy, layers, models, recipes
+from bnnlib.ops import _backend
+
+compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
+
+
+@pytest.mark.parametrize(("name", "options"), [("vgg", {"shortcut": True}), ("ours-vgg", {}), ("lenet5", {}), ("mlp", {})])
+def test_the_real_twin_has_the_topology_and_no_sign(name, options):
+    model = models.build(name, **options).eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    twin = bench_deploy.real_twin(model)
+    assert not any(isinstance(m, layers._Binary | layers.RSign) for m in twin.modules())
+    for key, layer in layers.binary_layers(model).items():
+        real = twin.get_submodule(key)
+        assert real.weight.shape == layer.weight.shape and (real.bias is None) == (layer.bias is None)
+        assert isinstance(real, nn.Linear) or (real.stride, real.padding) == (layer.stride, layer.padding)
+    shape = (1, 28, 28) if name in ("lenet5", "mlp") else (3, 32, 32)
+    x = torch.randn(2, *shape)
+    with torch.no_grad():
+        assert twin(x).shape == model(x).shape
+        assert not torch.equal(twin(x), twin(1.01 * x))  # nothing in it sees signs alone
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_the_nets_are_those_of_the_book():
+    assert set(bench_deploy.NETS) <= set(bench_deploy.nets()) <= set(recipes.names())
+    known = [bench_deploy.topology(name) for name in bench_deploy.nets()]
+    assert len(known) == len(set(known))
+    for name in bench_deploy.shipped():
+        assert bench_deploy.topology(name) in known
+    assert bench_deploy.shape_of("tiny-s5-resnet18-xnorpp") == (3, 64, 64)
+
+
+@compiled
+def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
+    assert bench_deploy.main(["--quick", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.iterdir()
+    record = json.loads(path.read_text())
+    assert path.name == f"deploy-{path.name[7:-16]}-{record['date']}.json"
+    assert record["quick"] and record["environment"]["torch"]
+    row = bench_deploy.case(record, "s4-lenet5", 1, 1)
+    assert set(row["over"]) == {"packed-float32", "packed-bfloat16", "packed-int8"}
+    assert {"fp32-eager", "fp32-channels_last", "fake-quantised"} <= set(row["over"]["packed-int8"])
+    assert bench_deploy.case(record, "s4-lenet5", 7, 1) is None
+    (profile,) = record["runs"][0]["profiles"]
+    assert {"real_conv", "binary_conv"} <= {op["kind"] for op in profile["packed"]}
+    assert {row["layer"] for row in profile["fp32"]} >= {"conv1", "conv2.layer", "fc1.layer", "fc2", "rest"}
+    assert [row["layer"] for row in profile["fp32"] if row["binary"]] == ["conv2.layer", "fc1.layer"]
+    if sys.platform == "linux":
+        assert [row["kind"] for row in record["memory"]] == list(bench_deploy.MEMORY)
+        assert all(0 < row["above"] < row["whole"] for row in record["memory"])
+    assert "fp32-eager" in capsys.readouterr().out
+    assert bench_deploy.newest(tmp_path) is None  # a quick record is none
+
+
+@compiled
+def test_agreement_is_counted_layer_by_layer(bnn_data):
+    found = bench_deploy.measure_agreement("s4-lenet5", limit=50)
+    assert found["images"] == 50
+    assert found["bits"] == [
+        {"layer": "conv2.layer", "bits": 50 * 20 * 12 * 12, "flipped": 0},
+        {"layer": "fc1.layer", "bits": 50 * 800, "flipped": 0},
+    ]
+    assert found["agreement"]["float32"] == 100 and found["top1"]["float32"] == found["top1"]["pytorch"]
+    assert bench_deploy.measure_agreement("s1-vgg-5ep-paper") is None
+
+
+@compiled
+def test_a_flipped_bit_is_counted(bnn_data, monkeypatch):
+    """The comparison sees what it is there to see: a threshold moved by one step."""
+    convert = deploy.convert
+
+    def wrong(*args, **options):
+        network = convert(*args, **options)
+        op = next(op for op in network.graph.ops if op.stages[0]["op"] == "threshold")
+        name = op.stages[0]["threshold"]
+        network.graph.tensors[name] = network.graph.tensors[name] + 2
+        return deploy.PackedNetwork(network.graph)
+
+    monkeypatch.setattr(deploy, "convert", wrong, raising=False)
+    found = bench_deploy.measure_agreement("s4-lenet5", limit=50)
+    assert [row["flipped"] > 0 for row in found["bits"]] == [False, True]
+
+
+@pytest.mark.skipif(bool(bench_onnx.missing()), reason=f"{bench_onnx.missing()} missing here")
+def test_onnx_runs_a_network_in_its_own_process(tmp_path):
+    from bnnlib.deploy import onnx_export
+
+    torch.manual_seed(0)
+    path = onnx_export.write(bench_deploy.real_twin(models.build("lenet5")), (1, 28, 28), tmp_path / "net.onnx")
+    calls = bench_onnx.networks(path, (1, 28, 28), 3, 1)
+    assert set(calls) == {"onnx-fp32", "onnx-int8"}
+    (full,), (small,) = calls["onnx-fp32"](), calls["onnx-int8"]()
+    assert full.shape == small.shape == (3, 10)
+    assert (tmp_path / "net.int8.onnx").stat().st_size < path.stat().st_size / 3
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    assert bench_deploy.newest(tmp_path) is None
+    (tmp_path / "deploy-x-2026-01-01.json").write_text('{"date": 1')
+    with pytest.raises(bench_deploy.BenchError, match="deploy-x-2026-01-01.json is no benchmark record"):
+        bench_deploy.newest(tmp_path)
+    whole = {"quick": False, "nets": {}, "runs": [], "memory": [], "agreement": []}
+    for day in ("2026-01-01", "2026-03-01", "2026-02-01"):
+        (tmp_path / f"deploy-x-{day}.json").write_text(json.dumps({"date": day, **whole}))
+    assert bench_deploy.newest(tmp_path)["date"] == "2026-03-01"
+
+
+def test_an_unknown_recipe_is_named(capsys):
+    assert bench_deploy.main(["s4-lenet"]) == 1
+    assert "no recipe 's4-lenet'" in capsys.readouterr().err
