@@ -392,8 +392,9 @@ def output_shape(
         sizes = []
         for size, k, s, p in zip((h, w), kernel, stride, padding, strict=True):
             _need(2 * p <= k, f"pads {p}, more than half of the window {k}")
-            _need(k <= size + 2 * p, f"the window {k} is larger than the padded input {size + 2 * p}")
+            _need(k <= size + 2 * p or a["ceil"], f"the window {k} is larger than the padded input {size + 2 * p}")
             sizes.append(pooled_size(size, k, s, p, a["ceil"]))
+            _need(sizes[-1] >= 1, f"the window {k} leaves nothing of {size}")
         return sizes[0], sizes[1], c
     dilation, groups = _pair(a, "dilation", 1), a["groups"]
     _need(_whole(groups, 1) and c % groups == 0, f"{groups!r} groups do not divide {c} channels")
