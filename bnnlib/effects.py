@@ -81,11 +81,21 @@ class Factorial:
         value = sum(w * statistics.fmean(self.values[cell]) for cell, w in used.items())
         if not self.freedom:
             return Estimate(value, math.inf)
+        length = math.sqrt(sum(w * w / len(self.values[cell]) for cell, w in used.items()))
+        return Estimate(value, self._quantile(self.freedom) * self.sd * length)
+
+    def planned(self, weights: Mapping[Cell, float], seeds: int, sd: float) -> float:
+        """The half width to expect of a contrast if every cell had so many seeds, two or more, and their
+        pooled spread came out as ``sd``."""
+        if seeds < 2:
+            raise ValueError(f"seeds = {seeds}: an interval takes 2 seeds a cell or more")
+        length = math.sqrt(sum(w * w for w in weights.values()) / seeds)
+        return self._quantile(len(self.cells) * (seeds - 1)) * sd * length
+
+    def _quantile(self, freedom: int) -> float:
         from scipy import special
 
-        quantile = float(special.stdtrit(self.freedom, (1 + self.level) / 2))
-        length = math.sqrt(sum(w * w / len(self.values[cell]) for cell, w in used.items()))
-        return Estimate(value, quantile * self.sd * length)
+        return float(special.stdtrit(freedom, (1 + self.level) / 2))
 
     def weights(self, changes: Mapping[str, tuple[str, str]]) -> dict[Cell, float]:
         """Of the effect of ``changes``, factor to (from, to), averaged over the other factors.

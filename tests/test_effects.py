@@ -103,6 +103,16 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(seeds):
     assert hit / 2000 == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 2000))
 
 
+def test_a_plan_is_what_runs_of_that_spread_give():
+    values = {cell: [70.0 - 0.3, 70.0, 70.0 + 0.3] for cell in CELLS}  # a deviation of 0.3 in every cell
+    done, plan = Factorial(FACTORS, values), Factorial(FACTORS, {})
+    for changes in ({"a": ("0", "1")}, {"a": ("0", "1"), "c": ("x", "z")}):
+        expected = done.effect(**changes).half_width
+        assert plan.planned(plan.weights(changes), 3, 0.3) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="seeds = 1"):
+        plan.planned({}, 1, 0.3)
+
+
 def test_one_seed_a_cell_has_effects_but_no_intervals():
     found = Factorial(FACTORS, draw(1)).effect(a=("0", "1"))
     assert found.half_width == math.inf and not found.clear
