@@ -59,27 +59,44 @@ def write(path: Path, document: Mapping[str, Any], tensors: Mapping[str, np.ndar
     """Write ``document`` and ``tensors`` to ``path``; whole or not at all, and the same bytes for the same content."""
     from bnnlib.records import write_atomically
 
-    # the widest first: each begins at a multiple of its size
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    text = json.dumps({**document, "format": FORMAT}, sort_keys=True, allow_nan=False)
-    header: dict[str, Any] = {"__metadata__": {"bnnlib": text, "sha256": "0" * 64}}
-    end, parts = 0, []
-    for name in order:
-        array = np.ascontiguousarray(tensors[name]).reshape(tensors[name].shape)  # the first makes () a (1,)
-        if array.dtype not in _NAMES:
-            raise DeployError(f"the tensor {name} is of {array.dtype}, which a packed file does not hold")
-        begin, end = end, end + array.nbytes
-        header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
-        parts.append(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
-    encoded = json.dumps(header, separators=(",", ":")).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    encoded = _encoded(document, tensors)
     if len(encoded) > LARGEST_HEADER:
         raise DeployError(f"the header of {path} would take {len(encoded)} bytes, more than {LARGEST_HEADER}")
+    parts = [np.ascontiguousarray(tensors[name], _stored(tensors[name].dtype)).tobytes() for name in _order(tensors)]
     whole = bytearray(b"".join([len(encoded).to_bytes(8, "little"), encoded, *parts]))
     where = _digits(encoded)
     whole[8 + where.start : 8 + where.stop] = hashlib.sha256(whole).hexdigest().encode()
     write_atomically(path, bytes(whole))
     return path
+
+
+def size(document: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> int:
+    """The bytes that :func:`write` would write."""
+    return 8 + len(_encoded(document, tensors)) + sum(array.nbytes for array in tensors.values())
+
+
+def _order(tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """The widest first: each begins at a multiple of its size."""
+    return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+
+
+def _stored(dtype: np.dtype) -> np.dtype:
+    return dtype.newbyteorder("<")
+
+
+def _encoded(document: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> bytes:
+    """The header, with zeros for the checksum."""
+    text = json.dumps({**document, "format": FORMAT}, sort_keys=True, allow_nan=False)
+    header: dict[str, Any] = {"__metadata__": {"bnnlib": text, "sha256": "0" * 64}}
+    end = 0
+    for name in _order(tensors):
+        array = tensors[name]
+        if array.dtype not in _NAMES:
+            raise DeployError(f"the tensor {name} is of {array.dtype}, which a packed file does not hold")
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": _NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [begin, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    return encoded + b" " * (-len(encoded) % 8)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -179,7 +196,7 @@ def _rows(header: Mapping[str, Any], size: int) -> list[tuple[str, np.dtype, lis
         if len(row["shape"]) > 8 or len(row["data_offsets"]) != 2:
             raise ValueError(f"the tensor {name!r:.80} has {len(row['shape'])} dimensions or not two offsets")
         begin, end = row["data_offsets"]
-        dtype = np.dtype(DTYPES[row["dtype"]]).newbyteorder("<")
+        dtype = _stored(np.dtype(DTYPES[row["dtype"]]))
         if end - begin != math.prod(row["shape"]) * dtype.itemsize:
             raise ValueError(f"the tensor {name!r:.80} of shape {row['shape']} does not take {end - begin} bytes")
         found.append((begin, end, name, dtype, row["shape"]))

@@ -154,5 +154,8 @@ def _restored(name: str, array: np.ndarray, tensors: Mapping[str, np.ndarray]) -
 
 
 def _array(tensor: Tensor) -> np.ndarray:
+    if tensor.is_meta:  # a size without values: takes no memory here either
+        like = np.uint16 if tensor.dtype == torch.bfloat16 else torch.zeros(0, dtype=tensor.dtype).numpy().dtype
+        return np.broadcast_to(np.zeros((), like), tuple(tensor.shape))
     tensor = tensor.detach().cpu().contiguous()
     return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
