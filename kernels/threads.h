@@ -46,7 +46,9 @@ inline void watch_forks() {
 #endif
 }
 
-// body(item, memory) for each item, on at most `threads` threads, each with `bytes` of its own memory.
+// body(item, memory) for each item, on at most `threads` threads, each with `bytes` of its own memory. Each thread has one stretch of
+// the items, the same in every call of a layer: handing items out one by one would move half of the result's cache lines from core to
+// core in every call, and took a fifth longer on 1 x 1 layers.
 template <class Body>
 void parallel_for(isize threads, isize items, isize bytes, const Body& body) {
     static thread_local Memory memory;
@@ -58,16 +60,15 @@ void parallel_for(isize threads, isize items, isize bytes, const Body& body) {
 #pragma omp parallel num_threads((int)threads)
         {
             uint8_t* mine = nullptr;
+            bool ready = true;
             try {
                 mine = memory.need(bytes);
             } catch (const std::bad_alloc&) {
-                failed = true;
+                ready = false, failed = true;
             }
-#pragma omp barrier
-            if (!failed) {
-#pragma omp for schedule(dynamic)
-                for (isize i = 0; i < items; ++i) body(i, mine);
-            }
+#pragma omp for schedule(static) nowait
+            for (isize i = 0; i < items; ++i)
+                if (ready) body(i, mine);
         }
         if (failed) throw std::bad_alloc();
         return;
