@@ -105,6 +105,7 @@ public:
                                       std::to_string(want[0]) + ", " + std::to_string(want[1]) + ", " + std::to_string(want[2]) + "]");
             if (images < 0) images = a.shape(0);
             if (a.shape(0) != images) throw py::value_error("the arrays differ in their number of images");
+            if (images == 0) continue;              // nothing to be read, and NumPy's strides mean nothing
             bnn::Outside o = {};
             o.at = (uint8_t*)(written_.count(outside_[i]) ? a.mutable_data() : a.data());
             if (s.bits) {

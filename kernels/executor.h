@@ -419,7 +419,7 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
     const Real& r = *n.r;
     isize rows = many * window;
     bool pooled = window == 1;
-    const isize size = stage_window(n, o), plane = (o.h / size) * (o.w / size), before = o.h * o.w;
+    const isize size = stage_window(n, o), plane = (o.h / size) * (o.w / size);
     for (isize i = from; i < o.stages; ++i) {
         const NetStage& s = n.stage[o.first_stage + i];
         switch (s.what) {
@@ -456,12 +456,9 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
         }
         case Do::store: {
             const NetSlot& t = n.slot[s.slot];
-            float* to = (float*)locate(t, f);
-            const isize image = t.area == Area::outside ? f.outside[t.offset].sn : plane * t.c;
-            for (isize p = 0; p < rows; ++p) {
-                const isize at = start + p;
-                copy(to + at / plane * image + at % plane * t.c + first, x + p * stride, channels * 4);
-            }
+            float* to = (float*)locate(t, f) + start * t.c + first;
+            if (to != x)
+                for (isize p = 0; p < rows; ++p) copy(to + p * t.c, x + p * stride, channels * 4);
             break;
         }
         case Do::sign: {
@@ -488,13 +485,23 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
                         const isize k = p % window, w = (start + p / window) % plane, across = o.w / size;
                         at = (w / across * size + k / size) * o.w + w % across * size + k % size;
                     }
-                    (void)before;
                 }
                 r.stage(s.what, x + p * stride, channels, s.a ? s.a + (s.spatial_a ? at * o.c : 0) + first : nullptr,
                         s.b ? s.b + (s.spatial_b ? at * o.c : 0) + first : nullptr);
             }
         }
     }
+}
+
+// The slot that an operation's values can be computed in, without a copy: the stages behind its only store write nothing but bits.
+inline const NetSlot* home(const Net& n, const NetOp& o, isize window) {
+    const NetSlot* found = nullptr;
+    for (isize i = 0; i < o.stages; ++i) {
+        const NetStage& s = n.stage[o.first_stage + i];
+        if (found && s.what != Do::sign) return nullptr;
+        if (s.what == Do::store) found = &n.slot[s.slot];
+    }
+    return window == 1 ? found : nullptr;
 }
 
 inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
@@ -515,19 +522,22 @@ inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& 
         if (v.sc == 1 && n.slot[s[0].slot].c == o.c && joined(v, n.slot[s[0].slot])) other = &n.slot[s[0].slot], done = 1;
     }
     const isize at_once = most(1, ROWS_AT_ONCE / c.window), plane = o.h * o.w;
+    const NetSlot* to = home(n, o, c.window);
+    const isize stride = to ? to->c : c.float_stride;
     for (isize i = 0; i < t.many; i += at_once) {
         const isize some = least(at_once, t.many - i);
+        if (to) x = (float*)locate(*to, f) + (t.start + i) * to->c + t.first;
         for (isize p = 0; p < some * c.window; ++p) {
             const isize at = i * c.window + p;
             const uint16_t* counts = t.w.counts + at * t.w.count_stride;
             if (other) {
                 const isize pixel = t.start + at;
-                n.r->convert_add(counts, t.base[at], t.channels, v.at + pixel / plane * v.sn + pixel % plane * v.sw + t.first, x + p * c.float_stride);
+                n.r->convert_add(counts, t.base[at], t.channels, v.at + pixel / plane * v.sn + pixel % plane * v.sw + t.first, x + p * stride);
             } else {
-                n.v->to_float(counts, t.base[at], t.channels, scale, bias, nullptr, x + p * c.float_stride);
+                n.v->to_float(counts, t.base[at], t.channels, scale, bias, nullptr, x + p * stride);
             }
         }
-        finish(n, o, f, done, x, c.float_stride, t.start + i, some, c.window, t.first, t.channels);
+        finish(n, o, f, done, x, stride, t.start + i, some, c.window, t.first, t.channels);
     }
 }
 
@@ -569,6 +579,9 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
     const isize og = o.c / o.groups, cg = in.c / o.groups, k = o.kh * o.kw * cg, panels = ceil_div(og, r.panel);
     const isize bytes = o.kind == Weights::float32 ? 4 : o.kind == Weights::bfloat16 ? 2 : 1;
     float* x = (float*)memory;
+    isize stride = c.float_stride;
+    if (const NetSlot* to = home(n, o, c.window); to && og % r.panel == 0)      // whole panels are written
+        x = (float*)locate(*to, f) + start * to->c + first, stride = to->c;
     memory += round_up(c.tile * c.window * c.float_stride * 4, 64);
     float* gathered = (float*)memory;
     memory += c.direct ? 0 : round_up(c.tile * c.window * c.lda * 4 + 64, 64);
@@ -601,11 +614,11 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
             const isize some = least(block, k - from);
             for (isize at = low; at < high; at += r.panel)
                 r.gemm(a + from, c.lda, rows, o.weights + ((group * panels + at / r.panel) * k + from) * r.panel * bytes, o.kind, some,
-                       x + shift + at - low, c.float_stride, from > 0, scratch);
+                       x + shift + at - low, stride, from > 0, scratch);
         }
     }
-    if (o.scale) for (isize p = 0; p < rows; ++p) r.stage(Do::scale, x + p * c.float_stride, channels, o.scale + first, nullptr);
-    finish(n, o, f, 0, x, c.float_stride, start, many, c.window, first, channels);
+    if (o.scale) for (isize p = 0; p < rows; ++p) r.stage(Do::scale, x + p * stride, channels, o.scale + first, nullptr);
+    finish(n, o, f, 0, x, stride, start, many, c.window, first, channels);
 }
 
 // Windows of a pooling that lie in the input: rows or columns [low, high); size: its length where padding counts.

@@ -127,7 +127,7 @@ def _measure(traced: torch.fx.GraphModule, shape: tuple[int, ...]) -> None:
     try:
         _Shapes(traced).run(x)
     except (RuntimeError, ValueError, IndexError) as error:
-        raise ConvertError(f"the model does not take images of shape {shape}: {error}") from error
+        raise ConvertError(f"the model does not take images of shape {shape}: {str(error).splitlines()[0]}") from error
     for node in list(traced.graph.nodes):
         views = node.op == "call_method" and node.target in ("flatten", "view", "reshape")
         if not views and node.target is not torch.flatten:
