@@ -1,0 +1,70 @@
+// Runs a network that tests/test_executor.py wrote to a file, without Python: the shell of the sanitizer build of the executor. Every
+// constant lies in a buffer of exactly its size. Usage: run_net FILE VARIANT OUT, prints nothing, exits with 1 and a message if it cannot.
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "executor.h"
+#include "variants.h"
+
+using bnn::isize;
+
+static FILE* file;
+static int64_t number() {
+    int64_t v = 0;
+    if (fread(&v, 8, 1, file) != 1) exit(2);
+    return v;
+}
+static std::vector<int64_t> numbers(int64_t n) {
+    std::vector<int64_t> v((size_t)n);
+    for (int64_t& x : v) x = number();
+    return v;
+}
+struct Free {
+    void operator()(void* p) const { free(p); }
+};
+static std::vector<std::unique_ptr<void, Free>> blocks;
+static void* allocate(void*, isize bytes) {
+    blocks.emplace_back(aligned_alloc(64, (size_t)bnn::round_up(bytes, 64)));
+    return blocks.back().get();
+}
+
+int main(int, char** argv) {
+    file = fopen(argv[1], "rb");
+    const bnn::Variant* v = bnn::find_variant(argv[2]);
+    if (!file || !v) return 2;
+    if (!v->supported()) return puts("not on this CPU"), 0;
+    const int64_t slots = number(), ops = number(), stages = number(), count = number(), micro = number(), chunk = number(), outside = number(),
+                  images = number();
+    const auto slot = numbers(slots * bnn::SLOT_FIELDS), op = numbers(ops * bnn::OP_FIELDS), stage = numbers(stages * bnn::STAGE_FIELDS);
+    std::vector<bnn::Constant> constants;
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t bytes = number();
+        void* p = malloc((size_t)bnn::most(1, bytes));
+        blocks.emplace_back(p);
+        if (bytes && fread(p, (size_t)bytes, 1, file) != 1) return 2;
+        constants.push_back({p, bytes});
+    }
+    const bnn::NetTables tables = {slot.data(), op.data(), stage.data(), slots, ops, stages, micro, chunk, constants.data(), count};
+    bnn::Net net;
+    if (const char* wrong = bnn::load(*v, tables, allocate, nullptr, &net)) return puts(wrong), 1;
+    std::vector<bnn::Outside> arrays;
+    std::vector<isize> bytes;
+    for (int64_t i = 0; i < outside; ++i) {
+        const bnn::NetSlot& s = net.slot[number()];
+        bytes.push_back(s.bytes() * images);
+        uint8_t* p = (uint8_t*)malloc((size_t)bytes.back());
+        blocks.emplace_back(p);
+        const bool input = number();
+        if (input && fread(p, (size_t)bytes.back(), 1, file) != 1) return 2;        // float32 [N, C, H, W]
+        if (input) arrays.push_back({p, s.h * s.w * s.c, s.h * s.w, s.w, 1});
+        else arrays.push_back({p, s.h * s.w * s.c, 1, s.w * s.c, s.c});
+    }
+    const bnn::RunPlan plan = bnn::plan_run(net, arrays.data(), images, 1);
+    uint8_t* memory = (uint8_t*)allocate(nullptr, plan.bytes);
+    bnn::run(net, plan, arrays.data(), images, memory, bnn::Serial{memory}, bnn::Unwatched());
+    FILE* out = fopen(argv[3], "wb");
+    if (!out || fwrite(arrays.back().at, (size_t)bytes.back(), 1, out) != 1) return 2;
+    return fclose(out);
+}

@@ -1,0 +1,395 @@
+"""The native executor: any batch, any kernel variant, threads, strides, bad input, no PyTorch, sanitizers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bnnlib import deploy, layers, models
+from bnnlib.deploy import program
+from bnnlib.deploy.graph import Graph, Op, Slot
+from bnnlib.deploy.network import PackedNetwork
+from bnnlib.deploy.run import Runner, kernels
+
+ROOT = Path(__file__).resolve().parents[1]
+VARIANTS = [name for name, _, supported in kernels().variants() if supported]
+
+
+class Small(nn.Module):
+    """Every operation and stage that there is, in few and odd sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        binary = layers.BinaryConv2d
+        self.stem = nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), nn.BatchNorm2d(24), layers.RPReLU(24))
+        self.grouped = nn.Conv2d(24, 24, 3, stride=1, padding=2, dilation=2, groups=3, bias=False)
+        self.one = nn.Sequential(layers.RSign(24), binary(24, 48, 3, padding=1, padding_value=-1, bias=True, scale="learned"), nn.PReLU(48))
+        self.two = nn.Sequential(nn.BatchNorm2d(48), binary(48, 48, 3, padding=1, groups=2), nn.Hardtanh(-9, 9))
+        self.three = nn.Sequential(nn.BatchNorm2d(48), binary(48, 130, 1), nn.MaxPool2d(3, 2, 1), nn.BatchNorm2d(130), binary(130, 70, 2))
+        self.dense = binary(70, 70, 3, padding=1, scale="dense", output_size=(5, 5))
+        self.weights = binary(70, 20, 1, binary_input=False)
+        self.pools = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.MaxPool2d(2, 1))
+        self.head = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(20 * 4 * 4), layers.BinaryLinear(320, 33), nn.ReLU(), nn.Linear(33, 7))
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.grouped(x)
+        y = nn.functional.max_pool2d(self.one(x), 2)
+        y = y + nn.functional.avg_pool2d(x, 2).repeat(1, 2, 1, 1)
+        y = self.two(y) + y
+        y = self.dense(self.three(y))
+        return self.head(self.pools(self.weights(y)))
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(5)
+    model = Small().eval()
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 4)
+            elif tensor.is_floating_point() and tensor.dim() == 1:
+                tensor.add_(torch.randn(tensor.shape) / 2)
+    return model, deploy.convert(model, (3, 22, 25))
+
+
+def images(batch: int, seed: int = 0, shape=(3, 22, 25)) -> torch.Tensor:
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_small_holds_every_operation(small):
+    _, net = small
+    done = {op.kind for op in net.graph.ops} | {s["op"] for op in net.graph.ops for s in op.stages}
+    wanted = {*program.SOURCES, *program.STAGES, "threshold", "bits"} - {"affine_fused", "step", "map"}
+    assert wanted <= done
+
+
+def test_the_result_is_the_models(small):
+    model, net = small
+    x = images(64)
+    with torch.no_grad():
+        y = model(x)
+    agree = torch.isclose(net(x), y, rtol=1e-3, atol=1e-3).all(1)
+    assert agree.float().mean() > 0.9  # sums in another order flip a sign near zero now and then
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 33, 130, 257])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_any_batch_on_any_threads_gives_the_same(small, batch, threads):
+    """An image's result depends neither on its neighbours nor on how the work is shared."""
+    _, net = small
+    x = images(batch)
+    runner = Runner(net.graph, threads=threads)
+    got = runner(x.numpy())
+    one = Runner(net.graph)
+    some = range(batch) if batch < 8 else (0, 1, batch // 2, batch - 2, batch - 1)
+    for i in some:
+        alone = one(x[i : i + 1].numpy())[0]
+        np.testing.assert_allclose(got[i], alone, rtol=1e-4, atol=1e-4)
+    assert np.array_equal(got, runner(x.numpy()))
+
+
+def test_batch_of_none(small):
+    _, net = small
+    assert net(images(0)).shape == (0, 7)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", ["lenet5", "nin"])
+def test_variants_agree_bit_for_bit(variant, name):
+    """Integers are integers on every instruction set: with the first sums given, all bits are equal."""
+    torch.manual_seed(1)
+    model = models.build(name).eval()
+    shape = (1, 28, 28) if name == "lenet5" else (3, 32, 32)
+    net = deploy.convert(model, shape, keep=["conv1"] if name == "lenet5" else ["features.0"])
+    other = PackedNetwork(net.graph, net.calls, kernel=variant)
+    x = images(3, shape=shape)
+    want, got = net.bits(x), other.bits(x)
+    assert all(torch.equal(want[k], got[k]) for k in want)
+    torch.testing.assert_close(other(x), net(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_on_everything(small, variant):
+    model, net = small
+    x = images(40)
+    with torch.no_grad():
+        y = model(x)
+    got = torch.from_numpy(Runner(net.graph, kernel=variant)(x.numpy()))
+    assert torch.isclose(got, y, rtol=1e-3, atol=1e-3).all(1).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("real", ["bfloat16", "int8"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_of_fewer_bits(variant, real):
+    """One linear layer of odd size at every number of rows that takes another path."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(7 * 9 * 5, 37))
+    graph = deploy.convert(model, (7, 9, 5), real=real).graph
+    if real == "int8":
+        stored, scale = (graph.tensors[graph.ops[0].constants[k]] for k in ("weight", "scale"))
+        weight = stored.astype(np.float64) * scale[:, None, None, None]
+    else:
+        weight = (graph.tensors[graph.ops[0].constants["weight"]].astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    runner = Runner(graph, kernel=variant)
+    for batch in (1, 2, 3, 4, 5, 13, 200):
+        x = images(batch, shape=(7, 9, 5)).numpy()
+        want = np.einsum("nchw,ohwc->no", x.astype(np.float64), weight) + model[1].bias.detach().numpy()
+        np.testing.assert_allclose(runner(x), want, rtol=1e-4, atol=1e-4)
+
+
+def test_any_strides(small):
+    _, net = small
+    x = images(4)
+    want = net(x)
+    wide = torch.randn(4, 3, 22, 50)
+    wide[..., ::2] = x
+    for same in (
+        x.contiguous(memory_format=torch.channels_last),
+        wide[..., ::2],
+        x.flip(0).flip(0),
+        torch.stack([x, x], dim=1)[:, 1],
+        x.transpose(2, 3).contiguous().transpose(2, 3),
+    ):
+        torch.testing.assert_close(net(same), want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(net(x[:1].expand(3, -1, -1, -1)), want[:1].expand(3, -1), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros(2, 3, 22, 22), r"images \[N, 3, 22, 25\], got \[2, 3, 22, 22\]"),
+        (torch.zeros(3, 22, 25), r"got \[3, 22, 25\]"),
+        (torch.zeros(2, 3, 22, 25, dtype=torch.float64), "float32 images, got torch.float64"),
+        (torch.zeros(2, 3, 22, 25, dtype=torch.uint8), "float32 images, got torch.uint8"),
+        (np.zeros((2, 3, 22, 25), np.float32), "float32 tensor on the CPU"),
+        (torch.zeros(2, 3, 22, 25, device="meta"), "on the CPU, got meta"),
+    ],
+)
+def test_bad_input_is_named(small, x, message):
+    with pytest.raises(ValueError, match=message):
+        small[1](x)
+
+
+def test_bad_arrays_and_threads_are_named(small):
+    runner = Runner(small[1].graph)
+    with pytest.raises(ValueError, match="float32 images, got float64"):
+        runner(np.zeros((1, 3, 22, 25)))
+    with pytest.raises(ValueError, match="takes 1 inputs, got 2"):
+        runner.arrays([np.zeros((1, 3, 22, 25), np.float32)] * 2)
+    with pytest.raises(ValueError, match="threads is 0"):
+        Runner(small[1].graph, threads=0)(np.zeros((1, 3, 22, 25), np.float32))
+    with pytest.raises(ValueError, match="unknown"):
+        Runner(small[1].graph, kernel="sse9")
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        small[1].train()
+
+
+def test_tables_that_do_not_fit_are_refused(small):
+    """The loader trusts no table: every number changed by a little or a lot is accepted only if nothing can go wrong."""
+    made = program.assemble(small[1].graph)
+    generator = np.random.default_rng(0)
+    module, refused = kernels(), 0
+    for _ in range(400):
+        changed = program.assemble(small[1].graph)
+        table = getattr(changed, generator.choice(["slots", "ops", "stages"]))
+        at = tuple(generator.integers(0, n) for n in table.shape)
+        table[at] = generator.choice([-1, 0, 1, 2, 7, 63, 2**20, 2**31, 2**40, -(2**40), 2**62])
+        try:
+            changed.executor(module, VARIANTS[-1])
+        except (ValueError, MemoryError):
+            refused += 1
+    assert refused > 200
+    for change in ({"constants": made.constants[:-1]}, {"micro_bytes": 0}, {"outside": ["input"]}):
+        broken = program.assemble(small[1].graph)
+        for name, value in change.items():
+            setattr(broken, name, value)
+        with pytest.raises(ValueError):
+            broken.executor(module, VARIANTS[-1])
+
+
+def test_several_threads_at_once(small):
+    _, net = small
+    batches = [images(5, seed=s) for s in range(6)]
+    want = [net(x) for x in batches]
+    got: dict[int, torch.Tensor] = {}
+
+    def call(i: int) -> None:
+        for _ in range(10):
+            got[i] = net(batches[i])
+
+    workers = [threading.Thread(target=call, args=(i,)) for i in range(6)]
+    for w in workers:
+        w.start()
+    for w in workers:
+        w.join()
+    assert all(torch.equal(got[i], want[i]) for i in range(6))
+
+
+def test_memory_is_bounded(small):
+    """What a call needs does not grow with the batch beyond one chunk."""
+    _, net = small
+    held, one = net.memory_bytes(1, 1)
+    assert held > 0
+    assert net.memory_bytes(100_000, 1)[1] == net.memory_bytes(128, 1)[1]
+    largest = max(slot.bytes for slot in net.graph.slots.values())
+    assert one < 40 * largest
+
+
+def test_slots_share_memory():
+    """A chain of equal maps takes two of them, not all."""
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(6)]
+    graph = deploy.convert(nn.Sequential(*blocks), (8, 16, 16)).graph
+    micro, chunk = program.arena_bytes(graph)
+    assert micro == 2 * 8 * 16 * 16 * 4
+    assert chunk == 0
+
+
+def test_without_pytorch_in_the_process(small, tmp_path):
+    """NumPy and the compiled kernels are enough."""
+    _, net = small
+    x = images(3)
+    np.savez(tmp_path / "tensors.npz", **{f"t{i}": t for i, t in enumerate(net.graph.tensors.values())})
+    np.save(tmp_path / "x.npy", x.numpy())
+    import json
+
+    (tmp_path / "graph.json").write_text(json.dumps({"graph": net.graph.to_json(), "names": list(net.graph.tensors)}))
+    code = """
+import json, sys
+import numpy as np
+from bnnlib.deploy.graph import Graph
+from bnnlib.deploy.run import Runner
+about = json.load(open("graph.json"))
+held = np.load("tensors.npz")
+graph = Graph.from_json(about["graph"], {name: held[f"t{i}"] for i, name in enumerate(about["names"])})
+np.save("y.npy", Runner(graph)(np.load("x.npy")))
+assert not any(m.split(".")[0] == "torch" for m in sys.modules), "torch was imported"
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.load(tmp_path / "y.npy"), net(x).numpy())
+
+
+def test_a_hand_made_graph():
+    """Four numbers by hand: sign, a binary linear layer, its threshold."""
+    graph = Graph(
+        ["x"],
+        ["y"],
+        {"x": Slot("float32", (1, 1, 3)), "b": Slot("bits", (1, 1, 3)), "y": Slot("float32", (1, 1, 2))},
+        [
+            Op("map", ["x"], {"repeat": 1}, stages=[{"op": "sign", "low": "zero", "high": "inf", "slot": "b"}]),
+            Op(
+                "binary_conv",
+                ["b"],
+                {"kernel": [1, 1], "stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1},
+                {"weight": "w"},
+                [{"op": "scale", "by": "half"}, {"op": "store", "slot": "y"}],
+            ),
+        ],
+        {
+            "zero": np.zeros(3, np.float32),
+            "inf": np.full(3, np.inf, np.float32),
+            "w": np.array([[0b111], [0b001]], np.uint8),
+            "half": np.array([0.5, 2], np.float32),
+        },
+    )
+    x = np.array([[1, -2, 0.0], [-1, -1, np.nan]], np.float32)
+    assert Runner(graph)(x).tolist() == [[0.5, 2 * 1], [-1.5, 2 * 1]]
+
+
+def need(present: bool, what: str) -> None:
+    if not present:
+        if os.environ.get("BNN_REQUIRE_TOOLS"):
+            pytest.fail(f"{what} is missing")
+        pytest.skip(f"needs {what}")
+
+
+def dump(graph: Graph, x: np.ndarray, path: Path) -> None:
+    """The network and one input in the form that tests/kernels/run_net.cpp reads."""
+    made = program.assemble(graph)
+    counts = [len(made.slots), len(made.ops), len(made.stages), len(made.constants), made.micro_bytes, made.chunk_bytes]
+    with path.open("wb") as file:
+        file.write(struct.pack("<8q", *counts, len(made.outside), len(x)))
+        for table in (made.slots, made.ops, made.stages):
+            file.write(np.ascontiguousarray(table, "<i8").tobytes())
+        for constant in made.constants:
+            file.write(struct.pack("<q", constant.nbytes) + constant.tobytes())
+        for name in made.outside:
+            inside = name in graph.inputs
+            file.write(struct.pack("<2q", made.numbers[name], inside) + (x.tobytes() if inside else b""))
+
+
+@pytest.fixture(scope="module")
+def cases(small, tmp_path_factory):
+    """(file, variants' results) of a few networks."""
+    folder = tmp_path_factory.mktemp("nets")
+    torch.manual_seed(0)
+    nin = deploy.convert(models.build("nin").eval(), (3, 32, 32)).graph
+    int8 = deploy.convert(models.build("lenet5").eval(), (1, 28, 28), real="int8").graph
+    made = []
+    for name, graph, x in (
+        ("small", small[1].graph, images(3)),
+        ("nin", nin, images(1, shape=(3, 32, 32))),
+        ("int8", int8, images(5, shape=(1, 28, 28))),
+    ):
+        dump(graph, x.numpy(), folder / name)
+        made.append((folder / name, graph, x.numpy()))
+    return made
+
+
+def check(command: list[str], cases, variants: list[str], folder: Path) -> int:
+    run = 0
+    for path, graph, x in cases:
+        for variant in variants:
+            out = folder / "out"
+            done = subprocess.run([*command, str(path), variant, str(out)], capture_output=True, text=True)
+            assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+            if "not on this CPU" in done.stdout:
+                continue
+            got = np.fromfile(out, np.float32).reshape(len(x), -1)
+            np.testing.assert_allclose(got, Runner(graph, kernel="reference")(x), rtol=1e-3, atol=1e-3)
+            run += 1
+    return run
+
+
+def compiled(folder: Path, command: list[str]) -> Path:
+    program_ = folder / "run_net"
+    source = ROOT / "tests" / "kernels" / "run_net.cpp"
+    done = subprocess.run([*command, "-std=c++17", f"-I{ROOT / 'kernels'}", str(source), "-o", str(program_)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return program_
+
+
+def test_under_sanitizers(cases, tmp_path):
+    need(shutil.which("g++") is not None, "g++")
+    flags = ["-O1", "-g", "-ffp-contract=off", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    probe = tmp_path / "probe.cpp"
+    probe.write_text("int main() {}")
+    linked = subprocess.run(["g++", *flags, str(probe), "-o", str(tmp_path / "probe")], capture_output=True)
+    need(linked.returncode == 0, "libasan and libubsan")
+    assert check([str(compiled(tmp_path, ["g++", *flags]))], cases, VARIANTS, tmp_path) == len(cases) * len(VARIANTS)
+
+
+def test_on_another_cpu(cases, tmp_path):
+    """The same source for 64-bit ARM, in an emulator."""
+    qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    need(qemu is not None, "qemu-aarch64 (Debian: qemu-user)")
+    cross = shutil.which("aarch64-linux-gnu-g++")
+    zig = importlib.util.find_spec("ziglang") is not None
+    need(zig or cross is not None, "ziglang (PyPI) or g++-aarch64-linux-gnu (Debian)")
+    compiler = [cross] if cross else [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-musl"]
+    made = compiled(tmp_path, [*compiler, "-O2", "-static", "-ffp-contract=off"])
+    assert check([qemu, str(made)], cases, ["neon"], tmp_path) == len(cases)
