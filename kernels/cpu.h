@@ -60,7 +60,7 @@ inline Cpu ask_cpu() {
     c.avx512vnni = c.avx512bw && (cx >> 11 & 1);
     if (__get_cpuid_count(7, 1, &a, &b, &cx, &d)) c.avx512bf16 = c.avx512bw && (a >> 5 & 1);
 #elif defined(BNN_EMULATE)
-    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = true;
+    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.fma = true;
 #endif
     return c;
 }

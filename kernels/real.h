@@ -4,7 +4,7 @@
 // Rounding. Each stage rounds on its own, except affine_fused, which is one fused multiply-add: PyTorch's batch norm. Sums of
 // matrix products have an order of their own, so their last bits differ from any other library's.
 #pragma once
-#if defined(__x86_64__) && !defined(BNN_EMULATE)
+#if defined(__x86_64__) && !defined(BNN_EMULATE)       // emulation brings its own
 #include <immintrin.h>
 #endif
 
@@ -29,6 +29,15 @@ struct Real {
     // bit i = low[i] <= x[i] <= high[i]; high may be null: no upper end. Whole words are written, unused bits 0.
     void (*sign)(const float* x, const float* low, const float* high, isize n, uint64_t* to);
 };
+
+// The same bits as another type of vector.
+template <class To, class From>
+__attribute__((always_inline)) inline To as(const From& from) {
+    static_assert(sizeof(To) == sizeof(From), "the same size");
+    To to;
+    __builtin_memcpy(&to, &from, sizeof to);
+    return to;
+}
 
 namespace real_plain {
 typedef float VF __attribute__((vector_size(16)));
@@ -62,18 +71,18 @@ inline void sign_bits(const float* x, const float* low, const float* high, isize
 
 }  // namespace bnn
 
-#if defined(__x86_64__) && !defined(BNN_EMULATE)
+#if defined(__x86_64__)
 BNN_TARGET_BEGIN("avx2,fma")
 namespace bnn::real_avx2 {
 typedef float VF __attribute__((vector_size(32)));
 constexpr isize F = 8, KBLOCK_REAL = 256;
 constexpr int ROWS = 6, VECTORS = 2;
 #define FUSED 1
-inline VF f_fma(VF a, VF b, VF c) { return (VF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+inline VF f_fma(VF a, VF b, VF c) { return as<VF>(_mm256_fmadd_ps(as<__m256>(a), as<__m256>(b), as<__m256>(c))); }
 inline VF v_bfloat16(const uint8_t* p) {
-    return (VF)_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+    return as<VF>(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16)));
 }
-inline VF v_int8(const uint8_t* p) { return (VF)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))); }
+inline VF v_int8(const uint8_t* p) { return as<VF>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)))); }
 inline void sign_bits(const float* x, const float* low, const float* high, isize n, uint64_t* to) {
     for (isize c = 0; c < n; c += 64) {
         uint64_t word = 0;
@@ -99,11 +108,11 @@ typedef float VF __attribute__((vector_size(64)));
 constexpr isize F = 16, KBLOCK_REAL = 128;
 constexpr int ROWS = 12, VECTORS = 2;
 #define FUSED 1
-inline VF f_fma(VF a, VF b, VF c) { return (VF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+inline VF f_fma(VF a, VF b, VF c) { return as<VF>(_mm512_fmadd_ps(as<__m512>(a), as<__m512>(b), as<__m512>(c))); }
 inline VF v_bfloat16(const uint8_t* p) {
-    return (VF)_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+    return as<VF>(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16)));
 }
-inline VF v_int8(const uint8_t* p) { return (VF)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))); }
+inline VF v_int8(const uint8_t* p) { return as<VF>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))); }
 inline void sign_bits(const float* x, const float* low, const float* high, isize n, uint64_t* to) {
     for (isize c = 0; c < n; c += 64) {
         uint64_t word = 0;
@@ -128,7 +137,7 @@ namespace bnn {
 
 // The float functions that go with a kernel variant of this name.
 inline const Real& real_for(const char* variant) {
-#if defined(__x86_64__) && !defined(BNN_EMULATE)
+#if defined(__x86_64__)
     const bool wide = !__builtin_strncmp(variant, "avx512", 6), vector = wide || !__builtin_strcmp(variant, "avx2");
     if (wide && cpu().avx512bw && cpu().fma) return real_avx512::real;
     if (vector && cpu().avx2 && cpu().fma) return real_avx2::real;

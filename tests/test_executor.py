@@ -383,6 +383,14 @@ def test_under_sanitizers(cases, tmp_path):
     assert check([str(compiled(tmp_path, ["g++", *flags]))], cases, VARIANTS, tmp_path) == len(cases) * len(VARIANTS)
 
 
+def test_avx512_by_emulation(cases, tmp_path):
+    need(shutil.which("g++") is not None, "g++")
+    need(Path("/usr/include/simde/x86/avx512.h").exists(), "SIMDe (Debian: libsimde-dev)")
+    flags = ["-O1", "-DBNN_EMULATE", "-Wno-psabi", "-ffp-contract=off"]
+    variants = ["avx512vpopcnt", "avx512bw", "avx2"]
+    assert check([str(compiled(tmp_path, ["g++", *flags]))], cases, variants, tmp_path) == len(cases) * len(variants)
+
+
 def test_on_another_cpu(cases, tmp_path):
     """The same source for 64-bit ARM, in an emulator."""
     qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
