@@ -150,35 +150,43 @@ def markdown_table(
 def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> str:
     """The table of a chapter, in Markdown: a row a recipe, in the order of ``runs``, from its records; where
     there are none, the command that makes one. Quick records are marked, and compared with nothing.
-    ``top5``: with a column for top-5 accuracy, of the last epoch as well."""
+
+    Sources' figures have a column where there are any. ``top5``: top-5 accuracy of the last epoch in place of
+    the best epoch's top-1."""
+    figures = {name: recipes.load(name).published for name in runs}
+    compared = any(figure.top1 is not None for figure in figures.values())
+    columns = [*(["source %"] if compared else []), "last epoch %", "top-5 %" if top5 else "best epoch %*"]
     lines = [
-        f"| run | source % | last epoch % |{' top-5 % |' * top5} best epoch %* | seeds | images/s | |",
-        f"|---|---:|---:|{'---:|' * top5}---:|---:|---:|---|",
+        f"| run | {' | '.join(columns)} | seeds | images/s | |",
+        f"|---|{'---:|' * len(columns)}---:|---:|---|",
     ]
     machines: dict[str, None] = {}
+    starred = not top5
     for name, found in runs.items():
-        recipe = recipes.load(name)
-        published = "–" if recipe.published.top1 is None else f"{recipe.published.top1:.2f}"
-        if recipe.published.epoch == "best-on-test" and recipe.published.top1 is not None:
-            published += "*"
-        head = f"`{name}` {recipe.title} | {published}"
+        recipe, figure = recipes.load(name), figures[name]
+        cells = []
+        if compared:
+            star = "*" if figure.epoch == "best-on-test" and figure.top1 is not None else ""
+            cells.append("–" if figure.top1 is None else f"{figure.top1:.2f}{star}")
+            starred = starred or bool(star)
+        head = f"`{name}` {recipe.title}"
         if not found:
-            lines.append(f"| {head} | – |{' – |' * top5} – | 0 | – | not run yet: {command(recipe)} |")
+            cells += ["–", "–", "0", "–", f"not run yet: {command(recipe)}"]
+            lines.append(f"| {head} | {' | '.join(cells)} |")
             continue
         quick = any(record.profile == "quick" for record in found)
         gathered = row(recipe, [] if quick else found)
-        last, five, best = (
-            Spread.of([getattr(r, f) for r in found]) for f in ("top1_last", "top5_last", "top1_best")
-        )
-        speed = statistics.fmean(r.images_per_second for r in found)
+        for field in ("top1_last", "top5_last" if top5 else "top1_best"):
+            cells.append(str(Spread.of([getattr(r, field) for r in found])))
+        cells += [str(len(found)), f"{statistics.fmean(r.images_per_second for r in found):.0f}"]
         machines |= dict.fromkeys(machine(r.hardware) for r in found)
         verdict = "a quick run: means nothing" if quick else gathered.verdict
-        more = f" {five} |" * top5
-        lines.append(f"| {head} | {last} |{more} {best} | {len(found)} | {speed:.0f} | {verdict} |")
-    notes = "\\* picked on the test set."
+        cells.append("" if verdict == "no figure to compare" and not compared else verdict)
+        lines.append(f"| {head} | {' | '.join(cells)} |")
+    notes = ["\\* picked on the test set."] if starred else []
     if machines:
-        notes += f" images/s: of training, without evaluation, on {'; '.join(machines)}."
-    return "\n".join(lines) + f"\n\n{notes}\n"
+        notes.append(f"images/s: of training, without evaluation, on {'; '.join(machines)}.")
+    return "\n".join(lines) + (f"\n\n{' '.join(notes)}" if notes else "") + "\n"
 
 
 def command(recipe: Recipe) -> str:

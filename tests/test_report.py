@@ -148,14 +148,39 @@ def test_no_committed_record_is_stale():
 def test_a_chapters_table_has_the_record_or_the_command(a_record):
     runs = {"s4-lenet5": [a_record(seed=s) for s in (0, 1)], "s4-nin": [], "s2-student": []}
     table = report.runs_table(runs)
-    assert "| `s4-lenet5` LeNet-5, binary | 99.23* | 90.00 ± 0.00 | 91.00 ± 0.00 | 2 | 100 | below by 8.23 |" in table
-    assert "| `s4-nin` NIN, binary | 86.28* | – | – | 0 | – | not run yet: `python -m bnnlib.train s4-nin` |" in table
-    assert "| 81.35 | – | – | 0 | – | not run yet: `python -m bnnlib.train s2-student`, after `s2-teacher` |" in table
+    assert (
+        "| `s4-lenet5` LeNet-5, binary | 99.23* | 90.00 ± 0.00 | 91.00 ± 0.00 | 2 | 100 | below by 8.23 |"
+        in table
+    )
+    assert (
+        "| `s4-nin` NIN, binary | 86.28* | – | – | 0 | – | not run yet: `python -m bnnlib.train s4-nin` |"
+        in table
+    )
+    assert (
+        "| 81.35 | – | – | 0 | – | not run yet: `python -m bnnlib.train s2-student`, after `s2-teacher` |"
+        in table
+    )
     assert table.endswith("images/s: of training, without evaluation, on a cpu.\n")
     assert "images/s:" not in report.runs_table({"s4-nin": []})
-    wider = report.runs_table(runs, top5=True)
-    assert "| 90.00 ± 0.00 | 99.00 ± 0.00 | 91.00 ± 0.00 |" in wider and "| last epoch % | top-5 % |" in wider
-    assert {line.count("|") for line in wider.splitlines() if line.startswith("|")} == {9}
+    five = report.runs_table(runs, top5=True)
+    assert (
+        "| 99.23* | 90.00 ± 0.00 | 99.00 ± 0.00 | 2 |" in five
+        and "| last epoch % | top-5 % | seeds |" in five
+    )
+    for text in (table, five):
+        assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {8}
+
+
+def test_a_chapters_table_without_a_figure_to_compare_has_no_column_for_it(a_record):
+    data = {"name": "tiny-imagenet", "fingerprint": "sha256:" + "0" * 64, "train": 100_000, "test": 10_000}
+    name, other = "tiny-s5-resnet18-xnor-7ep", "tiny-s5-resnet18-real-7ep"
+    hashed = recipes.load(name).hash()
+    table = report.runs_table({name: [a_record(recipe=name, dataset=data, recipe_hash=hashed)], other: []})
+    assert "source" not in table and "| 90.00 | 91.00 | 1 | 100 |  |" in table
+    five = report.runs_table({other: []}, top5=True)
+    assert (
+        f"| – | – | 0 | – | not run yet: `python -m bnnlib.train {other}` |" in five and "picked" not in five
+    )
 
 
 def test_a_chapters_table_compares_no_quick_run_and_no_other_set(a_record):
