@@ -51,9 +51,10 @@ class Runner:
         left = [op.attributes["module"] for op in graph.ops if op.kind == "torch"]
         if left:
             raise ValueError(f"{', '.join(left)} run in PyTorch: use bnnlib.deploy.PackedNetwork")
-        self.graph, self.threads = graph, threads
-        self._program = program.assemble(graph)
-        self._executor = self._program.executor(kernels(), kernel or variant())
+        # the executor holds the weights as it likes them: the graph's own may go
+        self.graph = Graph(graph.inputs, graph.outputs, graph.slots, graph.ops)
+        self.threads = threads
+        self._executor = program.assemble(graph).executor(kernels(), kernel or variant())
         self._new_outputs = [name for name in graph.outputs if name not in graph.inputs]
 
     def arrays(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
