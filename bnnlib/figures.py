@@ -43,14 +43,24 @@ def use_style() -> None:
 def draw_curves(
     ax: Axes, runs: Mapping[str, Sequence[Record]], labels: Mapping[str, str], field: str = "test_top1"
 ) -> None:
-    """One line a record of the recipes that ``labels`` names, in its order and the style's colours; further
-    seeds of a recipe are thin. ``field``: of :class:`bnnlib.records.Epoch`."""
+    """One line a record of the recipes that ``labels`` names, in its order and the style's colours, dashed
+    once those are used up; further seeds of a recipe are thin. ``field``: of
+    :class:`bnnlib.records.Epoch`."""
+    import matplotlib as mpl
+    from matplotlib.ticker import MaxNLocator
+
+    colours = len(mpl.rcParams["axes.prop_cycle"])
     for place, (name, label) in enumerate(labels.items()):
         for i, record in enumerate(runs[name]):
             epochs = [point.epoch for point in record.curve]
-            values = [getattr(point, field) for point in record.curve]
-            marker = "o" if len(epochs) == 1 else None  # a line through one point is not to be seen
             ax.plot(
-                epochs, values, color=f"C{place}", lw=1 if i else 2, marker=marker, label=None if i else label
+                epochs,
+                [getattr(point, field) for point in record.curve],
+                color=f"C{place}",
+                lw=1 if i else 2,
+                ls="--" if place >= colours else "-",
+                marker="o" if len(epochs) == 1 else None,  # a line through one point is not to be seen
+                label=None if i else label,
             )
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch")
