@@ -152,13 +152,19 @@ def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> s
     there are none, the command that makes one. Quick records are marked, and compared with nothing.
 
     Sources' figures have a column where there are any. ``top5``: top-5 accuracy of the last epoch in place of
-    the best epoch's top-1."""
+    the best epoch's top-1 and of the speed."""
     figures = {name: recipes.load(name).published for name in runs}
     compared = any(figure.top1 is not None for figure in figures.values())
-    columns = [*(["source %"] if compared else []), "last epoch %", "top-5 %" if top5 else "best epoch %*"]
+    columns = [
+        *(["source %"] if compared else []),
+        "last epoch %",
+        "top-5 %" if top5 else "best epoch %*",
+        "seeds",
+    ]
+    columns += [] if top5 else ["images/s"]
     lines = [
-        f"| run | {' | '.join(columns)} | seeds | images/s | |",
-        f"|---|{'---:|' * len(columns)}---:|---:|---|",
+        f"| run | {' | '.join(columns)} | |",
+        f"|---|{'---:|' * len(columns)}---|",
     ]
     machines: dict[str, None] = {}
     starred = not top5
@@ -171,15 +177,17 @@ def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> s
             starred = starred or bool(star)
         head = f"`{name}` {recipe.title}"
         if not found:
-            cells += ["–", "–", "0", "–", f"not run yet: {command(recipe)}"]
+            cells += ["–", "–", "0", *([] if top5 else ["–"]), f"not run yet: {command(recipe)}"]
             lines.append(f"| {head} | {' | '.join(cells)} |")
             continue
         quick = any(record.profile == "quick" for record in found)
         gathered = row(recipe, [] if quick else found)
         for field in ("top1_last", "top5_last" if top5 else "top1_best"):
             cells.append(str(Spread.of([getattr(r, field) for r in found])))
-        cells += [str(len(found)), f"{statistics.fmean(r.images_per_second for r in found):.0f}"]
-        machines |= dict.fromkeys(machine(r.hardware) for r in found)
+        cells.append(str(len(found)))
+        if not top5:
+            cells.append(f"{statistics.fmean(r.images_per_second for r in found):.0f}")
+            machines |= dict.fromkeys(machine(r.hardware) for r in found)
         verdict = "a quick run: means nothing" if quick else gathered.verdict
         cells.append("" if verdict == "no figure to compare" and not compared else verdict)
         lines.append(f"| {head} | {' | '.join(cells)} |")
