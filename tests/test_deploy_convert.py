@@ -346,7 +346,7 @@ def test_keep_leaves_modules_to_pytorch():
 def test_smaller_real_valued_weights(real):
     """The same as the model with its real-valued weights rounded: bf16 and int8 are how they are stored."""
     model, shape = build("lenet5")
-    net = deploy.convert(model, shape, real=real)
+    net = deploy.convert(model, shape, real={"conv1": real, "fc2": real})
     rounded = models.build("lenet5").eval()
     rounded.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -362,9 +362,10 @@ def test_smaller_real_valued_weights(real):
         if sum(flips(net, rounded, x).values()) == 0:
             with torch.no_grad():
                 torch.testing.assert_close(net(x), rounded(x), rtol=1e-4, atol=1e-4)
-    assert sum(t.nbytes for t in net.graph.tensors.values()) < sum(
-        t.nbytes for t in deploy.convert(model, shape).graph.tensors.values()
-    )
+    held = {note["layer"]: note["as"] for note in net.notes}
+    assert (held["conv1"], held["fc2"]) == (real, real)
+    held = {note["layer"]: note["as"] for note in deploy.convert(model, shape, real=real).notes}
+    assert (held["conv1"], held["fc2"]) == ("float32", real)
 
 
 def test_the_model_is_left_as_it_was():
@@ -385,6 +386,7 @@ def test_the_model_is_left_as_it_was():
         ({"input_shape": (3, 28, 28)}, "does not take images of shape"),
         ({"input_shape": (1, 28, 28), "real": "int4"}, "unknown real 'int4': choose float32, bfloat16, int8"),
         ({"input_shape": (1, 28, 28), "keep": ["conv9"]}, "keep names 'conv9'"),
+        ({"input_shape": (1, 28, 28), "real": {"conv2": "int8"}}, "real names 'conv2'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

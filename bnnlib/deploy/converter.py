@@ -12,7 +12,7 @@ and asks backwards from the result for what each value needs:
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -39,24 +39,31 @@ def convert(
     model: nn.Module,
     input_shape: Sequence[int],
     *,
-    real: RealWeights = "float32",
+    real: RealWeights | Mapping[str, RealWeights] = "float32",
     keep: Collection[str] = (),
 ) -> PackedNetwork:
     """The packed network of ``model`` in evaluation mode, for images of ``input_shape`` (channels, height, width); or (features,).
 
-    ``real``: how the weights of real-valued convolutions and linear layers are held (int8: symmetric, a scale to an
-    output channel); they multiply float32 either way. ``keep``: names of modules to leave to PyTorch, with all inside
+    ``real``: how the weights of real-valued linear layers are held, which are most of the bytes (int8: symmetric, a
+    scale to an output channel); they multiply float32 either way. Real-valued convolutions stay float32, for the signs
+    behind them depend on their last bits; a mapping from names of layers to types chooses for each, convolutions too.
+    ``keep``: names of modules to leave to PyTorch, with all inside
     them. The model itself is not changed, and the network does not follow its later changes. Raises
     :class:`ConvertError`.
     """
-    if real not in get_args(RealWeights):
-        raise ConvertError(f"unknown real {real!r}: choose {', '.join(get_args(RealWeights))}")
+    chosen = real.values() if isinstance(real, Mapping) else [real]
+    for kind in chosen:
+        if kind not in get_args(RealWeights):
+            raise ConvertError(f"unknown real {kind!r}: choose {', '.join(get_args(RealWeights))}")
     shape = tuple(input_shape)
     if len(shape) not in (1, 3) or not all(isinstance(s, int) and s >= 1 for s in shape):
         raise ConvertError(
             f"input_shape is {input_shape!r}: it must be (channels, height, width) or (features,), without the batch"
         )
     names = dict(model.named_modules())
+    for name in real if isinstance(real, Mapping) else ():
+        if not isinstance(names.get(name), (nn.Conv2d, nn.Linear)):
+            raise ConvertError(f"real names {name!r}, which is no real-valued convolution or linear layer of the model")
     for name in keep:
         if name not in names or not name:
             raise ConvertError(f"keep names {name!r}, which is no module of the model")
@@ -178,7 +185,7 @@ _SINKS = ("store", "sign", "threshold", "bits")
 class _Converter:
     traced: torch.fx.GraphModule
     input_shape: tuple[int, ...]
-    real: str
+    real: str | Mapping[str, str]
     keep: set[str]
     drafts: list[_Draft] = field(default_factory=list)
     slots: dict[str, Slot] = field(default_factory=dict)
@@ -325,16 +332,18 @@ class _Converter:
     def real_conv(self, node, source, weight: Tensor, geometry: dict, bias: Tensor | None) -> _Point:
         name = self.label(node)
         constants, stored = {}, known.array(weight)
-        if self.real == "bfloat16":
+        linear = isinstance(known.module_of(node, self.traced), nn.Linear)
+        kind = self.real.get(name, "float32") if isinstance(self.real, Mapping) else self.real if linear else "float32"
+        if kind == "bfloat16":
             stored = weight.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-        elif self.real == "int8":
+        elif kind == "int8":
             scale = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
             stored = (weight / scale.view(-1, 1, 1, 1)).round().to(torch.int8).numpy()
             constants["scale"] = self.constant(f"{name}.weight.scale", scale)
         constants["weight"] = self.constant(f"{name}.weight", stored)
-        op = Op("real_conv", [self.store(source)], {**geometry, "weights": self.real}, constants, name=name)
+        op = Op("real_conv", [self.store(source)], {**geometry, "weights": kind}, constants, name=name)
         p = _Point(self.draft(op), None)
-        self.notes.append({"layer": name, "as": self.real, "bytes": stored.nbytes, "values": weight.numel()})
+        self.notes.append({"layer": name, "as": kind, "bytes": stored.nbytes, "values": weight.numel()})
         return p if bias is None else self.add_all(p, node, [("bias", {"by": bias})])
 
     def geometry(self, module: nn.Module, source: torch.fx.Node) -> dict[str, Any]:
