@@ -97,8 +97,19 @@ inline void stage(Do what, float* __restrict x, isize n, const float* __restrict
         for (isize i = 0; i < n; ++i) x[i] = x[i] < low ? low : x[i] > high ? high : x[i];
         break;
     }
-    case Do::prelu: for (isize i = 0; i < n; ++i) x[i] = x[i] > 0 ? x[i] : x[i] * a[i]; break;
-    case Do::step: for (isize i = 0; i < n; ++i) x[i] = x[i] >= a[i] && x[i] <= b[i] ? 1.0f : -1.0f; break;
+    case Do::prelu:
+        for (isize i = 0; i < n;) {                 // written out, or the compiler makes a branch of it
+            if (i + F <= n) {
+                const VF v = f_load(x + i), y = v * f_load(a + i);
+                f_store(x + i, v > VF{} ? v : y);
+                i += F;
+            } else {
+                x[i] = x[i] > 0 ? x[i] : x[i] * a[i];
+                ++i;
+            }
+        }
+        break;
+    case Do::step: for (isize i = 0; i < n; ++i) x[i] = (x[i] >= a[i]) & (x[i] <= b[i]) ? 1.0f : -1.0f; break;
     default: break;
     }
 }
