@@ -5,22 +5,23 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <time.h>
+
+#include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "conv.h"
-#include "peaks.h"
-#include "one_word.h"
+#include "measured.h"
+#include "net.h"
 #include "threads.h"
-#include "variants.h"
 
 namespace py = pybind11;
 
-void bind_executor(py::module_& m);                                 // bnn_executor.cpp
-
 [[noreturn]] static void fail(const std::string& what) { throw py::value_error(what); }
 
-const bnn::Variant& variant_named(const std::string& name) {
+static const bnn::Variant& variant_named(const std::string& name) {
     const bnn::Variant* v = bnn::find_variant(name.c_str());
     if (!v || !v->supported()) fail("kernel variant \"" + name + "\" is " + (v ? "not supported by this CPU" : "unknown"));
     return *v;
@@ -67,7 +68,7 @@ bnn::Conv geometry(const std::vector<isize>& v) {
 
 py::list list_variants() {
     py::list all;
-    for (const bnn::Variant* v : bnn::variants) all.append(py::make_tuple(v->name, v->needs, v->supported()));
+    for (const bnn::Variant* const* v = bnn::variants; *v; ++v) all.append(py::make_tuple((*v)->name, (*v)->needs, (*v)->supported()));
     return all;
 }
 
@@ -170,23 +171,25 @@ void one_word(const std::vector<isize>& conv, py::array bits, py::array rows, py
     const uint64_t* w = (const uint64_t*)data<const int64_t>(rows, "rows", {g.o, g.taps(), bnn::words(g.c)});
     float* out = data<float>(to, "result", {g.n, g.oh(), g.ow(), g.o});
     py::gil_scoped_release release;
-    bnn::one_word_conv(g, from, w, out);
+    bnn::one_word(g, from, w, out);
 }
 
 py::list list_limits() {
     py::list all;
-    for (const bnn::Limit& l : bnn::limits) all.append(py::make_tuple(l.name, l.what, l.supported()));
+    for (const bnn::Limit* l = bnn::limits; l->name; ++l) all.append(py::make_tuple(l->name, l->what, l->supported()));
     return all;
 }
 
 double run_limit(const std::string& name, isize rounds) {
-    for (const bnn::Limit& l : bnn::limits)
-        if (name == l.name && l.supported()) {
+    for (const bnn::Limit* l = bnn::limits; l->name; ++l)
+        if (name == l->name && l->supported()) {
             py::gil_scoped_release release;
-            return l.run(rounds);
+            return l->run(rounds);
         }
     fail("no limit \"" + name + "\" on this CPU");
 }
+
+#include "executor_shell.inl"
 
 }  // namespace
 
@@ -209,10 +212,11 @@ PYBIND11_MODULE(bnn_kernels, m) {
 setup_pybind11(cfg)
 cfg["compiler_args"] += ["-std=c++17", "-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-fno-tree-slp-vectorize", "-Wall"]
 cfg["linker_args"] += ["-fopenmp"]
-cfg["sources"] = ["bnn_executor.cpp"]
+cfg["sources"] = ["bnn_core.cpp"]
 cfg["parallel"] = True
 cfg["dependencies"] = ["layout.h", "cpu.h", "variant.h", "plain.inl", "reference.h", "scalar.h", "pair_table.h", "pair_table.inl",
                        "avx2.h", "avx512.h", "neon.h", "variants.h", "blob.h", "conv.h", "threads.h", "peaks.h", "one_word.h",
-                       "real.h", "real.inl", "executor.h"]
+                       "real.h", "real.inl", "real_variants.h", "measured.h", "net.h",
+                       "executor.h", "executor_shell.inl"]
 %>
 */

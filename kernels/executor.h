@@ -1,76 +1,12 @@
-// A whole packed network in one call. What the operations and stages mean is written in bnnlib/deploy/graph.py; here they come as
-// tables of integers beside a list of constants, so that no shell needs more than arrays.
+// Runs a network (net.h). For one unit of a program.
 //
 // Activations lie in two areas of one memory, offsets chosen by the caller (slots whose lives do not meet share memory): `micro`
 // holds a few images, so that activations stay in the cache from one operation to the next; `chunk` holds many, for what follows
 // the last map (linear layers, whose weights are read once for all images), and for what passes between the two phases.
-//
-// Plain C++17: no Python, no library. Memory that lasts is asked for through a function, memory of a run is handed over.
 #pragma once
-#include "conv.h"
-#include "real.h"
+#include "net.h"
 
 namespace bnn {
-
-enum class Source : int { map, real_conv, binary_conv, max_pool, avg_pool, bit_pool, bit_pad };
-enum class Area : int { micro, chunk, outside };
-
-struct NetSlot {
-    bool bits;
-    isize h, w, c;
-    Area area;
-    isize offset;                       // bytes of one image's slots before this one; for Area::outside the number of the array
-    isize row() const { return bits ? words(c) * 8 : c * 4; }              // bytes of a pixel
-    isize bytes() const { return h * w * row(); }                          // of an image
-};
-
-struct NetStage {
-    Do what;
-    isize slot, size;                   // size: of a pooling window
-    const float *a, *b;
-    bool spatial_a, spatial_b;          // parameters that differ from pixel to pixel
-};
-
-struct NetOp {
-    Source source;
-    isize input, h, w, c;               // what the source gives, before the stages
-    isize kh, kw, sh, sw, ph, pw, dh, dw, groups;
-    isize repeat;                       // map: repeats; bit_pad: 1 or -1; avg_pool: 1 if padding counts
-    isize phase;
-    isize output, pool;                 // where bits go, if the operation emits them itself; else output is -1
-    const uint64_t* flip;
-    isize first_stage, stages;
-    // prepared once
-    Plan plan;                          // binary_conv
-    const uint8_t* weights;             // real_conv: panels of each group
-    Weights kind;
-    const float* scale;                 // real_conv with int8 weights
-};
-
-// Where an array from outside lies; strides in floats for float slots, unused for bits ([N][H][W][words], contiguous).
-struct Outside { uint8_t* at; isize sn, sc, sh, sw; };
-
-struct Constant { const void* at; isize bytes; };
-
-struct Net {
-    const Variant* v;
-    const Real* r;
-    isize slots, ops, stages, micro_bytes, chunk_bytes;     // bytes of one image
-    NetSlot* slot;
-    NetOp* op;
-    NetStage* stage;
-};
-
-constexpr isize SLOT_FIELDS = 6, OP_FIELDS = 27, STAGE_FIELDS = 7, ROWS_AT_ONCE = 16, MICRO = 2, CHUNK = 128;
-
-struct NetTables {
-    const int64_t *slots, *ops, *stages;
-    isize slot_count, op_count, stage_count, micro_bytes, chunk_bytes;
-    const Constant* constants;
-    isize constant_count;
-};
-
-using Allocate = void* (*)(void* context, isize bytes);     // aligned to 64; lasts as long as the net; null: no memory left
 
 namespace net {
 
@@ -294,8 +230,7 @@ inline void check_stages(Loader* l, NetOp* o) {
 
 }  // namespace net
 
-// Null and `out` filled, or what is wrong. Constants may go afterwards.
-inline const char* load(const Variant& v, const NetTables& t, Allocate allocate, void* context, Net* out) {
+const char* load(const Variant& v, const NetTables& t, Allocate allocate, void* context, Net* out) {
     fill(out, 0, sizeof *out);
     out->v = &v, out->r = &real_for(v.name);
     net::Loader l{out, &t, allocate, context};
@@ -715,17 +650,6 @@ inline void run_item(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
     }
 }
 
-struct Sizes { isize micro, chunk, images, chunk_images, work, total; };       // bytes of the areas and of a piece of work
-
-inline Sizes sizes(const Net& n, isize images, isize threads) {
-    Sizes s = {};
-    s.chunk_images = least(most(1, images), CHUNK);
-    s.images = most(1, least(MICRO, ceil_div(s.chunk_images, most(1, threads))));
-    s.micro = round_up(n.micro_bytes * s.images + ROW_SLACK, 64);
-    s.chunk = round_up(n.chunk_bytes * s.chunk_images + ROW_SLACK, 64);
-    return s;
-}
-
 }  // namespace net
 
 // Calls body(item, memory) for items [0, n), on however many threads it likes, each with memory of its own.
@@ -762,17 +686,18 @@ inline isize work_of(const Net& n, const Outside* outside, isize images, isize t
 
 }  // namespace net
 
-struct RunPlan { net::Sizes s; isize threads, work; bool by_image; isize bytes; };
-
-// How `images` images run on at most `threads` threads, and the memory it takes.
-inline RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threads) {
+RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threads) {
     RunPlan p = {};
     p.threads = most(1, threads);
-    p.s = net::sizes(n, images, p.threads);
-    p.by_image = p.threads > 1 && ceil_div(p.s.chunk_images, p.s.images) >= p.threads;
-    p.work = most(net::work_of(n, outside, p.s.images, 1, 0), net::work_of(n, outside, p.s.chunk_images, 1, 1));
-    if (p.threads > 1) p.work = most(p.work, most(net::work_of(n, outside, p.s.images, p.threads, 0), net::work_of(n, outside, p.s.chunk_images, p.threads, 1)));
-    p.bytes = p.s.chunk + p.s.micro + p.work;
+    p.chunk_images = least(most(1, images), CHUNK);
+    p.images = most(1, least(MICRO, ceil_div(p.chunk_images, p.threads)));
+    p.micro = round_up(n.micro_bytes * p.images + ROW_SLACK, 64);
+    p.chunk = round_up(n.chunk_bytes * p.chunk_images + ROW_SLACK, 64);
+    p.by_image = p.threads > 1 && ceil_div(p.chunk_images, p.images) >= p.threads;
+    p.work = most(net::work_of(n, outside, p.images, 1, 0), net::work_of(n, outside, p.chunk_images, 1, 1));
+    if (p.threads > 1)
+        p.work = most(p.work, most(net::work_of(n, outside, p.images, p.threads, 0), net::work_of(n, outside, p.chunk_images, p.threads, 1)));
+    p.bytes = p.chunk + p.micro + p.work;
     return p;
 }
 
@@ -780,22 +705,22 @@ inline RunPlan plan_run(const Net& n, const Outside* outside, isize images, isiz
 // after operation k; of more than one thread it makes sense of none.
 template <class Parallel, class Watch>
 void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, uint8_t* memory, const Parallel& parallel, const Watch& watch) {
-    uint8_t *chunk = memory, *micro = memory + p.s.chunk, *work = micro + p.s.micro;
+    uint8_t *chunk = memory, *micro = memory + p.chunk, *work = micro + p.micro;
     isize maps = 0;                     // operations of the first phase
     while (maps < n.ops && n.op[maps].phase == 0) ++maps;
-    for (isize start = 0; start < images; start += p.s.chunk_images) {
-        const isize many = least(p.s.chunk_images, images - start), micros = ceil_div(many, p.s.images);
+    for (isize start = 0; start < images; start += p.chunk_images) {
+        const isize many = least(p.chunk_images, images - start), micros = ceil_div(many, p.images);
         const auto images_at = [&](isize i, uint8_t* area, uint8_t* mine, isize threads) {
-            const isize first = i * p.s.images;
-            const net::Frame f = {area, chunk, p.s.images, p.s.chunk_images, first, start + first, least(p.s.images, many - first), outside};
+            const isize first = i * p.images;
+            const net::Frame f = {area, chunk, p.images, p.chunk_images, first, start + first, least(p.images, many - first), outside};
             for (isize k = 0; k < maps; ++k) net::run_op(n, n.op[k], f, threads, mine, parallel), watch(k);
         };
         if (maps && p.by_image && micros > 1) {
-            parallel(p.threads, micros, p.s.micro + p.work, [&](isize i, uint8_t* mine) { images_at(i, mine, mine + p.s.micro, 1); });
+            parallel(p.threads, micros, p.micro + p.work, [&](isize i, uint8_t* mine) { images_at(i, mine, mine + p.micro, 1); });
         } else if (maps) {
             for (isize i = 0; i < micros; ++i) images_at(i, micro, work, p.threads);
         }
-        const net::Frame f = {micro, chunk, p.s.images, p.s.chunk_images, 0, start, many, outside};
+        const net::Frame f = {micro, chunk, p.images, p.chunk_images, 0, start, many, outside};
         for (isize k = maps; k < n.ops; ++k) net::run_op(n, n.op[k], f, p.threads, work, parallel), watch(k);
     }
 }

@@ -2,7 +2,7 @@
 // the definition, with the POPCNT instruction but no blocking, no interleaving, no second use of anything loaded.
 #pragma once
 #include "cpu.h"
-#include "conv.h"
+#include "measured.h"
 #include "scalar.h"
 
 namespace bnn {

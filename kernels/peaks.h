@@ -2,19 +2,13 @@
 // products (one multiply-add, or one xor and count) in a second. Used by the benchmark and the chapter, not by the kernels.
 #pragma once
 #include "cpu.h"
+#include "measured.h"
 #include "reference.h"
 #if defined(__x86_64__)
 #include "avx512.h"
 #endif
 
 namespace bnn {
-
-// `run(n)` does n rounds and returns how many products that was. Null entries end the list.
-struct Limit {
-    const char *name, *what;
-    bool (*supported)();
-    double (*run)(isize rounds);
-};
 
 inline bool always() { return true; }
 
@@ -87,7 +81,7 @@ inline double scalar_popcount(isize rounds) {
 }
 BNN_TARGET_END
 
-inline const Limit limits[] = {
+const Limit limits[] = {
     {"fma-avx2", "float32, fused multiply-add, AVX2", [] { return cpu().avx2 && cpu().fma; }, fma_avx2},
     {"fma-avx512", "float32, fused multiply-add, AVX-512", [] { return cpu().avx512bw; }, fma_avx512},
     {"bf16-avx512", "bfloat16, vdpbf16ps", [] { return cpu().avx512bf16; }, bf16_avx512},
@@ -98,11 +92,12 @@ inline const Limit limits[] = {
     {"pair-table-avx2", "1 bit, pair tables, AVX2", [] { return cpu().avx2; }, pair_table_avx2},
     {"popcount-avx512", "1 bit, xor + vpopcntd + vpaddd, AVX-512", [] { return cpu().avx512vpopcntdq; }, vpopcnt_avx512},
     {"clock", "cycles: a chain of dependent additions", always, clock_chain},
+    {},
 };
 
 #else
 
-inline const Limit limits[] = {{"clock", "cycles: a chain of dependent additions", always, clock_chain}};
+const Limit limits[] = {{"clock", "cycles: a chain of dependent additions", always, clock_chain}, {}};
 
 #endif
 

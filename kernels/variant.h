@@ -39,4 +39,10 @@ struct Variant {
     void (*pack_planes)(const float* x, isize stride, isize channels, isize pixels, uint64_t* to, isize to_stride);
 };
 
+// Those of this program, best first, a null pointer at the end; the one of that name, or null; the best that this CPU runs.
+// variants.h has them all, and one unit of a program includes it: others compile without a vector instruction.
+extern const Variant* const variants[];
+const Variant* find_variant(const char* name);
+const Variant* best_variant();
+
 }  // namespace bnn

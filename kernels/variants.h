@@ -1,4 +1,4 @@
-// All variants of this build, best first. Dispatch, tests and benchmarks walk this one table.
+// All variants of this build, best first. Dispatch, tests and benchmarks walk this one table. For one unit of a program.
 #pragma once
 #include "reference.h"
 #include "scalar.h"
@@ -10,7 +10,7 @@
 
 namespace bnn {
 
-inline const Variant* const variants[] = {
+const Variant* const variants[] = {
 #if defined(__x86_64__)
     &avx512vpopcnt::variant,
     &avx512bw::variant,
@@ -20,17 +20,18 @@ inline const Variant* const variants[] = {
 #endif
     &scalar::variant,
     &reference::variant,
+    nullptr,
 };
 
-inline const Variant* find_variant(const char* name) {
-    for (const Variant* v : variants)
-        if (!__builtin_strcmp(v->name, name)) return v;
+const Variant* find_variant(const char* name) {
+    for (const Variant* const* v = variants; *v; ++v)
+        if (!__builtin_strcmp((*v)->name, name)) return *v;
     return nullptr;
 }
 
-inline const Variant* best_variant() {
-    for (const Variant* v : variants)
-        if (v->supported()) return v;
+const Variant* best_variant() {
+    for (const Variant* const* v = variants; *v; ++v)
+        if ((*v)->supported()) return *v;
     return nullptr;
 }
 

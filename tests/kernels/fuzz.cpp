@@ -188,7 +188,8 @@ static void test(const bnn::Variant& v, const Problem& p) {
 int main(int count, char** arguments) {
     const int cases = count > 1 ? std::atoi(arguments[1]) : 50;
     const uint64_t seed = count > 2 ? (uint64_t)std::atoll(arguments[2]) : 1;
-    for (const bnn::Variant* v : bnn::variants) {
+    for (const bnn::Variant* const* each = bnn::variants; *each; ++each) {
+        const bnn::Variant* v = *each;
         if (!v->supported()) {
             std::printf("%s: not on this CPU\n", v->name);
             continue;

@@ -36,6 +36,7 @@ static inline __m256i emulated_narrow(__m512i wide) {
 #include <vector>
 
 #include "executor.h"
+#include "real_variants.h"
 #include "variants.h"
 
 using bnn::isize;

@@ -1,26 +1,5 @@
-// The Python shell of the executor: a packed network is loaded once, then run with one call. NumPy arrays in and out; a second
-// translation unit of the module bnn_kernels, so that both compile at once.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <time.h>
-
-#include <memory>
-#include <set>
-#include <string>
-#include <vector>
-
-#include "executor.h"
-#include "threads.h"
-
-namespace py = pybind11;
-
-const bnn::Variant& variant_named(const std::string& name);         // bnn_kernels.cpp
-
-namespace {
-
-using bnn::isize;
+// The Python shell of the executor, part of bnn_kernels.cpp: a packed network is loaded once, then run with one call. NumPy arrays in
+// and out.
 
 std::string shape_of(const py::array& a) {
     std::string s = std::string(py::str(a.dtype())) + " [";
@@ -67,28 +46,29 @@ public:
 
     // One array for each slot from outside, in order: float32 [N, C, H, W] with any strides (written ones: as [N, H, W, C] contiguous),
     // int64 [N, H, W, words] contiguous.
-    void run(std::vector<py::array> arrays, isize threads) { run_watched(std::move(arrays), threads, bnn::Unwatched()); }
+    void run(std::vector<py::array> arrays, isize threads) { run_watched(std::move(arrays), threads, nullptr, nullptr); }
 
     // Seconds of processor time of each operation on one thread: what other processes take is not counted.
     std::vector<double> profile(std::vector<py::array> arrays) {
-        std::vector<double> seconds((size_t)net_.ops);
-        double last = 0;
-        const auto now = [] {
-            timespec t;
-            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-            return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-        };
-        last = now();
-        run_watched(std::move(arrays), 1, [&](isize k) {
-            const double at = now();
-            seconds[(size_t)k] += at - last;
-            last = now();
-        });
-        return seconds;
+        struct Clock {
+            std::vector<double> seconds;
+            double last;
+            static double now() {
+                timespec t;
+                clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+                return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+            }
+            static void after(void* self, isize k) {
+                Clock& c = *(Clock*)self;
+                c.seconds[(size_t)k] += now() - c.last;
+                c.last = now();
+            }
+        } clock = {std::vector<double>((size_t)net_.ops), Clock::now()};
+        run_watched(std::move(arrays), 1, &Clock::after, &clock);
+        return clock.seconds;
     }
 
-    template <class Watch>
-    void run_watched(std::vector<py::array> arrays, isize threads, const Watch& watch) {
+    void run_watched(std::vector<py::array> arrays, isize threads, void (*watch)(void*, isize), void* context) {
         if (arrays.size() != outside_.size())
             throw py::value_error("expected " + std::to_string(outside_.size()) + " arrays, got " + std::to_string(arrays.size()));
         if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + ", expected 1 or more");
@@ -128,8 +108,7 @@ public:
         static thread_local bnn::Memory memory;
         if (bnn::in_forked_child) threads = 1;
         const bnn::RunPlan plan = bnn::plan_run(net_, views.data(), images, threads);
-        const auto parallel = [](isize t, isize items, isize bytes, const auto& body) { bnn::parallel_for(t, items, bytes, body); };
-        bnn::run(net_, plan, views.data(), images, memory.need(plan.bytes), parallel, watch);
+        bnn::run(net_, plan, views.data(), images, memory.need(plan.bytes), watch, context);
         if (memory.size > KEPT) memory.release();
     }
 
@@ -141,7 +120,7 @@ public:
             views[i] = {nullptr, s.h * s.w * s.c, s.h * s.w, s.w, 1};
         }
         const bnn::RunPlan p = bnn::plan_run(net_, views.data(), images, threads);
-        return py::make_tuple(held_, p.bytes + (p.by_image ? p.threads * (p.s.micro + p.work) : 0));
+        return py::make_tuple(held_, p.bytes + (p.by_image ? p.threads * (p.micro + p.work) : 0));
     }
 
 private:
@@ -169,8 +148,6 @@ private:
     std::set<isize> written_;
     isize held_ = 0;
 };
-
-}  // namespace
 
 void bind_executor(py::module_& m) {
     py::class_<Executor>(m, "Executor")

@@ -1,0 +1,84 @@
+// A whole packed network in one call. What the operations and stages mean is written in bnnlib/deploy/graph.py; here they come as
+// tables of integers beside a list of constants, so that no shell needs more than arrays. executor.h does the work.
+//
+// Plain C++17: no Python, no library. Memory that lasts is asked for through a function, memory of a run is handed over.
+#pragma once
+#include "conv.h"
+#include "real.h"
+
+namespace bnn {
+
+enum class Source : int { map, real_conv, binary_conv, max_pool, avg_pool, bit_pool, bit_pad };
+enum class Area : int { micro, chunk, outside };
+
+struct NetSlot {
+    bool bits;
+    isize h, w, c;
+    Area area;
+    isize offset;                       // bytes of one image's slots before this one; for Area::outside the number of the array
+    isize row() const { return bits ? words(c) * 8 : c * 4; }              // bytes of a pixel
+    isize bytes() const { return h * w * row(); }                          // of an image
+};
+
+struct NetStage {
+    Do what;
+    isize slot, size;                   // size: of a pooling window
+    const float *a, *b;
+    bool spatial_a, spatial_b;          // parameters that differ from pixel to pixel
+};
+
+struct NetOp {
+    Source source;
+    isize input, h, w, c;               // what the source gives, before the stages
+    isize kh, kw, sh, sw, ph, pw, dh, dw, groups;
+    isize repeat;                       // map: repeats; bit_pad: 1 or -1; avg_pool: 1 if padding counts
+    isize phase;
+    isize output, pool;                 // where bits go, if the operation emits them itself; else output is -1
+    const uint64_t* flip;
+    isize first_stage, stages;
+    // prepared once
+    Plan plan;                          // binary_conv
+    const uint8_t* weights;             // real_conv: panels of each group
+    Weights kind;
+    const float* scale;                 // real_conv with int8 weights
+};
+
+// Where an array from outside lies; strides in floats for float slots, unused for bits ([N][H][W][words], contiguous).
+struct Outside { uint8_t* at; isize sn, sc, sh, sw; };
+
+struct Constant { const void* at; isize bytes; };
+
+struct Net {
+    const Variant* v;
+    const Real* r;
+    isize slots, ops, stages, micro_bytes, chunk_bytes;     // bytes of one image
+    NetSlot* slot;
+    NetOp* op;
+    NetStage* stage;
+};
+
+constexpr isize SLOT_FIELDS = 6, OP_FIELDS = 27, STAGE_FIELDS = 7, ROWS_AT_ONCE = 16, MICRO = 2, CHUNK = 128;
+
+struct NetTables {
+    const int64_t *slots, *ops, *stages;
+    isize slot_count, op_count, stage_count, micro_bytes, chunk_bytes;
+    const Constant* constants;
+    isize constant_count;
+};
+
+using Allocate = void* (*)(void* context, isize bytes);     // aligned to 64; lasts as long as the net; null: no memory left
+
+// Null and `out` filled, or what is wrong. Constants may go afterwards.
+const char* load(const Variant& v, const NetTables& t, Allocate allocate, void* context, Net* out);
+
+// Images at once, and bytes of the areas and of a piece of work (`bytes`: all of it).
+struct RunPlan { isize micro, chunk, images, chunk_images, threads, work; bool by_image; isize bytes; };
+
+// How `images` images run on at most `threads` threads, and the memory it takes.
+RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threads);
+
+// Runs it on OpenMP's threads. memory: plan.bytes, aligned to 64. outside: the arrays that slots of Area::outside name, of `images`
+// images each. watch(context, k), if not null, is called after operation k; of more than one thread it makes sense of none.
+void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, uint8_t* memory, void (*watch)(void* context, isize k), void* context);
+
+}  // namespace bnn
