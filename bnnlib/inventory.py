@@ -17,6 +17,8 @@ from bnnlib import layers
 if TYPE_CHECKING:
     import pandas as pd
 
+KINDS = ("1-bit", "additions", "real")
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -65,6 +67,22 @@ def weighted_layers(model: nn.Module, x: Tensor) -> list[Layer]:
     watched = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     _run(model, x, {module: watch(name) for name, module in watched.items()})
     return found
+
+
+def operations(model: nn.Module, x: Tensor) -> dict[str, int]:
+    """Products of the convolutions and linear layers for one image of ``x`` ``(N, C, H, W)``, by :data:`KINDS`:
+    ``1-bit`` (+-1 times +-1), ``additions`` (a real value times +-1), ``real``."""
+    binary = layers.binary_layers(model)
+    found = dict.fromkeys(KINDS, 0)
+    for layer in weighted_layers(model, x):
+        found[_kind(binary.get(layer.name))] += layer.macs
+    return found
+
+
+def _kind(layer: nn.Module | None) -> str:
+    if layer is None:
+        return "real"
+    return "1-bit" if getattr(layer, "binary_input", True) else "additions"
 
 
 def frame(model: nn.Module, x: Tensor) -> pd.DataFrame:

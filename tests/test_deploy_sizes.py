@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from bnnlib import deploy, models, recipes
+from bnnlib import building, deploy, models, recipes
 from bnnlib.deploy import sizes
 
 
@@ -29,3 +29,12 @@ def test_sizes_take_no_memory():
     found = sizes.of("mlp", {"features": 10**9})
     assert found.fp32 > 4 * 1024 * 10**9
     assert not torch.zeros(1).is_meta
+
+
+def test_a_file_is_its_bits_and_a_header():
+    found, real = sizes.of("lenet5"), sizes.of("lenet5-real")
+    counts = building.parameter_count(models.build("lenet5"))
+    # rows of bits are padded to whole words; the header names every tensor; counters of batches are left out
+    assert counts["bits"] / 8 < found.float32 < counts["bits"] / 8 + 12_000
+    assert found.int8 < found.bfloat16 < found.float32
+    assert real.float32 == pytest.approx(4 * counts["total"], rel=0.01)

@@ -72,3 +72,36 @@ def test_information_of_signs_that_are_known():
     quarter = -0.25 * math.log2(0.25) - 0.75 * math.log2(0.75)
     (found,) = inventory.sign_information(net, x).values()
     assert found == pytest.approx((1 + quarter) / 3)
+
+
+def resnet(**options):
+    with torch.device("meta"):
+        return models.build("resnet18", image=64, classes=200, **options)
+
+
+def test_operations_of_each_downsample_by_hand():
+    x = torch.zeros(1, 3, 64, 64, device="meta")
+    sides = (16, 8, 4, 2)
+    widths = (64, 128, 256, 512)
+    body = sum(
+        (4 * w * w - (w * w // 2 if i else 0)) * 9 * s * s  # the first conv of a stage has half the inputs
+        for i, (w, s) in enumerate(zip(widths, sides, strict=True))
+    )
+    shortcuts = sum(w * (w // 2) * s * s for w, s in zip(widths[1:], sides[1:], strict=True))
+    ends = 3 * 64 * 49 * 32 * 32 + 512 * 200
+    expected = {
+        "real": (body, 0, ends + shortcuts),
+        "binary-weight": (body, shortcuts, ends),
+        "binary": (body + shortcuts, 0, ends),
+    }
+    for downsample, counts in expected.items():
+        assert inventory.operations(resnet(downsample=downsample), x) == dict(zip(inventory.KINDS, counts, strict=True))
+
+
+def test_operations_of_linear_layers_and_real_valued_nets():
+    lenet = models.build("lenet5-real")
+    found = inventory.operations(lenet, torch.zeros(1, 1, 28, 28))
+    assert found["1-bit"] == found["additions"] == 0
+    assert found["real"] == 20 * 25 * 24 * 24 + 50 * 20 * 25 * 8 * 8 + 800 * 500 + 500 * 10
+    binary = inventory.operations(models.build("lenet5"), torch.zeros(1, 1, 28, 28))
+    assert binary["1-bit"] == 50 * 20 * 25 * 8 * 8 + 800 * 500
