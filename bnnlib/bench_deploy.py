@@ -10,7 +10,7 @@ for each number of threads; nothing else should run. For each network, batch and
 ``fp32-compile``         the same, ``torch.compile`` with freezing
 ``fake-quantised``       the binary network in PyTorch, +-1 as floats: how it was trained and evaluated
 ``onnx-fp32``, ...       ONNX Runtime, FP32 and int8 (static, random calibration), in a process of its own
-``packed-float32``, ...  :func:`bnnlib.deploy.convert`, its real-valued linear layers in float32, bfloat16, int8
+``packed-float32``, ...  :func:`bnnlib.deploy.convert`, real-valued layers behind the first in float32, bfloat16, int8
 ======================== =====================================================================================
 
 Beside the times: where they go, operation by operation; peak memory in fresh processes; for trained networks whose

@@ -38,7 +38,8 @@ namespace bnn {
 
 struct Cpu {
     bool popcnt = false, avx2 = false, avx512bw = false, avx512vpopcntdq = false;
-    bool fma = false, avx512vnni = false, avx512bf16 = false;       // for peaks.h alone
+    bool fma = false, avx512bf16 = false;                           // for float work
+    bool avx512vnni = false;                                        // for peaks.h alone
 };
 
 inline Cpu ask_cpu() {

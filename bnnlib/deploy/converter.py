@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -44,9 +45,10 @@ def convert(
 ) -> PackedNetwork:
     """The packed network of ``model`` in evaluation mode, for images of ``input_shape`` (channels, height, width); or (features,).
 
-    ``real``: how the weights of real-valued linear layers are held, which are most of the bytes (int8: symmetric, a
-    scale to an output channel); they multiply float32 either way. Real-valued convolutions stay float32, for the signs
-    behind them depend on their last bits; a mapping from names of layers to types chooses for each, convolutions too.
+    ``real``: how the weights of real-valued layers are held, but for the layer that sees the images, which stays
+    float32 (int8: symmetric, a scale to an output channel); a mapping from names of layers to types chooses for each,
+    that one too. They multiply float32 activations; on a CPU that multiplies bf16, weights of bfloat16 and int8
+    multiply activations rounded to bf16, twice as fast. Signs behind such layers can differ from the model's.
     ``keep``: names of modules to leave to PyTorch, with all inside
     them. The model itself is not changed, and the network does not follow its later changes. Raises
     :class:`ConvertError`.
@@ -197,6 +199,11 @@ class _Converter:
 
     # ---- what a node is
 
+    @cached_property
+    def first(self) -> torch.fx.Node | None:
+        """The first layer with weights."""
+        return next((n for n in self.traced.graph.nodes if self.kind(n) in ("conv", "binary")), None)
+
     def kind(self, node: torch.fx.Node) -> str:
         if "kind" not in node.meta:
             kept = node.op == "call_module" and any(
@@ -332,8 +339,10 @@ class _Converter:
     def real_conv(self, node, source, weight: Tensor, geometry: dict, bias: Tensor | None) -> _Point:
         name = self.label(node)
         constants, stored = {}, known.array(weight)
-        linear = isinstance(known.module_of(node, self.traced), nn.Linear)
-        kind = self.real.get(name, "float32") if isinstance(self.real, Mapping) else self.real if linear else "float32"
+        if isinstance(self.real, Mapping):
+            kind = self.real.get(name, "float32")
+        else:
+            kind = "float32" if node is self.first else self.real
         if kind == "bfloat16":
             stored = weight.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
         elif kind == "int8":
