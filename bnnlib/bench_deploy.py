@@ -46,7 +46,7 @@ NETS = ("s2-student", "s4-lenet5", "s4-nin", "tiny-s5-resnet18-xnorpp", "s1-vgg"
 BATCHES = (1, 128)
 REALS = ("float32", "bfloat16", "int8")
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "tiny-imagenet": (3, 64, 64), "imagenet": (3, 224, 224)}
-MEMORY = ("fp32-eager", "packed", "packed-alone")
+MEMORY = ("fp32-eager", "packed", "packed-alone", "packed-alone-int8")
 
 
 class BenchError(Exception):
@@ -226,13 +226,15 @@ def work(cpus: list[int], names: list[str], quick: bool) -> dict:
 
 
 def write_forms(name: str, folder: Path) -> None:
-    """The files that :func:`peak` loads: the FP32 twin's weights and the packed network of the recipe ``name``."""
+    """The files that :mod:`bnnlib.bench_memory` loads: the FP32 twin's weights and the packed network of the recipe
+    ``name``, its real-valued weights as float32 and as int8."""
     import safetensors.torch
 
     model, _ = model_of(name)
     state = {key: value.contiguous() for key, value in real_twin(model).state_dict().items()}
     safetensors.torch.save_file(state, folder / f"{name}.fp32")
     deploy.save(deploy.convert(model, shape_of(name)), folder / f"{name}.packed")
+    deploy.save(deploy.convert(model, shape_of(name), real="int8"), folder / f"{name}.packed-int8")
 
 
 def measure_memory(names: Iterable[str], batches: Iterable[int] = BATCHES) -> list[dict]:
@@ -263,7 +265,8 @@ def measure_memory(names: Iterable[str], batches: Iterable[int] = BATCHES) -> li
 @torch.inference_mode()
 def measure_agreement(name: str, limit: int | None = None) -> dict | None:
     """The packed network of a shipped file against PyTorch's evaluation mode on the test set (its first ``limit``
-    images): bits that differ at the input of every binary layer, predictions, accuracies. None where the file or the
+    images): bits that differ at the input of every binary layer, predictions, accuracies; these also with real-valued
+    layers of fewer bits, ``1-bit``: all behind the first, ``first 1-bit``: that one alone. None where the file or the
     images are not here."""
     path = deploy.FOLDER / f"{name}.safetensors"
     if not path.is_file():
@@ -275,7 +278,9 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
     except (data.DataNotFound, deploy.DeployError):
         return None
     model, shape = deploy.load(path), images.expected(path, about).shape
-    networks = {real: deploy.convert(model, shape, real=real) for real in REALS}
+    networks = {real: deploy.convert(model, shape, real=real) for real in (*REALS, "1-bit")}
+    first = next(k for k, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)))
+    networks["first 1-bit"] = deploy.convert(model, shape, real={first: "1-bit"})
     seen: dict[str, Tensor] = {}
     binary = {k: m for k, m in layers.binary_layers(model).items() if getattr(m, "binary_input", True)}
     small = data.Batches(dataset.test.take(torch.arange(1)), 1, seed=0, transform=transform, shuffle=False)
@@ -286,7 +291,7 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
             lambda module, args, key=key: seen.__setitem__(key, module._binary_input(args[0]) > 0)
         )
     flipped, total = dict.fromkeys(binary, 0), dict.fromkeys(binary, 0)
-    right, agree, count, difference = {"pytorch": 0, **dict.fromkeys(REALS, 0)}, dict.fromkeys(REALS, 0), 0, 0.0
+    right, agree, count, difference = {"pytorch": 0, **dict.fromkeys(networks, 0)}, dict.fromkeys(networks, 0), 0, 0.0
     split = dataset.test if limit is None else dataset.test.take(torch.arange(min(limit, len(dataset.test))))
     for _, x, y in data.Batches(split, 100, seed=0, transform=transform, shuffle=False).epoch(0):
         expected = model(x)

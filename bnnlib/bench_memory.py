@@ -2,7 +2,7 @@
 
 ``python -m bnnlib.bench_memory KIND NAME N,C,H,W FOLDER`` loads the network from FOLDER, runs it once on random images,
 and prints what the process held at most, above what it held with its libraries imported and used once, and in all.
-``packed-alone`` imports no PyTorch.
+``packed-alone`` imports no PyTorch; ``packed-alone-int8`` is the same with real-valued weights of int8.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ def main(kind: str, name: str, shape: str, folder: str) -> None:
     if kind == "fp32-eager":
         call = fp32(name, sizes, Path(folder) / f"{name}.fp32")
     else:
-        call = (packed if kind == "packed" else packed_alone)(sizes, Path(folder) / f"{name}.packed")
-    if kind == "packed-alone" and "torch" in sys.modules:
+        form = "packed-int8" if kind.endswith("int8") else "packed"
+        call = (packed if kind == "packed" else packed_alone)(sizes, Path(folder) / f"{name}.{form}")
+    if kind.startswith("packed-alone") and "torch" in sys.modules:
         raise SystemExit("PyTorch was imported")
     before = held("VmRSS")
     forget()

@@ -372,6 +372,25 @@ def test_smaller_real_valued_weights(real):
     assert (held["conv1"], held["fc2"]) == ("float32", real)
 
 
+def test_real_valued_weights_of_one_bit():
+    """mean|W| sign(W) in place of W, in the first layer and in the last."""
+    model, shape = build("lenet5")
+    net = deploy.convert(model, shape, real={"conv1": "1-bit", "fc2": "1-bit"})
+    rounded = copy.deepcopy(model)
+    with torch.no_grad():
+        for module in (rounded.conv1, rounded.fc2):
+            rows = module.weight.flatten(1)
+            signs = torch.where(rows >= 0, 1.0, -1.0)
+            module.weight.copy_((rows.abs().mean(1, keepdim=True) * signs).view_as(module.weight))
+    x = torch.randn(9, *shape)
+    assert sum(flips(net, rounded, x).values()) == 0
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), rounded(x), rtol=1e-4, atol=1e-4)
+    held = {note["layer"]: (note["as"], note["bytes"]) for note in net.notes}
+    assert held["conv1"] == ("1 bit", 20 * 4) and held["fc2"] == ("1 bit", 10 * 63)
+    assert {n["layer"]: n["as"] for n in deploy.convert(model, shape, real="1-bit").notes}["conv1"] == "float32"
+
+
 def test_the_model_is_left_as_it_was():
     model, shape = build("lenet5")
     model.train()
@@ -388,7 +407,7 @@ def test_the_model_is_left_as_it_was():
         ({"input_shape": (1, 28)}, "input_shape is"),
         ({"input_shape": (1, 28, 0)}, "input_shape is"),
         ({"input_shape": (3, 28, 28)}, "does not take images of shape"),
-        ({"input_shape": (1, 28, 28), "real": "int4"}, "unknown real 'int4': choose float32, bfloat16, int8"),
+        ({"input_shape": (1, 28, 28), "real": "int4"}, "unknown real 'int4': choose float32, bfloat16, int8, 1-bit"),
         ({"input_shape": (1, 28, 28), "keep": ["conv9"]}, "keep names 'conv9'"),
         ({"input_shape": (1, 28, 28), "real": {"conv2": "int8"}}, "real names 'conv2'"),
     ],

@@ -29,7 +29,7 @@ from bnnlib.deploy.graph import Graph, Op, Slot, output_shape
 from bnnlib.deploy.network import PackedNetwork
 from bnnlib.packing import pack_bits
 
-RealWeights = Literal["float32", "bfloat16", "int8"]
+RealWeights = Literal["float32", "bfloat16", "int8", "1-bit"]
 
 
 class ConvertError(ValueError):
@@ -46,8 +46,8 @@ def convert(
     """The packed network of ``model`` in evaluation mode, for images of ``input_shape`` (channels, height, width); or (features,).
 
     ``real``: how the weights of real-valued layers are held, but for the layer that sees the images, which stays
-    float32 (int8: symmetric, a scale to an output channel); a mapping from names of layers to types chooses for each,
-    that one too. They multiply float32 activations; on a CPU that multiplies bf16, weights of bfloat16 and int8
+    float32 (int8: symmetric, a scale to an output channel; 1-bit: mean|W| sign(W) of each output channel); a mapping
+    from names of layers to types chooses for each, that one too. They multiply float32 activations; on a CPU that multiplies bf16, weights of bfloat16 and int8
     multiply activations rounded to bf16, twice as fast. Signs behind such layers can differ from the model's.
     ``keep``: names of modules to leave to PyTorch, with all inside
     them. The model itself is not changed, and the network does not follow its later changes. Raises
@@ -343,6 +343,8 @@ class _Converter:
             kind = self.real.get(name, "float32")
         else:
             kind = "float32" if node is self.first else self.real
+        if kind == "1-bit":
+            return self.rounded_to_signs(node, source, weight, geometry, bias)
         if kind == "bfloat16":
             stored = weight.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
         elif kind == "int8":
@@ -353,6 +355,17 @@ class _Converter:
         op = Op("real_conv", [self.store(source)], {**geometry, "weights": kind}, constants, name=name)
         p = _Point(self.draft(op), None)
         self.notes.append({"layer": name, "as": kind, "bytes": stored.nbytes, "values": weight.numel()})
+        return p if bias is None else self.add_all(p, node, [("bias", {"by": bias})])
+
+    def rounded_to_signs(self, node, source, weight: Tensor, geometry: dict, bias: Tensor | None) -> _Point:
+        """mean|W| sign(W), a mean to an output channel: the nearest ``weight`` can come to with 1 bit each."""
+        name = self.label(node)
+        stored = pack_bits(weight.permute(0, 3, 1, 2).flatten(1)).numpy()
+        constants = {"weight": self.constant(f"{name}.weight", stored)}
+        p = _Point(self.draft(Op("real_conv", [self.store(source)], {**geometry, "weights": "bits"}, constants, name=name)), None)
+        how = "real-valued weights rounded to mean|W| sign(W)"
+        self.notes.append({"layer": name, "as": "1 bit", "how": how, "bytes": stored.nbytes, "values": weight.numel()})
+        p = self.add(p, {"op": "scale", "by": self.constant(f"{name}.scale", weight.flatten(1).abs().mean(1))})
         return p if bias is None else self.add_all(p, node, [("bias", {"by": bias})])
 
     def geometry(self, module: nn.Module, source: torch.fx.Node) -> dict[str, Any]:
