@@ -29,7 +29,7 @@ class SpeedError(Exception):
 
 
 def newest(folder: Path = FOLDER) -> list[dict]:
-    """The newest whole record of each CPU, newest first. Raises :class:`SpeedError` for a damaged file."""
+    """The newest whole record of each CPU, newest first (of one day by name). Raises :class:`SpeedError` for a damaged file."""
     found: dict[str, dict] = {}
     for path in sorted(folder.glob("*.json")):
         if path.name.startswith("deploy-"):  # whole networks: bnnlib.bench_deploy reads them
@@ -43,7 +43,7 @@ def newest(folder: Path = FOLDER) -> list[dict]:
             raise SpeedError(f"{path} is no benchmark record ({error!r}): run make bench again") from None
         if cpu not in found or found[cpu]["date"] <= day:
             found[cpu] = record
-    return sorted(found.values(), key=lambda record: record["date"], reverse=True)
+    return sorted(found.values(), key=lambda record: (record["date"], record["environment"]["cpu"]), reverse=True)
 
 
 def runs(record: dict) -> tuple[dict, dict | None]:
