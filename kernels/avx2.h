@@ -43,9 +43,11 @@ inline uint32_t bits_below(const uint16_t* counts, const uint16_t* limit) {     
     return ~(uint32_t)_mm256_movemask_epi8(_mm256_permute4x64_epi64(unset, 0xd8));
 }
 
-inline void to_bits(const uint16_t* counts, const uint16_t* limit, isize channels, uint64_t* to) {
-    for (isize o = 0; o < channels; o += 64)
-        to[o / 64] = bits_below(counts + o, limit + o) | (uint64_t)bits_below(counts + o + 32, limit + o + 32) << 32;
+inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels, uint64_t* to,
+                    isize to_stride) {
+    for (isize p = 0; p < pixels; ++p, counts += counts_stride, to += to_stride)
+        for (isize o = 0; o < channels; o += 64)
+            to[o / 64] = bits_below(counts + o, limit + o) | (uint64_t)bits_below(counts + o + 32, limit + o + 32) << 32;
 }
 
 inline uint32_t signs(const float* x) {                                          // 32 floats
@@ -114,8 +116,8 @@ inline void transpose(const float* from, isize from_stride, isize pixels, isize 
 
 inline bool supported() { return cpu().avx2; }
 
-constexpr Variant variant = {"avx2", "AVX2", supported, weight_bytes, interleave, count, scratch_bytes, STEP, plain::to_float,
-                             plain::to_int16, to_bits, transpose, pack_channels, pack_planes};
+constexpr Variant variant = {"avx2", "AVX2", supported, weight_bytes, interleave, count, scratch_bytes, STEP, nullptr,
+                             plain::to_float, plain::to_int16, to_bits, transpose, pack_channels, pack_planes};
 
 }  // namespace bnn::avx2
 BNN_TARGET_END

@@ -1,7 +1,8 @@
 // Binary convolution (and linear layer) over packed activations: the same driver for every variant.
 //
 // Output pixels are cut into tiles. A tile's receptive fields are gathered into rows, all output channels are counted against
-// them, and the epilogue turns counts into float32, int16 or bits while they are in the cache.
+// them, and the epilogue turns counts into float32, int16 or bits while they are in the cache. A variant that counts straight from
+// lines of the input saves most of the gathering: neighbouring pixels share taps, and each is copied once a line, not once a pixel.
 //
 // Zero padding. A padded tap must contribute 0, yet a row can only hold bits. It holds 0 bits there, so such a tap counts
 // popcount(w_tap), a constant of the weights. With v valid taps of C channels each,
@@ -53,6 +54,7 @@ struct Plan {
     uint16_t* limit;                        // [rows * columns][round_up(O, 64)], bits only
     isize tile, chunk, tiles, chunks;       // pixels (windows when pooling) and channels of one work item, and how many of each
     bool direct;                            // activations are rows already
+    bool lines;                             // a tile's input is copied line by line, not gathered row by row
     bool skip;                              // lines of taps above and below the image are not counted
 };
 
@@ -170,11 +172,12 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
             for (isize o = 0; o < padded; ++o) limit[o] = o < g.o ? count_limit(base[o], e.threshold ? e.threshold[o] : 0) : 0;
         }
     p.direct = g.taps() == 1 && g.sh == 1 && g.sw == 1 && g.ph == 0 && g.pw == 0 && g.groups == 1 && e.pool == 1;
+    p.lines = v.count_lines && !p.direct && g.dw == 1 && g.sw <= g.kw && g.kw * g.tap_bytes() % v.step == 0 && one_stretch(g);
     choose_tiles(&p, threads);
     return p;
 }
 
-// Memory of one thread: gathered rows, counts, the variant's scratch, one tile of floats (planes), long-K bases and limits.
+// Memory of one thread: gathered rows or copied lines, counts, the variant's scratch, one tile of floats (planes), long-K bases and limits.
 struct WorkSizes { isize rows, counts, scratch, floats, bases, limits, bits, total, count_stride; };
 
 inline WorkSizes work_sizes(const Plan& p) {
@@ -182,7 +185,8 @@ inline WorkSizes work_sizes(const Plan& p) {
     const isize pixels = p.tile * p.e.pool * p.e.pool, channels = round_up(p.chunk, 64);
     // A group's last vector may reach 63 counts beyond its last channel; and a stride of a power of two would crowd a few cache sets.
     s.count_stride = round_up(p.chunk, 64) + (p.g.groups > 1 ? 64 : 32);
-    s.rows = p.direct ? 0 : round_up(pixels * p.g.row_stride() + ROW_SLACK, 64);
+    // Copied lines take no more than rows, as neighbours share taps, but for a word at the end of each.
+    s.rows = p.direct ? 0 : round_up(pixels * p.g.row_stride() + (p.lines ? p.g.kh * 8 : 0) + ROW_SLACK, 64);
     s.counts = round_up(pixels * s.count_stride * 2, 64);
     s.scratch = round_up(p.v->scratch_bytes(pixels, p.g.row_bytes()), 64);
     s.floats = p.e.channels_first ? round_up(pixels * channels * 4, 64) : 0;
@@ -195,20 +199,29 @@ inline WorkSizes work_sizes(const Plan& p) {
 inline isize work_bytes(const Plan& p) { return work_sizes(p).total; }
 inline isize work_items(const Plan& p) { return p.tiles * p.chunks; }
 
-struct Pixel { isize n, y, x; };
+// Windows [x, x + many) of line y of image n; `at` counts pixels of the tile before them.
+struct Run { isize n, y, x, many, at; };
 
-// The output pixels of `many` windows from window `start` on, window by window. Divides once, then counts.
-inline void list_pixels(const Plan& p, isize start, isize many, Pixel* to) {
-    const isize pool = p.e.pool, width = outputs_w(p), height = outputs_h(p);
-    isize x = start % width, y = start / width % height, n = start / width / height;
-    for (isize i = 0; i < many; ++i) {
-        for (isize a = 0; a < pool; ++a)
-            for (isize b = 0; b < pool; ++b) *to++ = {n, y * pool + a, x * pool + b};
-        if (++x == width) {
-            x = 0;
-            if (++y == height) y = 0, ++n;
-        }
+// `many` windows from window `start` on, cut where lines end; the number of runs. Divides once, then counts.
+inline isize list_runs(const Plan& p, isize start, isize many, Run* to) {
+    const isize width = outputs_w(p), height = outputs_h(p), window = p.e.pool * p.e.pool;
+    isize runs = 0;
+    Run r = {start / width / height, start / width % height, start % width, 0, 0};
+    for (; many > 0; many -= r.many) {
+        r.many = least(many, width - r.x);
+        to[runs++] = r;
+        r.at += r.many * window, r.x = 0;
+        if (++r.y == height) r.y = 0, ++r.n;
     }
+    return runs;
+}
+
+// body(pixel of the tile, column) for all pixels of a run on line `a` of its windows; pixels lie window by window.
+template <class Body>
+inline void each_pixel(const Plan& p, const Run& r, isize a, const Body& body) {
+    const isize pool = p.e.pool, many = r.many;
+    for (isize b = 0; b < pool; ++b)
+        for (isize i = 0; i < many; ++i) body(r.at + (i * pool + a) * pool + b, (r.x + i) * pool + b);
 }
 
 // cg bits from bit `start` of a pixel's words, into ceil(cg / 8) bytes.
@@ -223,12 +236,12 @@ inline void gather_tap(const uint8_t* pixel, isize start, isize cg, uint8_t* to)
     }
 }
 
-inline void gather_row(const Plan& p, Pixel at, isize group, uint8_t* row) {
+inline void gather_row(const Plan& p, isize n, isize oy, isize ox, isize group, uint8_t* row) {
     const Conv& g = p.g;
     const isize pixel_bytes = words(g.c) * 8, tap_bytes = g.tap_bytes();
-    const isize y = at.y * g.sh - g.ph, x = at.x * g.sw - g.pw;
-    const uint8_t* image = (const uint8_t*)p.activations + at.n * g.h * g.w * pixel_bytes;
-    const Span down = p.row_taps[p.row_class[at.y]], across = p.column_taps[p.column_class[at.x]];
+    const isize y = oy * g.sh - g.ph, x = ox * g.sw - g.pw;
+    const uint8_t* image = (const uint8_t*)p.activations + n * g.h * g.w * pixel_bytes;
+    const Span down = p.row_taps[p.row_class[oy]], across = p.column_taps[p.column_class[ox]];
     const isize before = across.low * tap_bytes, after = (g.kw - across.high) * tap_bytes, line_bytes = g.kw * tap_bytes;
     const bool runs = g.dw == 1 && g.groups == 1 && tap_bytes == pixel_bytes;   // a row of taps is one stretch of memory
     uint8_t* to = row;
@@ -255,6 +268,44 @@ inline void gather_row(const Plan& p, Pixel at, isize group, uint8_t* row) {
     fill(to, 0, g.row_stride() - g.row_bytes());
 }
 
+// The input under a tile, every tap once: line i of `to` holds what line i of the kernel meets on the tile's first line of pixels, then
+// on the next, all zero-filled where they leave the image. at[k]: the first tap of pixel k that is counted.
+inline void copy_lines(const Plan& p, const Run* run, isize runs, isize group, uint8_t* to, isize line_stride, const uint8_t** at) {
+    const Conv& g = p.g;
+    const isize pool = p.e.pool, pixel_bytes = words(g.c) * 8, tap_bytes = g.tap_bytes(), step = g.sw * tap_bytes;
+    for (const Run* r = run; r < run + runs; ++r) {
+        const isize start = r->x * pool, columns = (r->many * pool - 1) * g.sw + g.kw, x = start * g.sw - g.pw;
+        const isize low = least(columns, most(0, -x)), high = most(low, least(columns, g.w - x));       // [low, high) lie in the image
+        const isize before = low * tap_bytes, after = (columns - high) * tap_bytes;
+        for (isize a = 0; a < pool; ++a, to += columns * tap_bytes) {
+            const Span down = p.row_taps[p.row_class[r->y * pool + a]];
+            const isize first = p.skip ? down.low : 0, last = p.skip ? down.high : g.kh, y = (r->y * pool + a) * g.sh - g.ph;
+            const uint8_t* origin = to + first * line_stride;
+            each_pixel(p, *r, a, [&](isize k, isize column) { at[k] = origin + (column - start) * step; });
+            for (isize i = first; i < last; ++i) {
+                uint8_t* line = to + i * line_stride;
+                if (i < down.low || i >= down.high) {
+                    fill(line, 0, columns * tap_bytes);
+                    continue;
+                }
+                const isize pixel = (r->n * g.h + y + i * g.dh) * g.w + x + low;
+                const uint8_t* from = (const uint8_t*)p.activations + pixel * pixel_bytes;
+                if (before) fill(line, 0, before), line += before;
+                if (tap_bytes == pixel_bytes) {
+                    copy(line, from, (high - low) * tap_bytes), line += (high - low) * tap_bytes;
+                } else if (g.groups == 1) {         // whole words, as in gather_row
+                    for (isize j = low; j < high; ++j, line += tap_bytes, from += pixel_bytes)
+                        for (isize k = 0; k < tap_bytes; k += 8) store64(line + k, load64(from + k));
+                } else {
+                    for (isize j = low; j < high; ++j, line += tap_bytes, from += pixel_bytes)
+                        gather_tap(from, group * g.cg(), g.cg(), line);
+                }
+                if (after) fill(line, 0, after);
+            }
+        }
+    }
+}
+
 struct Work { uint8_t* rows; uint16_t* counts; uint8_t* scratch; float* floats; int32_t* bases; uint16_t* limits; uint64_t* bits; isize count_stride; };
 
 // Float results as planes: pixels that lie side by side in one image are written together.
@@ -279,7 +330,7 @@ inline void store_planes(const Plan& p, const Work& w, isize start, isize pixels
 struct Tile {
     isize start, many, pixels, first, channels;     // windows [start, start + many)
     isize border[64];                               // class of each pixel
-    const int32_t* base[64];
+    const int32_t* base[64];                        // not set where bits need only their limits
     Work w;
 };
 
@@ -304,45 +355,61 @@ inline void count_tile(const Plan& p, isize item, uint8_t* memory, Tile* t) {
     const isize base_stride = round_up(p.chunk, 64);
     const bool single = one_stretch(g);
 
-    Pixel pixel[64];
-    const int32_t** base = t->base;
-    list_pixels(p, start, many, pixel);
-    for (isize i = 0; i < pixels; ++i) {
-        t->border[i] = p.row_class[pixel[i].y] * p.columns + p.column_class[pixel[i].x];
-        base[i] = p.base + t->border[i] * g.o + first;
-        if (!single) {
-            copy(w.bases + i * base_stride, base[i], channels * 4);
-            base[i] = w.bases + i * base_stride;
+    Run run[64];
+    const isize runs = list_runs(p, start, many, run);
+    for (const Run* r = run; r < run + runs; ++r)
+        for (isize a = 0; a < e.pool; ++a) {
+            const isize line = p.row_class[r->y * e.pool + a] * p.columns;
+            const int32_t* column_class = p.column_class;
+            each_pixel(p, *r, a, [&](isize i, isize x) { t->border[i] = line + column_class[x]; });
         }
+    for (isize i = 0; i < pixels && (e.out != Out::bits || !single); ++i) {
+        t->base[i] = p.base + t->border[i] * g.o + first;
+        if (single) continue;
+        copy(w.bases + i * base_stride, t->base[i], channels * 4);
+        t->base[i] = w.bases + i * base_stride;
     }
 
     // Groups in order: each writes whole vectors beyond its last channel, which the next group overwrites.
     for (isize group = 0; group < g.groups; ++group) {
-        const uint8_t* rows = w.rows;
+        const uint8_t *rows = w.rows, *at[64];
         isize stride = g.row_stride();
+        const isize line_bytes = g.kw * g.tap_bytes(), line_stride = pixels * line_bytes + 8;      // + 8: the last word may reach too far
         if (p.direct) {
             stride = words(g.c) * 8;
             rows = (const uint8_t*)p.activations + start * stride;
+        } else if (p.lines) {
+            copy_lines(p, run, runs, group, w.rows, line_stride, at);
         } else {
-            for (isize i = 0; i < pixels; ++i) gather_row(p, pixel[i], group, w.rows + i * stride);
+            uint8_t* row = w.rows;              // in order, as each overwrites what the one before wrote too far
+            for (const Run* r = run; r < run + runs; ++r)
+                for (isize i = 0; i < r->many; ++i)
+                    for (isize a = 0; a < e.pool; ++a)
+                        for (isize b = 0; b < e.pool; ++b, row += stride)
+                            gather_row(p, r->n, r->y * e.pool + a, (r->x + i) * e.pool + b, group, row);
         }
+        const uint8_t* weights = p.blob.weights + group * p.blob.group_bytes;
         const isize low = g.groups == 1 ? first : 0, high = g.groups == 1 ? first + channels : g.og(), shift = group * g.og();
-        for (isize i = 0, run; p.skip && i < pixels; i += run) {
-            const int32_t its = p.row_class[pixel[i].y];
-            for (run = 1; i + run < pixels && p.row_class[pixel[i + run].y] == its;) ++run;
-            const Span lines = p.row_taps[its];
-            const isize line_bytes = g.kw * g.tap_bytes();
+        const auto count = [&](isize i, isize many, isize from, isize to) {
             uint16_t* counts = w.counts + shift + i * w.count_stride;
-            if (lines.low < lines.high)
-                v.count(rows + i * stride, stride, run, p.blob.weights + group * p.blob.group_bytes, g.row_bytes(),
-                        lines.low * line_bytes, lines.high * line_bytes, low, high, counts, w.count_stride, w.scratch);
+            if (p.lines)
+                v.count_lines(at + i, line_stride, line_bytes, many, weights, g.row_bytes(), from, to, low, high, counts, w.count_stride);
             else
-                for (isize k = 0; k < run; ++k) fill(counts + k * w.count_stride, 0, (high - low) * 2);
+                v.count(rows + i * stride, stride, many, weights, g.row_bytes(), from, to, low, high, counts, w.count_stride, w.scratch);
+        };
+        for (isize r = 0, next; p.skip && r < runs; r = next) {
+            const int32_t its = p.row_class[run[r].y];
+            for (next = r + 1; next < runs && p.row_class[run[next].y] == its;) ++next;
+            const isize i = run[r].at, end = next < runs ? run[next].at : pixels;
+            const Span lines = p.row_taps[its];
+            if (lines.low < lines.high)
+                count(i, end - i, lines.low * line_bytes, lines.high * line_bytes);
+            else
+                for (isize k = i; k < end; ++k) fill(w.counts + shift + k * w.count_stride, 0, (high - low) * 2);
         }
         for (isize from = 0; !p.skip && from < g.row_bytes(); from += KBLOCK) {
             const isize to = least(from + KBLOCK, g.row_bytes());
-            v.count(rows, stride, pixels, p.blob.weights + group * p.blob.group_bytes, g.row_bytes(), from, to, low, high,
-                    w.counts + shift, w.count_stride, w.scratch);
+            count(0, pixels, from, to);
             if (to < g.row_bytes())         // a long K: move this stretch into the base
                 for (isize i = 0; i < pixels; ++i)
                     for (isize o = 0; o < high - low; ++o)
@@ -379,8 +446,9 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
             v.to_int16(w.counts + i * w.count_stride, base[i], channels, (int16_t*)e.to + (start + i) * g.o + first);
     } else {
         const isize line = words(g.o), n = words(channels);
-        for (isize i = 0; i < many; ++i) {
+        for (isize i = 0, some; i < many; i += some) {
             uint64_t* to = (uint64_t*)e.to + (start + i) * line + first / 64;
+            for (some = 1; single && window == 1 && i + some < many && t.border[i + some] == t.border[i];) ++some;      // one limit
             for (isize k = 0; k < window; ++k) {
                 const isize at = i * window + k;
                 const uint16_t* limit = single ? p.limit + t.border[at] * round_up(g.o, 64) + first : w.limits;
@@ -389,11 +457,11 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
                     for (isize o = 0; o < channels; ++o)
                         w.limits[o] = count_limit(base[at][o], e.threshold ? e.threshold[first + o] : 0);
                 }
-                uint64_t* result = k ? w.bits : to;
-                v.to_bits(w.counts + at * w.count_stride, limit, channels, result);
+                v.to_bits(w.counts + at * w.count_stride, w.count_stride, some, limit, channels, k ? w.bits : to, line);
                 if (k) for (isize j = 0; j < n; ++j) to[j] |= w.bits[j];
             }
-            if (e.flip) for (isize j = 0; j < n; ++j) to[j] ^= e.flip[first / 64 + j];
+            for (isize k = 0; e.flip && k < some; ++k, to += line)
+                for (isize j = 0; j < n; ++j) to[j] ^= e.flip[first / 64 + j];
         }
     }
 }

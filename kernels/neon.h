@@ -68,7 +68,7 @@ inline void count(const uint8_t* rows, isize stride, isize pixels, const uint8_t
 inline isize scratch_bytes(isize, isize) { return 0; }
 inline bool supported() { return true; }
 
-constexpr Variant variant = {"neon", "NEON", supported, weight_bytes, interleave, count, scratch_bytes, 1, to_float, to_int16, to_bits,
-                             transpose, pack_channels, pack_planes};
+constexpr Variant variant = {"neon", "NEON", supported, weight_bytes, interleave, count, scratch_bytes, 1, nullptr, to_float, to_int16,
+                             to_bits, transpose, pack_channels, pack_planes};
 
 }  // namespace bnn::neon

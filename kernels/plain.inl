@@ -24,12 +24,14 @@ inline uint64_t gather_bits(const uint8_t* bytes) {
     return word;
 }
 
-inline void to_bits(const uint16_t* counts, const uint16_t* limit, isize channels, uint64_t* to) {
-    for (isize o = 0; o < channels; o += 64) {
-        uint8_t below[64];
-        for (int i = 0; i < 64; ++i) below[i] = counts[o + i] < limit[o + i];
-        to[o / 64] = gather_bits(below);
-    }
+inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels, uint64_t* to,
+                    isize to_stride) {
+    for (isize p = 0; p < pixels; ++p, counts += counts_stride, to += to_stride)
+        for (isize o = 0; o < channels; o += 64) {
+            uint8_t below[64];
+            for (int i = 0; i < 64; ++i) below[i] = counts[o + i] < limit[o + i];
+            to[o / 64] = gather_bits(below);
+        }
 }
 
 inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride) {

@@ -20,15 +20,21 @@ struct Variant {
                   isize first, isize last, uint16_t* counts, isize counts_stride, uint8_t* scratch);
     isize (*scratch_bytes)(isize pixels, isize row_bytes);
     isize step;                         // bytes of a row that are counted together; KBLOCK is a multiple
+    // The same where rows lie in lines of line_bytes, which are line_stride bytes apart: byte from + k of row p is
+    // at[p][k / line_bytes * line_stride + k % line_bytes]. line_bytes is a multiple of `step`, `from` and `to` of line_bytes.
+    // Null where a variant has none.
+    void (*count_lines)(const uint8_t* const* at, isize line_stride, isize line_bytes, isize pixels, const uint8_t* weights,
+                        isize row_bytes, isize from, isize to, isize first, isize last, uint16_t* counts, isize counts_stride);
 
     // to[p][o] = (base[p][o] - 2 counts[p][o]) [* scale[o]] [+ bias[o]] [+ residual[p][o]]; scale, bias, residual may be null.
     // Each step rounds on its own (no fused multiply-add), so that results equal the framework's.
     void (*to_float)(const uint16_t* counts, const int32_t* base, isize channels, const float* scale, const float* bias,
                      const float* residual, float* to);
     void (*to_int16)(const uint16_t* counts, const int32_t* base, isize channels, int16_t* to);
-    // bit o of `to` = counts[o] < limit[o]; whole words are written, unused top bits 0. limit and counts are readable up to a
+    // bit o of to[p] = counts[p][o] < limit[o]; whole words are written, unused top bits 0. limit and counts are readable up to a
     // multiple of 64 channels, and limit is 0 there.
-    void (*to_bits)(const uint16_t* counts, const uint16_t* limit, isize channels, uint64_t* to);
+    void (*to_bits)(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels, uint64_t* to,
+                    isize to_stride);
 
     // to[o * to_stride + p] = from[p * from_stride + o]
     void (*transpose)(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride);

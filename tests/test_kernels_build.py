@@ -162,8 +162,9 @@ native = pytest.mark.skipif(
 
 
 @native
-def test_threads_give_the_same_bits_and_follow_torch(monkeypatch):
-    x, w = torch.randn(3, 70, 17, 15), torch.randn(200, 70, 3, 3)
+@pytest.mark.parametrize("channels", [70, 96, 128])  # gathered and copied line by line
+def test_threads_give_the_same_bits_and_follow_torch(channels):
+    x, w = torch.randn(3, channels, 17, 15), torch.randn(200, channels, 3, 3)
     before = torch.get_num_threads()
     try:
         results = []

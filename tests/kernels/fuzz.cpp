@@ -1,6 +1,7 @@
 // A fuzz of all variants against a bit-by-bit convolution, without Python: the shell of the sanitizer build, of the emulated
-// AVX-512 build and of the cross-compiled ARM build. Buffers are exactly as large as the contract says, so that AddressSanitizer
-// sees every byte too far. Usage: fuzz CASES SEED. Prints one line for each variant and exits with 1 at the first difference.
+// AVX-512 build and of the cross-compiled ARM build. Some awkward shapes, then random ones. Buffers are exactly as large as the
+// contract says, so that AddressSanitizer sees every byte too far. Usage: fuzz CASES SEED. Prints one line for each variant and exits
+// with 1 at the first difference.
 #if defined(BNN_EMULATE)
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #define SIMDE_NO_NATIVE
@@ -50,9 +51,29 @@ struct Problem {
     std::vector<int> dot;                                               // [n][oh][ow][o]
 };
 
-static Problem make_problem() {
-    Problem p;
-    bnn::Conv& g = p.g;
+// Shapes whose tiles hold pieces of several lines and images, whose windows hang far over the edges, or which kernels that count
+// straight from lines of the input must leave to others.
+static const bnn::Conv awkward[] = {
+    // n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups
+    {3, 7, 7, 64, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {2, 9, 5, 96, 64, 3, 3, 2, 2, 1, 1, 1, 1, 1},           // taps of 12 bytes in pixels of 16
+    {1, 5, 67, 128, 300, 3, 3, 1, 1, 0, 0, 1, 1, 1},        // lines longer than a tile, chunks of channels
+    {1, 6, 35, 192, 17, 5, 3, 1, 2, 2, 2, 1, 1, 1},
+    {2, 3, 2, 128, 33, 5, 5, 1, 1, 2, 3, 1, 1, 1},          // a kernel larger than the image
+    {2, 4, 5, 64, 32, 3, 3, 1, 1, 4, 5, 1, 1, 1},           // pixels that see nothing of it
+    {70, 1, 1, 64, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1},          // as many lines as pixels
+    {9, 1, 9, 32, 48, 1, 3, 1, 1, 0, 1, 1, 1, 1},
+    {2, 9, 8, 64, 130, 3, 3, 1, 1, 2, 1, 2, 1, 1},          // only lines are dilated
+    {2, 9, 8, 64, 30, 3, 3, 1, 1, 2, 2, 2, 2, 1},
+    {1, 9, 24, 96, 20, 3, 3, 3, 3, 0, 0, 1, 1, 1},          // windows share nothing: lines as long as they can be
+    {2, 6, 11, 128, 30, 3, 2, 1, 3, 1, 1, 1, 1, 1},         // a stride above the kernel
+    {2, 6, 9, 36, 20, 3, 4, 1, 3, 1, 2, 1, 1, 1},
+    {1, 8, 9, 192, 96, 3, 3, 1, 1, 1, 1, 1, 1, 3},
+    {2, 8, 8, 72, 50, 3, 4, 2, 1, 1, 2, 1, 1, 2},
+};
+
+static bnn::Conv random_shape() {
+    bnn::Conv g;
     const isize shape = pick(0, 9);
     g.groups = choose<isize>({1, 1, 1, 2, 3});
     const isize cg = shape == 0 ? pick(5000, 9000) : choose<isize>({1, 3, 7, 8, 20, 33, 64, 65, 96, 128, 200});
@@ -63,6 +84,13 @@ static Problem make_problem() {
     g.ph = pick(0, 3), g.pw = pick(0, 3);
     if (shape == 0 && pick(0, 1)) g.kh = 1, g.kw = 9, g.pw = 4, g.dw = 1;   // K beyond one 16-bit stretch
     g.h = bnn::most(1, g.dh * (g.kh - 1) + 1 - 2 * g.ph) + pick(0, 5), g.w = bnn::most(1, g.dw * (g.kw - 1) + 1 - 2 * g.pw) + pick(0, 7);
+    return g;
+}
+
+static Problem make_problem(const bnn::Conv& g) {
+    Problem p;
+    p.g = g;
+    const isize cg = g.cg();
     const int fill = (int)pick(0, 7);                                   // now and then all equal: the largest counts
     const auto sign = [&](int same) { return fill == same ? 1.0f : fill == same + 1 ? -1.0f : random64() >> 63 ? 1.0f : -1.0f; };
     p.x.resize((size_t)(g.n * g.h * g.w * g.c)), p.w.resize((size_t)(g.o * g.k()));
@@ -103,7 +131,7 @@ static void run(const bnn::Variant& v, const bnn::Conv& g, const bnn::Epilogue& 
     for (isize i = bnn::work_items(plan); i-- > 0;) bnn::run(plan, i, memory.at);      // any order must do
 }
 
-static void test(const bnn::Variant& v, const Problem& p) {
+static void test(const bnn::Variant& v, const Problem& p, isize pool) {
     const bnn::Conv& g = p.g;
     const isize pixels = g.pixels(), threads = pick(1, 4);
 
@@ -160,7 +188,7 @@ static void test(const bnn::Variant& v, const Problem& p) {
         run(v, g, e, blob, bits.at, threads);
         for (isize i = 0; i < y.size; ++i) if (y[i] != p.dot[(size_t)i]) differ(v, g, "int16", i);
     }
-    const isize pool = pick(1, 3), oh = g.oh() / pool, ow = g.ow() / pool, line = bnn::words(g.o);
+    const isize oh = g.oh() / pool, ow = g.ow() / pool, line = bnn::words(g.o);
     std::vector<int32_t> threshold((size_t)g.o);
     Buffer<uint64_t> flip(line);
     for (int32_t& t : threshold) t = (int32_t)pick(-20, 20);
@@ -195,7 +223,12 @@ int main(int count, char** arguments) {
             continue;
         }
         state = 0x9E3779B97F4A7C15u * (seed + 1);
-        for (int i = 0; i < cases; ++i) test(*v, make_problem());
+        for (const bnn::Conv& g : awkward)
+            for (isize pool = 1; pool <= 2; ++pool) test(*v, make_problem(g), pool);
+        for (int i = 0; i < cases; ++i) {
+            const Problem p = make_problem(random_shape());
+            test(*v, p, pick(1, 3));
+        }
         std::printf("%s: %d cases equal\n", v->name, cases);
     }
     return 0;
