@@ -122,9 +122,20 @@ def resolve(defaults: Mapping[str, Any], given: Mapping[str, Any], name: str = "
         if key not in defaults:
             raise ChapterError(f"{name} has no parameter {key!r}; it has {', '.join(defaults)}")
         resolved[key] = _as_type_of(defaults[key], value, f"{name}: parameter {key}")
-    if resolved.get("profile", "stored") not in PROFILES:
-        raise ChapterError(f"{name}: profile {resolved['profile']!r} is none of {', '.join(PROFILES)}")
+    try:
+        check_parameters(resolved.get("profile", "stored"), resolved.get("seed", 0))
+    except ChapterError as error:
+        raise ChapterError(f"{name}: {error}") from None
     return resolved
+
+
+def check_parameters(profile: str, seed: int) -> None:
+    """What a chapter calls first, for those who run it with plain papermill or in JupyterLab: its ``profile`` and
+    ``seed`` are such, or :class:`ChapterError`."""
+    if profile not in PROFILES:
+        raise ChapterError(f"profile {profile!r} is none of {', '.join(PROFILES)}")
+    if type(seed) is not int or seed < 0:
+        raise ChapterError(f"seed is {seed!r}: it must be a whole number, 0 or more")
 
 
 def _as_type_of(default: Any, value: Any, what: str) -> Any:

@@ -72,6 +72,24 @@ def test_parameters_are_the_literals_of_the_tagged_cell():
     assert chapters.parameters(chapter()) == {"profile": "stored", "seed": 0, "rate": 0.1}
 
 
+@pytest.mark.parametrize(
+    ("profile", "seed", "message"),
+    [("fast", 0, "profile 'fast' is none of stored, quick, full"), ("quick", -1, "seed is -1"), ("full", "3", "seed is '3'")],
+)
+def test_profile_and_seed_are_checked(profile, seed, message):
+    with pytest.raises(chapters.ChapterError, match=message):
+        chapters.check_parameters(profile, seed)
+
+
+def test_every_chapter_checks_its_parameters_first():
+    """Plain papermill and JupyterLab hand anything over."""
+    for path in sorted((chapters.ROOT / "notebooks").glob("*.ipynb")):
+        code = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+        at = next(i for i, c in enumerate(code) if "parameters" in c.metadata.get("tags", []))
+        called = [line for line in code[at + 1].source.splitlines() if line and not line.startswith((" ", "from ", "import ", ")"))]
+        assert called[0] == "chapters.check_parameters(profile, seed)", path.name
+
+
 @pytest.mark.parametrize("text", ["profile = f()", "import os", "a = b = 1", "a[0] = 1", "a ="])
 def test_parameters_that_are_no_literals_are_refused(text):
     with pytest.raises(chapters.ChapterError, match="more than literals"):
