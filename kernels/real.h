@@ -1,5 +1,6 @@
 // What the executor computes in float32: matrix products (FP32 weights, or weights stored as bf16 or int8), and the stages
-// between layers. One table of functions for each instruction set, as for the binary kernels.
+// between layers. One table of functions for each instruction set, as for the binary kernels. Where the CPU multiplies bf16, weights
+// of fewer bits than float32 multiply activations rounded to bf16, summed in float32.
 //
 // Rounding. Each stage rounds on its own, except affine_fused, which is one fused multiply-add: PyTorch's batch norm. Sums of
 // matrix products have an order of their own, so their last bits differ from any other library's.

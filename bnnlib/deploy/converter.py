@@ -5,7 +5,7 @@ and asks backwards from the result for what each value needs:
 
 * the bits that a binary layer reads come from comparisons that replace batch norm, shift, bias, scale, activation and
   sign, and max-pools in between work on bits (:mod:`bnnlib.deploy.thresholds`);
-* real values are computed by convolutions in float32, and by stages fused into the operation before them;
+* real values are computed by convolutions in float32 (see ``real``), and by stages fused into the operation before them;
 * what the executor lacks stays a PyTorch module, and the network runs in parts around it.
 """
 
