@@ -343,30 +343,23 @@ class _Converter:
             kind = self.real.get(name, "float32")
         else:
             kind = "float32" if node is self.first else self.real
-        if kind == "1-bit":
-            return self.rounded_to_signs(node, source, weight, geometry, bias)
+        note = {"layer": name, "as": kind}
+        stages = [] if bias is None else [("bias", {"by": bias})]
         if kind == "bfloat16":
             stored = weight.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
         elif kind == "int8":
             scale = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
             stored = (weight / scale.view(-1, 1, 1, 1)).round().to(torch.int8).numpy()
             constants["scale"] = self.constant(f"{name}.weight.scale", scale)
+        elif kind == "1-bit":
+            stored, kind = pack_bits(weight.permute(0, 3, 1, 2).flatten(1)).numpy(), "bits"
+            stages.insert(0, ("scale", {"by": weight.flatten(1).abs().mean(1)}))
+            note |= {"as": "1 bit", "how": "real-valued weights rounded to mean|W| sign(W)"}
         constants["weight"] = self.constant(f"{name}.weight", stored)
         op = Op("real_conv", [self.store(source)], {**geometry, "weights": kind}, constants, name=name)
         p = _Point(self.draft(op), None)
-        self.notes.append({"layer": name, "as": kind, "bytes": stored.nbytes, "values": weight.numel()})
-        return p if bias is None else self.add_all(p, node, [("bias", {"by": bias})])
-
-    def rounded_to_signs(self, node, source, weight: Tensor, geometry: dict, bias: Tensor | None) -> _Point:
-        """mean|W| sign(W), a mean to an output channel: the nearest ``weight`` can come to with 1 bit each."""
-        name = self.label(node)
-        stored = pack_bits(weight.permute(0, 3, 1, 2).flatten(1)).numpy()
-        constants = {"weight": self.constant(f"{name}.weight", stored)}
-        p = _Point(self.draft(Op("real_conv", [self.store(source)], {**geometry, "weights": "bits"}, constants, name=name)), None)
-        how = "real-valued weights rounded to mean|W| sign(W)"
-        self.notes.append({"layer": name, "as": "1 bit", "how": how, "bytes": stored.nbytes, "values": weight.numel()})
-        p = self.add(p, {"op": "scale", "by": self.constant(f"{name}.scale", weight.flatten(1).abs().mean(1))})
-        return p if bias is None else self.add_all(p, node, [("bias", {"by": bias})])
+        self.notes.append({**note, "bytes": stored.nbytes, "values": weight.numel()})
+        return self.add_all(p, node, stages)
 
     def geometry(self, module: nn.Module, source: torch.fx.Node) -> dict[str, Any]:
         if isinstance(module, (nn.Conv2d, layers.BinaryConv2d)):
