@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
-from bnnlib import quantizers
+from bnnlib import ops, quantizers
 
 Scale = Literal["none", "mean", "learned", "xnorpp", "dense", "channel-map"]
 Latent = Literal["free", "clip", "center-clip"]
@@ -281,9 +281,10 @@ class BinaryConv2d(_Binary):
         w = self._training_weight() if self.training else self.binary_weight()
         late_scale = None if folded or self.scale_kind == "none" else self.output_scale()
         # in evaluation the bias is added to the exact sum: a sum that starts from it would round at every step
-        if late_scale is None and k is None and self.training:
-            return F.conv2d(b, w, self.bias, self.stride, padding, self.dilation, self.groups)
-        y = F.conv2d(b, w, None, self.stride, padding, self.dilation, self.groups)
+        if self.training and self.binary_input and not self.dropout and x.is_cpu:
+            y = ops.conv2d_of_signs(b, w, self.stride, padding, self.dilation, self.groups)
+        else:
+            y = F.conv2d(b, w, None, self.stride, padding, self.dilation, self.groups)
         if self.scale_kind in SPATIAL and y.shape[2:] != late_scale.shape[1:]:
             raise ValueError(
                 f"scale={self.scale_kind!r} has factors for outputs of {tuple(late_scale.shape[1:])}, an input of {tuple(x.shape)} gives {tuple(y.shape[2:])}: "

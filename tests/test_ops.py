@@ -420,6 +420,7 @@ def test_opcheck():
         o.binary_conv2d.default,
         (grad[0].detach().to(memory_format=torch.channels_last).requires_grad_(), grad[1], *geometry),
     )
+    opcheck(o.conv2d_of_signs.default, (*(signs(t).float().requires_grad_() for t in (x, w)), *geometry))
     opcheck(o.binary_linear.default, (randn(3, 2, 9).requires_grad_(), randn(4, 9, seed=1).requires_grad_()))
     for out in ("float32", "int16", "bits"):
         for source in (x, bits):
@@ -452,6 +453,41 @@ def test_the_gradient_is_the_clipped_estimators():
     ops.binary_linear(a, b).square().sum().backward()
     F.linear(estimator(c), estimator(d)).square().sum().backward()
     assert torch.allclose(a.grad, c.grad, atol=1e-5) and torch.allclose(b.grad, d.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_conv2d_of_signs_is_conv2d(variant, dtype, channels_last):
+    x, w = randn(3, 70, 9, 8), randn(34, 35, 3, 3, seed=1)
+    alpha = randn(34, 1, 1, 1, seed=2).abs()
+    alpha[0] = 0
+    rest = 2, (1, 0), (1, 2), 2
+    format = torch.channels_last if channels_last else torch.contiguous_format
+    a = signs(x).to(dtype).contiguous(memory_format=format).requires_grad_()
+    b = (alpha.double() * signs(w)).float().to(torch.float64 if dtype == torch.float64 else torch.float32)
+    b.requires_grad_()
+    c, d = (t.detach().double().requires_grad_() for t in (a, b))
+    y, exact = ops.conv2d_of_signs(a, b, *rest), F.conv2d(c, d, None, *rest)
+    assert y.dtype == dtype and (channels_last or y.is_contiguous())
+    # counted and rounded once, or a sum of 35 * 9 products
+    rounding = torch.finfo(dtype).eps * (315 if variant == "pytorch" else 1)
+    assert torch.allclose(y.double(), exact, rtol=rounding, atol=rounding)
+    given = randn(*y.shape, seed=3)
+    y.backward(given.to(dtype))
+    exact.backward(given.to(dtype).double())
+    near = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float64: 1e-9}[dtype]
+    for mine, reference in ((a.grad, c.grad), (b.grad, d.grad)):
+        assert torch.allclose(mine.double(), reference, rtol=near, atol=near * reference.abs().max())
+
+
+def test_conv2d_of_signs_follows_autocast():
+    x, w = (signs(randn(*shape)).float() for shape in ((2, 64, 5, 5), (8, 64, 3, 3)))
+    w.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, like = ops.conv2d_of_signs(x, w, padding=1), F.conv2d(x, w, padding=1)
+    assert y.dtype == torch.bfloat16 and torch.equal(y, like)
+    y.float().square().sum().backward()
+    assert w.grad.dtype == torch.float32 and w.grad.abs().sum() > 0
 
 
 def test_training_through_the_operator_lowers_the_loss():

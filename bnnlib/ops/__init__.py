@@ -3,8 +3,9 @@
     y = ops.binary_conv2d(x, w, padding=1)        # every element equals F.conv2d(sign(x), sign(w), padding=1)
 
 Use these two, :func:`binary_linear` and :func:`binary_conv2d`, where the operands are float tensors; they
-carry the gradient of the clipped straight-through estimator, so a network trains through them. To run a
-trained layer, pack its weight once:
+carry the gradient of the clipped straight-through estimator, so a network trains through them.
+:func:`conv2d_of_signs` is the step inside a layer that has its own estimators, and what
+:class:`bnnlib.layers.BinaryConv2d` trains with on a CPU. To run a trained layer, pack its weight once:
 
     bits = ops.pack_weight(w)                     # uint8 [O, ceil(K / 8)]: what a file holds
     ready = ops.prepack(bits, w.shape)            # for this CPU's kernel; not for files
@@ -39,13 +40,14 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bnnlib.ops._backend import backend, pack_words, unpack_words, variants
 from bnnlib.quantizers import sign
 
 __all__ = [
-    "backend", "binary_conv2d", "binary_linear", "conv2d_packed", "fold_threshold", "linear_packed",
+    "backend", "binary_conv2d", "binary_linear", "conv2d_of_signs", "conv2d_packed", "fold_threshold", "linear_packed",
     "or_pool", "pack_activation", "pack_weight", "pack_words", "prepack", "unpack_activation",
     "unpack_weight", "unpack_words", "variants",
 ]  # fmt: skip
@@ -142,9 +144,9 @@ def _float32(x: Tensor) -> Tensor:
         return x
     if x.is_complex():
         raise TypeError(f"complex numbers have no sign: got {x.dtype}")
-    return sign(
-        x.float() if x.dtype in (torch.bfloat16, torch.float16) or not x.is_floating_point() else x
-    ).float()
+    if x.dtype in (torch.bfloat16, torch.float16) or not x.is_floating_point():
+        return x.float()
+    return sign(x).float()  # what is too small for float32 keeps its sign
 
 
 def _pack_rows(x: Tensor) -> Tensor:
@@ -246,6 +248,26 @@ def binary_conv2d(
     return _ops.binary_conv2d(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups)
 
 
+def conv2d_of_signs(
+    x: Tensor,
+    weight: Tensor,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """``F.conv2d(x, weight, None, stride, padding, dilation, groups)`` where ``x`` holds -1 and +1 alone and
+    the weights of an output channel differ in sign alone (not checked): what a network in training multiplies
+    once both are binarised. On a CPU it counts bits, 3 to 8 times as fast as bf16 products, and rounds once;
+    the gradients are ``F.conv2d``'s, and so is everything in float64 or where the kernels are not compiled.
+
+    Under autocast it works as ``F.conv2d`` does, in the type asked for.
+    """
+    if x.is_cpu and torch.is_autocast_enabled("cpu"):
+        x = x.to(torch.get_autocast_dtype("cpu"))
+    return _ops.conv2d_of_signs(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups)
+
+
 def _channels_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
@@ -292,6 +314,16 @@ def _binary_conv2d_fake(x, weight, stride, padding, dilation, groups) -> Tensor:
     return y.to(memory_format=torch.channels_last) if _channels_last(x) else y
 
 
+def _conv2d_of_signs(x, weight, stride, padding, dilation, groups) -> Tensor:
+    if x.dtype == torch.float64 or not backend().compiled:
+        return F.conv2d(x, weight.to(x.dtype), None, stride, padding, dilation, groups)
+    scale = weight.detach().flatten(1)[:, 0].abs().float()
+    y = _conv2d_packed(
+        _float32(x.detach()), _pack_weight(weight), weight.shape, stride, padding, dilation, groups, scale
+    )
+    return y.to(x.dtype)
+
+
 def _keep(ctx, inputs, output):
     ctx.save_for_backward(inputs[0], inputs[1])
     ctx.rest = inputs[2:]
@@ -321,6 +353,16 @@ def _binary_conv2d_backward(ctx, gradient):
     )  # fmt: skip
     gw = None if gw is None else gw.to(weight.dtype)
     return _clip(gx, x), _clip(gw, weight), None, None, None, None
+
+
+def _conv2d_of_signs_backward(ctx, gradient):
+    x, weight = ctx.saved_tensors
+    stride, padding, dilation, groups = ctx.rest
+    gx, gw, _ = torch.ops.aten.convolution_backward(
+        gradient, x, weight.to(x.dtype), None, stride, padding, dilation, False, [0, 0], groups,
+        [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
+    )  # fmt: skip
+    return gx, None if gw is None else gw.to(weight.dtype), None, None, None, None
 
 
 # -------------------------------------------------------------------------------- prepacked, with epilogues
@@ -626,6 +668,7 @@ for _schema, _cpu, _fake in [
     ("prepack(Tensor bits, SymInt[] shape, SymInt groups) -> Tensor", _prepack, _prepack_fake),
     ("binary_linear(Tensor x, Tensor weight) -> Tensor", _binary_linear, _binary_linear_fake),
     (f"binary_conv2d(Tensor x, Tensor weight, {_GEOMETRY}) -> Tensor", _binary_conv2d, _binary_conv2d_fake),
+    (f"conv2d_of_signs(Tensor x, Tensor weight, {_GEOMETRY}) -> Tensor", _conv2d_of_signs, _binary_conv2d_fake),
     (f"conv2d_packed(Tensor x, Tensor weight, SymInt[] shape, {_GEOMETRY}, {_EPILOGUE}, SymInt pool, str out)"
      " -> Tensor",
      _conv2d_packed, _conv2d_packed_fake),
@@ -644,4 +687,7 @@ torch.library.register_autograd(
 )
 torch.library.register_autograd(
     "bnn::binary_conv2d", _binary_conv2d_backward, setup_context=_keep, lib=_library
+)
+torch.library.register_autograd(
+    "bnn::conv2d_of_signs", _conv2d_of_signs_backward, setup_context=_keep, lib=_library
 )

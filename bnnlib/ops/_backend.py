@@ -29,6 +29,8 @@ def _array(t: Tensor | None):
 class Native:
     """The compiled kernels, one variant of them."""
 
+    compiled = True
+
     def __init__(self, module, variant: str):
         self.module, self.variant = module, variant
 
@@ -60,6 +62,7 @@ class Fallback:
     """
 
     variant = "pytorch"
+    compiled = False
 
     def pack(self, x: Tensor, out: Tensor) -> None:
         out.copy_(pack_words(x.permute(0, 2, 3, 1) >= 0))
