@@ -11,7 +11,7 @@ import torch._inductor.config
 import torch.nn.functional as F
 from torch import nn
 
-from bnnlib import layers
+from bnnlib import layers, ops
 from bnnlib.layers import BinaryConv2d, BinaryLinear, RPReLU, RSign
 from bnnlib.quantizers import mean_scale, sign
 
@@ -233,6 +233,24 @@ def test_dropout_feeds_minus_two_zero_and_two():
     assert torch.equal(fed[fed != 0], 2 * sign(x)[fed != 0])
     assert 0.4 < (fed == 0).float().mean() < 0.6
     assert torch.equal(layer.eval()._binary_input(x), sign(x))
+
+
+@pytest.mark.parametrize(
+    "options", [{"scale": "learned"}, {"dropout": 0.5}, {"padding_value": -1}, {"input_scale": True}]
+)
+def test_counting_changes_no_bit_of_an_evaluation(options, monkeypatch):
+    counted = []
+    count = ops.conv2d_of_signs
+    monkeypatch.setattr(ops, "conv2d_of_signs", lambda *args: counted.append(args) or count(*args))
+    model = nn.Sequential(
+        BinaryConv2d(20, 9, 3, padding=1, bias=True, **options), BinaryConv2d(9, 5, 1)
+    ).eval()
+    x = torch.randn(2, 20, 6, 5)
+    alone = model(x)
+    assert not counted
+    with layers.counting(model):
+        assert torch.equal(model(x), alone) and len(counted) == 2
+    assert torch.equal(model(x), alone) and len(counted) == 2
 
 
 # ---- gradients ---------------------------------------------------------------------------------------------
