@@ -196,6 +196,7 @@ class _Run:
         if recipe.precision == "64-true":
             self.model = self.model.double()
         self.model = self.model.to(fabric.device)
+        self.commit = records.commit()  # of the code that is loaded now; the checkout may move on
         self.teacher, self.teacher_known = None, None
         if recipe.distill:
             everyones = run_dir.parent.parent.parent
@@ -639,7 +640,7 @@ class _Run:
             images_per_second=self.images / max(self.training_seconds, 1e-9),
             wall_time_s=self.wall,
             started=self.started,
-            commit=records.commit(),
+            commit=self.commit,
             versions=records.versions(),
             hardware=records.hardware(self.fabric.device, self.fabric.world_size),
         )
