@@ -79,6 +79,12 @@ def test_a_run_leaves_a_record_a_packed_model_and_a_checkpoint(recipe, tmp_path)
     assert torch.equal(packed(x), result.model(x))
 
 
+def test_a_record_names_the_commit_that_the_run_started_from(recipe, tmp_path, monkeypatch):
+    found = [records.Commit(hash=name, dirty=False) for name in ("later", "start")]
+    monkeypatch.setattr(records, "commit", lambda: found.pop() if len(found) > 1 else found[0])
+    assert run(recipe, tmp_path).record.commit.hash == "start"
+
+
 def test_it_learns_and_the_same_seed_gives_the_same_run(recipe, tmp_path):
     more = {"quick.train": 1000, "quick.epochs": 4}
     first, second = (run(recipe, tmp_path, name, overrides=more) for name in ("a", "b"))
