@@ -488,22 +488,21 @@ class _Run:
     def _evaluate(self, model: nn.Module, batches: data.Batches) -> dict[str, float]:
         model.eval()
         totals = torch.zeros(4, dtype=torch.float64, device=self.fabric.device)
-        for _, x, y in batches.epoch(0):
-            if not len(y):  # this process's share of a last batch
-                continue
-            with layers.counting(model):
-                # not in bf16, which rounds a binary layer's exact sums
-                logits = model(self._input(x)).float()
-            top = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
-            loss = nn.functional.cross_entropy(logits, y, reduction="sum")
-            totals += torch.stack(
-                [
-                    loss.double(),
-                    top[:, 0].sum().double(),
-                    top.sum().double(),
-                    torch.tensor(float(len(y)), dtype=torch.float64, device=y.device),
-                ]
-            )
+        with layers.counting(model):
+            for _, x, y in batches.epoch(0):
+                if not len(y):  # this process's share of a last batch
+                    continue
+                logits = model(self._input(x)).float()  # not in bf16, which rounds a binary layer's exact sums
+                top = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
+                loss = nn.functional.cross_entropy(logits, y, reduction="sum")
+                totals += torch.stack(
+                    [
+                        loss.double(),
+                        top[:, 0].sum().double(),
+                        top.sum().double(),
+                        torch.tensor(float(len(y)), dtype=torch.float64, device=y.device),
+                    ]
+                )
         loss, top1, top5, images = self.fabric.all_reduce(totals, reduce_op="sum").tolist()
         return {"loss": loss / images, "top1": 100 * top1 / images, "top5": 100 * top5 / images}
 

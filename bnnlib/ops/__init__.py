@@ -258,7 +258,7 @@ def conv2d_of_signs(
 ) -> Tensor:
     """``F.conv2d(x, weight, None, stride, padding, dilation, groups)`` where ``x`` holds -1 and +1 alone and
     the weights of an output channel differ in sign alone (not checked): what a network in training multiplies
-    once both are binarised. On a CPU it counts bits, 3 to 8 times as fast as bf16 products, and rounds once;
+    once both are binarised. On a CPU it counts bits and rounds once;
     the gradients are ``F.conv2d``'s, and so is everything in float64 or where the kernels are not compiled.
 
     Under autocast it works as ``F.conv2d`` does, in the type asked for.
@@ -344,25 +344,23 @@ def _binary_linear_backward(ctx, gradient):
     return gx, gw
 
 
-def _binary_conv2d_backward(ctx, gradient):
-    x, weight = ctx.saved_tensors
-    stride, padding, dilation, groups = ctx.rest
-    gx, gw, _ = torch.ops.aten.convolution_backward(
-        gradient, sign(x), sign(weight).to(x.dtype), None, stride, padding, dilation, False, [0, 0], groups,
-        [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
-    )  # fmt: skip
-    gw = None if gw is None else gw.to(weight.dtype)
-    return _clip(gx, x), _clip(gw, weight), None, None, None, None
-
-
-def _conv2d_of_signs_backward(ctx, gradient):
-    x, weight = ctx.saved_tensors
+def _conv2d_gradients(ctx, gradient: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor | None, Tensor | None]:
     stride, padding, dilation, groups = ctx.rest
     gx, gw, _ = torch.ops.aten.convolution_backward(
         gradient, x, weight.to(x.dtype), None, stride, padding, dilation, False, [0, 0], groups,
         [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False],
     )  # fmt: skip
-    return gx, None if gw is None else gw.to(weight.dtype), None, None, None, None
+    return gx, None if gw is None else gw.to(weight.dtype)
+
+
+def _binary_conv2d_backward(ctx, gradient):
+    x, weight = ctx.saved_tensors
+    gx, gw = _conv2d_gradients(ctx, gradient, sign(x), sign(weight))
+    return _clip(gx, x), _clip(gw, weight), None, None, None, None
+
+
+def _conv2d_of_signs_backward(ctx, gradient):
+    return *_conv2d_gradients(ctx, gradient, *ctx.saved_tensors), None, None, None, None
 
 
 # -------------------------------------------------------------------------------- prepacked, with epilogues
