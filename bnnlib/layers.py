@@ -181,8 +181,8 @@ class BinaryConv2d(_Binary):
         binary_input: False leaves the input as it is, so that the weights alone are binary (XNOR-Net's
             "BWN").
 
-    In training on a CPU the forward pass counts bits (:func:`bnnlib.ops.conv2d_of_signs`), but for one with
-    dropout; see :func:`counting` for evaluation.
+    In training on a CPU the forward pass counts bits and the gradients may be looked up
+    (:func:`bnnlib.ops.conv2d_of_signs`), but for one with dropout; see :func:`counting` for evaluation.
 
     Raises ``ValueError`` for a value that is not among the choices and for an input whose channels do not
     fit.

@@ -3,6 +3,7 @@
 #include "variants.h"
 
 #include "executor.h"
+#include "lookup.h"
 #include "one_word.h"
 #include "peaks.h"
 #include "real_variants.h"

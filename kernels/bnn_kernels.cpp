@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "conv.h"
+#include "gradient.h"
 #include "measured.h"
 #include "net.h"
 #include "threads.h"
@@ -151,6 +152,35 @@ void conv2d(const std::string& name, const std::vector<isize>& conv, py::array b
     bnn::parallel_for(threads, bnn::work_items(plan), bnn::work_bytes(plan), [&](isize item, uint8_t* mine) { bnn::run(plan, item, mine); });
 }
 
+bnn::Conv gradient_geometry(const std::string& name, const std::vector<isize>& conv) {
+    const bnn::Conv g = geometry(conv);
+    if (!bnn::has_gradients(name.c_str())) fail("kernel variant \"" + name + "\" has no gradients on this CPU");
+    if (const char* wrong = bnn::check_gradient(g)) fail(std::string(wrong) + "; geometry " + text(conv));
+    return g;
+}
+
+// dy: bf16 as int16 [N][OH][OW][O]; weights: int64 [O][kh][kw][words(C)]; scale: float32 [O]; dx: as dy, [N][H][W][C].
+void gradient_of_input(const std::string& name, const std::vector<isize>& conv, py::array dy, py::array weights, py::array scale,
+                       py::array dx, isize threads) {
+    const bnn::Conv g = gradient_geometry(name, conv);
+    const uint16_t* from = (const uint16_t*)data<const int16_t>(dy, "gradient", {g.n, g.oh(), g.ow(), g.o});
+    const uint64_t* w = (const uint64_t*)data<const int64_t>(weights, "weights", {g.o, g.kh, g.kw, bnn::words(g.c)});
+    const float* s = data<const float>(scale, "scale", {g.o});
+    uint16_t* to = (uint16_t*)data<int16_t>(dx, "result", {g.n, g.h, g.w, g.c});
+    py::gil_scoped_release release;
+    bnn::gradient_of_input(g, from, w, s, to, threads);
+}
+
+// signs: int64 [N][H][W][words(C)]; dw: float32 [O][kh][kw][C].
+void gradient_of_weight(const std::string& name, const std::vector<isize>& conv, py::array dy, py::array signs, py::array dw, isize threads) {
+    const bnn::Conv g = gradient_geometry(name, conv);
+    const uint16_t* from = (const uint16_t*)data<const int16_t>(dy, "gradient", {g.n, g.oh(), g.ow(), g.o});
+    const uint64_t* x = (const uint64_t*)data<const int64_t>(signs, "signs", {g.n, g.h, g.w, bnn::words(g.c)});
+    float* to = data<float>(dw, "result", {g.o, g.kh, g.kw, g.c});
+    py::gil_scoped_release release;
+    bnn::gradient_of_weight(g, from, x, to, threads);
+}
+
 // n, h, w, c, window, stride, padding
 void or_pool(const std::vector<isize>& v, py::array bits, py::object flip, py::array to, isize threads) {
     if (v.size() != 7) fail("a pooling has 7 numbers, got " + std::to_string(v.size()));
@@ -200,6 +230,9 @@ PYBIND11_MODULE(bnn_kernels, m) {
     m.def("prepack", prepack);
     m.def("pack", pack);
     m.def("conv2d", conv2d);
+    m.def("has_gradients", [](const std::string& name) { return bnn::has_gradients(name.c_str()); });
+    m.def("gradient_of_input", gradient_of_input);
+    m.def("gradient_of_weight", gradient_of_weight);
     m.def("or_pool", or_pool);
     m.def("one_word", one_word);
     m.def("limits", list_limits);
@@ -217,6 +250,6 @@ cfg["parallel"] = True
 cfg["dependencies"] = ["layout.h", "cpu.h", "variant.h", "plain.inl", "reference.h", "scalar.h", "pair_table.h", "pair_table.inl",
                        "avx2.h", "avx512.h", "neon.h", "variants.h", "blob.h", "conv.h", "threads.h", "peaks.h", "one_word.h",
                        "real.h", "real.inl", "real_variants.h", "measured.h", "net.h",
-                       "executor.h", "executor_shell.inl"]
+                       "executor.h", "executor_shell.inl", "gradient.h", "lookup.h"]
 %>
 */

@@ -421,6 +421,10 @@ def test_opcheck():
         (grad[0].detach().to(memory_format=torch.channels_last).requires_grad_(), grad[1], *geometry),
     )
     opcheck(o.conv2d_of_signs.default, (*(signs(t).float().requires_grad_() for t in (x, w)), *geometry))
+    for form in (torch.contiguous_format, torch.channels_last):
+        a, b = (signs(t).bfloat16().contiguous(memory_format=form) for t in (x, w))
+        for needed in ([True, True], [False, True], [True, False]):
+            opcheck(o.conv2d_of_signs_backward.default, (randn(2, 4, 6, 7).bfloat16(), a, b, *geometry, needed))
     opcheck(o.binary_linear.default, (randn(3, 2, 9).requires_grad_(), randn(4, 9, seed=1).requires_grad_()))
     for out in ("float32", "int16", "bits"):
         for source in (x, bits):
@@ -488,6 +492,78 @@ def test_conv2d_of_signs_follows_autocast():
     assert y.dtype == torch.bfloat16 and torch.equal(y, like)
     y.float().square().sum().backward()
     assert w.grad.dtype == torch.float32 and w.grad.abs().sum() > 0
+
+
+looked_up = pytest.mark.skipif(not ops.backend().gradients, reason="this CPU does not multiply bf16")
+
+
+@looked_up
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    ("n", "c", "o", "h", "w", "kernel", "padding"),
+    [
+        (1, 1, 1, 1, 1, (1, 1), (0, 0)),
+        (5, 40, 17, 1, 1, (1, 1), (0, 0)),
+        (2, 5, 7, 6, 7, (3, 3), (1, 1)),
+        (3, 70, 34, 9, 8, (3, 3), (1, 1)),
+        (1, 33, 25, 5, 4, (5, 5), (2, 2)),  # windows larger than what is left of the image
+        (2, 17, 50, 12, 13, (5, 5), (0, 0)),
+        (2, 20, 30, 4, 4, (3, 3), (2, 2)),  # the result is larger than the image
+        (1, 3, 10, 3, 40, (3, 1), (3, 0)),  # lines of the result that see nothing but padding
+        (2, 16, 24, 7, 9, (2, 4), (1, 0)),
+        (1, 65, 130, 31, 33, (3, 3), (1, 1)),  # several strips, several words of the index
+        (3, 512, 48, 8, 8, (3, 3), (1, 1)),  # several shares of the positions
+    ],
+)
+def test_gradients_that_are_looked_up_are_exact_where_nothing_is_rounded(n, c, o, h, w, kernel, padding, threads, monkeypatch):
+    """Sums of four small integers are bf16 numbers, so float64 must agree to the last bit."""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    form = torch.channels_last
+    x = signs(randn(n, c, h, w)).bfloat16().contiguous(memory_format=form).requires_grad_()
+    alpha = 2.0 ** torch.randint(-2, 3, (o, 1, 1, 1), generator=torch.Generator().manual_seed(1))
+    alpha[0] = 0
+    weight = (alpha * signs(randn(o, c, *kernel, seed=2))).requires_grad_()
+    y = ops.conv2d_of_signs(x, weight, 1, padding)
+    dy = torch.randint(-3, 4, y.shape, generator=torch.Generator().manual_seed(3)).bfloat16()
+    y.backward(dy)
+    a, b = (t.detach().double().requires_grad_() for t in (x, weight))
+    F.conv2d(a, b, None, 1, padding).backward(dy.double())
+    assert torch.equal(x.grad, a.grad.bfloat16()) and x.grad.is_contiguous(memory_format=form)
+    assert torch.equal(weight.grad.double(), b.grad)
+
+
+@looked_up
+def test_gradients_that_are_looked_up_are_as_near_as_multiplied_ones():
+    x = signs(randn(8, 96, 12, 12)).bfloat16().requires_grad_()
+    weight = (randn(64, 1, 1, 1, seed=1).abs() * signs(randn(64, 96, 3, 3, seed=2))).requires_grad_()
+    dy = randn(8, 64, 12, 12, seed=3) * randn(1, 64, 1, 1, seed=4).exp()  # channels of different sizes
+    a, b = (t.detach().double().requires_grad_() for t in (x, weight))
+    F.conv2d(a, b, padding=1).backward(dy.double())
+    c, d = (t.detach().bfloat16().requires_grad_() for t in (x, weight))
+    F.conv2d(c, d, padding=1).backward(dy.bfloat16())
+    ops.conv2d_of_signs(x, weight, padding=1).backward(dy.bfloat16())
+    for mine, multiplied, exact in ((x.grad, c.grad, a.grad), (weight.grad, d.grad, b.grad)):
+        off, other = ((t.double() - exact).norm() / exact.norm() for t in (mine, multiplied))
+        assert off < 2 * other < 0.01
+
+
+@looked_up
+def test_the_kernels_refuse_gradients_of_other_convolutions():
+    module, name = _build.load(), ops.backend().variant
+    dy, bits, scale = np.zeros((1, 4, 4, 8), np.int16), np.zeros((8, 3, 3, 1), np.int64), np.zeros(8, np.float32)
+    x, dw, dx = np.zeros((1, 4, 4, 1), np.int64), np.zeros((8, 3, 3, 5), np.float32), np.zeros((1, 4, 4, 5), np.int16)
+    good = [1, 4, 4, 5, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1]
+    module.gradient_of_input(name, good, dy, bits, scale, dx, 1)
+    module.gradient_of_weight(name, good, dy, x, dw, 1)
+    for at, value in ((7, 2), (11, 2)):
+        with pytest.raises(ValueError, match="stride 1, dilation 1 and one group"):
+            module.gradient_of_weight(name, [*good[:at], value, *good[at + 1 :]], dy, x, dw, 1)
+    with pytest.raises(ValueError, match="no gradients on this CPU"):
+        module.gradient_of_weight("scalar", good, dy, x, dw, 1)
+    with pytest.raises(ValueError, match=r"gradient has shape \[1, 4, 4, 8\], expected \[2, 4, 4, 8\]"):
+        module.gradient_of_input(name, [2, *good[1:]], dy, bits, scale, dx, 1)
+    with pytest.raises(ValueError, match="scale has the wrong dtype"):
+        module.gradient_of_input(name, good, dy, bits, scale.astype(np.float64), dx, 1)
 
 
 def test_training_through_the_operator_lowers_the_loss():

@@ -1,0 +1,26 @@
+// The two gradients of a convolution of signs (stride 1, dilation 1, one group), from the gradient dy of its result, in bf16:
+//
+//   dx[n][y][x][c] = sum over o, i, j of scale[o] dy[n][y + ph - i][x + pw - j][o] w[o][i][j][c]
+//   dw[o][i][j][c] = sum over n, y, x of dy[n][y][x][o] s[n][y + i - ph][x + j - pw][c]
+//
+// with w and s of -1 and +1, and what lies outside nothing. lookup.h does the work. For the rest there is the framework.
+#pragma once
+#include "variant.h"
+
+namespace bnn {
+
+// Whether this CPU, under the variant of this name, has what it takes.
+bool has_gradients(const char* variant);
+
+// Null, or why the convolution is not one of these.
+inline const char* check_gradient(const Conv& g) {
+    if (g.sh != 1 || g.sw != 1 || g.dh != 1 || g.dw != 1 || g.groups != 1) return "its gradients need stride 1, dilation 1 and one group";
+    return nullptr;
+}
+
+// dy: [N][OH][OW][O]; weights: [O][kh][kw][words(C)]; scale: [O]; dx: bf16 [N][H][W][C].
+void gradient_of_input(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale, uint16_t* dx, isize threads);
+// signs: [N][H][W][words(C)]; dw: [O][kh][kw][C].
+void gradient_of_weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads);
+
+}  // namespace bnn
