@@ -17,8 +17,9 @@ What is measured, for each layer, batch and number of threads:
 ``channels_last``   float in, float out, packing included; ``nchw`` likewise
 =================== ========================================================================================
 
-Beside the layers: matrix products, the ladder of variants on two layers, all threads against one, what taking
-turns with PyTorch costs, and how long the first import takes (it compiles).
+Beside the layers: their gradients in training, where the kernels look them up, against PyTorch's in bfloat16;
+matrix products, the ladder of variants on two layers, all threads against one, what taking turns with PyTorch
+costs, and how long the first import takes (it compiles).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ import torch.nn.functional as F
 
 from bnnlib import bench_onnx, ops
 from bnnlib.ops import _backend, _build
+from bnnlib.quantizers import sign
 
 # channels in, channels out, kernel, side: the layers of the sources' networks, as shared by all comparisons
 # of the book.
@@ -182,6 +184,28 @@ def measure_layer(
         )
         result["bits_macs_per_cycle_best"] = round(macs(layer, batch) / min(seconds["bits"]) / clock, 1)
     return result
+
+
+def measure_gradients(layer, batch: int, rounds: int) -> dict:
+    """Both gradients of a convolution of signs in bfloat16, channels_last: PyTorch's and ours, packing included."""
+    c, o, k, side = layer
+    generator = torch.Generator().manual_seed(0)
+    form, p = {"memory_format": torch.channels_last}, k // 2
+    x = sign(torch.randn(batch, c, side, side, generator=generator)).bfloat16().contiguous(**form)
+    w = sign(torch.randn(o, c, k, k, generator=generator)).contiguous(**form)
+    dy = torch.randn(batch, o, side, side, generator=generator).bfloat16().contiguous(**form)
+    wb, geometry = w.bfloat16(), ([1, 1], [p, p], [1, 1])
+    contenders: Contenders = {}
+    for name, needed in (("input", [True, False]), ("weight", [False, True])):
+        contenders[f"{name}-bf16"] = lambda needed=needed: torch.ops.aten.convolution_backward(
+            dy, x, wb, None, *geometry, False, [0, 0], 1, [*needed, False]
+        )
+        contenders[name] = lambda needed=needed: torch.ops.bnn.conv2d_of_signs_backward(dy, x, w, *geometry, 1, needed)
+    seconds = alternate(contenders, rounds)
+    return {
+        "layer": label(layer), "batch": batch, "macs": macs(layer, batch), "times": times(seconds),
+        "bf16_over": {name: ratio(seconds[f"{name}-bf16"], seconds[name]) for name in ("input", "weight")},
+    }  # fmt: skip
 
 
 def measure_gemm(m: int, k: int, n: int, rounds: int) -> dict:
@@ -355,6 +379,8 @@ def work(cpus: list[int], quick: bool, layer=LAYERS[-1]) -> dict:
         peer = None if missing else stack.enter_context(bench_onnx.Peer(cpus))
         result["onnxruntime"] = None if missing else peer.version()
         result["layers"] = [measure_layer(*case, fewer(case[1]), clock, peer) for case in cases]
+    trained = [case for case in cases if quick or case[1] > 1] if ops.backend().gradients else []
+    result["gradients"] = [measure_gradients(*case, fewer(case[1])) for case in trained]
     gemms = [(64, 256, 128)] if quick else GEMMS
     result["gemms"] = [measure_gemm(*sizes, 3 if sizes[0] > 1000 else rounds) for sizes in gemms]
     if threads == 1:
@@ -480,6 +506,11 @@ def summary(record: dict) -> str:
             lines.append(
                 f"{r['layer']:22}{r['batch']:6}{over['bits']:8.1f}{over['channels_last']:9.1f}{over['nchw']:8.1f}"
                 f"{int8:8.1f}{bf16:8.1f}{per_cycle:>11}"
+            )
+        for g in run["gradients"]:
+            over = g["bf16_over"]
+            lines.append(
+                f"gradients, {g['layer']} x{g['batch']}: bf16 over ours {over['input']:.2f} (input), {over['weight']:.2f} (weight)"
             )
         for gemm in run["gemms"]:
             lines.append(
