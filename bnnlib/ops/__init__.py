@@ -263,7 +263,7 @@ def conv2d_of_signs(
 
     Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, where the CPU multiplies
     that, and with stride 1, dilation 1 and one group, the gradients are looked up in tables of the sums of four
-    values, each rounded to bfloat16: half the time of a multiplication, and as near.
+    values, each rounded to bfloat16: less time than a multiplication, and as near.
     """
     if x.is_cpu and torch.is_autocast_enabled("cpu"):
         x = x.to(torch.get_autocast_dtype("cpu"))
