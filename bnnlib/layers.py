@@ -182,7 +182,7 @@ class BinaryConv2d(_Binary):
             "BWN").
 
     In training on a CPU the forward pass counts bits and the gradients may be looked up
-    (:func:`bnnlib.ops.conv2d_of_signs`), but for one with dropout; see :func:`counting` for evaluation.
+    (:func:`bnnlib.ops.conv2d_of_signs`); see :func:`counting` for evaluation.
 
     Raises ``ValueError`` for a value that is not among the choices and for an input whose channels do not
     fit.
@@ -288,9 +288,10 @@ class BinaryConv2d(_Binary):
         w = self._training_weight() if self.training else self.binary_weight()
         late_scale = None if folded or self.scale_kind == "none" else self.output_scale()
         # in evaluation the bias is added to the exact sum: a sum that starts from it would round at every step
-        counts = not self.dropout if self.training else self.counting
+        dropout = self.dropout if self.training else 0.0
+        counts = not (dropout and self.padding_value) if self.training else self.counting
         if counts and self.binary_input and x.is_cpu:
-            y = ops.conv2d_of_signs(b, w, self.stride, padding, self.dilation, self.groups)
+            y = ops.conv2d_of_signs(b, w, self.stride, padding, self.dilation, self.groups, dropout)
         else:
             y = F.conv2d(b, w, None, self.stride, padding, self.dilation, self.groups)
         if self.scale_kind in SPATIAL and y.shape[2:] != late_scale.shape[1:]:

@@ -253,6 +253,22 @@ def test_counting_changes_no_bit_of_an_evaluation(options, monkeypatch):
     assert torch.equal(model(x), alone) and len(counted) == 2
 
 
+@pytest.mark.parametrize("padding_value", [0, -1])
+def test_training_with_dropout_is_a_convolution_of_what_is_left(padding_value, monkeypatch):
+    layer = BinaryConv2d(20, 9, 3, padding=1, padding_value=padding_value, dropout=0.5)
+    x = torch.randn(2, 20, 6, 5)
+    torch.manual_seed(0)
+    y = layer(x)
+    y.square().sum().backward()
+    gradient, layer.weight.grad = layer.weight.grad, None
+    monkeypatch.setattr(ops, "conv2d_of_signs", lambda x, w, *rest: F.conv2d(x, w, None, *rest[:-1]))
+    torch.manual_seed(0)
+    again = layer(x)
+    again.square().sum().backward()
+    assert torch.allclose(y, again, atol=1e-5)
+    assert torch.allclose(gradient, layer.weight.grad, rtol=1e-4, atol=1e-3)
+
+
 # ---- gradients ---------------------------------------------------------------------------------------------
 
 

@@ -420,11 +420,12 @@ def test_opcheck():
         o.binary_conv2d.default,
         (grad[0].detach().to(memory_format=torch.channels_last).requires_grad_(), grad[1], *geometry),
     )
-    opcheck(o.conv2d_of_signs.default, (*(signs(t).float().requires_grad_() for t in (x, w)), *geometry))
+    opcheck(o.conv2d_of_signs.default, (*(signs(t).float().requires_grad_() for t in (x, w)), *geometry, 0.0))
     for form in (torch.contiguous_format, torch.channels_last):
         a, b = (signs(t).bfloat16().contiguous(memory_format=form) for t in (x, w))
         for needed in ([True, True], [False, True], [True, False]):
-            opcheck(o.conv2d_of_signs_backward.default, (randn(2, 4, 6, 7).bfloat16(), a, b, *geometry, needed))
+            given = randn(2, 4, 6, 7).bfloat16(), a, b, *geometry, 0.0, needed
+            opcheck(o.conv2d_of_signs_backward.default, given)
     opcheck(o.binary_linear.default, (randn(3, 2, 9).requires_grad_(), randn(4, 9, seed=1).requires_grad_()))
     for out in ("float32", "int16", "bits"):
         for source in (x, bits):
@@ -461,17 +462,19 @@ def test_the_gradient_is_the_clipped_estimators():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_conv2d_of_signs_is_conv2d(variant, dtype, channels_last):
+@pytest.mark.parametrize("dropout", [0.0, 0.75])
+def test_conv2d_of_signs_is_conv2d(variant, dtype, channels_last, dropout):
     x, w = randn(3, 70, 9, 8), randn(34, 35, 3, 3, seed=1)
     alpha = randn(34, 1, 1, 1, seed=2).abs()
     alpha[0] = 0
     rest = 2, (1, 0), (1, 2), 2
     format = torch.channels_last if channels_last else torch.contiguous_format
-    a = signs(x).to(dtype).contiguous(memory_format=format).requires_grad_()
+    torch.manual_seed(4)
+    a = F.dropout(signs(x), dropout).to(dtype).contiguous(memory_format=format).requires_grad_()
     b = (alpha.double() * signs(w)).float().to(torch.float64 if dtype == torch.float64 else torch.float32)
     b.requires_grad_()
     c, d = (t.detach().double().requires_grad_() for t in (a, b))
-    y, exact = ops.conv2d_of_signs(a, b, *rest), F.conv2d(c, d, None, *rest)
+    y, exact = ops.conv2d_of_signs(a, b, *rest, dropout), F.conv2d(c, d, None, *rest)
     assert y.dtype == dtype and (channels_last or y.is_contiguous())
     # counted and rounded once, or a sum of 35 * 9 products
     rounding = torch.finfo(dtype).eps * (315 if variant == "pytorch" else 1)
@@ -498,7 +501,7 @@ looked_up = pytest.mark.skipif(not ops.backend().gradients, reason="this CPU doe
 
 
 @looked_up
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("threads", "dropout"), [(1, 0.0), (2, 0.0), (1, 0.5)])
 @pytest.mark.parametrize(
     ("n", "c", "o", "h", "w", "kernel", "padding"),
     [
@@ -515,15 +518,16 @@ looked_up = pytest.mark.skipif(not ops.backend().gradients, reason="this CPU doe
         (3, 512, 48, 8, 8, (3, 3), (1, 1)),  # several shares of the positions
     ],
 )
-def test_gradients_that_are_looked_up_are_exact_where_nothing_is_rounded(n, c, o, h, w, kernel, padding, threads, monkeypatch):
+def test_gradients_that_are_looked_up_are_exact_where_nothing_is_rounded(n, c, o, h, w, kernel, padding, threads, dropout, monkeypatch):
     """Sums of four small integers are bf16 numbers, so float64 must agree to the last bit."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     form = torch.channels_last
-    x = signs(randn(n, c, h, w)).bfloat16().contiguous(memory_format=form).requires_grad_()
+    torch.manual_seed(4)
+    x = F.dropout(signs(randn(n, c, h, w)), dropout).bfloat16().contiguous(memory_format=form).requires_grad_()
     alpha = 2.0 ** torch.randint(-2, 3, (o, 1, 1, 1), generator=torch.Generator().manual_seed(1))
     alpha[0] = 0
     weight = (alpha * signs(randn(o, c, *kernel, seed=2))).requires_grad_()
-    y = ops.conv2d_of_signs(x, weight, 1, padding)
+    y = ops.conv2d_of_signs(x, weight, 1, padding, dropout=dropout)
     dy = torch.randint(-3, 4, y.shape, generator=torch.Generator().manual_seed(3)).bfloat16()
     y.backward(dy)
     a, b = (t.detach().double().requires_grad_() for t in (x, weight))

@@ -255,11 +255,13 @@ def conv2d_of_signs(
     padding: int | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    dropout: float = 0.0,
 ) -> Tensor:
     """``F.conv2d(x, weight, None, stride, padding, dilation, groups)`` where ``x`` holds -1 and +1 alone and
     the weights of an output channel differ in sign alone (not checked): what a network in training multiplies
-    once both are binarised. On a CPU it counts bits and rounds once; the gradients are ``F.conv2d``'s, and so
-    is everything in float64 or where the kernels are not compiled.
+    once both are binarised. After a dropout of that share, ``x`` holds -1/(1 - dropout), 0 and 1/(1 - dropout).
+    On a CPU it counts bits and rounds once; the gradients are ``F.conv2d``'s, and so is everything in float64 or
+    where the kernels are not compiled.
 
     Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, where the CPU multiplies
     that, and with stride 1, dilation 1 and one group, the gradients are looked up in tables of the sums of four
@@ -267,7 +269,7 @@ def conv2d_of_signs(
     """
     if x.is_cpu and torch.is_autocast_enabled("cpu"):
         x = x.to(torch.get_autocast_dtype("cpu"))
-    return _ops.conv2d_of_signs(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups)
+    return _ops.conv2d_of_signs(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups, dropout)
 
 
 def _channels_last(x: Tensor) -> bool:
@@ -316,13 +318,20 @@ def _binary_conv2d_fake(x, weight, stride, padding, dilation, groups) -> Tensor:
     return y.to(memory_format=torch.channels_last) if _channels_last(x) else y
 
 
-def _conv2d_of_signs(x, weight, stride, padding, dilation, groups) -> Tensor:
+def _conv2d_of_signs(x, weight, stride, padding, dilation, groups, dropout) -> Tensor:
+    rest = stride, padding, dilation, groups
     if x.dtype == torch.float64 or not backend().compiled:
-        return F.conv2d(x, weight.to(x.dtype), None, stride, padding, dilation, groups)
-    y = _conv2d_packed(
-        _float32(x.detach()), _pack_weight(weight), weight.shape, stride, padding, dilation, groups, _magnitude(weight)
-    )
-    return y.to(x.dtype)
+        return F.conv2d(x, weight.to(x.dtype), None, *rest)
+    x, scale, bits = x.detach(), _magnitude(weight), _pack_weight(weight)
+    if not dropout:
+        return _conv2d_packed(x, bits, weight.shape, *rest, scale).to(x.dtype)
+    # zeros: half the difference of the signs of x and those of -x
+    twice = _conv2d_packed(x, bits, weight.shape, *rest) - _conv2d_packed(-x, bits, weight.shape, *rest)
+    return twice.mul_((scale / (2 - 2 * dropout))[:, None, None]).to(x.dtype)
+
+
+def _conv2d_of_signs_fake(x, weight, stride, padding, dilation, groups, dropout) -> Tensor:
+    return _binary_conv2d_fake(x, weight, stride, padding, dilation, groups)
 
 
 def _keep(ctx, inputs, output):
@@ -362,10 +371,12 @@ def _conv2d_of_signs_backward(ctx, gradient):
     needed = ctx.needs_input_grad[:2]
     found = _ops.conv2d_of_signs_backward(gradient, *ctx.saved_tensors, *ctx.rest, needed)
     gx, gw = (g if wanted else None for g, wanted in zip(found, needed, strict=True))
-    return gx, gw, None, None, None, None
+    return gx, gw, None, None, None, None, None
 
 
-def _gradients_of_signs(gradient, x, weight, stride, padding, dilation, groups, needed) -> tuple[Tensor, Tensor]:
+def _gradients_of_signs(
+    gradient, x, weight, stride, padding, dilation, groups, dropout, needed
+) -> tuple[Tensor, Tensor]:
     """Looked up where the kernels can (``kernels/lookup.h``); an empty tensor for one that is not needed."""
     (n, c, h, w), (o, _, kh, kw) = x.shape, weight.shape
     plain = [*stride, *dilation, groups] == [1, 1, 1, 1, 1]
@@ -381,11 +392,15 @@ def _gradients_of_signs(gradient, x, weight, stride, padding, dilation, groups, 
         if needed[1]:
             gw = torch.empty(o, kh, kw, c)
             backend().gradient_of_weight(geometry, dy, _pack_images(x), gw)
+            if dropout:  # as in the forward pass
+                minus = torch.empty_like(gw)
+                backend().gradient_of_weight(geometry, dy, _pack_images(-x), minus)
+                gw.sub_(minus).div_(2 - 2 * dropout)
             gw = gw.permute(0, 3, 1, 2)
     return _in_form_of(gx, x), _in_form_of(gw, weight)
 
 
-def _gradients_of_signs_fake(gradient, x, weight, stride, padding, dilation, groups, needed):
+def _gradients_of_signs_fake(gradient, x, weight, stride, padding, dilation, groups, dropout, needed):
     gx, gw = (t.new_empty(t.shape) if wanted else None for t, wanted in zip((x, weight), needed, strict=True))
     return _in_form_of(gx, x), _in_form_of(gw, weight)
 
@@ -705,8 +720,9 @@ for _schema, _cpu, _fake in [
     ("prepack(Tensor bits, SymInt[] shape, SymInt groups) -> Tensor", _prepack, _prepack_fake),
     ("binary_linear(Tensor x, Tensor weight) -> Tensor", _binary_linear, _binary_linear_fake),
     (f"binary_conv2d(Tensor x, Tensor weight, {_GEOMETRY}) -> Tensor", _binary_conv2d, _binary_conv2d_fake),
-    (f"conv2d_of_signs(Tensor x, Tensor weight, {_GEOMETRY}) -> Tensor", _conv2d_of_signs, _binary_conv2d_fake),
-    (f"conv2d_of_signs_backward(Tensor gradient, Tensor x, Tensor weight, {_GEOMETRY}, bool[2] needed)"
+    (f"conv2d_of_signs(Tensor x, Tensor weight, {_GEOMETRY}, float dropout) -> Tensor",
+     _conv2d_of_signs, _conv2d_of_signs_fake),
+    (f"conv2d_of_signs_backward(Tensor gradient, Tensor x, Tensor weight, {_GEOMETRY}, float dropout, bool[2] needed)"
      " -> (Tensor, Tensor)",
      _gradients_of_signs, _gradients_of_signs_fake),
     (f"conv2d_packed(Tensor x, Tensor weight, SymInt[] shape, {_GEOMETRY}, {_EPILOGUE}, SymInt pool, str out)"
