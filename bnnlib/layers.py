@@ -294,6 +294,7 @@ class BinaryConv2d(_Binary):
             y = ops.conv2d_of_signs(b, w, self.stride, padding, self.dilation, self.groups, dropout)
         else:
             y = F.conv2d(b, w, None, self.stride, padding, self.dilation, self.groups)
+        dtype = y.dtype  # under autocast not that of scale and bias: all that follows would be float32 with them
         if self.scale_kind in SPATIAL and y.shape[2:] != late_scale.shape[1:]:
             raise ValueError(
                 f"scale={self.scale_kind!r} has factors for outputs of {tuple(late_scale.shape[1:])}, an input of {tuple(x.shape)} gives {tuple(y.shape[2:])}: "
@@ -303,7 +304,7 @@ class BinaryConv2d(_Binary):
             y = y * late_scale
         if k is not None:
             y = y * k
-        return y if self.bias is None else y + self.bias[:, None, None]
+        return (y if self.bias is None else y + self.bias[:, None, None]).to(dtype)
 
     def extra_repr(self) -> str:
         text = (
@@ -390,11 +391,12 @@ class BinaryLinear(_Binary):
         if late_scale is None and k is None and self.training:
             return F.linear(b, w, self.bias)
         y = F.linear(b, w)
+        dtype = y.dtype
         if late_scale is not None:
             y = y * late_scale
         if k is not None:
             y = y * k
-        return y if self.bias is None else y + self.bias
+        return (y if self.bias is None else y + self.bias).to(dtype)
 
     def extra_repr(self) -> str:
         text = f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, {self._describe()}"
@@ -413,7 +415,8 @@ class RSign(nn.Module):
         self.register_buffer("temperature", torch.ones(()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return quantizers.binarize(x + _per_channel(self.shift, x), self.ste, self.temperature)
+        shifted = (x + _per_channel(self.shift, x)).to(x.dtype)
+        return quantizers.binarize(shifted, self.ste, self.temperature)
 
     def extra_repr(self) -> str:
         return f"{self.shift.numel()}, ste={self.ste}"
@@ -430,7 +433,8 @@ class RPReLU(nn.Module):
         self.after = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.prelu(x - _per_channel(self.before, x), self.slope) + _per_channel(self.after, x)
+        y = F.prelu(x - _per_channel(self.before, x), self.slope) + _per_channel(self.after, x)
+        return y.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.slope.numel()}"

@@ -269,6 +269,25 @@ def test_training_with_dropout_is_a_convolution_of_what_is_left(padding_value, m
     assert torch.allclose(gradient, layer.weight.grad, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        BinaryConv2d(8, 6, 3, bias=True, scale="learned", input_scale=True),
+        BinaryConv2d(8, 6, 3, scale="xnorpp", output_size=(3, 3)),
+        nn.Sequential(nn.Flatten(), BinaryLinear(200, 6, scale="learned")),
+        RSign(8),
+        RPReLU(8),
+    ],
+)
+def test_under_autocast_a_layer_gives_the_type_asked_for(layer):
+    """Its own parameters are float32, and must not make all that follows float32."""
+    x = torch.randn(2, 8, 5, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layer(x.bfloat16())
+    assert y.dtype == torch.bfloat16
+    assert layer(x).dtype == torch.float32
+
+
 # ---- gradients ---------------------------------------------------------------------------------------------
 
 
