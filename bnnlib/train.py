@@ -213,8 +213,9 @@ class _Run:
         optimizer = building.optimizer(recipe, self.model)
         if fabric.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # the sizes of a recipe never change
+        wanted = recipe.compile is True or (recipe.compile == "gpu" and fabric.device.type == "cuda")
         # the smaller last batch of an epoch gets a program of its own, rather than all get one for any size
-        compiled = torch.compile(self.model, dynamic=False) if recipe.compile else self.model
+        compiled = torch.compile(self.model, dynamic=False) if wanted else self.model
         self.forward, self.optimizer = fabric.setup(compiled, optimizer)
         self.epoch = self.step = 0
         self.totals = self._zero_totals()

@@ -85,6 +85,15 @@ def test_a_record_names_the_commit_that_the_run_started_from(recipe, tmp_path, m
     assert run(recipe, tmp_path).record.commit.hash == "start"
 
 
+@pytest.mark.parametrize(("compile", "compiled"), [(False, 0), ("gpu", 0), (True, 1)])
+def test_what_a_recipe_compiles_for_a_gpu_runs_as_it_is_on_a_cpu(recipe, tmp_path, monkeypatch, compile, compiled):
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda model, **options: calls.append(model) or model)
+    options = {"runs": tmp_path / "runs", "out": tmp_path, "progress": False}
+    train.train(recipe, overrides={"compile": compile, "epochs": 1, "schedule.warmup_epochs": 0}, **options)
+    assert len(calls) == compiled
+
+
 def test_it_learns_and_the_same_seed_gives_the_same_run(recipe, tmp_path):
     more = {"quick.train": 1000, "quick.epochs": 4}
     first, second = (run(recipe, tmp_path, name, overrides=more) for name in ("a", "b"))
