@@ -1,6 +1,6 @@
 // A fuzz of all variants against a bit-by-bit convolution, without Python: the shell of the sanitizer build, of the emulated
 // AVX-512 build and of the cross-compiled ARM build. Some awkward shapes, then random ones. Buffers are exactly as large as the
-// contract says, so that AddressSanitizer sees every byte too far. Usage: fuzz CASES SEED. Prints one line for each variant and exits
+// contract says, so that AddressSanitizer sees every byte too far. Then the gradients, of which there is one kind. Usage: fuzz CASES SEED. Prints one line for each variant and exits
 // with 1 at the first difference.
 #if defined(BNN_EMULATE)
 #define SIMDE_ENABLE_NATIVE_ALIASES
@@ -21,6 +21,7 @@ static inline __m256i emulated_narrow(__m512i wide) {                  // the on
 #include <vector>
 
 #include "conv.h"
+#include "lookup.h"
 #include "variants.h"
 
 using bnn::isize;
@@ -213,6 +214,60 @@ static void test(const bnn::Variant& v, const Problem& p, isize pool) {
         }
 }
 
+static float from_bf16(uint16_t half) {
+    const uint32_t word = (uint32_t)half << 16;
+    float value;
+    bnn::copy(&value, &word, 4);
+    return value;
+}
+
+static uint16_t to_bf16(float value) {                                  // to nearest, ties to even
+    uint32_t word;
+    bnn::copy(&word, &value, 4);
+    return (uint16_t)((word + 0x7fff + (word >> 16 & 1)) >> 16);
+}
+
+static bnn::Conv shape_with_gradients() {
+    bnn::Conv g;
+    g.n = pick(1, 3), g.kh = pick(1, 5), g.kw = pick(1, 5), g.ph = pick(0, 4), g.pw = pick(0, 4);
+    g.c = choose<isize>({1, 5, 15, 16, 17, 33, 64, 65, 100}), g.o = choose<isize>({1, 7, 8, 16, 23, 24, 25, 50, 130});
+    g.h = bnn::most(1, g.kh - 2 * g.ph) + pick(0, 9), g.w = bnn::most(1, g.kw - 2 * g.pw) + pick(0, 9);
+    return g;
+}
+
+// dy of integers so small that no sum of four is rounded: both gradients must be exact, dx rounded once.
+static void test_gradients(const bnn::Variant& v, const Problem& p) {
+    const bnn::Conv& g = p.g;
+    Buffer<uint64_t> signs(g.n * g.h * g.w * bnn::words(g.c)), weights(g.o * g.taps() * bnn::words(g.c));
+    Buffer<uint16_t> dy(g.pixels() * g.o), dx(g.n * g.h * g.w * g.c);
+    Buffer<float> scale(g.o), dw(g.o * g.k());
+    for (isize i = 0; i < g.n * g.h * g.w; ++i) v.pack_channels(&p.x[(size_t)(i * g.c)], g.c, signs.at + i * bnn::words(g.c));
+    for (isize i = 0; i < g.o * g.taps(); ++i) {
+        const isize o = i / g.taps(), t = i % g.taps();
+        v.pack_planes(&p.w[(size_t)(o * g.k() + t)], g.taps(), g.c, 1, weights.at + i * bnn::words(g.c), bnn::words(g.c));
+    }
+    for (isize o = 0; o < g.o; ++o) scale[o] = (float)choose<int>({0, 1, 2});
+    for (isize i = 0; i < dy.size; ++i) dy[i] = to_bf16((float)pick(-9, 9));
+    bnn::gradient_of_input(g, dy.at, weights.at, scale.at, dx.at, 1);
+    bnn::gradient_of_weight(g, dy.at, signs.at, dw.at, 1);
+    std::vector<float> input((size_t)dx.size), weight((size_t)dw.size);
+    for (isize q = 0; q < g.pixels(); ++q)
+        for (isize t = 0; t < g.taps(); ++t) {
+            const isize n = q / (g.oh() * g.ow()), y = q / g.ow() % g.oh() + t / g.kw - g.ph, x = q % g.ow() + t % g.kw - g.pw;
+            if (y < 0 || y >= g.h || x < 0 || x >= g.w) continue;
+            const isize pixel = ((n * g.h + y) * g.w + x) * g.c;
+            for (isize o = 0; o < g.o; ++o)
+                for (isize c = 0; c < g.c; ++c) {
+                    const float d = from_bf16(dy[q * g.o + o]);
+                    input[(size_t)(pixel + c)] += d * scale[o] * p.w[(size_t)(o * g.k() + c * g.taps() + t)];
+                    weight[(size_t)((o * g.taps() + t) * g.c + c)] += d * p.x[(size_t)(pixel + c)];
+                }
+        }
+    for (isize i = 0; i < dx.size; ++i)                                 // not of bits: 0 has two
+        if (from_bf16(dx[i]) != from_bf16(to_bf16(input[(size_t)i]))) differ(v, g, "the gradient of the input", i);
+    for (isize i = 0; i < dw.size; ++i) if (dw[i] != weight[(size_t)i]) differ(v, g, "the gradient of the weight", i);
+}
+
 int main(int count, char** arguments) {
     const int cases = count > 1 ? std::atoi(arguments[1]) : 50;
     const uint64_t seed = count > 2 ? (uint64_t)std::atoll(arguments[2]) : 1;
@@ -230,6 +285,12 @@ int main(int count, char** arguments) {
             test(*v, p, pick(1, 3));
         }
         std::printf("%s: %d cases equal\n", v->name, cases);
+    }
+    const bnn::Variant& best = *bnn::best_variant();
+    if (!bnn::has_gradients(best.name)) std::printf("gradients: not on this CPU\n");
+    else {
+        for (int i = 0; i < cases; ++i) test_gradients(best, make_problem(shape_with_gradients()));
+        std::printf("gradients: %d cases equal\n", cases);
     }
     return 0;
 }
