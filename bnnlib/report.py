@@ -149,7 +149,7 @@ def markdown_table(
 
 def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> str:
     """The table of a chapter, in Markdown: a row a recipe, in the order of ``runs``, from its records; where
-    there are none, the command that makes one. Quick records are marked, and compared with nothing.
+    there are none, the command that makes one is told below. Quick records are marked, and compared with nothing.
 
     Sources' figures have a column where there are any. ``top5``: top-5 accuracy of the last epoch in place of
     the best epoch's top-1 and of the speed."""
@@ -177,7 +177,7 @@ def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> s
             starred = starred or bool(star)
         head = f"`{name}` {recipe.title}"
         if not found:
-            cells += ["–", "–", "0", *([] if top5 else ["–"]), f"not run yet: {command(recipe)}"]
+            cells += ["–", "–", "0", *([] if top5 else ["–"]), "not run yet" + _teacher_first(recipe)]
             lines.append(f"| {head} | {' | '.join(cells)} |")
             continue
         quick = any(record.profile == "quick" for record in found)
@@ -194,13 +194,18 @@ def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> s
     notes = ["\\* picked on the test set."] if starred else []
     if machines:
         notes.append(f"images/s: of training, without evaluation, on {'; '.join(machines)}.")
+    if not all(runs.values()):
+        notes.append("`python -m bnnlib.train NAME` runs what is not run yet.")
     return "\n".join(lines) + (f"\n\n{' '.join(notes)}" if notes else "") + "\n"
 
 
 def command(recipe: Recipe) -> str:
     """The command that trains a recipe, as Markdown code, and what has to be trained before it."""
-    text = f"`python -m bnnlib.train {recipe.name}`"
-    return text + (f", after `{recipe.distill.teacher}`" if recipe.distill else "")
+    return f"`python -m bnnlib.train {recipe.name}`{_teacher_first(recipe)}"
+
+
+def _teacher_first(recipe: Recipe) -> str:
+    return f", after `{recipe.distill.teacher}`" if recipe.distill else ""
 
 
 def machine(hardware: Mapping[str, Any]) -> str:
