@@ -17,7 +17,8 @@ What is measured, for each layer, batch and number of threads:
 ``channels_last``   float in, float out, packing included; ``nchw`` likewise
 =================== ========================================================================================
 
-Beside the layers: their gradients in training, where the kernels look them up, against PyTorch's in bfloat16;
+Beside the layers: their gradients in training, where the kernels look them up, against PyTorch's in bfloat16 and
+float32;
 matrix products, the ladder of variants on two layers, all threads against one, what taking turns with PyTorch
 costs, and how long the first import takes (it compiles).
 """
@@ -186,25 +187,34 @@ def measure_layer(
     return result
 
 
+PEERS_OF_GRADIENTS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
 def measure_gradients(layer, batch: int, rounds: int) -> dict:
-    """Both gradients of a convolution of signs in bfloat16, channels_last: PyTorch's and ours, packing included."""
+    """Both gradients of a convolution of signs, channels_last: ours of bfloat16, packing included, and PyTorch's of bfloat16
+    and of float32."""
     c, o, k, side = layer
     generator = torch.Generator().manual_seed(0)
     form, p = {"memory_format": torch.channels_last}, k // 2
     x = sign(torch.randn(batch, c, side, side, generator=generator)).bfloat16().contiguous(**form)
     w = sign(torch.randn(o, c, k, k, generator=generator)).contiguous(**form)
     dy = torch.randn(batch, o, side, side, generator=generator).bfloat16().contiguous(**form)
-    wb, geometry = w.bfloat16(), ([1, 1], [p, p], [1, 1])
+    geometry = ([1, 1], [p, p], [1, 1])
     contenders: Contenders = {}
     for name, needed in (("input", [True, False]), ("weight", [False, True])):
-        contenders[f"{name}-bf16"] = lambda needed=needed: torch.ops.aten.convolution_backward(
-            dy, x, wb, None, *geometry, False, [0, 0], 1, [*needed, False]
-        )
+        for dtype in PEERS_OF_GRADIENTS:
+            peer = [t.to(PEERS_OF_GRADIENTS[dtype]) for t in (dy, x, w)]
+            contenders[f"{name}-{dtype}"] = lambda needed=needed, peer=peer: torch.ops.aten.convolution_backward(
+                *peer, None, *geometry, False, [0, 0], 1, [*needed, False]
+            )
         contenders[name] = lambda needed=needed: torch.ops.bnn.conv2d_of_signs_backward(dy, x, w, *geometry, 1, 0.0, needed)
     seconds = alternate(contenders, rounds)
     return {
         "layer": label(layer), "batch": batch, "macs": macs(layer, batch), "times": times(seconds),
-        "bf16_over": {name: ratio(seconds[f"{name}-bf16"], seconds[name]) for name in ("input", "weight")},
+        **{
+            f"{dtype}_over": {name: ratio(seconds[f"{name}-{dtype}"], seconds[name]) for name in ("input", "weight")}
+            for dtype in PEERS_OF_GRADIENTS
+        },
     }  # fmt: skip
 
 

@@ -40,6 +40,7 @@ struct Cpu {
     bool popcnt = false, avx2 = false, avx512bw = false, avx512vpopcntdq = false;
     bool fma = false, avx512bf16 = false;                           // for float work
     bool avx512vnni = false;                                        // for peaks.h alone
+    bool amx = false;                                               // multiplies bf16 in tiles
 };
 
 inline Cpu ask_cpu() {
@@ -59,6 +60,7 @@ inline Cpu ask_cpu() {
     c.avx512bw = c.avx2 && zmm && (b >> 16 & 1) && (b >> 30 & 1);   // F and BW
     c.avx512vpopcntdq = c.avx512bw && (cx >> 14 & 1);
     c.avx512vnni = c.avx512bw && (cx >> 11 & 1);
+    c.amx = d >> 22 & 1;
     if (__get_cpuid_count(7, 1, &a, &b, &cx, &d)) c.avx512bf16 = c.avx512bw && (a >> 5 & 1);
 #elif defined(BNN_EMULATE)
     c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.fma = true;

@@ -38,7 +38,7 @@ def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
             run["gemms"][0]["fp32_over"]
         )
         for gradients in run["gradients"]:
-            assert set(gradients["bf16_over"]) == {"input", "weight"}
+            assert set(gradients["bf16_over"]) == set(gradients["fp32_over"]) == {"input", "weight"}
     for run in record["runs"][1:]:
         assert run["scaling"][0]["one_over_all"] > 0
     assert set(record["runs"][0]["ladders"][0]["fp32_over"]) >= {"one-word", "scalar", "reference"}

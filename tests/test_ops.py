@@ -497,7 +497,7 @@ def test_conv2d_of_signs_follows_autocast():
     assert w.grad.dtype == torch.float32 and w.grad.abs().sum() > 0
 
 
-looked_up = pytest.mark.skipif(not ops.backend().gradients, reason="this CPU does not multiply bf16")
+looked_up = pytest.mark.skipif(not ops.backend().gradients, reason="no gradients by look-up on this CPU")
 
 
 @looked_up
@@ -516,10 +516,11 @@ looked_up = pytest.mark.skipif(not ops.backend().gradients, reason="this CPU doe
         (2, 16, 24, 7, 9, (2, 4), (1, 0)),
         (1, 65, 130, 31, 33, (3, 3), (1, 1)),  # several strips, several words of the index
         (3, 512, 48, 8, 8, (3, 3), (1, 1)),  # several shares of the positions
+        (1, 40, 400, 6, 7, (3, 3), (1, 1)),  # several chunks of outputs
     ],
 )
 def test_gradients_that_are_looked_up_are_exact_where_nothing_is_rounded(n, c, o, h, w, kernel, padding, threads, dropout, monkeypatch):
-    """Sums of four small integers are bf16 numbers, so float64 must agree to the last bit."""
+    """Small integers are multiples of their chunk's step, so float64 must agree to the last bit."""
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     form = torch.channels_last
     torch.manual_seed(4)
@@ -537,10 +538,13 @@ def test_gradients_that_are_looked_up_are_exact_where_nothing_is_rounded(n, c, o
 
 
 @looked_up
-def test_gradients_that_are_looked_up_are_as_near_as_multiplied_ones():
+@pytest.mark.parametrize("size", [1e-36, 1.0, 1e30])
+@pytest.mark.parametrize("outputs", [64, 300])
+def test_gradients_that_are_looked_up_are_as_near_as_multiplied_ones(size, outputs):
     x = signs(randn(8, 96, 12, 12)).bfloat16().requires_grad_()
-    weight = (randn(64, 1, 1, 1, seed=1).abs() * signs(randn(64, 96, 3, 3, seed=2))).requires_grad_()
-    dy = randn(8, 64, 12, 12, seed=3) * randn(1, 64, 1, 1, seed=4).exp()  # channels of different sizes
+    weight = (randn(outputs, 1, 1, 1, seed=1).abs() * signs(randn(outputs, 96, 3, 3, seed=2))).requires_grad_()
+    dy = size * randn(8, outputs, 12, 12, seed=3)
+    dy *= randn(1, outputs, 1, 1, seed=4).exp() * randn(8, 1, 12, 12, seed=5).exp()  # of different sizes
     a, b = (t.detach().double().requires_grad_() for t in (x, weight))
     F.conv2d(a, b, padding=1).backward(dy.double())
     c, d = (t.detach().bfloat16().requires_grad_() for t in (x, weight))
@@ -548,7 +552,35 @@ def test_gradients_that_are_looked_up_are_as_near_as_multiplied_ones():
     ops.conv2d_of_signs(x, weight, padding=1).backward(dy.bfloat16())
     for mine, multiplied, exact in ((x.grad, c.grad, a.grad), (weight.grad, d.grad, b.grad)):
         off, other = ((t.double() - exact).norm() / exact.norm() for t in (mine, multiplied))
-        assert off < 2 * other < 0.01
+        assert off < 1.2 * other < 0.01
+
+
+@looked_up
+def test_no_sum_that_is_looked_up_overflows():
+    """All signs alike, and one value far above the rest: the largest sums there can be."""
+    x, weight = torch.ones(1, 40, 30, 30).bfloat16().requires_grad_(), torch.ones(600, 40, 3, 3).requires_grad_()
+    for dy in (torch.ones(1, 600, 30, 30), torch.full((1, 600, 30, 30), -1.5)):
+        dy[0, 7, 3, 4] = 3000.0
+        x.grad = weight.grad = None
+        ops.conv2d_of_signs(x, weight, padding=1).backward(dy.bfloat16())
+        a, b = (t.detach().double().requires_grad_() for t in (x, weight))
+        F.conv2d(a, b, padding=1).backward(dy.bfloat16().double())
+        assert (x.grad.double() - a.grad).abs().max() < 0.01 * a.grad.abs().max()
+        assert (weight.grad.double() - b.grad).abs().max() < 0.01 * b.grad.abs().max()
+
+
+@looked_up
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_reaches_every_gradient_that_it_is_part_of(value):
+    x = signs(randn(2, 33, 9, 9)).bfloat16().requires_grad_()
+    weight = signs(randn(40, 33, 3, 3, seed=1)).requires_grad_()
+    dy = randn(2, 40, 9, 9, seed=2).bfloat16()
+    dy[1, 35, 4, 5] = value
+    ops.conv2d_of_signs(x, weight, padding=1).backward(dy)
+    seen = torch.zeros(2, 33, 9, 9, dtype=bool)
+    seen[1, :, 3:6, 4:7] = True
+    assert torch.equal(~x.grad.isfinite(), seen)
+    assert weight.grad[35].isnan().all() and weight.grad[:35].isfinite().all()
 
 
 @looked_up

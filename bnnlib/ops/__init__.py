@@ -263,9 +263,10 @@ def conv2d_of_signs(
     On a CPU it counts bits and rounds once; the gradients are ``F.conv2d``'s, and so is everything in float64 or
     where the kernels are not compiled.
 
-    Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, where the CPU multiplies
-    that, and with stride 1, dilation 1 and one group, the gradients are looked up in tables of the sums of four
-    values, each rounded to bfloat16: less time than a multiplication, and as near.
+    Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, on a CPU with AVX-512 (and no
+    AMX, which is faster still), with stride 1, dilation 1 and one group, the gradients are looked up in tables of the
+    sums of six values: less time than a multiplication, and nearer. The sums are of integers: 192 values at a time are
+    rounded to multiples of a power of two, so that 16 bits hold their sum whatever the signs are.
     """
     if x.is_cpu and torch.is_autocast_enabled("cpu"):
         x = x.to(torch.get_autocast_dtype("cpu"))
