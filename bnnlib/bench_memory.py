@@ -60,11 +60,11 @@ def packed(shape: tuple[int, ...], path: Path) -> Callable[[], object]:
 def packed_alone(shape: tuple[int, ...], path: Path) -> Callable[[], object]:
     import numpy as np
 
-    from bnnlib.deploy import files, run
+    from bnnlib.deploy import run
 
     run.kernels()
     images = np.random.default_rng(0)
-    return lambda: run.Runner(files.read_graph(path)[0])(images.random(shape, np.float32))
+    return lambda: run.load(path)(images.random(shape, np.float32))
 
 
 def main(kind: str, name: str, shape: str, folder: str) -> None:

@@ -78,23 +78,34 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const int64_t* f
     const uint8_t* from = bits ? l->constant<uint8_t>(f[17], o->c * ceil_div(k, 8)) : l->constant<uint8_t>(f[17], o->c * k * size);
     if (!from) { if (!l->wrong) l->wrong = "a weight is missing"; return; }
     const isize panels = ceil_div(og, panel), bytes = o->groups * panels * k * panel * size;
-    uint8_t* to = l->make<uint8_t>(bytes + 64);
-    if (!to) return;
-    fill(to, 0, bytes + 64);
-    for (isize group = 0; group < o->groups; ++group)
-        for (isize i = 0; i < og; ++i)
-            for (isize j = 0; j < k; ++j) {
-                const isize row = group * og + i;
-                uint8_t* at = to + (((group * panels + i / panel) * k + j) * panel + i % panel) * size;
-                if (bits) {
-                    const isize bit = j % cg * taps + j / cg;
-                    const float v = from[row * ceil_div(k, 8) + bit / 8] >> (bit % 8) & 1 ? 1.0f : -1.0f;
-                    copy(at, &v, 4);
-                } else {
-                    copy(at, from + (row * k + j) * size, size);
+    if (!bits && o->groups == 1 && og % panel == 0 && panels >= 4 && l->t->constants[f[17]].ours && (uintptr_t)from % 64 == 0) {
+        uint8_t* const one = l->make<uint8_t>(panel * k * size);
+        if (!one) return;
+        for (uint8_t* at = (uint8_t*)from; at < from + bytes; at += panel * k * size) {       // where they lie, a panel after the other
+            copy(one, at, panel * k * size);
+            for (isize j = 0; j < k; ++j)
+                for (isize i = 0; i < panel; ++i) copy(at + (j * panel + i) * size, one + (i * k + j) * size, size);
+        }
+        o->weights = from;
+    } else {
+        uint8_t* to = l->make<uint8_t>(bytes + 64);
+        if (!to) return;
+        fill(to, 0, bytes + 64);
+        for (isize group = 0; group < o->groups; ++group)
+            for (isize i = 0; i < og; ++i)
+                for (isize j = 0; j < k; ++j) {
+                    const isize row = group * og + i;
+                    uint8_t* at = to + (((group * panels + i / panel) * k + j) * panel + i % panel) * size;
+                    if (bits) {
+                        const isize bit = j % cg * taps + j / cg;
+                        const float v = from[row * ceil_div(k, 8) + bit / 8] >> (bit % 8) & 1 ? 1.0f : -1.0f;
+                        copy(at, &v, 4);
+                    } else {
+                        copy(at, from + (row * k + j) * size, size);
+                    }
                 }
-            }
-    o->weights = to;
+        o->weights = to;
+    }
     if (o->kind == Weights::int8) {
         o->scale = l->keep<float>(f[19], o->c, o->c);
         if (!o->scale && !l->wrong) l->wrong = "the scale of int8 weights is missing";

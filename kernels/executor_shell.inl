@@ -17,13 +17,14 @@ public:
     Executor(const std::string& variant, py::array_t<int64_t, py::array::c_style | py::array::forcecast> slots,
              py::array_t<int64_t, py::array::c_style | py::array::forcecast> ops,
              py::array_t<int64_t, py::array::c_style | py::array::forcecast> stages, std::vector<py::array> constants, isize micro_bytes,
-             isize chunk_bytes, std::vector<isize> outside)
+             isize chunk_bytes, std::vector<isize> outside, const std::set<size_t>& ours)
         : outside_(std::move(outside)) {
         table(slots, "slots", bnn::SLOT_FIELDS), table(ops, "ops", bnn::OP_FIELDS), table(stages, "stages", bnn::STAGE_FIELDS);
         std::vector<bnn::Constant> list;
-        for (const py::array& a : constants) {
+        for (py::array& a : constants) {
             if (!(a.flags() & py::array::c_style)) throw py::value_error("a constant is not contiguous");
-            list.push_back({a.data(), (isize)a.nbytes()});
+            const bool mine = ours.count(list.size());
+            list.push_back({mine ? a.mutable_data() : a.data(), (isize)a.nbytes(), mine});
         }
         const bnn::NetTables tables = {slots.data(), ops.data(), stages.data(), slots.shape(0), ops.shape(0), stages.shape(0),
                                        micro_bytes, chunk_bytes, list.data(), (isize)list.size()};
@@ -35,6 +36,9 @@ public:
             if (net_.slot[i].area == bnn::Area::outside &&
                 (net_.slot[i].offset >= (isize)outside_.size() || outside_[(size_t)net_.slot[i].offset] != i))
                 throw py::value_error("a slot from outside has no array");
+        for (size_t i = 0; i < list.size(); ++i)
+            for (isize k = 0; k < net_.ops; ++k)
+                if (list[i].ours && net_.op[k].weights == list[i].at) kept_.push_back(constants[i]), held_ += list[i].bytes;
         for (isize i = 0; i < net_.ops; ++i) {
             writes(net_.op[i].output);
             for (isize k = 0; k < net_.op[i].stages; ++k) {
@@ -144,6 +148,7 @@ private:
 
     bnn::Net net_;
     std::vector<Block> blocks_;
+    std::vector<py::array> kept_;
     std::vector<isize> outside_;
     std::set<isize> written_;
     isize held_ = 0;
@@ -153,7 +158,8 @@ void bind_executor(py::module_& m) {
     py::class_<Executor>(m, "Executor")
         .def(py::init<const std::string&, py::array_t<int64_t, py::array::c_style | py::array::forcecast>,
                       py::array_t<int64_t, py::array::c_style | py::array::forcecast>,
-                      py::array_t<int64_t, py::array::c_style | py::array::forcecast>, std::vector<py::array>, isize, isize, std::vector<isize>>())
+                      py::array_t<int64_t, py::array::c_style | py::array::forcecast>, std::vector<py::array>, isize, isize, std::vector<isize>,
+                      std::set<size_t>>())
         .def("run", &Executor::run)
         .def("profile", &Executor::profile)
         .def("memory_bytes", &Executor::memory_bytes);

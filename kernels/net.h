@@ -46,7 +46,7 @@ struct NetOp {
 // Where an array from outside lies; strides in floats for float slots, unused for bits ([N][H][W][words], contiguous).
 struct Outside { uint8_t* at; isize sn, sc, sh, sw; };
 
-struct Constant { const void* at; isize bytes; };
+struct Constant { const void* at; isize bytes; bool ours; };       // ours: may be overwritten, and lasts as long as the net
 
 struct Net {
     const Variant* v;
@@ -68,7 +68,8 @@ struct NetTables {
 
 using Allocate = void* (*)(void* context, isize bytes);     // aligned to 64; lasts as long as the net; null: no memory left
 
-// Null and `out` filled, or what is wrong. Constants may go afterwards.
+// Null and `out` filled, or what is wrong. Constants may go afterwards, but for those that are the net's own: of these, large real-valued
+// weights are rearranged where they lie.
 const char* load(const Variant& v, const NetTables& t, Allocate allocate, void* context, Net* out);
 
 // Images at once, and bytes of the areas and of a piece of work (`bytes`: all of it).

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from bnnlib import deploy, layers, models
-from bnnlib.deploy import program
+from bnnlib.deploy import program, run
 from bnnlib.deploy.graph import Graph, Op, Slot
 from bnnlib.deploy.network import PackedNetwork
 from bnnlib.deploy.run import Runner, kernels
@@ -288,6 +288,61 @@ assert not any(m.split(".")[0] == "torch" for m in sys.modules), "torch was impo
     assert np.array_equal(np.load(tmp_path / "y.npy"), net(x).numpy())
 
 
+def wide(real: str = "float32") -> Graph:
+    """Linear layers large enough to be taken over; the second has as many weights as the third, and is another."""
+    torch.manual_seed(3)
+    body = [nn.Linear(70, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)]
+    return deploy.convert(nn.Sequential(nn.Flatten(), *body), (70, 1, 1), real=real).graph
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("real", "size"), [("float32", 4), ("bfloat16", 2), ("int8", 1)])
+def test_weights_that_are_taken_over_give_the_same(variant, real, size, tmp_path):
+    x = images(9, shape=(70, 1, 1)).numpy()
+    graph = wide(real)
+    before = {name: t.copy() for name, t in graph.tensors.items()}
+    copied = Runner(graph, kernel=variant)
+    want = copied(x)
+    assert all(np.array_equal(before[name], t) for name, t in graph.tensors.items())
+    path = deploy.save(graph, tmp_path / "wide")
+    loaded = run.load(path, kernel=variant)
+    assert np.array_equal(loaded(x), want)
+    assert np.array_equal(loaded(x), want)  # and again, from the same weights
+    panels = size * (70 + 256 + 256) * 256
+    assert copied.memory_bytes(1)[0] >= panels and loaded.memory_bytes(1)[0] < 1.2 * copied.memory_bytes(1)[0]
+    taken = deploy.read_graph(path)[0]
+    Runner(taken, kernel=variant, take=True)
+    changed = [name for name, t in taken.tensors.items() if not np.array_equal(before[name], t)]
+    assert len(changed) == 3
+
+
+@pytest.mark.parametrize("how", ["twice", "read-only", "odd place"])
+def test_weights_that_somebody_else_may_read_are_copied(how):
+    x = images(5, shape=(70, 1, 1)).numpy()
+    graph = wide()
+    large = [op.constants["weight"] for op in graph.ops if op.kind == "real_conv"][1:3]
+    if how == "twice":
+        for op in graph.ops:
+            if op.constants.get("weight") == large[1]:
+                op.constants["weight"] = large[0]
+        del graph.tensors[large[1]]
+    for name in graph.tensors:
+        if how == "read-only":
+            graph.tensors[name] = graph.tensors[name].copy()
+            graph.tensors[name].flags.writeable = False
+        elif how == "odd place":
+            room = np.empty(graph.tensors[name].nbytes + 68, np.uint8)
+            start = -room.ctypes.data % 64 + 4
+            there = room[start : start + graph.tensors[name].nbytes].view(graph.tensors[name].dtype)
+            graph.tensors[name] = there.reshape(graph.tensors[name].shape)
+            there[:] = wide().tensors[name].ravel()
+    want = Runner(graph)(x)
+    before = {name: t.copy() for name, t in graph.tensors.items()}
+    assert np.array_equal(Runner(graph, take=True)(x), want)
+    shared = large[:1] if how == "twice" else list(graph.tensors)
+    assert all(np.array_equal(before[name], graph.tensors[name]) for name in shared)
+
+
 def test_a_hand_made_graph():
     """Four numbers by hand: sign, a binary linear layer, its threshold."""
     graph = Graph(
@@ -349,6 +404,7 @@ def cases(small, tmp_path_factory):
         ("small", small[1].graph, images(3)),
         ("nin", nin, images(1, shape=(3, 32, 32))),
         ("int8", int8, images(5, shape=(1, 28, 28))),
+        *((f"wide {real}", wide(real), images(5, shape=(70, 1, 1))) for real in ("float32", "bfloat16", "int8")),
     ):
         dump(graph, x.numpy(), folder / name)
         made.append((folder / name, graph, x.numpy()))

@@ -34,8 +34,9 @@ class Program:
     outside: list[str]
     numbers: dict[str, int]
 
-    def executor(self, module, variant: str):
-        """The loaded network of the compiled ``module``. Raises ``ValueError``."""
+    def executor(self, module, variant: str, take: bool = False):
+        """The loaded network of the compiled ``module``. ``take``: it may rearrange large weights where they lie instead of
+        copying them, and they are of no use to others afterwards. Raises ``ValueError``."""
         return module.Executor(
             variant,
             self.slots,
@@ -45,7 +46,15 @@ class Program:
             self.micro_bytes,
             self.chunk_bytes,
             [self.numbers[name] for name in self.outside],
+            self._takeable() if take else set(),
         )
+
+    def _takeable(self) -> set[int]:
+        """The constants that nobody else reads and that may be written."""
+        def shared(i: int, array: np.ndarray) -> bool:
+            return any(k != i and np.may_share_memory(array, other) for k, other in enumerate(self.constants))
+
+        return {i for i, array in enumerate(self.constants) if array.flags.writeable and not shared(i, array)}
 
 
 def assemble(graph: Graph) -> Program:

@@ -1,9 +1,10 @@
 """Run a packed network without PyTorch in the process: NumPy arrays in, NumPy arrays out.
 
-    from bnnlib.deploy.run import Runner
-    logits = Runner(graph)(images)              # float32 [N, C, H, W] -> float32 [N, classes]
+    from bnnlib.deploy import run
+    logits = run.load("net.bnn")(images)        # float32 [N, C, H, W] -> float32 [N, classes]
+    logits = run.Runner(graph)(images)
 
-A ``graph`` (:class:`bnnlib.deploy.graph.Graph`) comes from a file or from :func:`bnnlib.deploy.convert`. The kernel variant is the best
+A ``graph`` (:class:`bnnlib.deploy.graph.Graph`) is what :func:`bnnlib.deploy.convert` makes. The kernel variant is the best
 that the CPU supports, or ``BNN_KERNEL``'s. Whoever has PyTorch uses :class:`bnnlib.deploy.PackedNetwork`, which also runs what a graph
 leaves to it.
 """
@@ -18,7 +19,7 @@ from types import ModuleType
 
 import numpy as np
 
-from bnnlib.deploy import program
+from bnnlib.deploy import files, program
 from bnnlib.deploy.graph import Graph
 
 
@@ -43,10 +44,17 @@ def variant() -> str:
     return wanted or usable[0]
 
 
-class Runner:
-    """A packed network of native operations alone, on ``threads`` threads. Safe to call from several Python threads."""
+def load(path: Path, threads: int = 1, kernel: str | None = None) -> Runner:
+    """The packed network in ``path``, ready to run. Its large weights are held once: the executor takes them over as they
+    were read. Raises :class:`~bnnlib.deploy.files.DeployError`."""
+    return Runner(files.read_graph(path)[0], threads, kernel, take=True)
 
-    def __init__(self, graph: Graph, threads: int = 1, kernel: str | None = None) -> None:
+
+class Runner:
+    """A packed network of native operations alone, on ``threads`` threads. Safe to call from several Python threads.
+    ``take``: the graph's arrays become the runner's, to rearrange where they lie; the graph cannot be used again."""
+
+    def __init__(self, graph: Graph, threads: int = 1, kernel: str | None = None, take: bool = False) -> None:
         graph.validate()
         left = [op.attributes["module"] for op in graph.ops if op.kind == "torch"]
         if left:
@@ -54,7 +62,7 @@ class Runner:
         # the executor holds the weights as it likes them: the graph's own may go
         self.graph = Graph(graph.inputs, graph.outputs, graph.slots, graph.ops)
         self.threads = threads
-        self._executor = program.assemble(graph).executor(kernels(), kernel or variant())
+        self._executor = program.assemble(graph).executor(kernels(), kernel or variant(), take)
         self._new_outputs = [name for name in graph.outputs if name not in graph.inputs]
 
     def arrays(self, inputs: list[np.ndarray]) -> list[np.ndarray]:

@@ -1,5 +1,5 @@
 // Runs a network that tests/test_executor.py wrote to a file, without Python: the shell of the sanitizer build of the executor. Every
-// constant lies in a buffer of exactly its size. Usage: run_net FILE VARIANT OUT, prints nothing, exits with 1 and a message if it cannot.
+// constant lies in a buffer of exactly its size and is the net's own. Usage: run_net FILE VARIANT OUT, prints nothing, exits with 1 and a message if it cannot.
 #if defined(BNN_EMULATE)
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #define SIMDE_NO_NATIVE
@@ -72,10 +72,11 @@ int main(int, char** argv) {
     std::vector<bnn::Constant> constants;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t bytes = number();
-        void* p = malloc((size_t)bnn::most(1, bytes));
+        void* p = nullptr;
+        if (posix_memalign(&p, 64, (size_t)bnn::most(1, bytes))) return 2;
         blocks.emplace_back(p);
         if (bytes && fread(p, (size_t)bytes, 1, file) != 1) return 2;
-        constants.push_back({p, bytes});
+        constants.push_back({p, bytes, true});
     }
     const bnn::NetTables tables = {slot.data(), op.data(), stage.data(), slots, ops, stages, micro, chunk, constants.data(), count};
     bnn::Net net;
