@@ -112,10 +112,10 @@ class _Binary(nn.Module):
                 return self.scale.detach().flatten()
         return None
 
-    def _binary_input(self, x: Tensor) -> Tensor:
+    def _binary_input(self, x: Tensor, signs: bool = True) -> Tensor:
         if self.sign_of_zero == 1:
-            x = quantizers.binarize(x, self.ste, self.temperature)
-        else:
+            x = quantizers.binarize(x, self.ste, self.temperature, signs)
+        else:  # always signs: those of x itself say +1 for a zero
             x = -quantizers.binarize(-x, self.ste, self.temperature)
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
@@ -279,7 +279,10 @@ class BinaryConv2d(_Binary):
             if self.input_scale
             else None
         )
-        b = self._binary_input(x) if self.binary_input else x
+        dropout = self.dropout if self.training else 0.0
+        counts = not (dropout and self.padding_value) if self.training else self.counting
+        counts = counts and self.binary_input and x.is_cpu
+        b = self._binary_input(x, signs=bool(dropout) or not counts) if self.binary_input else x
         padding = self.padding
         if self.padding_value and padding != (0, 0):
             b = F.pad(b, (padding[1], padding[1], padding[0], padding[0]), value=float(self.padding_value))
@@ -288,9 +291,7 @@ class BinaryConv2d(_Binary):
         w = self._training_weight() if self.training else self.binary_weight()
         late_scale = None if folded or self.scale_kind == "none" else self.output_scale()
         # in evaluation the bias is added to the exact sum: a sum that starts from it would round at every step
-        dropout = self.dropout if self.training else 0.0
-        counts = not (dropout and self.padding_value) if self.training else self.counting
-        if counts and self.binary_input and x.is_cpu:
+        if counts:
             y = ops.conv2d_of_signs(b, w, self.stride, padding, self.dilation, self.groups, dropout)
         else:
             y = F.conv2d(b, w, None, self.stride, padding, self.dilation, self.groups)

@@ -81,10 +81,10 @@ def surrogate(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0
 
 class _Binarize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, ste: str, temperature: Tensor | None) -> Tensor:
+    def forward(ctx, x: Tensor, ste: str, temperature: Tensor | None, signs: bool) -> Tensor:
         ctx.ste = ste
         ctx.save_for_backward(x, temperature)
-        return _sign(x)
+        return _sign(x) if signs else x.view_as(x)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -95,14 +95,16 @@ class _Binarize(torch.autograd.Function):
             grad = grad * (2 - 2 * x.abs()).clamp(min=0)
         elif ctx.ste == "tanh":
             grad = grad * ((1 / t).clamp(min=1) * t * (1 - torch.tanh(t * x).square()))
-        return grad, None, None
+        return grad, None, None, None
 
 
-def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0) -> Tensor:
+def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0, signs: bool = True) -> Tensor:
     """``sign(x)`` forward, the derivative of :func:`surrogate` backward. Any shape; any floating dtype,
     which is kept.
 
-    ``temperature`` is read by ``ste="tanh"`` alone. Raises ``ValueError`` for an unknown ``ste``.
+    ``temperature`` is read by ``ste="tanh"`` alone. ``signs=False`` leaves the sign to what reads no more than that of
+    each number (:func:`bnnlib.ops.conv2d_of_signs`) and gives ``x`` itself, without a copy, with the same backward.
+    Raises ``ValueError`` for an unknown ``ste``.
 
     >>> x = torch.tensor([-1.5, -0.25, 0.0, 2.0], requires_grad=True)
     >>> binarize(x, "polynomial").sum().backward()
@@ -112,7 +114,7 @@ def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0)
     if ste not in get_args(STE):
         raise _unknown("ste", ste, STE)
     t = torch.as_tensor(temperature, dtype=x.dtype, device=x.device) if ste == "tanh" else None
-    return _Binarize.apply(x, ste, t)
+    return _Binarize.apply(x, ste, t, signs)
 
 
 def mean_scale(w: Tensor) -> Tensor:

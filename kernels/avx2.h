@@ -117,7 +117,8 @@ inline void transpose(const float* from, isize from_stride, isize pixels, isize 
 inline bool supported() { return cpu().avx2; }
 
 constexpr Variant variant = {"avx2", "AVX2", supported, weight_bytes, interleave, count, scratch_bytes, STEP, nullptr,
-                             plain::to_float, plain::to_int16, to_bits, transpose, pack_channels, pack_planes};
+                             plain::to_float, plain::to_int16, plain::to_bf16, to_bits, transpose, pack_channels, plain::pack_bf16,
+                             pack_planes};
 
 }  // namespace bnn::avx2
 BNN_TARGET_END

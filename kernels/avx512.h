@@ -106,8 +106,8 @@ inline isize scratch_bytes(isize, isize) { return 0; }
 inline bool supported() { return cpu().avx512vpopcntdq; }
 
 constexpr Variant variant = {"avx512vpopcnt", "AVX-512 F, BW and VPOPCNTDQ", supported, weight_bytes, interleave, count, scratch_bytes, 4,
-                             count_lines, avx2::plain::to_float, avx2::plain::to_int16, avx512bw::to_bits, avx2::transpose,
-                             avx2::pack_channels, avx2::pack_planes};
+                             count_lines, avx2::plain::to_float, avx2::plain::to_int16, avx2::plain::to_bf16, avx512bw::to_bits, avx2::transpose,
+                             avx2::pack_channels, avx2::plain::pack_bf16, avx2::pack_planes};
 
 }  // namespace bnn::avx512vpopcnt
 BNN_TARGET_END
@@ -140,8 +140,8 @@ inline V v_lookup(V table, V at) { return _mm512_shuffle_epi8(table, at); }
 inline bool supported() { return cpu().avx512bw; }
 
 constexpr Variant variant = {"avx512bw", "AVX-512 F and BW", supported, weight_bytes, interleave, count, scratch_bytes, STEP,
-                             nullptr, avx2::plain::to_float, avx2::plain::to_int16, to_bits, avx2::transpose,
-                             avx2::pack_channels, avx2::pack_planes};
+                             nullptr, avx2::plain::to_float, avx2::plain::to_int16, avx2::plain::to_bf16, to_bits, avx2::transpose,
+                             avx2::pack_channels, avx2::plain::pack_bf16, avx2::pack_planes};
 
 }  // namespace bnn::avx512bw
 BNN_TARGET_END

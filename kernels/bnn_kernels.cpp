@@ -85,9 +85,20 @@ void prepack(const std::string& name, const std::vector<isize>& conv, py::array 
     bnn::prepack(v, g, from, to, scratch.data());
 }
 
-// x: float32 [N][C][H][W], any strides; bits: int64 [N][H][W][words(C)].
+// x: float32 [N][C][H][W], any strides, or bf16 as uint16 [N][H][W][C], contiguous; bits: int64 [N][H][W][words(C)].
 void pack(const std::string& name, py::array x, py::array bits, isize threads) {
     const bnn::Variant& v = variant_named(name);
+    if (x.ndim() == 4 && x.dtype().equal(py::dtype::of<uint16_t>())) {
+        const isize n = x.shape(0), h = x.shape(1), w = x.shape(2), c = x.shape(3), words = bnn::words(c);
+        const uint16_t* from = data<const uint16_t>(x, "x", {n, h, w, c});
+        uint64_t* to = (uint64_t*)data<int64_t>(bits, "bits", {n, h, w, words});
+        py::gil_scoped_release release;
+        const isize piece = bnn::most(16, 16384 / bnn::most(c, 1));
+        bnn::parallel_for(threads, bnn::ceil_div(n * h * w, piece), 0, [&](isize item, uint8_t*) {
+            for (isize p = item * piece; p < bnn::least(n * h * w, (item + 1) * piece); ++p) v.pack_bf16(from + p * c, c, to + p * words);
+        });
+        return;
+    }
     if (x.ndim() != 4 || !x.dtype().equal(py::dtype::of<float>())) fail("pack needs a float32 array of 4 dimensions");
     const isize n = x.shape(0), c = x.shape(1), h = x.shape(2), w = x.shape(3), words = bnn::words(c);
     uint64_t* to = (uint64_t*)data<int64_t>(bits, "bits", {n, h, w, words});
@@ -132,6 +143,10 @@ void conv2d(const std::string& name, const std::vector<isize>& conv, py::array b
         e.out = bnn::Out::float32;
         e.to = data<float>(to, "result", shape);
         e.residual = optional_data<const float>(residual, "residual", shape);
+    } else if (to.dtype().equal(py::dtype::of<uint16_t>())) {
+        e.out = bnn::Out::bfloat16;
+        e.channels_first = false;
+        e.to = data<uint16_t>(to, "result", {g.n, oh, ow, g.o});
     } else if (to.dtype().equal(py::dtype::of<int16_t>())) {
         e.out = bnn::Out::int16;
         e.to = data<int16_t>(to, "result", {g.n, oh, ow, g.o});

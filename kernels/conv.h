@@ -16,7 +16,7 @@
 
 namespace bnn {
 
-enum class Out { float32, int16, bits };
+enum class Out { float32, bfloat16, int16, bits };     // bfloat16: of float32, rounded once more
 
 struct Epilogue {
     Out out = Out::float32;
@@ -103,8 +103,8 @@ inline const char* check(const Conv& g, const Epilogue& e) {
     if (const char* wrong = check(g)) return wrong;
     if (e.out == Out::int16 && g.k() > 32767) return "int16 results need K <= 32767";
     if (e.out != Out::bits && (e.threshold || e.flip || e.pool != 1)) return "thresholds, flips and pooling need bits as the result";
-    if (e.out != Out::float32 && (e.scale || e.bias || e.residual || e.channels_first))
-        return "scale, bias, residual and planes need float32 as the result";
+    if (e.out != Out::float32 && (e.residual || e.channels_first)) return "residual and planes need float32 as the result";
+    if (e.out != Out::float32 && e.out != Out::bfloat16 && (e.scale || e.bias)) return "scale and bias need float32 or bfloat16 as the result";
     if (e.pool < 1 || e.pool > 8) return "the pooling window is below 1 or above 8";
     return nullptr;
 }
@@ -441,6 +441,16 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
                        e.bias ? e.bias + first : nullptr, residual, to);
         }
         if (e.channels_first) store_planes(p, w, start, pixels, first, channels);
+    } else if (e.out == Out::bfloat16) {
+        constexpr isize SOME = 512;
+        alignas(64) float sums[SOME];
+        for (isize i = 0; i < pixels; ++i)
+            for (isize o = 0; o < channels; o += SOME) {
+                const isize n = least(SOME, channels - o), at = first + o;
+                v.to_float(w.counts + i * w.count_stride + o, base[i] + o, n, e.scale ? e.scale + at : nullptr, e.bias ? e.bias + at : nullptr,
+                           nullptr, sums);
+                v.to_bf16(sums, n, (uint16_t*)e.to + (start + i) * g.o + at);
+            }
     } else if (e.out == Out::int16) {
         for (isize i = 0; i < pixels; ++i)
             v.to_int16(w.counts + i * w.count_stride, base[i], channels, (int16_t*)e.to + (start + i) * g.o + first);

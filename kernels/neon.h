@@ -69,6 +69,6 @@ inline isize scratch_bytes(isize, isize) { return 0; }
 inline bool supported() { return true; }
 
 constexpr Variant variant = {"neon", "NEON", supported, weight_bytes, interleave, count, scratch_bytes, 1, nullptr, to_float, to_int16,
-                             to_bits, transpose, pack_channels, pack_planes};
+                             to_bf16, to_bits, transpose, pack_channels, pack_bf16, pack_planes};
 
 }  // namespace bnn::neon

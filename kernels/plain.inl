@@ -17,6 +17,14 @@ inline void to_int16(const uint16_t* counts, const int32_t* base, isize channels
     for (isize o = 0; o < channels; ++o) to[o] = (int16_t)(base[o] - 2 * (int32_t)counts[o]);
 }
 
+inline void to_bf16(const float* x, isize n, uint16_t* to) {
+    for (isize i = 0; i < n; ++i) {
+        uint32_t word;
+        copy(&word, x + i, 4);
+        to[i] = (uint16_t)((word + 0x7fff + (word >> 16 & 1)) >> 16);
+    }
+}
+
 // Sixty-four bytes of 0 or 1 to the bits of a word: the product moves the lowest bit of byte i to bit 56 + i.
 inline uint64_t gather_bits(const uint8_t* bytes) {
     uint64_t word = 0;
@@ -55,6 +63,16 @@ inline void pack_channels(const float* x, isize channels, uint64_t* to) {
             for (int i = 0; i < 64; ++i) positive[i] = x[c + i] >= 0;
         else
             for (isize i = 0; i < channels - c; ++i) positive[i] = x[c + i] >= 0;
+        to[c / 64] = gather_bits(positive);
+    }
+}
+
+inline void pack_bf16(const uint16_t* x, isize channels, uint64_t* to) {
+    for (isize c = 0; c < channels; c += 64) {
+        uint8_t positive[64] = {};                      // up to infinity, or -0
+        const auto one = [&](isize i) { positive[i] = (uint8_t)((x[c + i] <= 0x7f80) | (x[c + i] == 0x8000)); };
+        if (c + 64 <= channels) for (int i = 0; i < 64; ++i) one(i);
+        else for (isize i = 0; i < channels - c; ++i) one(i);
         to[c / 64] = gather_bits(positive);
     }
 }

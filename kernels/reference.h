@@ -32,6 +32,6 @@ inline void count(const uint8_t* rows, isize stride, isize pixels, const uint8_t
 inline isize scratch_bytes(isize, isize) { return 0; }
 
 constexpr Variant variant = {"reference", "nothing", supported, weight_bytes, interleave, count, scratch_bytes, 8, nullptr,
-                             to_float, to_int16, to_bits, transpose, pack_channels, pack_planes};
+                             to_float, to_int16, to_bf16, to_bits, transpose, pack_channels, pack_bf16, pack_planes};
 
 }  // namespace bnn::reference

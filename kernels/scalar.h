@@ -50,7 +50,7 @@ BNN_TARGET_POPCNT inline void count(const uint8_t* rows, isize stride, isize pix
 inline isize scratch_bytes(isize, isize) { return 0; }
 
 constexpr Variant variant = {"scalar", "POPCNT", supported, weight_bytes, interleave, count, scratch_bytes, 8, nullptr,
-                             reference::to_float, reference::to_int16, reference::to_bits, reference::transpose, reference::pack_channels,
-                             reference::pack_planes};
+                             reference::to_float, reference::to_int16, reference::to_bf16, reference::to_bits, reference::transpose,
+                             reference::pack_channels, reference::pack_bf16, reference::pack_planes};
 
 }  // namespace bnn::scalar

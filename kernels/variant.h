@@ -31,6 +31,8 @@ struct Variant {
     void (*to_float)(const uint16_t* counts, const int32_t* base, isize channels, const float* scale, const float* bias,
                      const float* residual, float* to);
     void (*to_int16)(const uint16_t* counts, const int32_t* base, isize channels, int16_t* to);
+    // bf16, rounded to the nearest, ties to even; x holds no NaN.
+    void (*to_bf16)(const float* x, isize n, uint16_t* to);
     // bit o of to[p] = counts[p][o] < limit[o]; whole words are written, unused top bits 0. limit and counts are readable up to a
     // multiple of 64 channels, and limit is 0 there.
     void (*to_bits)(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels, uint64_t* to,
@@ -42,6 +44,7 @@ struct Variant {
     // Sign bits (x >= 0; NaN gives 0) of `channels` floats side by side; and of `pixels` pixels side by side, their channels
     // `stride` floats apart, each pixel's words `to_stride` words apart.
     void (*pack_channels)(const float* x, isize channels, uint64_t* to);
+    void (*pack_bf16)(const uint16_t* x, isize channels, uint64_t* to);         // as pack_channels
     void (*pack_planes)(const float* x, isize stride, isize channels, isize pixels, uint64_t* to, isize to_stride);
 };
 

@@ -253,6 +253,33 @@ def test_counting_changes_no_bit_of_an_evaluation(options, monkeypatch):
     assert torch.equal(model(x), alone) and len(counted) == 2
 
 
+@pytest.mark.parametrize("options", [{}, {"sign_of_zero": -1}, {"padding_value": 1}, {"ste": "polynomial"}])
+@pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16"])
+def test_training_multiplies_the_signs_of_its_input(options, precision):
+    """Zeros of both signs, and a number that bfloat16 would make a zero, among the inputs; float64 by hand."""
+    layer = BinaryConv2d(20, 9, 3, padding=1, **options)
+    x = torch.randn(2, 20, 6, 5).to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    x[0, 0, :2], x[0, 1, :2], x[0, 2, 0] = 0.0, -0.0, -1e-40
+    a = x.clone().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        y = layer(a)
+    assert y.dtype == (torch.float32 if precision == "float32" else torch.bfloat16)
+    given = torch.randn_like(y)
+    y.backward(given)
+
+    positive = x > 0 if options.get("sign_of_zero") == -1 else x >= 0
+    b = (2.0 * positive - 1).double().requires_grad_()
+    w = layer.weight.detach().double()
+    w = torch.where(w >= 0, 1.0, -1.0) * w.abs().mean((1, 2, 3), keepdim=True)
+    want = F.conv2d(F.pad(b, (1, 1, 1, 1), value=options.get("padding_value", 0)), w)
+    want.backward(given.double())
+    inside = x.double().abs() <= 1
+    slope = inside * (2 - 2 * x.double().abs()) if options.get("ste") == "polynomial" else inside
+    near = 1e-5 if precision == "float32" else 0.02
+    assert torch.allclose(y.double(), want, rtol=near, atol=near)
+    assert a.grad.dtype == x.dtype and torch.allclose(a.grad.double(), b.grad * slope, rtol=near, atol=near)
+
+
 @pytest.mark.parametrize("padding_value", [0, -1])
 def test_training_with_dropout_is_a_convolution_of_what_is_left(padding_value, monkeypatch):
     layer = BinaryConv2d(20, 9, 3, padding=1, padding_value=padding_value, dropout=0.5)

@@ -420,14 +420,17 @@ def test_opcheck():
         o.binary_conv2d.default,
         (grad[0].detach().to(memory_format=torch.channels_last).requires_grad_(), grad[1], *geometry),
     )
-    opcheck(o.conv2d_of_signs.default, (*(signs(t).float().requires_grad_() for t in (x, w)), *geometry, 0.0))
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        given = (x.clone().requires_grad_(), signs(w).float().requires_grad_(), *geometry, 0.0, dtype)
+        opcheck(o.conv2d_of_signs.default, given)
     for form in (torch.contiguous_format, torch.channels_last):
         a, b = (signs(t).bfloat16().contiguous(memory_format=form) for t in (x, w))
+        opcheck(o.conv2d_of_signs.default, (a, b, *geometry, 0.5, torch.bfloat16))
         for needed in ([True, True], [False, True], [True, False]):
-            given = randn(2, 4, 6, 7).bfloat16(), a, b, *geometry, 0.0, needed
+            given = randn(2, 4, 6, 7).bfloat16(), a, b, ops.pack_activation(a)[None], *geometry, 0.0, needed
             opcheck(o.conv2d_of_signs_backward.default, given)
     opcheck(o.binary_linear.default, (randn(3, 2, 9).requires_grad_(), randn(4, 9, seed=1).requires_grad_()))
-    for out in ("float32", "int16", "bits"):
+    for out in ("float32", "bfloat16", "int16", "bits"):
         for source in (x, bits):
             opcheck(
                 o.conv2d_packed.default,

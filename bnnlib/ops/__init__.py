@@ -52,8 +52,8 @@ __all__ = [
     "unpack_weight", "unpack_words", "variants",
 ]  # fmt: skip
 
-Out = Literal["float32", "int16", "bits"]
-_DTYPES = {"float32": torch.float32, "int16": torch.int16, "bits": torch.int64}
+Out = Literal["float32", "bfloat16", "int16", "bits"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int16": torch.int16, "bits": torch.int64}
 _ops = torch.ops.bnn
 _library = torch.library.Library("bnn", "DEF")
 
@@ -162,7 +162,11 @@ def _pack_rows(x: Tensor) -> Tensor:
 def _pack_images(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     out = torch.empty(n, h, w, _words(c), dtype=torch.int64)
-    backend().pack(_float32(x.detach()), out)
+    pixels = x.detach().permute(0, 2, 3, 1)
+    if x.dtype == torch.bfloat16 and pixels.is_contiguous() and backend().compiled:
+        backend().pack(pixels, out)
+    else:
+        backend().pack(_float32(x.detach()), out)
     return out
 
 
@@ -257,20 +261,19 @@ def conv2d_of_signs(
     groups: int = 1,
     dropout: float = 0.0,
 ) -> Tensor:
-    """``F.conv2d(x, weight, None, stride, padding, dilation, groups)`` where ``x`` holds -1 and +1 alone and
-    the weights of an output channel differ in sign alone (not checked): what a network in training multiplies
-    once both are binarised. After a dropout of that share, ``x`` holds -1/(1 - dropout), 0 and 1/(1 - dropout).
-    On a CPU it counts bits and rounds once; the gradients are ``F.conv2d``'s, and so is everything in float64 or
-    where the kernels are not compiled.
+    """``F.conv2d(sign(x), weight, None, stride, padding, dilation, groups)`` where the weights of an output channel
+    differ in sign alone (not checked): what a network in training multiplies once its weights are binarised. After
+    a dropout of that share, ``x`` holds -1/(1 - dropout), 0 and 1/(1 - dropout) and is multiplied as it is.
+    On a CPU it counts bits and rounds once; the gradients are ``F.conv2d``'s, that of ``sign(x)`` for ``x``, and so is
+    everything in float64 or where the kernels are not compiled.
 
     Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, on a CPU with AVX-512 (and no
     AMX, which is faster still), with stride 1, dilation 1 and one group, the gradients are looked up in tables of the
     sums of six values: less time than a multiplication, and nearer. The sums are of integers: 192 values at a time are
     rounded to multiples of a power of two, so that 16 bits hold their sum whatever the signs are.
     """
-    if x.is_cpu and torch.is_autocast_enabled("cpu"):
-        x = x.to(torch.get_autocast_dtype("cpu"))
-    return _ops.conv2d_of_signs(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups, dropout)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    return _ops.conv2d_of_signs(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups, dropout, dtype)[0]
 
 
 def _channels_last(x: Tensor) -> bool:
@@ -319,25 +322,40 @@ def _binary_conv2d_fake(x, weight, stride, padding, dilation, groups) -> Tensor:
     return y.to(memory_format=torch.channels_last) if _channels_last(x) else y
 
 
-def _conv2d_of_signs(x, weight, stride, padding, dilation, groups, dropout) -> Tensor:
+def _conv2d_of_signs(x, weight, stride, padding, dilation, groups, dropout, dtype) -> tuple[Tensor, Tensor]:
+    """And the bits of x for the gradients: ``[1, N, H, W, words]``, with dropout those of -x behind them; none where
+    nothing is packed."""
     rest = stride, padding, dilation, groups
-    if x.dtype == torch.float64 or not backend().compiled:
-        return F.conv2d(x, weight.to(x.dtype), None, *rest)
-    x, scale, bits = x.detach(), _magnitude(weight), _pack_weight(weight)
+    if dtype == torch.float64 or not backend().compiled:
+        values = x if dropout else sign(x)
+        return F.conv2d(values.to(dtype), weight.to(dtype), None, *rest), x.new_empty((0,), dtype=torch.int64)
+    x, scale, stored, form = x.detach(), _magnitude(weight), _pack_weight(weight), not _channels_last(x)
     if not dropout:
-        return _conv2d_packed(x, bits, weight.shape, *rest, scale).to(x.dtype)
+        bits = _pack_images(x)
+        out = "bfloat16" if dtype == torch.bfloat16 and not form else "float32"
+        y = _convolved(bits, stored, weight.shape, *rest, form and out == "float32", scale, out=out)
+        return y.to(dtype), bits[None]
     # zeros: half the difference of the signs of x and those of -x
-    twice = _conv2d_packed(x, bits, weight.shape, *rest) - _conv2d_packed(-x, bits, weight.shape, *rest)
-    return twice.mul_((scale / (2 - 2 * dropout))[:, None, None]).to(x.dtype)
+    bits = torch.stack([_pack_images(x), _pack_images(-x)])
+    plus, minus = (_convolved(b, stored, weight.shape, *rest, form) for b in bits)
+    return plus.sub_(minus).mul_((scale / (2 - 2 * dropout))[:, None, None]).to(dtype), bits
 
 
-def _conv2d_of_signs_fake(x, weight, stride, padding, dilation, groups, dropout) -> Tensor:
-    return _binary_conv2d_fake(x, weight, stride, padding, dilation, groups)
+def _conv2d_of_signs_fake(x, weight, stride, padding, dilation, groups, dropout, dtype) -> tuple[Tensor, Tensor]:
+    n, c, h, w = x.shape
+    packed = [0] if dtype == torch.float64 or not backend().compiled else [2 if dropout else 1, n, h, w, _words(c)]
+    y = _binary_conv2d_fake(x, weight, stride, padding, dilation, groups).to(dtype)
+    return y, x.new_empty(packed, dtype=torch.int64)
 
 
 def _keep(ctx, inputs, output):
     ctx.save_for_backward(inputs[0], inputs[1])
     ctx.rest = inputs[2:]
+
+
+def _keep_bits(ctx, inputs, output):
+    ctx.save_for_backward(inputs[0], inputs[1], output[1])
+    ctx.rest = inputs[2:-1]
 
 
 def _clip(gradient: Tensor | None, at: Tensor) -> Tensor | None:
@@ -368,40 +386,41 @@ def _binary_conv2d_backward(ctx, gradient):
     return _clip(gx, x), _clip(gw, weight), None, None, None, None
 
 
-def _conv2d_of_signs_backward(ctx, gradient):
+def _conv2d_of_signs_backward(ctx, gradient, _):
     needed = ctx.needs_input_grad[:2]
     found = _ops.conv2d_of_signs_backward(gradient, *ctx.saved_tensors, *ctx.rest, needed)
     gx, gw = (g if wanted else None for g, wanted in zip(found, needed, strict=True))
-    return gx, gw, None, None, None, None, None
+    return gx, gw, None, None, None, None, None, None
 
 
 def _gradients_of_signs(
-    gradient, x, weight, stride, padding, dilation, groups, dropout, needed
+    gradient, x, weight, bits, stride, padding, dilation, groups, dropout, needed
 ) -> tuple[Tensor, Tensor]:
     """Looked up where the kernels can (``kernels/lookup.h``); an empty tensor for one that is not needed."""
     (n, c, h, w), (o, _, kh, kw) = x.shape, weight.shape
     plain = [*stride, *dilation, groups] == [1, 1, 1, 1, 1]
-    if not (plain and gradient.dtype == x.dtype == torch.bfloat16 and backend().gradients):
-        gx, gw = _conv2d_gradients(gradient, x, weight, stride, padding, dilation, groups, needed)
+    if not (plain and gradient.dtype == torch.bfloat16 and backend().gradients and len(bits)):
+        values = (x if dropout else sign(x)).to(gradient.dtype)
+        gx, gw = _conv2d_gradients(gradient, values, weight, stride, padding, dilation, groups, needed)
     else:
         geometry = [n, h, w, c, o, kh, kw, 1, 1, *padding, 1, 1, 1]
         gx, gw, dy = None, None, gradient.permute(0, 2, 3, 1).contiguous()
         if needed[0]:
-            gx = torch.empty(n, h, w, c, dtype=x.dtype)
+            gx = torch.empty(n, h, w, c, dtype=gradient.dtype)
             backend().gradient_of_input(geometry, dy, _pack_images(weight), _magnitude(weight), gx)
             gx = gx.permute(0, 3, 1, 2)
         if needed[1]:
             gw = torch.empty(o, kh, kw, c)
-            backend().gradient_of_weight(geometry, dy, _pack_images(x), gw)
+            backend().gradient_of_weight(geometry, dy, bits[0], gw)
             if dropout:  # as in the forward pass
                 minus = torch.empty_like(gw)
-                backend().gradient_of_weight(geometry, dy, _pack_images(-x), minus)
+                backend().gradient_of_weight(geometry, dy, bits[1], minus)
                 gw.sub_(minus).div_(2 - 2 * dropout)
             gw = gw.permute(0, 3, 1, 2)
     return _in_form_of(gx, x), _in_form_of(gw, weight)
 
 
-def _gradients_of_signs_fake(gradient, x, weight, stride, padding, dilation, groups, dropout, needed):
+def _gradients_of_signs_fake(gradient, x, weight, bits, stride, padding, dilation, groups, dropout, needed):
     gx, gw = (t.new_empty(t.shape) if wanted else None for t, wanted in zip((x, weight), needed, strict=True))
     return _in_form_of(gx, x), _in_form_of(gw, weight)
 
@@ -450,6 +469,7 @@ def conv2d_packed(
       in the memory format of a float ``x``, channels_last for a packed one. ``residual`` has the shape of
       the result, ``scale`` and
       ``bias`` are ``[O]``.
+    * ``out="bfloat16"``: ``dot * scale + bias`` of ``float32``, rounded once more; channels_last.
     * ``out="int16"``: dot, channels_last; needs K <= 32767.
     * ``out="bits"``: ``(maxpool(dot) >= threshold) ^ flip`` as words
       ``[N, H'/pool, W'/pool, ceil(O / 64)]``; the max-pool has
@@ -525,8 +545,10 @@ def _epilogue(o: int, scale, bias, residual, threshold, flip, pool: int, out: st
         raise ValueError(f'out must be one of {", ".join(_DTYPES)}, got "{out}"')
     if out != "bits" and (threshold is not None or flip is not None or pool != 1):
         raise ValueError(f'threshold, flip and pool need out="bits", got "{out}"')
-    if out != "float32" and (scale is not None or bias is not None or residual is not None):
-        raise ValueError(f'scale, bias and residual need out="float32", got "{out}"')
+    if out != "float32" and residual is not None:
+        raise ValueError(f'a residual needs out="float32", got "{out}"')
+    if out not in ("float32", "bfloat16") and (scale is not None or bias is not None):
+        raise ValueError(f'scale and bias need out="float32" or "bfloat16", got "{out}"')
     scale, bias = _vector(scale, "scale", torch.float32, o), _vector(bias, "bias", torch.float32, o)
     return (
         scale,
@@ -564,7 +586,18 @@ def _conv2d_packed(
         )
     channels_first = not packed and out == "float32" and not _channels_last(x)
     bits = x.contiguous() if packed else _pack_images(x)
-    n, h, w, _ = bits.shape
+    return _convolved(
+        bits, weight, shape, stride, padding, dilation, groups, channels_first,
+        scale, bias, residual, threshold, flip, pool, out,
+    )  # fmt: skip
+
+
+def _convolved(
+    bits, weight, shape, stride, padding, dilation, groups, channels_first,
+    scale=None, bias=None, residual=None, threshold=None, flip=None, pool=1, out="float32",
+) -> Tensor:  # fmt: skip
+    (o, cg, kh, kw), (n, h, w, _) = shape, bits.shape
+    c = cg * groups
     geometry = [n, h, w, c, o, kh, kw, *stride, *padding, *dilation, groups]
     scale, bias, threshold, flip = _epilogue(o, scale, bias, residual, threshold, flip, pool, out)
     blob = _blob(weight, shape, groups)
@@ -721,10 +754,10 @@ for _schema, _cpu, _fake in [
     ("prepack(Tensor bits, SymInt[] shape, SymInt groups) -> Tensor", _prepack, _prepack_fake),
     ("binary_linear(Tensor x, Tensor weight) -> Tensor", _binary_linear, _binary_linear_fake),
     (f"binary_conv2d(Tensor x, Tensor weight, {_GEOMETRY}) -> Tensor", _binary_conv2d, _binary_conv2d_fake),
-    (f"conv2d_of_signs(Tensor x, Tensor weight, {_GEOMETRY}, float dropout) -> Tensor",
+    (f"conv2d_of_signs(Tensor x, Tensor weight, {_GEOMETRY}, float dropout, ScalarType dtype) -> (Tensor, Tensor)",
      _conv2d_of_signs, _conv2d_of_signs_fake),
-    (f"conv2d_of_signs_backward(Tensor gradient, Tensor x, Tensor weight, {_GEOMETRY}, float dropout, bool[2] needed)"
-     " -> (Tensor, Tensor)",
+    (f"conv2d_of_signs_backward(Tensor gradient, Tensor x, Tensor weight, Tensor bits, {_GEOMETRY}, float dropout,"
+     " bool[2] needed) -> (Tensor, Tensor)",
      _gradients_of_signs, _gradients_of_signs_fake),
     (f"conv2d_packed(Tensor x, Tensor weight, SymInt[] shape, {_GEOMETRY}, {_EPILOGUE}, SymInt pool, str out)"
      " -> Tensor",
@@ -746,5 +779,5 @@ torch.library.register_autograd(
     "bnn::binary_conv2d", _binary_conv2d_backward, setup_context=_keep, lib=_library
 )
 torch.library.register_autograd(
-    "bnn::conv2d_of_signs", _conv2d_of_signs_backward, setup_context=_keep, lib=_library
+    "bnn::conv2d_of_signs", _conv2d_of_signs_backward, setup_context=_keep_bits, lib=_library
 )

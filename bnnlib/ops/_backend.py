@@ -23,6 +23,8 @@ Geometry = Sequence[int]  # n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, group
 
 
 def _array(t: Tensor | None):
+    if t is not None and t.dtype == torch.bfloat16:  # which NumPy lacks
+        t = t.view(torch.uint16)
     return None if t is None else (t.detach() if t.requires_grad else t).numpy()
 
 
@@ -109,7 +111,7 @@ class Fallback:
             out.copy_(packed if flip is None else packed ^ flip)
             return
         y = dot if channels_first else dot.permute(0, 2, 3, 1)
-        if out.dtype == torch.float32:
+        if out.dtype in (torch.float32, torch.bfloat16):
             y = y.float()
             shape = (-1, 1, 1) if channels_first else (-1,)
             y = y if scale is None else y * scale.reshape(shape)

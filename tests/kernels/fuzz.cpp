@@ -132,6 +132,19 @@ static void run(const bnn::Variant& v, const bnn::Conv& g, const bnn::Epilogue& 
     for (isize i = bnn::work_items(plan); i-- > 0;) bnn::run(plan, i, memory.at);      // any order must do
 }
 
+static float from_bf16(uint16_t half) {
+    const uint32_t word = (uint32_t)half << 16;
+    float value;
+    bnn::copy(&value, &word, 4);
+    return value;
+}
+
+static uint16_t to_bf16(float value) {                                  // to nearest, ties to even
+    uint32_t word;
+    bnn::copy(&word, &value, 4);
+    return (uint16_t)((word + 0x7fff + (word >> 16 & 1)) >> 16);
+}
+
 static void test(const bnn::Variant& v, const Problem& p, isize pool) {
     const bnn::Conv& g = p.g;
     const isize pixels = g.pixels(), threads = pick(1, 4);
@@ -147,6 +160,12 @@ static void test(const bnn::Variant& v, const Problem& p, isize pool) {
     for (isize i = 0; i < bits.size; ++i) if (bits[i] != again[i]) differ(v, g, "packing of planes", i);
     for (isize i = 0; i < g.n * g.h * g.w * g.c; ++i)
         if ((bits[i / g.c * bnn::words(g.c) + i % g.c / 64] >> (i % g.c % 64) & 1) != (p.x[(size_t)i] > 0)) differ(v, g, "packing", i);
+    Buffer<uint16_t> halves(g.c);
+    Buffer<uint64_t> packed(bnn::words(g.c));
+    for (isize c = 0; c < g.c; ++c) halves[c] = choose<uint16_t>({0, 0x8000, 1, 0x8001, 0x3f80, 0xbf80, 0x7f80, 0xff80, 0x7f81, 0x7fff, 0xff81, 0xffff});
+    v.pack_bf16(halves.at, g.c, packed.at);
+    for (isize c = 0; c < packed.size * 64; ++c)
+        if ((packed[c / 64] >> c % 64 & 1) != (c < g.c && from_bf16(halves[c]) >= 0)) differ(v, g, "packing of bf16", c);
 
     const isize stored = bnn::ceil_div(g.k(), 8);
     Buffer<uint8_t> weights(g.o * stored), blob_memory(bnn::blob_bytes(v, g)), scratch(bnn::prepack_scratch_bytes(g));
@@ -182,6 +201,14 @@ static void test(const bnn::Variant& v, const Problem& p, isize pool) {
                 if (y[at] != want) differ(v, g, planes_out ? "float planes" : "float", at);
             }
     }
+    {
+        Buffer<uint16_t> y(pixels * g.o);
+        bnn::Epilogue e;
+        e.out = bnn::Out::bfloat16, e.to = y.at, e.scale = scale.data(), e.bias = bias.data();
+        run(v, g, e, blob, bits.at, threads);
+        for (isize i = 0; i < y.size; ++i)
+            if (y[i] != to_bf16((float)p.dot[(size_t)i] * scale[(size_t)(i % g.o)] + bias[(size_t)(i % g.o)])) differ(v, g, "bfloat16", i);
+    }
     if (g.k() <= 32767) {
         Buffer<int16_t> y(pixels * g.o);
         bnn::Epilogue e;
@@ -212,19 +239,6 @@ static void test(const bnn::Variant& v, const Problem& p, isize pool) {
             }
             if ((y[i * line + o / 64] >> (o % 64) & 1) != want) differ(v, g, "bits", i * line * 64 + o);
         }
-}
-
-static float from_bf16(uint16_t half) {
-    const uint32_t word = (uint32_t)half << 16;
-    float value;
-    bnn::copy(&value, &word, 4);
-    return value;
-}
-
-static uint16_t to_bf16(float value) {                                  // to nearest, ties to even
-    uint32_t word;
-    bnn::copy(&word, &value, 4);
-    return (uint16_t)((word + 0x7fff + (word >> 16 & 1)) >> 16);
 }
 
 static bnn::Conv shape_with_gradients() {
