@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from bnnlib import data, deploy, layers
+from bnnlib import data, deploy
 from bnnlib.deploy import container, images, onnx_export
 from bnnlib.deploy.container import DeployError
 
@@ -179,19 +178,17 @@ def export(
 
 
 def cost(path: Path, about: dict[str, Any], before: nn.Module, after: Callable[[Tensor], Tensor]) -> str:
-    """What rounding the real-valued weights did to the accuracy on the test set, in a sentence. Modules' binary layers
-    count bits."""
+    """What rounding the real-valued weights did to the accuracy on the test set, in a sentence; modules run packed."""
     try:
         dataset = data.load(about["dataset"], download=False)
-        transform = images.expected(path, about).transform()
+        expected = images.expected(path, about)
+        transform = expected.transform()
+        nets = [deploy.convert(net, expected.shape) if isinstance(net, nn.Module) else net for net in (before, after)]
         batches = data.Batches(dataset.test, BATCH, seed=0, transform=transform, shuffle=False)
         right, differ, count = [0, 0], 0, 0
-        with torch.no_grad(), ExitStack() as counting:
-            for net in (before, after):
-                if isinstance(net, nn.Module):
-                    counting.enter_context(layers.counting(net))
+        with torch.no_grad():
             for _, x, y in batches.epoch(0):
-                said = [net(x).argmax(1) for net in (before, after)]
+                said = [net(x).argmax(1) for net in nets]
                 right = [r + int((s == y).sum()) for r, s in zip(right, said, strict=True)]
                 differ, count = differ + int((said[0] != said[1]).sum()), count + len(y)
     except data.DataNotFound as error:
