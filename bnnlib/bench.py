@@ -18,8 +18,7 @@ What is measured, for each layer, batch and number of threads:
 =================== ========================================================================================
 
 Beside the layers: their gradients in training, where the kernels look them up, against PyTorch's in bfloat16 and
-float32;
-matrix products, the ladder of variants on two layers, all threads against one, what taking turns with PyTorch
+float32; matrix products, the ladder of variants on two layers, all threads against one, what taking turns with PyTorch
 costs, and how long the first import takes (it compiles).
 """
 

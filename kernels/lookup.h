@@ -19,6 +19,8 @@
 #if defined(__x86_64__) && !defined(BNN_EMULATE)        // what is written in assembly cannot be emulated
 #include <immintrin.h>
 
+#include "avx2.h"
+
 BNN_TARGET_BEGIN("avx512f,avx512bw")
 namespace bnn::lookup {
 
@@ -34,8 +36,8 @@ struct Head {                                           // of a row of tables
 
 inline __mmask16 inside(isize left) { return (__mmask16)(left < F ? (1 << most(left, 0)) - 1 : 0xffff); }
 
-// sum += what the tables have at `at`. Written out because compilers take vpermt2w, which overwrites a table and made this up to a half
-// slower on Zen 4, and because they add in another order, for which there are no registers.
+// sum += what the tables have at `at`. Written out because compilers take vpermt2w, which overwrites a table that the next look-up needs,
+// and because they add in another order, for which there are no registers.
 inline void look_up(__m512i at, __m512i low, __m512i high, __m512i& sum) {
     __asm__("vpermi2w %3, %2, %0\n\tvpaddw %0, %1, %1" : "+v"(at), "+v"(sum) : "v"(low), "v"(high));
 }
@@ -101,14 +103,6 @@ inline __m512 steps_in_one(__m512 total) {
 inline __m512 widen(const uint16_t* from, __mmask16 those) {
     const __m256i some = _mm512_castsi512_si256(_mm512_maskz_loadu_epi16(those, from));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(some), 16));
-}
-
-// bf16, rounded to the nearest, ties to even; NaN stays NaN.
-inline __m256i to_bf16(__m512 value) {
-    const __m512i bits = _mm512_castps_si512(value), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-    const __mmask16 nan = _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_set1_epi32(rounded, nan, 0x7fc00000), 16));
 }
 
 // One word of the index for `vectors` vectors of channels: rows[r] has the signs of value r. Channels k and 16 + k become neighbours.
@@ -237,13 +231,7 @@ struct Input {
                 }
             }
             for (int r = 0; r < least(ROWS, pixels - p); ++r)
-                for (int v = 0; v < 2 * V; ++v) {
-                    const isize c = vector * H + v * F;
-                    if (c >= g.c) break;
-                    const __m256i rounded = to_bf16(_mm512_load_ps(sum[r] + v * F));
-                    if (c + F <= g.c) _mm256_storeu_si256((__m256i*)(to + (p + r) * g.c + c), rounded);
-                    else copy(to + (p + r) * g.c + c, &rounded, 2 * (g.c - c));
-                }
+                avx2::plain::to_bf16(sum[r], least(V * H, g.c - vector * H), to + (p + r) * g.c + vector * H);
         }
     }
 };

@@ -21,7 +21,8 @@ inline void to_bf16(const float* x, isize n, uint16_t* to) {
     for (isize i = 0; i < n; ++i) {
         uint32_t word;
         copy(&word, x + i, 4);
-        to[i] = (uint16_t)((word + 0x7fff + (word >> 16 & 1)) >> 16);
+        const uint32_t rounded = (word + 0x7fff + (word >> 16 & 1)) >> 16;
+        to[i] = (uint16_t)((word & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
     }
 }
 

@@ -31,7 +31,7 @@ struct Variant {
     void (*to_float)(const uint16_t* counts, const int32_t* base, isize channels, const float* scale, const float* bias,
                      const float* residual, float* to);
     void (*to_int16)(const uint16_t* counts, const int32_t* base, isize channels, int16_t* to);
-    // bf16, rounded to the nearest, ties to even; x holds no NaN.
+    // bf16, rounded to the nearest, ties to even; NaN stays NaN.
     void (*to_bf16)(const float* x, isize n, uint16_t* to);
     // bit o of to[p] = counts[p][o] < limit[o]; whole words are written, unused top bits 0. limit and counts are readable up to a
     // multiple of 64 channels, and limit is 0 there.

@@ -329,15 +329,15 @@ def _conv2d_of_signs(x, weight, stride, padding, dilation, groups, dropout, dtyp
     if dtype == torch.float64 or not backend().compiled:
         values = x if dropout else sign(x)
         return F.conv2d(values.to(dtype), weight.to(dtype), None, *rest), x.new_empty((0,), dtype=torch.int64)
-    x, scale, stored, form = x.detach(), _magnitude(weight), _pack_weight(weight), not _channels_last(x)
+    x, scale, stored, planes = x.detach(), _magnitude(weight), _pack_weight(weight), not _channels_last(x)
     if not dropout:
         bits = _pack_images(x)
-        out = "bfloat16" if dtype == torch.bfloat16 and not form else "float32"
-        y = _convolved(bits, stored, weight.shape, *rest, form and out == "float32", scale, out=out)
+        out = "bfloat16" if dtype == torch.bfloat16 and not planes else "float32"
+        y = _convolved(bits, stored, weight.shape, *rest, planes and out == "float32", scale, out=out)
         return y.to(dtype), bits[None]
     # zeros: half the difference of the signs of x and those of -x
     bits = torch.stack([_pack_images(x), _pack_images(-x)])
-    plus, minus = (_convolved(b, stored, weight.shape, *rest, form) for b in bits)
+    plus, minus = (_convolved(b, stored, weight.shape, *rest, planes) for b in bits)
     return plus.sub_(minus).mul_((scale / (2 - 2 * dropout))[:, None, None]).to(dtype), bits
 
 
