@@ -35,6 +35,24 @@ SPATIAL = (
 )  # learned scales that differ from pixel to pixel, tied to the resolution
 
 
+def dropout(x: Tensor, share: float) -> Tensor:
+    """``F.dropout(x, share)``, on a CPU from 16 random bits a value (``share`` to the nearest 2**-16): PyTorch draws
+    a number in float64 for each, which on CPUs that are not Intel's takes several times as long."""
+    if not x.is_cpu or share > 1 - 2**-16:
+        return F.dropout(x, share)
+    strides = torch.empty_like(x, device="meta").stride()  # dense, in the memory format of x
+    noise = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    kept = noise[: x.numel()].as_strided(x.shape, strides) >= round(share * 2**16) - 2**15
+    return x * (kept / (1 - share)).to(x.dtype)
+
+
+class Dropout(nn.Dropout):
+    """``nn.Dropout`` by :func:`dropout`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.p) if self.training and self.p else x
+
+
 class _Binary(nn.Module):
     """What the convolution and the linear layer share: latent weight, its binarisation, and its scale."""
 
@@ -117,7 +135,7 @@ class _Binary(nn.Module):
             x = quantizers.binarize(x, self.ste, self.temperature, signs)
         else:  # always signs: those of x itself say +1 for a zero
             x = -quantizers.binarize(-x, self.ste, self.temperature)
-        return F.dropout(x, self.dropout, self.training) if self.dropout else x
+        return dropout(x, self.dropout) if self.dropout and self.training else x
 
     def _training_weight(self) -> Tensor:
         w = self._transformed()
@@ -291,8 +309,10 @@ class BinaryConv2d(_Binary):
         w = self._training_weight() if self.training else self.binary_weight()
         late_scale = None if folded or self.scale_kind == "none" else self.output_scale()
         # in evaluation the bias is added to the exact sum: a sum that starts from it would round at every step
+        within = self.training and counts and late_scale is None and k is None
         if counts:
-            y = ops.conv2d_of_signs(b, w, self.stride, padding, self.dilation, self.groups, dropout)
+            bias = self.bias if within else None
+            y = ops.conv2d_of_signs(b, w, bias, self.stride, padding, self.dilation, self.groups, dropout)
         else:
             y = F.conv2d(b, w, None, self.stride, padding, self.dilation, self.groups)
         dtype = y.dtype  # under autocast not that of scale and bias: all that follows would be float32 with them
@@ -305,7 +325,7 @@ class BinaryConv2d(_Binary):
             y = y * late_scale
         if k is not None:
             y = y * k
-        return (y if self.bias is None else y + self.bias[:, None, None]).to(dtype)
+        return (y if self.bias is None or within else y + self.bias[:, None, None]).to(dtype)
 
     def extra_repr(self) -> str:
         text = (

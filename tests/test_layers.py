@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import pickle
 import re
 
@@ -224,6 +225,32 @@ def test_sign_of_zero_does_not_change_the_gradient(ste):
     assert torch.equal(*grads)
 
 
+@pytest.mark.parametrize("share", [0.5, 0.2, 1e-4, 1 - 1e-6])
+@pytest.mark.parametrize("form", ["contiguous", "channels-last", "part", "one"])
+def test_dropout_keeps_its_share_and_the_mean(share, form):
+    x = torch.randn(40, 50, 12, 13).exp().bfloat16()
+    if form == "channels-last":
+        x = x.to(memory_format=torch.channels_last)
+    if form == "part":
+        x = x[:, ::2, :, 1:]
+    if form == "one":
+        x = x[0, 0, 0, 0]
+    x.requires_grad_()
+    torch.manual_seed(0)
+    y = layers.dropout(x, share)
+    assert (y.dtype, y.shape, y.stride()) == (x.dtype, x.shape, torch.empty_like(x).stride())
+    kept = y != 0
+    assert torch.equal(y[kept], (x * torch.tensor(1 / (1 - share)).bfloat16())[kept])
+    if form != "one":  # within five standard deviations, and one value of those before it has no say in it
+        deviation = math.sqrt(share * (1 - share) / x.numel())
+        assert abs(kept.double().mean() - (1 - share)) < 5 * deviation + 2**-17
+        pairs = (kept.flatten()[1:] & kept.flatten()[:-1]).double().mean()
+        assert abs(pairs - (1 - share) ** 2) < 10 * deviation + 2**-16
+    y.backward(torch.ones_like(y))
+    assert torch.equal(x.grad != 0, kept)
+    assert torch.equal(layers.Dropout(share).eval()(x), x)
+
+
 def test_dropout_feeds_minus_two_zero_and_two():
     layer = BinaryConv2d(8, 1, 1, scale="none", dropout=0.5)
     x = torch.randn(4, 8, 16, 16)
@@ -253,7 +280,10 @@ def test_counting_changes_no_bit_of_an_evaluation(options, monkeypatch):
     assert torch.equal(model(x), alone) and len(counted) == 2
 
 
-@pytest.mark.parametrize("options", [{}, {"sign_of_zero": -1}, {"padding_value": 1}, {"ste": "polynomial"}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"sign_of_zero": -1}, {"padding_value": 1}, {"ste": "polynomial"}, {"bias": True}],
+)
 @pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16"])
 def test_training_multiplies_the_signs_of_its_input(options, precision):
     """Zeros of both signs, and a number that bfloat16 would make a zero, among the inputs; float64 by hand."""
@@ -271,8 +301,12 @@ def test_training_multiplies_the_signs_of_its_input(options, precision):
     b = (2.0 * positive - 1).double().requires_grad_()
     w = layer.weight.detach().double()
     w = torch.where(w >= 0, 1.0, -1.0) * w.abs().mean((1, 2, 3), keepdim=True)
-    want = F.conv2d(F.pad(b, (1, 1, 1, 1), value=options.get("padding_value", 0)), w)
+    bias = layer.bias.detach().double().requires_grad_() if options.get("bias") else None
+    want = F.conv2d(F.pad(b, (1, 1, 1, 1), value=options.get("padding_value", 0)), w, bias)
     want.backward(given.double())
+    if bias is not None:
+        assert layer.bias.grad.dtype == torch.float32
+        assert torch.allclose(layer.bias.grad.double(), bias.grad, rtol=1e-5, atol=1e-4)
     inside = x.double().abs() <= 1
     slope = inside * (2 - 2 * x.double().abs()) if options.get("ste") == "polynomial" else inside
     near = 1e-5 if precision == "float32" else 0.02
@@ -282,13 +316,13 @@ def test_training_multiplies_the_signs_of_its_input(options, precision):
 
 @pytest.mark.parametrize("padding_value", [0, -1])
 def test_training_with_dropout_is_a_convolution_of_what_is_left(padding_value, monkeypatch):
-    layer = BinaryConv2d(20, 9, 3, padding=1, padding_value=padding_value, dropout=0.5)
+    layer = BinaryConv2d(20, 9, 3, padding=1, bias=True, padding_value=padding_value, dropout=0.5)
     x = torch.randn(2, 20, 6, 5)
     torch.manual_seed(0)
     y = layer(x)
     y.square().sum().backward()
     gradient, layer.weight.grad = layer.weight.grad, None
-    monkeypatch.setattr(ops, "conv2d_of_signs", lambda x, w, *rest: F.conv2d(x, w, None, *rest[:-1]))
+    monkeypatch.setattr(ops, "conv2d_of_signs", lambda x, w, *rest: F.conv2d(x, w, *rest[:-1]))
     torch.manual_seed(0)
     again = layer(x)
     again.square().sum().backward()

@@ -421,11 +421,12 @@ def test_opcheck():
         (grad[0].detach().to(memory_format=torch.channels_last).requires_grad_(), grad[1], *geometry),
     )
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        given = (x.clone().requires_grad_(), signs(w).float().requires_grad_(), *geometry, 0.0, dtype)
-        opcheck(o.conv2d_of_signs.default, given)
+        for bias in (None, randn(4).requires_grad_()):
+            given = x.clone().requires_grad_(), signs(w).float().requires_grad_(), bias, *geometry, 0.0, dtype
+            opcheck(o.conv2d_of_signs.default, given)
     for form in (torch.contiguous_format, torch.channels_last):
         a, b = (signs(t).bfloat16().contiguous(memory_format=form) for t in (x, w))
-        opcheck(o.conv2d_of_signs.default, (a, b, *geometry, 0.5, torch.bfloat16))
+        opcheck(o.conv2d_of_signs.default, (a, b, None, *geometry, 0.5, torch.bfloat16))
         for needed in ([True, True], [False, True], [True, False]):
             given = randn(2, 4, 6, 7).bfloat16(), a, b, ops.pack_activation(a)[None], *geometry, 0.0, needed
             opcheck(o.conv2d_of_signs_backward.default, given)
@@ -466,7 +467,8 @@ def test_the_gradient_is_the_clipped_estimators():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.75])
-def test_conv2d_of_signs_is_conv2d(variant, dtype, channels_last, dropout):
+@pytest.mark.parametrize("biased", [False, True])
+def test_conv2d_of_signs_is_conv2d(variant, dtype, channels_last, dropout, biased):
     x, w = randn(3, 70, 9, 8), randn(34, 35, 3, 3, seed=1)
     alpha = randn(34, 1, 1, 1, seed=2).abs()
     alpha[0] = 0
@@ -477,7 +479,9 @@ def test_conv2d_of_signs_is_conv2d(variant, dtype, channels_last, dropout):
     b = (alpha.double() * signs(w)).float().to(torch.float64 if dtype == torch.float64 else torch.float32)
     b.requires_grad_()
     c, d = (t.detach().double().requires_grad_() for t in (a, b))
-    y, exact = ops.conv2d_of_signs(a, b, *rest, dropout), F.conv2d(c, d, None, *rest)
+    e = randn(34, seed=5).requires_grad_() if biased else None
+    f = e.detach().double().requires_grad_() if biased else None
+    y, exact = ops.conv2d_of_signs(a, b, e, *rest, dropout), F.conv2d(c, d, f, *rest)
     assert y.dtype == dtype and (channels_last or y.is_contiguous())
     # counted and rounded once, or a sum of 35 * 9 products
     rounding = torch.finfo(dtype).eps * (315 if variant == "pytorch" else 1)
@@ -488,6 +492,8 @@ def test_conv2d_of_signs_is_conv2d(variant, dtype, channels_last, dropout):
     near = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float64: 1e-9}[dtype]
     for mine, reference in ((a.grad, c.grad), (b.grad, d.grad)):
         assert torch.allclose(mine.double(), reference, rtol=near, atol=near * reference.abs().max())
+    if biased:
+        assert e.grad.dtype == torch.float32 and torch.allclose(e.grad.double(), f.grad, rtol=1e-5, atol=1e-4)
 
 
 def test_conv2d_of_signs_follows_autocast():
@@ -531,7 +537,7 @@ def test_gradients_that_are_looked_up_are_exact_where_nothing_is_rounded(n, c, o
     alpha = 2.0 ** torch.randint(-2, 3, (o, 1, 1, 1), generator=torch.Generator().manual_seed(1))
     alpha[0] = 0
     weight = (alpha * signs(randn(o, c, *kernel, seed=2))).requires_grad_()
-    y = ops.conv2d_of_signs(x, weight, 1, padding, dropout=dropout)
+    y = ops.conv2d_of_signs(x, weight, padding=padding, dropout=dropout)
     dy = torch.randint(-3, 4, y.shape, generator=torch.Generator().manual_seed(3)).bfloat16()
     y.backward(dy)
     a, b = (t.detach().double().requires_grad_() for t in (x, weight))

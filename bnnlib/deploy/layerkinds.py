@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bnnlib import layers
 
-IDENTITY_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+IDENTITY_MODULES = (nn.Identity, nn.Dropout, layers.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 ELEMENTWISE_MODULES = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.PReLU, nn.LeakyReLU, layers.RPReLU, layers.RSign,
 )  # fmt: skip

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bnnlib.layers import Dropout
 from bnnlib.models import register
 from bnnlib.models.blocks import Block, activation
 from bnnlib.models.lenet import S4_LAYER
@@ -68,7 +69,7 @@ class AlexNet(nn.Module):
             Block(256 * side * side, 4096, **common),  # so its batch norm has a gamma for each of the inputs
             Block(4096, 4096, dropout=dropout, **common),
             nn.BatchNorm1d(4096, eps=1e-3, momentum=0.1),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(4096, classes),
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnnlib.layers import BinaryConv2d, BinaryLinear, RPReLU
+from bnnlib.layers import BinaryConv2d, BinaryLinear, Dropout, RPReLU
 
 
 def activation(name: str, channels: int) -> nn.Module:
@@ -65,7 +65,7 @@ class Block(nn.Module):
                 if size is None
                 else nn.Conv2d(channels, out_channels, size, padding=padding)
             )
-            self.layer = nn.Sequential(nn.Dropout(dropout), real) if dropout else real
+            self.layer = nn.Sequential(Dropout(dropout), real) if dropout else real
         self.act = activation(act, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:

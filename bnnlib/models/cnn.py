@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from bnnlib.layers import Dropout
 from bnnlib.models import register
 
 
@@ -28,7 +29,7 @@ class ConvNet(nn.Module):
             stages.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*stages)
         self.head = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels, classes)
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), Dropout(dropout), nn.Linear(channels, classes)
         )
 
     def forward(self, x: Tensor) -> Tensor:

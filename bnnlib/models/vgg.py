@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnnlib.layers import BinaryConv2d, RPReLU, RSign
+from bnnlib.layers import BinaryConv2d, Dropout, RPReLU, RSign
 from bnnlib.models import register
 from bnnlib.models.blocks import activation
 
@@ -126,11 +126,11 @@ def vgg(
         channels = width
     head = nn.Sequential(
         nn.Flatten(),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(8192, 1024),
         nn.BatchNorm1d(1024),
         nn.ReLU(),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(1024, classes),
     )
     return VGG(_stem(in_channels, 128, stem_act), blocks, head)
@@ -212,7 +212,7 @@ def ours_vgg(
         *squeeze,
         nn.Flatten(),
         nn.BatchNorm1d(512 if squeeze else 8192),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(512 if squeeze else 8192, classes),
     )
     stem = nn.Sequential(

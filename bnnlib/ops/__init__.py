@@ -255,13 +255,14 @@ def binary_conv2d(
 def conv2d_of_signs(
     x: Tensor,
     weight: Tensor,
+    bias: Tensor | None = None,
     stride: int | Sequence[int] = 1,
     padding: int | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     dropout: float = 0.0,
 ) -> Tensor:
-    """``F.conv2d(sign(x), weight, None, stride, padding, dilation, groups)`` where the weights of an output channel
+    """``F.conv2d(sign(x), weight, bias, stride, padding, dilation, groups)`` where the weights of an output channel
     differ in sign alone (not checked): what a network in training multiplies once its weights are binarised. After
     a dropout of that share, ``x`` holds -1/(1 - dropout), 0 and 1/(1 - dropout) and is multiplied as it is.
     On a CPU it counts bits and rounds once; the gradients are ``F.conv2d``'s, that of ``sign(x)`` for ``x``, and so is
@@ -273,7 +274,8 @@ def conv2d_of_signs(
     rounded to multiples of a power of two, so that 16 bits hold their sum whatever the signs are.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    return _ops.conv2d_of_signs(x, weight, _pair(stride), _pair(padding), _pair(dilation), groups, dropout, dtype)[0]
+    geometry = _pair(stride), _pair(padding), _pair(dilation), groups
+    return _ops.conv2d_of_signs(x, weight, bias, *geometry, dropout, dtype)[0]
 
 
 def _channels_last(x: Tensor) -> bool:
@@ -322,26 +324,29 @@ def _binary_conv2d_fake(x, weight, stride, padding, dilation, groups) -> Tensor:
     return y.to(memory_format=torch.channels_last) if _channels_last(x) else y
 
 
-def _conv2d_of_signs(x, weight, stride, padding, dilation, groups, dropout, dtype) -> tuple[Tensor, Tensor]:
+def _conv2d_of_signs(x, weight, bias, stride, padding, dilation, groups, dropout, dtype) -> tuple[Tensor, Tensor]:
     """And the bits of x for the gradients: ``[1, N, H, W, words]``, with dropout those of -x behind them; none where
     nothing is packed."""
     rest = stride, padding, dilation, groups
     if dtype == torch.float64 or not backend().compiled:
         values = x if dropout else sign(x)
-        return F.conv2d(values.to(dtype), weight.to(dtype), None, *rest), x.new_empty((0,), dtype=torch.int64)
+        added = None if bias is None else bias.to(dtype)
+        return F.conv2d(values.to(dtype), weight.to(dtype), added, *rest), x.new_empty((0,), dtype=torch.int64)
     x, scale, stored, planes = x.detach(), _magnitude(weight), _pack_weight(weight), not _channels_last(x)
+    bias = None if bias is None else _float32(bias.detach())
     if not dropout:
         bits = _pack_images(x)
         out = "bfloat16" if dtype == torch.bfloat16 and not planes else "float32"
-        y = _convolved(bits, stored, weight.shape, *rest, planes and out == "float32", scale, out=out)
+        y = _convolved(bits, stored, weight.shape, *rest, planes and out == "float32", scale, bias, out=out)
         return y.to(dtype), bits[None]
     # zeros: half the difference of the signs of x and those of -x
     bits = torch.stack([_pack_images(x), _pack_images(-x)])
     plus, minus = (_convolved(b, stored, weight.shape, *rest, planes) for b in bits)
-    return plus.sub_(minus).mul_((scale / (2 - 2 * dropout))[:, None, None]).to(dtype), bits
+    plus.sub_(minus).mul_((scale / (2 - 2 * dropout))[:, None, None])
+    return (plus if bias is None else plus.add_(bias[:, None, None])).to(dtype), bits
 
 
-def _conv2d_of_signs_fake(x, weight, stride, padding, dilation, groups, dropout, dtype) -> tuple[Tensor, Tensor]:
+def _conv2d_of_signs_fake(x, weight, bias, stride, padding, dilation, groups, dropout, dtype) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
     packed = [0] if dtype == torch.float64 or not backend().compiled else [2 if dropout else 1, n, h, w, _words(c)]
     y = _binary_conv2d_fake(x, weight, stride, padding, dilation, groups).to(dtype)
@@ -354,8 +359,9 @@ def _keep(ctx, inputs, output):
 
 
 def _keep_bits(ctx, inputs, output):
-    ctx.save_for_backward(inputs[0], inputs[1], output[1])
-    ctx.rest = inputs[2:-1]
+    x, weight, bias, *ctx.rest, _ = inputs
+    ctx.save_for_backward(x, weight, output[1])
+    ctx.bias_dtype = None if bias is None else bias.dtype
 
 
 def _clip(gradient: Tensor | None, at: Tensor) -> Tensor | None:
@@ -390,7 +396,8 @@ def _conv2d_of_signs_backward(ctx, gradient, _):
     needed = ctx.needs_input_grad[:2]
     found = _ops.conv2d_of_signs_backward(gradient, *ctx.saved_tensors, *ctx.rest, needed)
     gx, gw = (g if wanted else None for g, wanted in zip(found, needed, strict=True))
-    return gx, gw, None, None, None, None, None, None
+    gb = gradient.sum((0, 2, 3), dtype=ctx.bias_dtype) if ctx.needs_input_grad[2] else None
+    return gx, gw, gb, None, None, None, None, None, None
 
 
 def _gradients_of_signs(
@@ -754,7 +761,8 @@ for _schema, _cpu, _fake in [
     ("prepack(Tensor bits, SymInt[] shape, SymInt groups) -> Tensor", _prepack, _prepack_fake),
     ("binary_linear(Tensor x, Tensor weight) -> Tensor", _binary_linear, _binary_linear_fake),
     (f"binary_conv2d(Tensor x, Tensor weight, {_GEOMETRY}) -> Tensor", _binary_conv2d, _binary_conv2d_fake),
-    (f"conv2d_of_signs(Tensor x, Tensor weight, {_GEOMETRY}, float dropout, ScalarType dtype) -> (Tensor, Tensor)",
+    (f"conv2d_of_signs(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}, float dropout, ScalarType dtype)"
+     " -> (Tensor, Tensor)",
      _conv2d_of_signs, _conv2d_of_signs_fake),
     (f"conv2d_of_signs_backward(Tensor gradient, Tensor x, Tensor weight, Tensor bits, {_GEOMETRY}, float dropout,"
      " bool[2] needed) -> (Tensor, Tensor)",
