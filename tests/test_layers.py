@@ -251,6 +251,12 @@ def test_dropout_keeps_its_share_and_the_mean(share, form):
     assert torch.equal(layers.Dropout(share).eval()(x), x)
 
 
+def test_dropout_compiles_without_a_break():
+    x = torch.randn(2, 8, 6, 7)
+    y = torch.compile(layers.Dropout(0.5), fullgraph=True, backend="aot_eager")(x)
+    assert torch.equal(y[y != 0], 2 * x[y != 0]) and 0 < (y == 0).sum() < x.numel()
+
+
 def test_dropout_feeds_minus_two_zero_and_two():
     layer = BinaryConv2d(8, 1, 1, scale="none", dropout=0.5)
     x = torch.randn(4, 8, 16, 16)
