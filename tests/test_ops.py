@@ -39,7 +39,7 @@ def conv_reference(x, w, *rest):
 
 def use(monkeypatch, variant):
     chosen = _backend.Fallback() if variant == "pytorch" else _backend.Native(_build.load(), variant)
-    monkeypatch.setattr(ops, "backend", lambda: chosen)
+    monkeypatch.setattr(_backend, "backend", lambda: chosen)
 
 
 @pytest.fixture(params=ALL)

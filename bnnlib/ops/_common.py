@@ -1,0 +1,68 @@
+"""What the modules of this package share: the library the operators are registered in, sizes, and types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bnnlib.quantizers import sign
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int16": torch.int16, "bits": torch.int64}
+GEOMETRY = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
+OPS = torch.ops.bnn
+LIBRARY = torch.library.Library("bnn", "DEF")
+
+
+def register(schema: str, cpu: Callable, fake: Callable, backward: Callable | None = None, keep: Callable | None = None) -> None:
+    """An operator of the schema. No defaults in it: those are the public function's."""
+    name = schema.partition("(")[0]
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, cpu, "CPU")
+    torch.library.register_fake(f"bnn::{name}", fake, lib=LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(f"bnn::{name}", backward, setup_context=keep, lib=LIBRARY)
+
+
+def words(count):
+    return (count + 63) // 64
+
+
+def pair(value) -> list[int]:
+    return [value, value] if isinstance(value, (int, torch.SymInt)) else list(value)
+
+
+def describe(t: Tensor) -> str:
+    return f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}"
+
+
+def channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def output_size(size, kernel, stride, padding, dilation):
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def float32(x: Tensor) -> Tensor:
+    if x.dtype == torch.float32:
+        return x
+    if x.is_complex():
+        raise TypeError(f"complex numbers have no sign: got {x.dtype}")
+    if x.dtype in (torch.bfloat16, torch.float16) or not x.is_floating_point():
+        return x.float()
+    return sign(x).float()  # what is too small for float32 keeps its sign
+
+
+def direct(x: Tensor) -> bool:
+    """Whether nobody watches: plain tensors, nothing traced. Then the implementation is called without
+    PyTorch's dispatcher, which costs 20 us a call for an operator with this many arguments, a third of a
+    small layer.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and x.is_cpu
+        and not torch._C._len_torch_dispatch_stack()
+    )

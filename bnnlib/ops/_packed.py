@@ -1,0 +1,335 @@
+"""Layers of packed weights, and what follows them: scale, bias, residual, threshold, pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bnnlib.ops import _backend
+from bnnlib.ops._backend import pack_words
+from bnnlib.ops._common import (
+    DTYPES,
+    GEOMETRY,
+    OPS,
+    channels_last,
+    describe,
+    direct,
+    output_size,
+    pair,
+    register,
+    words,
+)
+from bnnlib.ops._packing import pack_images, pack_rows, prepack_now
+
+Out = Literal["float32", "bfloat16", "int16", "bits"]
+
+
+def conv2d_packed(
+    x: Tensor,
+    weight: Tensor,
+    shape: Sequence[int],
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    threshold: Tensor | None = None,
+    flip: Tensor | None = None,
+    pool: int = 1,
+    out: Out = "float32",
+) -> Tensor:
+    """Binary convolution with a packed weight of float shape ``shape`` = (O, C/groups, kh, kw), its
+    epilogue fused.
+
+    ``x``: float ``[N, C, H, W]`` with any strides, packed here, or packed int64 ``[N, H, W, ceil(C / 64)]``.
+    ``weight``: prepacked,
+    or stored bits, prepacked here on every call. With dot the integer result:
+
+    * ``out="float32"``: ``dot * scale + bias + residual``, each optional, each rounded on its own as
+      PyTorch does; ``[N, O, H', W']``
+      in the memory format of a float ``x``, channels_last for a packed one. ``residual`` has the shape of
+      the result, ``scale`` and
+      ``bias`` are ``[O]``.
+    * ``out="bfloat16"``: ``dot * scale + bias`` of ``float32``, rounded once more; channels_last.
+    * ``out="int16"``: dot, channels_last; needs K <= 32767.
+    * ``out="bits"``: ``(maxpool(dot) >= threshold) ^ flip`` as words
+      ``[N, H'/pool, W'/pool, ceil(O / 64)]``; the max-pool has
+      windows of ``pool`` x ``pool`` side by side. Without a threshold this is ``sign(dot)``. See
+      :func:`fold_threshold`.
+
+    Raises ``ValueError`` for shapes, dtypes or sizes that do not fit, naming them.
+    """
+    call = conv2d_now if direct(x) else OPS.conv2d_packed
+    return call(
+        x,
+        weight,
+        list(shape),
+        pair(stride),
+        pair(padding),
+        pair(dilation),
+        groups,
+        scale,
+        bias,
+        residual,
+        threshold,
+        flip,
+        pool,
+        out,
+    )
+
+
+def linear_packed(
+    x: Tensor,
+    weight: Tensor,
+    shape: Sequence[int],
+    *,
+    scale: Tensor | None = None,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    threshold: Tensor | None = None,
+    flip: Tensor | None = None,
+    out: Out = "float32",
+) -> Tensor:
+    """Binary linear layer with a packed weight of float shape ``shape`` = (O, K); epilogues as in
+    :func:`conv2d_packed`.
+
+    ``x``: float ``[..., K]`` or packed int64 ``[..., ceil(K / 64)]``; the result is ``[..., O]``,
+    or ``[..., ceil(O / 64)]`` as bits.
+    """
+    call = linear_now if direct(x) else OPS.linear_packed
+    return call(x, weight, list(shape), scale, bias, residual, threshold, flip, out)
+
+
+def _vector(t: Tensor | None, name: str, dtype: torch.dtype, size: int) -> Tensor | None:
+    if t is None:
+        return None
+    if t.dtype != dtype or t.dim() != 1 or t.shape[0] != size:
+        raise ValueError(f"{name} must be {str(dtype).removeprefix('torch.')} [{size}], got {describe(t)}")
+    return t.contiguous()
+
+
+def _epilogue(o: int, scale, bias, residual, threshold, flip, pool: int, out: str):
+    if out not in DTYPES:
+        raise ValueError(f'out must be one of {", ".join(DTYPES)}, got "{out}"')
+    if out != "bits" and (threshold is not None or flip is not None or pool != 1):
+        raise ValueError(f'threshold, flip and pool need out="bits", got "{out}"')
+    if out != "float32" and residual is not None:
+        raise ValueError(f'a residual needs out="float32", got "{out}"')
+    if out not in ("float32", "bfloat16") and (scale is not None or bias is not None):
+        raise ValueError(f'scale and bias need out="float32" or "bfloat16", got "{out}"')
+    scale, bias = _vector(scale, "scale", torch.float32, o), _vector(bias, "bias", torch.float32, o)
+    return (
+        scale,
+        bias,
+        _vector(threshold, "threshold", torch.int32, o),
+        _vector(flip, "flip", torch.int64, words(o)),
+    )
+
+
+def _blob(weight: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+    if weight.dtype != torch.uint8 or weight.dim() not in (1, 2):
+        raise ValueError(
+            "weight must be prepacked (uint8 [bytes]) or stored bits (uint8 [O, ceil(K / 8)]), "
+            f"got {describe(weight)}"
+        )
+    return weight.contiguous() if weight.dim() == 1 else prepack_now(weight, shape, groups)
+
+
+def conv2d_now(
+    x, weight, shape, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1,
+    scale=None, bias=None, residual=None, threshold=None, flip=None, pool=1, out="float32",
+) -> Tensor:  # fmt: skip
+    if len(shape) != 4 or x.dim() != 4:
+        raise ValueError(
+            "a convolution needs 4-dimensional x and weight, "
+            f"got x {list(x.shape)} and weight shape {list(shape)}"
+        )
+    o, cg, kh, kw = shape
+    c = cg * groups
+    packed = x.dtype == torch.int64
+    if x.shape[3 if packed else 1] != (words(c) if packed else c):
+        expected = f"[N, H, W, {words(c)}] packed" if packed else f"[N, {c}, H, W]"
+        raise ValueError(
+            f"a weight of shape {list(shape)} in {groups} group(s) needs x {expected}, got {describe(x)}"
+        )
+    channels_first = not packed and out == "float32" and not channels_last(x)
+    bits = x.contiguous() if packed else pack_images(x)
+    return convolved(
+        bits, weight, shape, stride, padding, dilation, groups, channels_first,
+        scale, bias, residual, threshold, flip, pool, out,
+    )  # fmt: skip
+
+
+def convolved(
+    bits, weight, shape, stride, padding, dilation, groups, channels_first,
+    scale=None, bias=None, residual=None, threshold=None, flip=None, pool=1, out="float32",
+) -> Tensor:  # fmt: skip
+    (o, cg, kh, kw), (n, h, w, _) = shape, bits.shape
+    c = cg * groups
+    geometry = [n, h, w, c, o, kh, kw, *stride, *padding, *dilation, groups]
+    scale, bias, threshold, flip = _epilogue(o, scale, bias, residual, threshold, flip, pool, out)
+    blob = _blob(weight, shape, groups)
+    if min(stride) < 1 or pool < 1:
+        raise ValueError(f"stride and pool must be 1 or more, got {list(stride)} and {pool}")
+    oh = max(0, output_size(h, kh, stride[0], padding[0], dilation[0]) // pool)
+    ow = max(0, output_size(w, kw, stride[1], padding[1], dilation[1]) // pool)
+    last = words(o) if out == "bits" else o
+    y = torch.empty((n, o, oh, ow) if channels_first else (n, oh, ow, last), dtype=DTYPES[out])
+    if residual is not None:
+        if residual.dtype != torch.float32 or list(residual.shape) != [n, o, oh, ow]:
+            raise ValueError(f"residual must be float32 {[n, o, oh, ow]}, got {describe(residual)}")
+        residual = residual.contiguous() if channels_first else residual.permute(0, 2, 3, 1).contiguous()
+    _backend.backend().conv2d(geometry, bits, blob, y, channels_first, scale, bias, residual, threshold, flip, pool)
+    return y if channels_first or out == "bits" else y.permute(0, 3, 1, 2)
+
+
+def _conv2d_packed_fake(
+    x, weight, shape, stride, padding, dilation, groups, scale, bias, residual, threshold, flip, pool, out
+) -> Tensor:  # fmt: skip
+    o, _, kh, kw = shape
+    packed = x.dtype == torch.int64
+    n = x.shape[0]
+    h, w = (x.shape[1], x.shape[2]) if packed else (x.shape[2], x.shape[3])
+    oh = output_size(h, kh, stride[0], padding[0], dilation[0]) // pool
+    ow = output_size(w, kw, stride[1], padding[1], dilation[1]) // pool
+    if out == "bits":
+        return x.new_empty((n, oh, ow, words(o)), dtype=torch.int64)
+    if not packed and out == "float32" and not channels_last(x):
+        return x.new_empty((n, o, oh, ow), dtype=torch.float32)
+    return x.new_empty((n, oh, ow, o), dtype=DTYPES[out]).permute(0, 3, 1, 2)
+
+
+def linear_now(
+    x, weight, shape, scale=None, bias=None, residual=None, threshold=None, flip=None, out="float32"
+) -> Tensor:  # fmt: skip
+    if len(shape) != 2 or x.dim() < 1:
+        raise ValueError(f"a linear layer needs a weight of shape (O, K), got {list(shape)}")
+    o, k = shape
+    packed = x.dtype == torch.int64
+    if x.shape[-1] != (words(k) if packed else k):
+        raise ValueError(
+            f"a weight of shape {list(shape)} needs x [..., {words(k) if packed else k}], got {describe(x)}"
+        )
+    rows = x.reshape(-1, x.shape[-1])
+    bits = rows.contiguous() if packed else pack_rows(rows)
+    m = bits.shape[0]
+    scale, bias, threshold, flip = _epilogue(o, scale, bias, residual, threshold, flip, 1, out)
+    blob = _blob(weight, [o, k, 1, 1], 1)
+    last = words(o) if out == "bits" else o
+    y = torch.empty((m, last), dtype=DTYPES[out])
+    if residual is not None:
+        if residual.dtype != torch.float32 or list(residual.shape) != [*x.shape[:-1], o]:
+            raise ValueError(f"residual must be float32 {[*x.shape[:-1], o]}, got {describe(residual)}")
+        residual = residual.reshape(1, 1, m, o).contiguous()
+    # The rows of a linear layer are the pixels of one line of a 1 x 1 convolution.
+    geometry = [1, 1, m, k, o, 1, 1, 1, 1, 0, 0, 1, 1, 1]
+    if m:
+        _backend.backend().conv2d(
+            geometry, bits[None, None], blob, y[None, None], False, scale, bias, residual, threshold, flip, 1
+        )
+    return y.view(*x.shape[:-1], last)
+
+
+def _linear_packed_fake(x, weight, shape, scale, bias, residual, threshold, flip, out) -> Tensor:
+    o = shape[0]
+    return x.new_empty((*x.shape[:-1], words(o) if out == "bits" else o), dtype=DTYPES[out])
+
+
+def or_pool(
+    bits: Tensor,
+    channels: int,
+    window: int,
+    stride: int | None = None,
+    padding: int = 0,
+    flip: Tensor | None = None,
+) -> Tensor:
+    """Max-pooling of packed activations ``[N, H, W, ceil(C / 64)]``: OR over each window, then xor
+    ``flip``. Padding is -1, like -infinity.
+    """
+    call = _or_pool if direct(bits) else OPS.or_pool
+    return call(bits, channels, window, window if stride is None else stride, padding, flip)
+
+
+def _or_pool(
+    bits: Tensor, channels: int, window: int, stride: int, padding: int, flip: Tensor | None
+) -> Tensor:
+    if bits.dtype != torch.int64 or bits.dim() != 4 or bits.shape[-1] != words(channels):
+        raise ValueError(
+            f"packed activations of {channels} channels are int64 [N, H, W, {words(channels)}], "
+            f"got {describe(bits)}"
+        )
+    if window < 1 or stride < 1 or padding < 0 or 2 * padding > window:
+        raise ValueError(f"cannot pool with window {window}, stride {stride}, padding {padding}")
+    n, h, w, last = bits.shape
+    oh, ow = output_size(h, window, stride, padding, 1), output_size(w, window, stride, padding, 1)
+    if oh < 1 or ow < 1:
+        raise ValueError(
+            f"the window {window} is larger than the padded input, {h} x {w} with padding {padding}"
+        )
+    y = torch.empty((n, oh, ow, last), dtype=torch.int64)
+    _backend.backend().or_pool(
+        [n, h, w, channels, window, stride, padding],
+        bits.contiguous(),
+        _vector(flip, "flip", torch.int64, last),
+        y,
+    )
+    return y
+
+
+def _or_pool_fake(bits, channels, window, stride, padding, flip) -> Tensor:
+    n, h, w, last = bits.shape
+    return bits.new_empty(
+        (n, output_size(h, window, stride, padding, 1), output_size(w, window, stride, padding, 1), last)
+    )
+
+
+def fold_threshold(expression: Callable[[Tensor], Tensor], channels: int, k: int) -> tuple[Tensor, Tensor]:
+    """Whatever follows a binary layer, up to the next sign, as integers: (threshold int32 ``[O]``, flip
+    int64 ``[ceil(O / 64)]``).
+
+    ``expression`` maps float32 ``[V, O]`` to ``[V, O]`` (bias, scale, batch norm, PReLU, ... in
+    evaluation mode, column o with the
+    parameters of channel o). It is evaluated on every value -k..k that the layer can give, so the result is
+    exact whatever its rounding: ``sign(expression(dot)) == ((dot >= threshold) ^ flip)``. Raises
+    ``ValueError`` if a channel is not monotone.
+    """
+    dots = torch.arange(-k, k + 1, dtype=torch.float32)
+    with torch.no_grad():
+        bits = expression(dots[:, None].expand(-1, channels).contiguous()) >= 0
+    if tuple(bits.shape) != (len(dots), channels):
+        raise ValueError(f"the expression gave {list(bits.shape)} for [{len(dots)}, {channels}]")
+    falls = bits[0] & ~bits[-1]
+    rising = bits ^ falls
+    if (rising[1:] < rising[:-1]).any():
+        channel = int((rising[1:] < rising[:-1]).any(0).nonzero()[0])
+        raise ValueError(
+            f"channel {channel} is not monotone in the layer's result, so no threshold describes it"
+        )
+    threshold = ((~rising).sum(0) - k).to(
+        torch.int32
+    )  # the first dot with a rising bit; k + 1 where there is none
+    return threshold, pack_words(falls)
+
+
+_EPILOGUE = "Tensor? scale, Tensor? bias, Tensor? residual, Tensor? threshold, Tensor? flip"
+register(
+    f"conv2d_packed(Tensor x, Tensor weight, SymInt[] shape, {GEOMETRY}, {_EPILOGUE}, SymInt pool, str out) -> Tensor",
+    conv2d_now,
+    _conv2d_packed_fake,
+)
+register(
+    f"linear_packed(Tensor x, Tensor weight, SymInt[] shape, {_EPILOGUE}, str out) -> Tensor",
+    linear_now,
+    _linear_packed_fake,
+)
+register(
+    "or_pool(Tensor bits, SymInt channels, SymInt window, SymInt stride, SymInt padding, Tensor? flip) -> Tensor",
+    _or_pool,
+    _or_pool_fake,
+)
