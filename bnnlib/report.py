@@ -227,16 +227,6 @@ def reaches(record: Record, top1: float) -> int | None:
     return next((e.epoch for e in record.curve if e.test_top1 >= top1), None)
 
 
-def curve_frame(recipe: str, folder: Path = records.FOLDER):
-    """The learning curves of a recipe's records as a pandas frame: a row per seed and epoch, columns as
-    :class:`bnnlib.records.Epoch`."""
-    import pandas as pd
-
-    return pd.DataFrame(
-        [{"seed": r.seed, **e.model_dump()} for r in records.read_all(folder, recipe) for e in r.curve]
-    )
-
-
 def with_table(text: str, table: str) -> str:
     """``text`` with what stands between its markers replaced. Raises ``ValueError`` where the markers are
     not there once each, in order."""

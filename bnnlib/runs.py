@@ -8,7 +8,6 @@ nets = runs.shipped(["s1-vgg"]) # packed files in results/models, evaluated wher
 from __future__ import annotations
 
 import hashlib
-import math
 import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -230,8 +229,3 @@ def _scores(path: Path, about: dict) -> tuple[Tensor, Tensor] | tuple[None, None
         digest.update(part.read_bytes())
     group = f"logits-{about['recipe']}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     return cache.remember(group, digest.hexdigest()[:32], compute)["scores"], dataset.test.labels
-
-
-def standard_error(percent: float, images: int) -> float:
-    """Of an accuracy of ``percent`` on that many images, from drawing the images: points."""
-    return math.sqrt(percent * (100 - percent) / images)

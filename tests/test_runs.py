@@ -124,12 +124,6 @@ def test_without_the_images_the_figure_is_marked_as_recorded(tmp_path, monkeypat
     assert "12.34 %, **as recorded**" in str(found) and "int8" in str(found)
 
 
-def test_standard_error_is_the_binomials():
-    from scipy import stats
-
-    assert runs.standard_error(90, 10_000) == pytest.approx(stats.binom(10_000, 0.9).std() / 100)
-
-
 def test_inputs_for_a_look_are_of_one_scale_with_the_data_and_without(tmp_path, monkeypatch):
     monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
     x, what = runs.some_inputs(8)
