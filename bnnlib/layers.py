@@ -309,12 +309,12 @@ class BinaryConv2d(_Binary):
         w = self._training_weight() if self.training else self.binary_weight()
         late_scale = None if folded or self.scale_kind == "none" else self.output_scale()
         # in evaluation the bias is added to the exact sum: a sum that starts from it would round at every step
-        within = self.training and counts and late_scale is None and k is None
+        early = self.training and late_scale is None and k is None
+        bias, late_bias = (self.bias, None) if early else (None, self.bias)
         if counts:
-            bias = self.bias if within else None
             y = ops.conv2d_of_signs(b, w, bias, self.stride, padding, self.dilation, self.groups, dropout)
         else:
-            y = F.conv2d(b, w, None, self.stride, padding, self.dilation, self.groups)
+            y = F.conv2d(b, w, bias, self.stride, padding, self.dilation, self.groups)
         dtype = y.dtype  # under autocast not that of scale and bias: all that follows would be float32 with them
         if self.scale_kind in SPATIAL and y.shape[2:] != late_scale.shape[1:]:
             raise ValueError(
@@ -325,7 +325,7 @@ class BinaryConv2d(_Binary):
             y = y * late_scale
         if k is not None:
             y = y * k
-        return (y if self.bias is None or within else y + self.bias[:, None, None]).to(dtype)
+        return (y if late_bias is None else y + late_bias[:, None, None]).to(dtype)
 
     def extra_repr(self) -> str:
         text = (

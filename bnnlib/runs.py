@@ -26,7 +26,7 @@ from bnnlib.records import Record
 SMALL = {"quick.train": 16, "quick.test": 16, "quick.batch_size": 8}
 
 # What a file's answers depend on besides the file and the images.
-_COMPUTE = ("layers.py", "quantizers.py", "evaluate.py", "data/whitening.py", "models/*.py", "deploy/*.py")
+_COMPUTE = ("layers.py", "quantizers.py", "evaluate.py", "data/whitening.py", "ops/*.py", "models/*.py", "deploy/*.py")
 
 
 @dataclass(frozen=True)
