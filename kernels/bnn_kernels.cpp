@@ -169,7 +169,7 @@ void conv2d(const std::string& name, const std::vector<isize>& conv, py::array b
 
 bnn::Conv gradient_geometry(const std::string& name, const std::vector<isize>& conv) {
     const bnn::Conv g = geometry(conv);
-    if (!bnn::has_gradients(name.c_str())) fail("kernel variant \"" + name + "\" has no gradients on this CPU");
+    if (!bnn::find_gradients(name.c_str())) fail("kernel variant \"" + name + "\" has no gradients on this CPU");
     if (const char* wrong = bnn::check_gradient(g)) fail(std::string(wrong) + "; geometry " + text(conv));
     return g;
 }
@@ -183,7 +183,7 @@ void gradient_of_input(const std::string& name, const std::vector<isize>& conv, 
     const float* s = data<const float>(scale, "scale", {g.o});
     uint16_t* to = (uint16_t*)data<int16_t>(dx, "result", {g.n, g.h, g.w, g.c});
     py::gil_scoped_release release;
-    bnn::gradient_of_input(g, from, w, s, to, threads);
+    bnn::find_gradients(name.c_str())->of_input(g, from, w, s, to, threads);
 }
 
 // signs: int64 [N][H][W][words(C)]; dw: float32 [O][kh][kw][C].
@@ -193,7 +193,7 @@ void gradient_of_weight(const std::string& name, const std::vector<isize>& conv,
     const uint64_t* x = (const uint64_t*)data<const int64_t>(signs, "signs", {g.n, g.h, g.w, bnn::words(g.c)});
     float* to = data<float>(dw, "result", {g.o, g.kh, g.kw, g.c});
     py::gil_scoped_release release;
-    bnn::gradient_of_weight(g, from, x, to, threads);
+    bnn::find_gradients(name.c_str())->of_weight(g, from, x, to, threads);
 }
 
 // n, h, w, c, window, stride, padding
@@ -245,7 +245,7 @@ PYBIND11_MODULE(bnn_kernels, m) {
     m.def("prepack", prepack);
     m.def("pack", pack);
     m.def("conv2d", conv2d);
-    m.def("has_gradients", [](const std::string& name) { return bnn::has_gradients(name.c_str()); });
+    m.def("has_gradients", [](const std::string& name) { return bnn::find_gradients(name.c_str()) != nullptr; });
     m.def("gradient_of_input", gradient_of_input);
     m.def("gradient_of_weight", gradient_of_weight);
     m.def("or_pool", or_pool);
@@ -265,6 +265,7 @@ cfg["parallel"] = True
 cfg["dependencies"] = ["layout.h", "cpu.h", "variant.h", "plain.inl", "reference.h", "scalar.h", "pair_table.h", "pair_table.inl",
                        "avx2.h", "avx512.h", "neon.h", "variants.h", "blob.h", "conv.h", "threads.h", "peaks.h", "one_word.h",
                        "real.h", "real.inl", "real_variants.h", "measured.h", "net.h",
-                       "executor.h", "executor_shell.inl", "gradient.h", "lookup.h"]
+                       "executor.h", "executor_shell.inl", "gradient.h", "lookup.h", "lookup.inl", "lookup_words.inl", "lookup_avx2.h",
+                       "lookup_avx512.h"]
 %>
 */

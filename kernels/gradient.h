@@ -9,18 +9,22 @@
 
 namespace bnn {
 
-// Whether this CPU, under the variant of this name, has what it takes.
-bool has_gradients(const char* variant);
+struct Gradients {
+    const char* name;                   // how the variants that go with it begin
+    bool (*supported)();
+    // dy: [N][OH][OW][O]; weights: [O][kh][kw][words(C)]; scale: [O]; dx: bf16 [N][H][W][C].
+    void (*of_input)(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale, uint16_t* dx, isize threads);
+    // signs: [N][H][W][words(C)]; dw: [O][kh][kw][C].
+    void (*of_weight)(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads);
+};
+
+// Those that go with the variant of this name, or null: it has none, or this CPU lacks what they take.
+const Gradients* find_gradients(const char* variant);
 
 // Null, or why the convolution is not one of these.
 inline const char* check_gradient(const Conv& g) {
     if (g.sh != 1 || g.sw != 1 || g.dh != 1 || g.dw != 1 || g.groups != 1) return "its gradients need stride 1, dilation 1 and one group";
     return nullptr;
 }
-
-// dy: [N][OH][OW][O]; weights: [O][kh][kw][words(C)]; scale: [O]; dx: bf16 [N][H][W][C].
-void gradient_of_input(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale, uint16_t* dx, isize threads);
-// signs: [N][H][W][words(C)]; dw: [O][kh][kw][C].
-void gradient_of_weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads);
 
 }  // namespace bnn

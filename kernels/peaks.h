@@ -62,11 +62,16 @@ BNN_LIMIT(pair_table_avx2, "avx2", __m256i, _mm256_setzero_si256(), 768,
 BNN_LIMIT(fma_avx512, "avx512f", __m512, _mm512_setzero_ps(), 16, s = _mm512_fmadd_ps(a, b, s))
 BNN_LIMIT(vpopcnt_avx512, "avx512f,avx512vpopcntdq", __m512i, _mm512_setzero_si512(), 512,
           s = _mm512_add_epi32(s, _mm512_popcnt_epi32(_mm512_xor_si512(a, s))))
-// The gradients' (lookup.h): 2 instructions for 192 products of a sign and a value.
-BNN_LIMIT(lookup_avx512, "avx512f,avx512bw", __m512i, _mm512_setzero_si512(), 192,
+// The gradients' (lookup.h): 2 instructions for 192 products of a sign and a value; 10 for 256.
+BNN_LIMIT(tables_of_six, "avx512f,avx512bw", __m512i, _mm512_setzero_si512(), 192,
           __m512i t = s;
           __asm__("vpermi2w %2, %1, %0" : "+v"(t) : "v"(a), "v"(b));
           s = _mm512_add_epi16(s, t))
+BNN_LIMIT(tables_of_four, "avx2", __m256i, _mm256_setzero_si256(), 256,
+          __m256i both = _mm256_add_epi8(_mm256_shuffle_epi8(a, s), _mm256_shuffle_epi8(b, s));
+          __asm__ volatile("" : "+v"(a), "+v"(both));
+          s = _mm256_add_epi16(_mm256_add_epi16(s, both), _mm256_srli_epi16(both, 8));
+          s = _mm256_add_epi8(_mm256_add_epi8(s, _mm256_shuffle_epi8(a, b)), _mm256_shuffle_epi8(b, a)))
 BNN_LIMIT(vnni_avx512, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(), 64, s = _mm512_dpbusd_epi32(s, a, b))
 BNN_LIMIT(bf16_avx512, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(), 32, s = _mm512_dpbf16_ps(s, (__m512bh)a, (__m512bh)b))
 
@@ -90,7 +95,8 @@ const Limit limits[] = {
     {"fma-avx2", "float32, fused multiply-add, AVX2", [] { return cpu().avx2 && cpu().fma; }, fma_avx2},
     {"fma-avx512", "float32, fused multiply-add, AVX-512", [] { return cpu().avx512bw; }, fma_avx512},
     {"bf16-avx512", "bfloat16, vdpbf16ps", [] { return cpu().avx512bf16; }, bf16_avx512},
-    {"lookup-avx512", "a sign and 16 bits, tables of six, vpermi2w + vpaddw, AVX-512", [] { return cpu().avx512bw; }, lookup_avx512},
+    {"lookup-avx512", "a sign and 16 bits, tables of six, vpermi2w + vpaddw, AVX-512", [] { return cpu().avx512bw; }, tables_of_six},
+    {"lookup-avx2", "a sign and 15 bits, tables of four, 4 vpshufb + 6 for their sums, AVX2", [] { return cpu().avx2; }, tables_of_four},
     {"int8-avx2", "int8, vpmaddubsw + vpmaddwd + vpaddd, AVX2", [] { return cpu().avx2; }, int8_avx2},
     {"int8-avx512", "int8, vpdpbusd, AVX-512", [] { return cpu().avx512vnni; }, vnni_avx512},
     {"popcount-scalar", "1 bit, xor + popcnt + add, 64-bit words", [] { return cpu().popcnt; }, scalar_popcount},

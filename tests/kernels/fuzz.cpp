@@ -1,19 +1,9 @@
 // A fuzz of all variants against a bit-by-bit convolution, without Python: the shell of the sanitizer build, of the emulated
 // AVX-512 build and of the cross-compiled ARM build. Some awkward shapes, then random ones. Buffers are exactly as large as the
-// contract says, so that AddressSanitizer sees every byte too far. Then the gradients, of which there is one kind. Usage: fuzz CASES SEED. Prints one line for each variant and exits
-// with 1 at the first difference.
+// contract says, so that AddressSanitizer sees every byte too far. Then the gradients, where there are any. Usage: fuzz CASES SEED. Prints
+// one line for each variant and each kind of gradients, and exits with 1 at the first difference.
 #if defined(BNN_EMULATE)
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#define SIMDE_NO_NATIVE
-#include <simde/x86/avx512.h>
-static inline __m256i emulated_narrow(__m512i wide) {                  // the one instruction that SIMDe lacks
-    int32_t from[16];
-    int16_t to[16];
-    _mm512_storeu_si512(from, wide);
-    for (int i = 0; i < 16; ++i) to[i] = (int16_t)from[i];
-    return _mm256_loadu_si256((const __m256i*)to);
-}
-#define _mm512_cvtepi32_epi16 emulated_narrow
+#include "emulate.h"
 #endif
 #include <cstdio>
 #include <cstdlib>
@@ -250,7 +240,8 @@ static bnn::Conv shape_with_gradients() {
 }
 
 // dy of integers so small that no chunk of them is rounded: both gradients must be exact, dx rounded once.
-static void test_gradients(const bnn::Variant& v, const Problem& p) {
+static void test_gradients(const bnn::Gradients& gradients, const Problem& p) {
+    const bnn::Variant& v = *bnn::best_variant();
     const bnn::Conv& g = p.g;
     Buffer<uint64_t> signs(g.n * g.h * g.w * bnn::words(g.c)), weights(g.o * g.taps() * bnn::words(g.c));
     Buffer<uint16_t> dy(g.pixels() * g.o), dx(g.n * g.h * g.w * g.c);
@@ -262,8 +253,8 @@ static void test_gradients(const bnn::Variant& v, const Problem& p) {
     }
     for (isize o = 0; o < g.o; ++o) scale[o] = (float)choose<int>({0, 1, 2});
     for (isize i = 0; i < dy.size; ++i) dy[i] = to_bf16((float)pick(-9, 9));
-    bnn::gradient_of_input(g, dy.at, weights.at, scale.at, dx.at, 1);
-    bnn::gradient_of_weight(g, dy.at, signs.at, dw.at, 1);
+    gradients.of_input(g, dy.at, weights.at, scale.at, dx.at, 1);
+    gradients.of_weight(g, dy.at, signs.at, dw.at, 1);
     std::vector<float> input((size_t)dx.size), weight((size_t)dw.size);
     for (isize q = 0; q < g.pixels(); ++q)
         for (isize t = 0; t < g.taps(); ++t) {
@@ -300,11 +291,13 @@ int main(int count, char** arguments) {
         }
         std::printf("%s: %d cases equal\n", v->name, cases);
     }
-    const bnn::Variant& best = *bnn::best_variant();
-    if (!bnn::has_gradients(best.name)) std::printf("gradients: not on this CPU\n");
-    else {
-        for (int i = 0; i < cases; ++i) test_gradients(best, make_problem(shape_with_gradients()));
-        std::printf("gradients: %d cases equal\n", cases);
+    for (const bnn::Gradients* each = bnn::all_gradients; each->name; ++each) {
+        if (!each->supported()) {
+            std::printf("gradients %s: not on this CPU\n", each->name);
+            continue;
+        }
+        for (int i = 0; i < cases; ++i) test_gradients(*each, make_problem(shape_with_gradients()));
+        std::printf("gradients %s: %d cases equal\n", each->name, cases);
     }
     return 0;
 }

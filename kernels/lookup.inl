@@ -1,0 +1,274 @@
+// Both gradients by look-up, for one instruction set: for inclusion where its vectors, its tables and these are known:
+//
+//   find<V>(tables, heads, index, stride, words, channels, to)
+//       to[r][c] += what the words of the index, `stride` bytes apart, find in the tables of row r, for V * H channels or `channels`
+//   tabulate(values, stride, to)        a table from GROUP values in steps, `stride` apart
+//   make_word(rows, vectors, to)        a word of the index, for `vectors` times H channels: rows[r] has the signs of value r
+//
+// A table holds what the signs of +1 add, twice; a sum starts where all signs are -1.
+
+// How many steps 1 is, for values of which the sizes sum up to `total`: with half a step more for each they stay within LARGEST. NaN, and
+// so is every sum then, where a value is not finite.
+inline Floats steps_in_one(Floats total) {
+    return nan_unless_finite(power_of_two(lower(divide(same(LARGEST - CHUNK * WORD / 2), total), same(0x1p126f))), total);
+}
+
+template <int V>
+struct Count { static constexpr int value = V; };
+
+// body(v, Count<V>()) for blocks of V vectors, the first of which is v: as few blocks as can be, none more than one larger than another.
+template <class Body>
+void in_blocks(isize vectors, const Body& body) {
+    for (isize v = 0; v < vectors;) {
+        const isize left = vectors - v, some = ceil_div(left, ceil_div(left, VECTORS));
+        switch (some) {
+            case 1: body(v, Count<1>()); break;
+            case 2: body(v, Count<2>()); break;
+            case 3: body(v, Count<3>()); break;
+            default: body(v, Count<VECTORS>());
+        }
+        v += some;
+    }
+}
+
+// Some lines of dx of one image, a few at a time: the tables of the lines of dy that they need, in a ring, and the sums.
+struct Input {
+    const Conv g;
+    const uint16_t* dy;
+    const float* scale;
+    uint16_t* dx;
+    const uint8_t* index;                               // [tap][word][vector]
+    isize words, chunks, vectors, head, pixel;          // pixel: bytes of a pixel's heads and tables
+    isize lines, ring, part;                            // lines: made at a time; ring: of dy, with tables; part: of an item
+
+    Input(const Conv& g, const uint16_t* dy, const float* scale, uint16_t* dx, isize threads) : g(g), dy(dy), scale(scale), dx(dx) {
+        words = ceil_div(g.o, WORD), chunks = ceil_div(words, CHUNK), vectors = ceil_div(g.c, H);
+        head = round_up(chunks * (isize)sizeof(Head), 64), pixel = head + words * GROUPS * TABLE;
+        lines = least(g.h, most(1, CACHED / (g.ow() * pixel) - (g.kh - 1))), ring = lines + g.kh - 1;
+        part = g.n < threads ? lines : g.h;
+    }
+    isize items() const { return g.n * ceil_div(g.h, part); }
+    isize bytes() const { return (ring * g.ow() + 1) * pixel + chunks * CHUNK * WORD * 6; }
+
+    void item(isize k, uint8_t* mine) const {
+        const isize parts = ceil_div(g.h, part), image = k / parts, begin = k % parts * part, end = least(g.h, begin + part);
+        uint8_t* const nothing = mine;
+        uint8_t* const tables = mine + pixel;
+        float* const values = (float*)(tables + ring * g.ow() * pixel);
+        fill(nothing, 0, pixel);
+        fill(values, 0, chunks * CHUNK * WORD * 6);
+        isize line = most(0, begin + g.ph - (g.kh - 1));                // of dy, the next without tables
+        for (isize top = begin; top < end; top += lines) {
+            const isize bottom = least(end, top + lines);
+            for (const isize last = least(g.oh(), bottom + g.ph); line < last; ++line)
+                for (isize x = 0; x < g.ow(); ++x)
+                    prepare(dy + ((image * g.oh() + line) * g.ow() + x) * g.o, values, tables + (line % ring * g.ow() + x) * pixel);
+            uint16_t* const to = dx + (image * g.h + top) * g.w * g.c;
+            in_blocks(vectors, [&](isize v, auto count) { sums<count.value>(v, top, bottom, tables, nothing, to); });
+        }
+    }
+
+    // A pixel's heads and tables.
+    void prepare(const uint16_t* from, float* values, uint8_t* to) const {
+        int16_t* const whole = (int16_t*)(values + chunks * CHUNK * WORD);
+        for (isize k = 0; k < chunks; ++k) {
+            const isize begin = k * CHUNK * WORD, end = least(g.o, begin + CHUNK * WORD);
+            Floats total = same(0);
+            for (isize o = begin; o < end; o += F) {
+                const Floats value = multiply(load_bf16(from + o, end - o), load(scale + o, end - o));
+                total = add(total, size(value));
+                store(values + o, value);
+            }
+            const Floats unit = steps_in_one(same(sum(total)));
+            Ints all = none();
+            for (isize o = begin; o < end; o += F) {
+                const Ints value = nearest(multiply(load(values + o, F), unit));
+                all = add(all, value);
+                store16(whole + o, value);
+            }
+            Head* const it = (Head*)to + k;
+            it->step = 1 / first(unit), it->start = -sum(all);
+        }
+        for (isize k = 0; k < words * GROUPS; ++k) tabulate(whole + k * GROUP, 1, to + head + k * TABLE);
+    }
+
+    template <int V>
+    void sums(isize vector, isize top, isize bottom, const uint8_t* tables, const uint8_t* nothing, uint16_t* to) const {
+        const isize pixels = (bottom - top) * g.w;
+        for (isize p = 0; p < pixels; p += ROWS) {
+            isize y[ROWS], x[ROWS];                                     // of dy at the first tap
+            alignas(64) float sum[ROWS][V * H];
+            float* const row[ROWS] = {sum[0], sum[1], sum[2], sum[3]};
+            for (isize k = 0; k < ROWS * V * H; k += F) store(sum[0] + k, same(0));
+            for (int r = 0; r < ROWS; ++r) {
+                const isize q = least(p + r, pixels - 1);               // the last once more, and not stored
+                y[r] = top + q / g.w + g.ph, x[r] = q % g.w + g.pw;
+            }
+            for (isize k = 0; k < chunks; ++k) {                        // outside: the taps share most tables, which then are near
+                const uint8_t* at = index + (k * CHUNK * vectors + vector) * INDEX;
+                for (isize i = 0; i < g.kh; ++i) {
+                    const uint8_t* line[ROWS];
+                    for (int r = 0; r < ROWS; ++r)
+                        line[r] = y[r] >= i && y[r] - i < g.oh() ? tables + (y[r] - i) % ring * g.ow() * pixel : nullptr;
+                    for (isize j = 0; j < g.kw; ++j, at += words * vectors * INDEX) {
+                        const uint8_t* table[ROWS];
+                        Head heads[ROWS];
+                        for (int r = 0; r < ROWS; ++r) {
+                            const uint8_t* const it = line[r] && x[r] >= j && x[r] - j < g.ow() ? line[r] + (x[r] - j) * pixel : nothing;
+                            table[r] = it + head + k * CHUNK * GROUPS * TABLE, heads[r] = ((const Head*)it)[k];
+                        }
+                        find<V>(table, heads, at, vectors * INDEX, least(CHUNK, words - k * CHUNK), V * H, row);
+                    }
+                }
+            }
+            for (int r = 0; r < least(ROWS, pixels - p); ++r)
+                avx2::plain::to_bf16(sum[r], least(V * H, g.c - vector * H), to + (p + r) * g.c + vector * H);
+        }
+    }
+};
+
+// Some positions' share of dw: first the index of their signs, then for H rows of dw at a time tables and sums.
+struct Weight {
+    const Conv g;
+    const uint16_t* dy;
+    const uint64_t* signs;
+    float* dw;
+    isize vectors, blocks, parts, most_words;           // blocks: of H rows of dw; parts: of the taps, an item each
+    uint8_t* index;                                     // [tap][word][vector]
+    uint16_t* outside;                                  // of [tap][word]: which of its positions have no sign at this tap
+    const uint64_t* zeros;                              // in their place
+    isize begin, words;                                 // the first position, and words of them from there
+
+    Weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads) : g(g), dy(dy), signs(signs), dw(dw) {
+        vectors = ceil_div(g.c, H), blocks = ceil_div(g.o, H);
+        parts = blocks % threads && blocks < 4 * threads ? least(threads, g.taps()) : 1;
+        most_words = round_up(least(most(1, CACHED / (g.taps() * vectors * INDEX)), least(96, ceil_div(g.pixels(), WORD))), CHUNK);
+    }
+    isize bytes() const { return CHUNK * WORD * H * 2 + ROWS * CHUNK * GROUPS * TABLE + H * 4 + g.taps() * H * 4 + round_up(g.c, H) * 4; }
+
+    void make_index(isize item) const {
+        const isize tap = item / words, word = item % words;
+        const uint64_t* rows[WORD];
+        uint16_t missing = 0;
+        const isize q = begin + word * WORD;
+        isize image = q / (g.oh() * g.ow()), y = q / g.ow() % g.oh() + tap / g.kw - g.ph, x = q % g.ow() + tap % g.kw - g.pw;
+        for (isize r = 0; r < WORD; ++r) {
+            const bool there = image < g.n && y >= 0 && y < g.h && x >= 0 && x < g.w;
+            rows[r] = there ? signs + ((image * g.h + y) * g.w + x) * bnn::words(g.c) : zeros;
+            missing |= (uint16_t)(!there << r);
+            if (++x == g.ow() + tap % g.kw - g.pw) {
+                x = tap % g.kw - g.pw;
+                if (++y == g.oh() + tap / g.kw - g.ph) y = tap / g.kw - g.ph, ++image;
+            }
+        }
+        make_word(rows, vectors, index + item * vectors * INDEX);
+        outside[item] = missing;
+    }
+
+    void rows(isize item, uint8_t* mine) const {
+        constexpr isize each = CHUNK * GROUPS * TABLE;
+        const isize block = item / parts, part = item % parts, channels = least(H, g.o - block * H);
+        const isize begin_tap = part * g.taps() / parts, end_tap = (part + 1) * g.taps() / parts;
+        uint8_t* const tables = mine;                                           // [ROWS][group]
+        int16_t* const values = (int16_t*)(tables + ROWS * each);               // [position][H], in steps
+        float* const steps = (float*)(values + CHUNK * WORD * H);               // [H]
+        int32_t* const starts = (int32_t*)(steps + H);                          // [tap][H]
+        float* const nowhere = (float*)(starts + g.taps() * H);
+        for (isize from = 0; from < words; from += CHUNK) {
+            const isize some = least(CHUNK, words - from);
+            prepare(block, from, begin_tap, end_tap, values, steps, starts);
+            for (isize o = 0; o < channels; o += ROWS) {
+                for (isize r = 0; r < ROWS; ++r)
+                    for (isize k = 0; k < some * GROUPS; ++k)
+                        tabulate(values + k * GROUP * H + o + r, H, tables + r * each + k * TABLE);
+                const uint8_t* const table[ROWS] = {tables, tables + each, tables + 2 * each, tables + 3 * each};
+                for (isize tap = begin_tap; tap < end_tap; ++tap) {
+                    float* rows[ROWS];
+                    Head heads[ROWS];
+                    for (isize r = 0; r < ROWS; ++r) {
+                        rows[r] = o + r < channels ? dw + ((block * H + o + r) * g.taps() + tap) * g.c : nowhere;
+                        heads[r] = {steps[o + r], starts[tap * H + o + r]};
+                    }
+                    in_blocks(vectors, [&](isize v, auto count) {
+                        float* const to[ROWS] = {rows[0] + v * H, rows[1] + v * H, rows[2] + v * H, rows[3] + v * H};
+                        const uint8_t* const at = index + ((tap * words + from) * vectors + v) * INDEX;
+                        find<count.value>(table, heads, at, vectors * INDEX, some, g.c - v * H, to);
+                    });
+                }
+            }
+        }
+    }
+
+    // A chunk's values in steps, for up to H channels, and where the sums start at each tap: the index says -1 where there is no sign.
+    void prepare(isize block, isize from, isize begin_tap, isize end_tap, int16_t* values, float* steps, int32_t* starts) const {
+        const isize first = begin + from * WORD, count = least(CHUNK * WORD, g.pixels() - first);
+        const uint16_t* const at = dy + first * g.o + block * H;
+        constexpr int some = H / F;
+        const isize left = g.o - block * H;
+        Floats total[some], unit[some];
+        Ints all[some];
+        BNN_UNROLL for (int v = 0; v < some; ++v) total[v] = same(0), all[v] = none();
+        for (isize q = 0; q < count; ++q)
+            BNN_UNROLL for (int v = 0; v < some; ++v) total[v] = add(total[v], size(load_bf16(at + q * g.o + v * F, left - v * F)));
+        BNN_UNROLL for (int v = 0; v < some; ++v) unit[v] = steps_in_one(total[v]);
+        for (isize q = 0; q < count; ++q)
+            BNN_UNROLL for (int v = 0; v < some; ++v) {
+                const Ints value = nearest(multiply(load_bf16(at + q * g.o + v * F, left - v * F), unit[v]));
+                all[v] = subtract(all[v], value);
+                store16(values + q * H + v * F, value);
+            }
+        fill(values + count * H, 0, (CHUNK * WORD - count) * H * 2);
+        BNN_UNROLL for (int v = 0; v < some; ++v) {
+            store(steps + v * F, divide(same(1), unit[v]));
+            for (isize tap = begin_tap; tap < end_tap; ++tap) {
+                Ints start = all[v];
+                for (isize k = from; k < least(words, from + CHUNK); ++k)
+                    for (unsigned left = outside[tap * words + k]; left; left &= left - 1) {
+                        const int16_t* const value = values + ((k - from) * WORD + __builtin_ctz(left)) * H + v * F;
+                        start = add(start, load16(value));
+                    }
+                store(starts + tap * H + v * F, start);
+            }
+        }
+    }
+};
+
+// An index and behind it a row of zeros.
+struct Shared {
+    uint8_t* index;
+    uint64_t* zeros;
+    Shared(Memory& memory, isize bytes, isize channels) {
+        index = memory.need(bytes + words(channels) * 8), zeros = (uint64_t*)(index + bytes);
+        fill(zeros, 0, words(channels) * 8);
+    }
+};
+
+inline void gradient_of_input(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale, uint16_t* dx, isize threads) {
+    static thread_local Memory memory;
+    Input work(g, dy, scale, dx, threads);
+    const Shared shared(memory, g.taps() * work.words * work.vectors * INDEX, g.c);
+    work.index = shared.index;
+    parallel_for(threads, g.taps() * work.words, 0, [&](isize item, uint8_t*) {
+        const uint64_t* rows[WORD];
+        for (isize r = 0; r < WORD; ++r) {
+            const isize o = item % work.words * WORD + r;
+            rows[r] = o < g.o ? weights + (o * g.taps() + item / work.words) * words(g.c) : shared.zeros;
+        }
+        make_word(rows, work.vectors, shared.index + item * work.vectors * INDEX);
+    });
+    parallel_for(threads, work.items(), work.bytes(), [&](isize item, uint8_t* mine) { work.item(item, mine); });
+}
+
+inline void gradient_of_weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads) {
+    fill(dw, 0, g.o * g.k() * 4);
+    static thread_local Memory memory;
+    Weight work(g, dy, signs, dw, threads);
+    const isize indexes = g.taps() * work.most_words;
+    const Shared shared(memory, round_up(indexes * (work.vectors * INDEX + 2), 64), g.c);
+    work.index = shared.index, work.zeros = shared.zeros, work.outside = (uint16_t*)(shared.index + indexes * work.vectors * INDEX);
+    for (work.begin = 0; work.begin < g.pixels(); work.begin += work.most_words * WORD) {
+        work.words = least(work.most_words, ceil_div(g.pixels() - work.begin, WORD));
+        parallel_for(threads, g.taps() * work.words, 0, [&](isize item, uint8_t*) { work.make_index(item); });
+        parallel_for(threads, work.blocks * work.parts, work.bytes(), [&](isize item, uint8_t* mine) { work.rows(item, mine); });
+    }
+}
