@@ -43,6 +43,7 @@ from bnnlib import (
     evaluate,
     layers,
     objectives,
+    precision,
     recipes,
     records,
     schedules,
@@ -416,8 +417,9 @@ class _Run:
         )
         weight = len(y) * self.fabric.world_size / images
         with self.fabric.no_backward_sync(self.forward, enabled=not update):
-            logits = self.forward(x)
-            loss = self._loss(logits, x, y)
+            with precision.products(r.precision, self.fabric.device):
+                logits = self.forward(x)
+                loss = self._loss(logits, x, y)
             self.fabric.backward(loss * weight)
         if update:
             self.optimizer.step()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bnnlib import precision
 from bnnlib.ops import _backend
 from bnnlib.ops._common import GEOMETRY, OPS, channels_last, float32, output_size, pair, register, words
 from bnnlib.ops._packed import conv2d_now, convolved, linear_now
@@ -59,10 +60,10 @@ def conv2d_of_signs(
     On a CPU it counts bits and rounds once; the gradients are ``F.conv2d``'s, that of ``sign(x)`` for ``x``, and so is
     everything in float64 or where the kernels are not compiled.
 
-    Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, on a CPU with AVX-512 (and no
-    AMX, which is faster still), with stride 1, dilation 1 and one group, the gradients are looked up in tables of the
-    sums of six values: less time than a multiplication, and nearer. The sums are of integers: 192 values at a time are
-    rounded to multiples of a power of two, so that 16 bits hold their sum whatever the signs are.
+    Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, on a CPU with AVX-512 or AVX2 (and
+    no AMX, which is faster still), with stride 1, dilation 1 and one group, the gradients are looked up in tables of the
+    sums of a few values: less time than a multiplication, and nearer. The sums are of integers: 128 or 192 values at a
+    time are rounded to multiples of a power of two, so that no sum of theirs overflows, whatever the signs are.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     geometry = pair(stride), pair(padding), pair(dilation), groups
@@ -154,19 +155,21 @@ def _clip(gradient: Tensor | None, at: Tensor) -> Tensor | None:
 def _binary_linear_backward(ctx, gradient):
     x, weight = ctx.saved_tensors
     gx = gw = None
+    gradient = precision.float32_where_slow(gradient)
     if ctx.needs_input_grad[0]:
-        gx = _clip(gradient @ sign(weight).to(gradient.dtype), x)
+        gx = _clip((gradient @ sign(weight).to(gradient.dtype)).to(x.dtype), x)
     if ctx.needs_input_grad[1]:
-        rows, signs = gradient.reshape(-1, gradient.shape[-1]), sign(x).reshape(-1, x.shape[-1])
+        rows, signs = gradient.reshape(-1, gradient.shape[-1]), sign(x).reshape(-1, x.shape[-1]).to(gradient.dtype)
         gw = _clip((rows.t() @ signs).to(weight.dtype), weight)
     return gx, gw
 
 
 def _conv2d_gradients(gradient, x, weight, stride, padding, dilation, groups, needed):
+    dtype, gradient, x = x.dtype, precision.float32_where_slow(gradient), precision.float32_where_slow(x)
     gx, gw, _ = torch.ops.aten.convolution_backward(
         gradient, x, weight.to(x.dtype), None, stride, padding, dilation, False, [0, 0], groups, [*needed, False]
     )
-    return gx, None if gw is None else gw.to(weight.dtype)
+    return None if gx is None else gx.to(dtype), None if gw is None else gw.to(weight.dtype)
 
 
 def _binary_conv2d_backward(ctx, gradient):
