@@ -426,21 +426,26 @@ class BinaryLinear(_Binary):
 
 class RSign(nn.Module):
     """ReActNet's sign with a learned threshold per channel: ``sign(x + shift)`` on ``(N, C, ...)`` (arXiv
-    2003.03488)."""
+    2003.03488).
 
-    def __init__(self, channels: int, ste: quantizers.STE = "clipped") -> None:
+    A binary layer behind it sees signs, and must let their gradient through: ``ste="identity"`` there (the
+    polynomial estimator's derivative is 0 at -1 and +1). ``signs=False`` leaves taking the sign to that layer, and
+    gives ``x + shift`` with the same gradients.
+    """
+
+    def __init__(self, channels: int, ste: quantizers.STE = "clipped", signs: bool = True) -> None:
         super().__init__()
         _choose("ste", ste, quantizers.STE)
-        self.ste = ste
+        self.ste, self.signs = ste, signs
         self.shift = nn.Parameter(torch.zeros(channels))
         self.register_buffer("temperature", torch.ones(()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         shifted = (x + _per_channel(self.shift, x)).to(x.dtype)
-        return quantizers.binarize(shifted, self.ste, self.temperature)
+        return quantizers.binarize(shifted, self.ste, self.temperature, self.signs)
 
     def extra_repr(self) -> str:
-        return f"{self.shift.numel()}, ste={self.ste}"
+        return f"{self.shift.numel()}, ste={self.ste}" + ("" if self.signs else ", signs=False")
 
 
 class RPReLU(nn.Module):

@@ -1,9 +1,10 @@
 """bfloat16 on a CPU that cannot multiply it.
 
-A recipe with ``precision: bf16-mixed`` has its convolutions and linear layers multiply bfloat16. On a CPU without
-AVX-512 PyTorch has no fast code for that, and what it does instead takes many times as long as float32. There they are
-computed in float32 and each result is rounded to bfloat16, as a unit for bfloat16 with sums in float32 would do, except
-that weights are not rounded; nor are their gradients. All else stays in bfloat16.
+A recipe with ``precision: bf16-mixed`` has its convolutions and linear layers multiply bfloat16. On a CPU
+without AVX-512 PyTorch has no fast code for that, and what it does instead takes many times as long as
+float32. There they are computed in float32 and each result is rounded to bfloat16, as a unit for bfloat16
+with sums in float32 would do, except that weights are not rounded; nor are their gradients. All else stays
+in bfloat16.
 """
 
 from __future__ import annotations
@@ -35,14 +36,15 @@ def float32_where_slow(t: Tensor) -> Tensor:
 
 @contextmanager
 def products(precision: str, device: torch.device) -> Iterator[None]:
-    """Within, ``F.conv2d`` and ``F.linear`` under bfloat16 autocast, on a CPU that cannot multiply it, are computed in
-    float32 and rounded. For the forward passes of a run with a recipe's ``precision`` on ``device``, compiled or not;
-    the backward pass follows them. Changes nothing with another precision, another device or another CPU."""
+    """Within, ``F.conv2d`` and ``F.linear`` under bfloat16 autocast, on a CPU that cannot multiply it, are
+    computed in float32 and rounded. For the forward passes of a run with a recipe's ``precision`` on
+    ``device``, compiled or not; the backward pass follows them. Changes nothing with another precision,
+    another device or another CPU."""
     if precision != "bf16-mixed" or device.type != "cpu" or cpu_multiplies_bf16():
         yield
         return
-    # a compiled net's backward pass is traced with the forward pass: by default under its autocast, which would have
-    # the products of gradients in bfloat16 again
+    # a compiled net's backward pass is traced with its forward pass: by default under autocast too, which
+    # would have the products of gradients in bfloat16 again
     with torch._functorch.config.patch(backward_pass_autocast="off"), _Float32Products():
         yield
 

@@ -83,6 +83,33 @@ def test_shapes_and_gradients(name, training):
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["nin", "vgg", "ours-vgg"])
+def test_the_gradient_passes_through_every_binary_conv(name):
+    """Not around it alone: an estimator whose derivative is 0 at -1 and +1 stops it behind another sign."""
+    torch.manual_seed(0)
+    model, passed = models.build(name), {}
+    for at, layer in layers.binary_layers(model).items():
+        layer.register_full_backward_hook(lambda _, given, __, at=at: passed.update({at: given[0].abs().sum().item()}))
+    model(torch.randn(4, 3, 32, 32, requires_grad=True)).square().sum().backward()
+    assert passed.keys() == layers.binary_layers(model).keys() and min(passed.values()) > 0
+
+
+def test_our_block_has_the_polynomial_estimators_gradient():
+    torch.manual_seed(0)
+    block = models.build("ours-vgg").blocks[0].double()
+    with torch.no_grad():
+        block.sign.shift.normal_(std=0.3)
+    x = torch.randn(2, 128, 5, 5, dtype=torch.float64, requires_grad=True)
+    dy = torch.randn(2, 128, 5, 5, dtype=torch.float64)
+    found = torch.autograd.grad(block.conv(block.sign(x)), (x, block.sign.shift), dy)
+    shifted = x + block.sign.shift[:, None, None]
+    weight = layers.quantizers.sign(layers.quantizers.standardize(block.conv.weight)).detach()
+    through = torch.nn.grad.conv2d_input(x.shape, weight, dy, padding=1)
+    expected = (through * (2 - 2 * shifted.abs()).clamp(min=0)).detach()
+    torch.testing.assert_close(found[0], expected)
+    torch.testing.assert_close(found[1], expected.sum((0, 2, 3)))
+
+
 def test_vgg_block_in_both_orders_and_with_its_shortcut():
     torch.manual_seed(0)
     x = torch.randn(2, 128, 8, 8)

@@ -211,7 +211,8 @@ def stages(node: torch.fx.Node, model: nn.Module, channels: int) -> list[tuple[s
             ("bias", {"by": module.after.detach()}),
         ]
     zero, inf = torch.zeros(channels), torch.full((channels,), float("inf"))
-    return [("bias", {"by": module.shift.detach()}), ("step", {"low": zero, "high": inf})]  # RSign
+    shifted = [("bias", {"by": module.shift.detach()})]  # RSign
+    return [*shifted, ("step", {"low": zero, "high": inf})] if module.signs else shifted
 
 
 def direction(node: torch.fx.Node, model: nn.Module, channels: int) -> Tensor | None:

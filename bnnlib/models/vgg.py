@@ -166,8 +166,9 @@ class OursBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, pool: bool, layer: dict[str, Any]) -> None:
         super().__init__()
         self.repeat, self.pool = out_channels // channels, pool
-        self.sign = RSign(channels)
-        self.conv = BinaryConv2d(channels, out_channels, 3, padding=1, **layer)
+        # the estimator is the shifted sign's: the conv lets the gradient of what it takes for signs through
+        self.sign = RSign(channels, layer["ste"], signs=False)
+        self.conv = BinaryConv2d(channels, out_channels, 3, padding=1, **{**layer, "ste": "identity"})
         self.bn = nn.BatchNorm2d(out_channels)
         self.act = RPReLU(out_channels)
 

@@ -113,9 +113,9 @@ def _conv2d_of_signs(x, weight, bias, stride, padding, dilation, groups, dropout
     nothing is packed."""
     rest = stride, padding, dilation, groups
     if dtype == torch.float64 or not _backend.backend().compiled:
-        values = x if dropout else sign(x)
-        added = None if bias is None else bias.to(dtype)
-        return F.conv2d(values.to(dtype), weight.to(dtype), added, *rest), x.new_empty((0,), dtype=torch.int64)
+        wide = precision.float32_where_slow((x if dropout else sign(x)).to(dtype))
+        added = None if bias is None else bias.to(wide.dtype)
+        return F.conv2d(wide, weight.to(wide.dtype), added, *rest).to(dtype), x.new_empty((0,), dtype=torch.int64)
     x, scale, stored, planes = x.detach(), _magnitude(weight), pack_weight_now(weight), not channels_last(x)
     bias = None if bias is None else float32(bias.detach())
     if not dropout:
