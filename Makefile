@@ -57,6 +57,7 @@ reproduce: kernels
 bench: kernels
 	@$(IN_ENV) python -m bnnlib.bench $(ARGS)
 	@$(IN_ENV) python -m bnnlib.bench_deploy $(ARGS)
+	@$(IN_ENV) python -m bnnlib.verify $(ARGS)
 
 lab: kernels
 	@$(IN_ENV) jupyter lab notebooks $(ARGS)

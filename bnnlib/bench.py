@@ -44,7 +44,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bnnlib import bench_onnx, ops
+from bnnlib import bench_onnx, ops, records
 from bnnlib.ops import _backend, _build
 from bnnlib.quantizers import sign
 
@@ -416,23 +416,6 @@ def measure_import() -> dict[str, float]:
     return {"first_s": round(first, 2), "later_s": round(later, 3)}
 
 
-def cpu_name() -> str:
-    """For people and file names: vendor's model name with family and model, which tell apart what a
-    hypervisor calls "EPYC".
-    """
-    try:
-        info = dict(
-            re.findall(
-                r"^(model name|cpu family|model)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
-            )
-        )
-    except OSError:
-        info = {}
-    if "model name" not in info:
-        return platform.processor() or platform.machine()
-    return f"{info['model name']} family {info.get('cpu family', '?')} model {info.get('model', '?')}"
-
-
 def slug(cpu: str) -> str:
     """A CPU's name as part of a file's."""
     return re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
@@ -446,7 +429,7 @@ def environment() -> dict:
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
     ).stdout.strip()
     return {
-        "cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(),
+        "cpu": records.cpu_name(), "cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(),
         "system": platform.system(), "python": platform.python_version(), "torch": torch.__version__,
         "compiler": compiler[0] if compiler else "", "variants": [list(v) for v in _build.load().variants()],
         "commit": commit, "load_average": list(os.getloadavg()),

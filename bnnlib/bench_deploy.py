@@ -13,8 +13,8 @@ for each number of threads; nothing else should run. For each network, batch and
 ``packed-float32``, ...  :func:`bnnlib.deploy.convert`, real-valued layers behind the first in float32, bfloat16, int8
 ======================== =====================================================================================
 
-Beside the times: where they go, operation by operation; peak memory in fresh processes; for trained networks whose
-test images are here, how many bits differ from PyTorch's, layer by layer, and what that does to the accuracy.
+Beside the times: where they go, operation by operation. What a network computes, and the memory it takes, do not depend on
+how quiet the machine is: :mod:`bnnlib.verify` has them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bnnlib import bench, bench_onnx, data, deploy, layers, models, recipes
 from bnnlib.deploy import images, onnx_export
@@ -46,7 +45,6 @@ NETS = ("s2-student", "s4-lenet5", "s4-nin", "tiny-s5-resnet18-xnorpp", "s1-vgg"
 BATCHES = (1, 128)
 REALS = ("float32", "bfloat16", "int8")
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "tiny-imagenet": (3, 64, 64), "imagenet": (3, 224, 224)}
-MEMORY = ("fp32-eager", "packed", "packed-alone", "packed-alone-int8")
 
 
 class BenchError(Exception):
@@ -222,119 +220,18 @@ def work(cpus: list[int], names: list[str], quick: bool) -> dict:
     return result
 
 
-# ----------------------------------------------------------------------------------------------------- memory
-
-
-def write_forms(name: str, folder: Path) -> None:
-    """The files that :mod:`bnnlib.bench_memory` loads: the FP32 twin's weights and the packed network of the recipe
-    ``name``, its real-valued weights as float32 and as int8."""
-    import safetensors.torch
-
-    model, _ = model_of(name)
-    state = {key: value.contiguous() for key, value in real_twin(model).state_dict().items()}
-    safetensors.torch.save_file(state, folder / f"{name}.fp32")
-    deploy.save(deploy.convert(model, shape_of(name)), folder / f"{name}.packed")
-    deploy.save(deploy.convert(model, shape_of(name), real="int8"), folder / f"{name}.packed-int8")
-
-
-def measure_memory(names: Iterable[str], batches: Iterable[int] = BATCHES) -> list[dict]:
-    """Peak memory of loading a network from its file and running it once, each in a fresh process on one thread: bytes
-    above what the process held when its libraries were imported, and of the whole process. Linux alone."""
-    found: list[dict] = []
-    if not Path("/proc/self/clear_refs").exists():
-        return found
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in names:
-            write_forms(name, Path(scratch))
-            for batch in batches:
-                for kind in MEMORY:
-                    shape = ",".join(map(str, (batch, *shape_of(name))))
-                    command = [sys.executable, "-m", "bnnlib.bench_memory", kind, name, shape, scratch]
-                    done = subprocess.run(
-                        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, cwd=ROOT
-                    )
-                    if done.returncode:
-                        raise BenchError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
-                    found.append({"net": name, "batch": batch, "kind": kind, **json.loads(done.stdout)})
-    return found
-
-
-# -------------------------------------------------------------------------------------------------- agreement
-
-
-@torch.inference_mode()
-def measure_agreement(name: str, limit: int | None = None) -> dict | None:
-    """The packed network of a shipped file against PyTorch's evaluation mode on the test set (its first ``limit``
-    images): bits that differ at the input of every binary layer, predictions, accuracies; these also with real-valued
-    layers of fewer bits, ``1-bit``: all behind the first, ``first 1-bit``: that one alone. None where the file or the
-    images are not here."""
-    path = deploy.FOLDER / f"{name}.safetensors"
-    if not path.is_file():
-        return None
-    about = deploy.info(path)
-    try:
-        dataset = data.load(about["dataset"], download=False)
-        transform = images.expected(path, about).transform()
-    except (data.DataNotFound, deploy.DeployError):
-        return None
-    model, shape = deploy.load(path), images.expected(path, about).shape
-    networks = {real: deploy.convert(model, shape, real=real) for real in (*REALS, "1-bit")}
-    first = next(k for k, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)))
-    networks["first 1-bit"] = deploy.convert(model, shape, real={first: "1-bit"})
-    seen: dict[str, Tensor] = {}
-    binary = {k: m for k, m in layers.binary_layers(model).items() if getattr(m, "binary_input", True)}
-    small = data.Batches(dataset.test.take(torch.arange(1)), 1, seed=0, transform=transform, shuffle=False)
-    packed = networks["float32"].bits(next(small.epoch(0))[1])
-    binary = {key: module for key, module in binary.items() if key in packed}
-    for key, module in binary.items():
-        module.register_forward_pre_hook(
-            lambda module, args, key=key: seen.__setitem__(key, module._binary_input(args[0]) > 0)
-        )
-    flipped, total = dict.fromkeys(binary, 0), dict.fromkeys(binary, 0)
-    right, agree, count, difference = {"pytorch": 0, **dict.fromkeys(networks, 0)}, dict.fromkeys(networks, 0), 0, 0.0
-    split = dataset.test if limit is None else dataset.test.take(torch.arange(min(limit, len(dataset.test))))
-    for _, x, y in data.Batches(split, 100, seed=0, transform=transform, shuffle=False).epoch(0):
-        expected = model(x)
-        held = networks["float32"].bits(x)
-        for key, theirs in seen.items():
-            ours = held[key].reshape(theirs.shape)
-            flipped[key] += int((ours != theirs).sum())
-            total[key] += theirs.numel()
-        right["pytorch"] += int((expected.argmax(1) == y).sum())
-        for real, network in networks.items():
-            logits = network(x)
-            right[real] += int((logits.argmax(1) == y).sum())
-            agree[real] += int((logits.argmax(1) == expected.argmax(1)).sum())
-            if real == "float32":
-                difference = max(difference, float((logits - expected).abs().max()))
-        count += len(y)
-    return {
-        "net": name, "images": count, "recorded_top1": about["top1"], "largest_logit_difference": difference,
-        "top1": {key: 100 * n / count for key, n in right.items()},
-        "agreement": {key: 100 * n / count for key, n in agree.items()},
-        "bits": [{"layer": key, "bits": total[key], "flipped": flipped[key]} for key in binary],
-    }  # fmt: skip
-
-
 # ---------------------------------------------------------------------------------------------- the whole run
 
 
-def measure(names: list[str] | None = None, quick: bool = False, say: Callable[[str], None] | None = None) -> dict:
-    """The record of this machine. ``quick``: LeNet-5 alone, one thread, batch 1, few rounds, a few images."""
-    given = bool(names or quick)
+def measure(names: list[str] | None = None, quick: bool = False) -> dict:
+    """The record of this machine. ``quick``: LeNet-5 alone, one thread, batch 1, few rounds."""
     names = names or (["s4-lenet5"] if quick else nets())
-    say = say or (lambda line: None)
     threads = [1] if quick else sorted({1, len(os.sched_getaffinity(0))})
     record: dict = {
         "date": date.today().isoformat(), "environment": bench.environment(), "quick": quick,
         "nets": {name: describe(name) for name in names},
     }  # fmt: skip
     record["runs"] = [_worker(many, names, quick) for many in threads]
-    say("memory")
-    record["memory"] = measure_memory(names, BATCHES[:1] if quick else BATCHES)
-    say("agreement")
-    trained = [name for name in (names if given else dict.fromkeys([*names, *shipped()])) if is_shipped(name)]
-    record["agreement"] = [a for name in trained if (a := measure_agreement(name, 200 if quick else None))]
     return record
 
 
@@ -374,7 +271,7 @@ def newest(folder: Path = FOLDER) -> dict | None:
     for path in sorted(folder.glob("deploy-*.json")):
         try:
             record = json.loads(path.read_text())
-            if not record["quick"] and {"nets", "runs", "memory", "agreement"} <= set(record):
+            if not record["quick"] and {"nets", "runs"} <= set(record):
                 found.append((record["date"], path.name, record))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise BenchError(f"{path} is no benchmark record ({error!r}): run make bench again") from None
@@ -403,15 +300,6 @@ def summary(record: dict) -> str:
             lines.append(f"  {row['net']}, batch {row['batch']}: " + ", ".join(shown))
         if not run["onnxruntime"]:
             lines.append("  ONNX Runtime: not measured")
-    lines.append("\npeak memory above the libraries' own, MiB")
-    for row in record["memory"]:
-        lines.append(f"  {row['net']}, batch {row['batch']}, {row['kind']}: {row['above'] / 2**20:.1f}")
-    for row in record["agreement"]:
-        bits = sum(r["flipped"] for r in row["bits"]), sum(r["bits"] for r in row["bits"])
-        lines.append(
-            f"{row['net']}: {bits[0]} of {bits[1]} bits flipped, agreement {row['agreement']['float32']:.2f} % of "
-            f"{row['images']} images, top-1 {row['top1']['float32']:.2f} % ({row['top1']['pytorch']:.2f} % in PyTorch)"
-        )
     return "\n".join(lines)
 
 
@@ -434,7 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(work([int(cpu) for cpu in options.worker.split(",")], options.nets, options.quick)))
         return 0
     try:
-        record = measure(options.nets or None, options.quick, lambda line: print(line, file=sys.stderr))
+        record = measure(options.nets or None, options.quick)
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

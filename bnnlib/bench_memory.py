@@ -1,4 +1,4 @@
-"""Peak memory of one network in this process, for ``bnnlib.bench_deploy``: a fresh process for each.
+"""Peak memory of one network in this process, for ``bnnlib.verify``: a fresh process for each.
 
 ``python -m bnnlib.bench_memory KIND NAME N,C,H,W FOLDER`` loads the network from FOLDER, runs it once on random images,
 and prints what the process held at most, above what it held with its libraries imported and used once, and in all.
@@ -35,9 +35,10 @@ def fp32(name: str, shape: tuple[int, ...], path: Path) -> Callable[[], object]:
     torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3))
     model = recipes.load(name).model
 
+    with torch.device("meta"):  # takes no memory, but may import much of PyTorch, which is not the network's
+        twin = bench_deploy.real_twin(models.build(model.name, **model.options))
+
     def run() -> object:
-        with torch.device("meta"):
-            twin = bench_deploy.real_twin(models.build(model.name, **model.options))
         twin.load_state_dict(safetensors.torch.load_file(path), assign=True)
         with torch.inference_mode():
             return twin(torch.rand(shape))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import subprocess
 import tempfile
 from importlib import metadata
@@ -217,23 +218,35 @@ def hardware(device: torch.device, world: int = 1) -> dict[str, Any]:
     """What the run ran on."""
     import torch  # here alone: the report and the book read records without it
 
+    from bnnlib import ops, precision
+
     found: dict[str, Any] = {
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
         "device": device.type,
         "processes": world,
     }
+    if device.type == "cpu":
+        found["kernel"] = ops.backend().variant
+        found["multiplies_bf16"] = precision.cpu_multiplies_bf16()
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """For people and file names: vendor's model name with family and model, which tell apart what a
+    hypervisor calls "EPYC".
+    """
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        info = dict(
+            re.findall(
+                r"^(model name|cpu family|model)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+            )
+        )
     except OSError:
-        pass
-    return platform.processor() or "unknown"
+        info = {}
+    if "model name" not in info:
+        return platform.processor() or platform.machine()
+    return f"{info['model name']} family {info.get('cpu family', '?')} model {info.get('model', '?')}"

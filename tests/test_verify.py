@@ -1,0 +1,79 @@
+"""Packed networks against PyTorch: the comparison sees what it is there to see, and its records are read whole."""
+
+import json
+import sys
+
+import pytest
+
+from bnnlib import deploy, verify
+from bnnlib.ops import _backend
+
+compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
+
+
+@compiled
+def test_a_quick_run_writes_a_record(tmp_path, capsys):
+    assert verify.main(["--quick", "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "s4-lenet5.json").read_text())
+    assert record["quick"] and record["environment"]["torch"]
+    if sys.platform == "linux":
+        assert [row["kind"] for row in record["memory"]] == list(verify.MEMORY)
+        assert all(0 < row["above"] < row["whole"] for row in record["memory"])
+        assert "packed-alone-int8" in capsys.readouterr().out
+    (read,) = verify.read(tmp_path)
+    assert read["net"] == "s4-lenet5" and read["memory"] == record["memory"]
+
+
+@compiled
+def test_agreement_is_counted_layer_by_layer(bnn_data):
+    found = verify.measure_agreement("s4-lenet5", limit=50)
+    assert found["images"] == 50
+    assert found["bits"] == [
+        {"layer": "conv2.layer", "bits": 50 * 20 * 12 * 12, "flipped": 0},
+        {"layer": "fc1.layer", "bits": 50 * 800, "flipped": 0},
+    ]
+    assert found["agreement"]["float32"] == 100 and found["top1"]["float32"] == found["top1"]["pytorch"]
+    assert verify.measure_agreement("s1-vgg-5ep-paper") is None
+
+
+@compiled
+def test_a_flipped_bit_is_counted(bnn_data, monkeypatch):
+    """The comparison sees what it is there to see: a threshold moved by one step."""
+    convert = deploy.convert
+
+    def wrong(*args, **options):
+        network = convert(*args, **options)
+        op = next(op for op in network.graph.ops if op.stages[0]["op"] == "threshold")
+        name = op.stages[0]["threshold"]
+        network.graph.tensors[name] = network.graph.tensors[name] + 2
+        return deploy.PackedNetwork(network.graph)
+
+    monkeypatch.setattr(deploy, "convert", wrong, raising=False)
+    found = verify.measure_agreement("s4-lenet5", limit=50)
+    assert [row["flipped"] > 0 for row in found["bits"]] == [False, True]
+
+
+def test_records_come_in_the_order_of_the_book(tmp_path):
+    for name in ("zzz", "s4-lenet5", "s2-student"):
+        record = {"net": name, "date": "2026-01-01", "environment": {}, "agreement": None, "memory": []}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+    assert [record["net"] for record in verify.read(tmp_path)] == ["s2-student", "s4-lenet5", "zzz"]
+    assert "no accuracy" in verify.summary(record)
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    assert verify.read(tmp_path) == []
+    for damage in ('{"net": 1', "{}", "[]"):
+        (tmp_path / "x.json").write_text(damage)
+        with pytest.raises(verify.VerifyError, match="x.json is no record of a packed network"):
+            verify.read(tmp_path)
+
+
+def test_an_unknown_recipe_is_named(capsys):
+    assert verify.main(["s4-lenet"]) == 1
+    assert "no recipe 's4-lenet'" in capsys.readouterr().err
+
+
+def test_the_stored_records_are_whole():
+    for record in verify.read():
+        assert record["environment"]["cpu"] and (record["agreement"] is None or record["agreement"]["images"] == 10_000)
