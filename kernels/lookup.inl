@@ -94,22 +94,32 @@ struct Input {
 
     template <int V>
     void sums(isize vector, isize top, isize bottom, const uint8_t* tables, const uint8_t* nothing, uint16_t* to) const {
-        const isize pixels = (bottom - top) * g.w;
+        const isize pixels = (bottom - top) * g.w, slot = (top + g.ph) % ring, width = g.ow() * pixel;
+        isize down = 0, across = 0;                                     // from the first pixel to the next
         for (isize p = 0; p < pixels; p += ROWS) {
-            isize y[ROWS], x[ROWS];                                     // of dy at the first tap
+            isize y[ROWS], x[ROWS];                                     // of dy at the first tap, y from the line of slot
             alignas(64) float sum[ROWS][V * H];
             float* const row[ROWS] = {sum[0], sum[1], sum[2], sum[3]};
             for (isize k = 0; k < ROWS * V * H; k += F) store(sum[0] + k, same(0));
-            for (int r = 0; r < ROWS; ++r) {
-                const isize q = least(p + r, pixels - 1);               // the last once more, and not stored
-                y[r] = top + q / g.w + g.ph, x[r] = q % g.w + g.pw;
+            for (int r = 0; r < ROWS; ++r) {                            // the last once more, and not stored
+                y[r] = down, x[r] = across + g.pw;
+                if (p + r + 1 < pixels && ++across == g.w) across = 0, ++down;
             }
             for (isize k = 0; k < chunks; ++k) {                        // outside: the taps share most tables, which then are near
                 const uint8_t* at = index + (k * CHUNK * vectors + vector) * INDEX;
                 for (isize i = 0; i < g.kh; ++i) {
                     const uint8_t* line[ROWS];
-                    for (int r = 0; r < ROWS; ++r)
-                        line[r] = y[r] >= i && y[r] - i < g.oh() ? tables + (y[r] - i) % ring * g.ow() * pixel : nullptr;
+                    bool any = false;
+                    for (int r = 0; r < ROWS; ++r) {
+                        const isize back = y[r] - i, there = top + g.ph + back, at_ring = slot + back;
+                        line[r] = there < 0 || there >= g.oh() ? nullptr
+                                  : tables + (at_ring < 0 ? at_ring + ring : at_ring < ring ? at_ring : at_ring - ring) * width;
+                        any |= line[r] != nullptr;
+                    }
+                    if (!any) {                                         // lines that see nothing but padding
+                        at += g.kw * words * vectors * INDEX;
+                        continue;
+                    }
                     for (isize j = 0; j < g.kw; ++j, at += words * vectors * INDEX) {
                         const uint8_t* table[ROWS];
                         Head heads[ROWS];
