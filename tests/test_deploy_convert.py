@@ -227,7 +227,7 @@ class RandomBlock(nn.Module):
         kind = pick("none", "mean", "learned")
         dilation = pick(1, 1, 2) if size == 3 else 1
         padding = dilation * (size // 2)
-        self.sign = layers.RSign(channels) if draw(st.booleans()) else nn.Identity()
+        self.sign = layers.RSign(channels, signs=draw(st.booleans())) if draw(st.booleans()) else nn.Identity()
         self.conv = layers.BinaryConv2d(
             channels, self.out, size, stride, padding, dilation, groups,
             bias=draw(st.booleans()), scale=kind, padding_value=pick(0, 0, 1, -1), sign_of_zero=pick(1, 1, -1),

@@ -665,6 +665,25 @@ def test_rprelu_passes_gradcheck_and_rsign_moves_its_shift():
     assert rsign.shift.grad.tolist() == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("ste", ["clipped", "polynomial"])
+def test_rsign_may_leave_the_sign_to_the_layer_behind_it(ste):
+    torch.manual_seed(3)
+    signing, leaving = RSign(3, ste).double(), RSign(3, ste, signs=False).double()
+    x, g = (torch.randn(2, 3, 4, 4, dtype=torch.float64) for _ in range(2))
+    for rsign in (signing, leaving):
+        with torch.no_grad():
+            rsign.shift.copy_(torch.tensor([0.2, 0.0, -0.3]))
+    found = []
+    for rsign in (signing, leaving):
+        at = x.clone().requires_grad_()
+        y = rsign(at)
+        y.backward(g)
+        found.append((sign(y.detach()), at.grad, rsign.shift.grad))
+    assert torch.equal(leaving(x), x + leaving.shift[:, None, None])
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_rprelu_starts_as_a_prelu():
     x = torch.randn(2, 3, 4, 4)
     assert torch.equal(RPReLU(3, slope=0.1)(x), F.prelu(x, torch.full((3,), 0.1)))
@@ -783,6 +802,7 @@ def test_deepcopy_pickle_and_state_dict_keep_the_function(name):
             "3, 4, bias=True, scale=mean, gradient=s4, ste=clipped, gain=1000000000.0, input_scale=True",
         ),
         (RSign(6, ste="tanh"), "6, ste=tanh"),
+        (RSign(6, signs=False), "6, ste=clipped, signs=False"),
         (RPReLU(6), "6"),
     ],
 )
