@@ -21,7 +21,7 @@ help:
 	@echo "make chapters   run the chapters into build/        PROFILE=stored (or quick, full)  SEED=0"
 	@echo "make train      train one recipe, write its record  RECIPE=s4-lenet5  SEED=0  PROFILE=full"
 	@echo "make reproduce  train -> records -> chapters -> book, where something is missing  JOBS=all (CPU cores)"
-	@echo "make bench      measure kernels and packed networks on this machine into results/bench/"
+	@echo "make bench      measure kernels and packed networks on this machine into results/bench/ and results/verified/"
 	@echo "make lab        open the chapters in JupyterLab"
 	@echo "make clean      remove what was built; .venv, data and run folders stay"
 	@echo "PYTHON=/path/to/python and CXX=compiler choose those of make env."
