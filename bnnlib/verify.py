@@ -156,8 +156,8 @@ def read(folder: Path = FOLDER) -> list[dict]:
             found[record["net"]] = {key: record[key] for key in ("net", "date", "environment", "agreement", "memory")}
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise VerifyError(f"{path} is no record of a packed network ({error!r}): run make bench again") from None
-    order = names()
-    return sorted(found.values(), key=lambda record: (order.index(record["net"]) if record["net"] in order else len(order), record["net"]))
+    order = {name: at for at, name in enumerate(names())}
+    return sorted(found.values(), key=lambda record: (order.get(record["net"], len(order)), record["net"]))
 
 
 def summary(record: dict) -> str:

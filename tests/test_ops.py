@@ -565,6 +565,21 @@ def test_gradients_that_are_looked_up_are_as_near_as_multiplied_ones(size, outpu
 
 
 @looked_up
+@pytest.mark.parametrize("outputs", [64, 128, 300])
+def test_gradients_that_are_looked_up_are_off_by_about_one_rounding(outputs):
+    """Against float64 of the same bfloat16 gradient: no more than twice what rounding the exact result does."""
+    x = signs(randn(8, 96, 12, 12)).bfloat16().requires_grad_()
+    weight = (randn(outputs, 1, 1, 1, seed=1).abs() * signs(randn(outputs, 96, 3, 3, seed=2))).requires_grad_()
+    dy = randn(8, outputs, 12, 12, seed=3).bfloat16()
+    a, b = (t.detach().double().requires_grad_() for t in (x, weight))
+    F.conv2d(a, b, padding=1).backward(dy.double())
+    ops.conv2d_of_signs(x, weight, padding=1).backward(dy)
+    for mine, exact in ((x.grad, a.grad), (weight.grad, b.grad)):
+        off, rounding = ((t.double() - exact).norm() / exact.norm() for t in (mine, exact.bfloat16()))
+        assert off < 2 * rounding
+
+
+@looked_up
 def test_no_sum_that_is_looked_up_overflows():
     """All signs alike, and one value far above the rest: the largest sums there can be."""
     x, weight = torch.ones(1, 40, 30, 30).bfloat16().requires_grad_(), torch.ones(600, 40, 3, 3).requires_grad_()

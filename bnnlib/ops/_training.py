@@ -62,8 +62,10 @@ def conv2d_of_signs(
 
     Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, on a CPU with AVX-512 or AVX2 (and
     no AMX, which is faster still), with stride 1, dilation 1 and one group, the gradients are looked up in tables of the
-    sums of a few values: less time than a multiplication, and nearer. The sums are of integers: 128 or 192 values at a
-    time are rounded to multiples of a power of two, so that no sum of theirs overflows, whatever the signs are.
+    sums of a few values, which takes less time than a multiplication. The sums are of integers: 128 or 192 values at a
+    time are rounded to multiples of a power of two, so that no sum of theirs overflows, whatever the signs are. On
+    normally distributed gradients that is off by less than bfloat16's own rounding with AVX-512, by up to a third more
+    than it with AVX2.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     geometry = pair(stride), pair(padding), pair(dilation), groups
