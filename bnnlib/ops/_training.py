@@ -184,7 +184,7 @@ def _conv2d_of_signs_backward(ctx, gradient, _):
     needed = ctx.needs_input_grad[:2]
     found = OPS.conv2d_of_signs_backward(gradient, *ctx.saved_tensors, *ctx.rest, needed)
     gx, gw = (g if wanted else None for g, wanted in zip(found, needed, strict=True))
-    gb = gradient.sum((0, 2, 3)).to(ctx.bias_dtype) if ctx.needs_input_grad[2] else None
+    gb = gradient.sum((0, 2, 3), dtype=ctx.bias_dtype) if ctx.needs_input_grad[2] else None
     return gx, gw, gb, None, None, None, None, None, None
 
 
