@@ -164,15 +164,21 @@ S2_FACTORS: dict[str, tuple[str, ...]] = {
     "scale": ("mean|W|", "1", "learned"),
 }
 _SCALES = {"mean": "mean|W|", "none": "1", "learned": "learned"}
-_IN_OTHER_TABLES = ("s1-vgg-lr1e-3", "s2-student", "s2-student-learned")
+S2_EPOCHS = (20, 3)  # as S2 trains, and a schedule for a CPU
+_FAMILIES = ("s1-vgg-lr1e-3", "s2-student", "s2-ablation-")
 
 
-def s2_cells() -> dict[Cell, str]:
-    """The recipe of each cell of the ablation between S1's net and S2's student, by its levels."""
-    names = [*_IN_OTHER_TABLES, *(n for n in recipes.names() if n.startswith("s2-ablation-"))]
+def s2_cells(epochs: int = S2_EPOCHS[0]) -> dict[Cell, str]:
+    """The recipe of each cell of the ablation between S1's net and S2's student, by its levels, on the
+    schedule of so many ``epochs``, one of ``S2_EPOCHS``."""
+    if epochs not in S2_EPOCHS:
+        known = " or ".join(map(str, S2_EPOCHS))
+        raise ValueError(f"no ablation of {epochs} epochs: its cells are trained for {known}")
     found: dict[Cell, str] = {}
-    for name in names:
-        recipe = recipes.load(name)
+    for name in recipes.names():
+        recipe = recipes.load(name) if name.startswith(_FAMILIES) else None
+        if recipe is None or recipe.epochs != epochs:
+            continue
         options = recipe.model.options
         scale = options.get("layer", {}).get("scale", "mean")
         cell = (

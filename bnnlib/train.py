@@ -445,7 +445,7 @@ class _Run:
         r = self.recipe
         if self.teacher is None:
             return nn.functional.cross_entropy(logits, y, label_smoothing=r.label_smoothing)
-        with torch.no_grad(), self.fabric.autocast():
+        with torch.no_grad(), self.fabric.autocast(), layers.counting(self.teacher):
             target = self.teacher(x)
         return objectives.distillation(
             logits, target.to(logits.dtype), y, r.distill.temperature, r.distill.mix, r.label_smoothing

@@ -144,8 +144,9 @@ def test_what_does_not_exist_is_named():
 # ------------------------------------------------------------------------------------- the ablation of S2
 
 
-def test_the_ablation_has_every_cell_once_and_its_recipes_differ_in_nothing_else():
-    cells = effects.s2_cells()
+@pytest.mark.parametrize("epochs", effects.S2_EPOCHS)
+def test_the_ablation_has_every_cell_once_and_its_recipes_differ_in_nothing_else(epochs):
+    cells = effects.s2_cells(epochs)
     assert list(cells) == list(itertools.product(*effects.S2_FACTORS.values()))
     assert len(set(cells.values())) == 12
     rest = []
@@ -156,9 +157,22 @@ def test_the_ablation_has_every_cell_once_and_its_recipes_differ_in_nothing_else
         fields["model"].pop("shortcut", None)
         fields["model"].pop("layer", None)
         rest.append(fields)
+    assert rest[0]["epochs"] == epochs
     assert all(fields == rest[0] for fields in rest)
     teachers = {str(recipes.load(name).distill) for name in cells.values()} - {"None"}
     assert len(teachers) == 1
+
+
+def test_the_schedules_of_the_ablation_differ_in_their_length_and_their_teacher_alone():
+    for cell, name in effects.s2_cells(3).items():
+        short, long = (recipes.load(n).resolved() for n in (name, effects.s2_cells(20)[cell]))
+        differ = {field for field in long if short[field] != long[field]}
+        assert differ - {"name", "title", "published", "seeds"} <= {"epochs", "distill"}
+
+
+def test_an_ablation_of_another_length_is_refused():
+    with pytest.raises(ValueError, match="no ablation of 7 epochs: its cells are trained for 20 or 3"):
+        effects.s2_cells(7)
 
 
 def test_s1_and_s2_are_opposite_corners():
@@ -166,6 +180,7 @@ def test_s1_and_s2_are_opposite_corners():
     assert cells["off", "off", "mean|W|"] == "s1-vgg-lr1e-3"
     assert cells["on", "on", "1"] == "s2-student"
     assert cells["on", "on", "learned"] == "s2-student-learned"
+    assert effects.s2_cells(3)["on", "on", "1"] == "s2-student-3ep"
 
 
 def test_the_parts_that_the_chapter_shows():
