@@ -175,9 +175,9 @@ def s2_cells(epochs: int = S2_EPOCHS[0]) -> dict[Cell, str]:
         known = " or ".join(map(str, S2_EPOCHS))
         raise ValueError(f"no ablation of {epochs} epochs: its cells are trained for {known}")
     found: dict[Cell, str] = {}
-    for name in recipes.names():
-        recipe = recipes.load(name) if name.startswith(_FAMILIES) else None
-        if recipe is None or recipe.epochs != epochs:
+    for name in (n for n in recipes.names() if n.startswith(_FAMILIES)):
+        recipe = recipes.load(name)
+        if recipe.epochs != epochs:
             continue
         options = recipe.model.options
         scale = options.get("layer", {}).get("scale", "mean")
