@@ -51,6 +51,7 @@ from bnnlib import (
 from bnnlib.recipes import Recipe
 
 CHECKPOINT_SECONDS = 300
+EPOCH_CHECKPOINT_SECONDS = 10  # short epochs share a checkpoint
 UPDATES_TO_ASK = (
     10  # between two times that processes ask one another whether to stop or to leave a checkpoint
 )
@@ -219,6 +220,7 @@ class _Run:
         compiled = torch.compile(self.model, dynamic=False) if wanted else self.model
         self.forward, self.optimizer = fabric.setup(compiled, optimizer)
         self.epoch = self.step = 0
+        self.saved = time.perf_counter() - EPOCH_CHECKPOINT_SECONDS  # the first epoch leaves a checkpoint
         self.totals = self._zero_totals()
         self.curve: list[dict[str, Any]] = []
         self.wall = self.training_seconds = self.epoch_seconds = 0.0
@@ -338,6 +340,7 @@ class _Run:
         totals = self.fabric.all_reduce(self.totals.clone(), reduce_op="sum")
         if self.fabric.is_global_zero:
             checkpoint.save(self.run_dir / "checkpoint.pt", {**self._state(), "totals": totals})
+        self.saved = time.perf_counter()
 
     # -- the loop ----------------------------------------------------------------------------------------------------------------------
 
@@ -369,7 +372,7 @@ class _Run:
             start, end = r.temperature
             layers.set_temperature_(self.model, start * (end / start) ** (self.epoch / max(1, r.epochs - 1)))
         self.forward.train()
-        saved = started = time.perf_counter()
+        started = time.perf_counter()
         with tqdm(
             total=steps,
             initial=self.step,
@@ -386,10 +389,12 @@ class _Run:
                 if self.step % 50 == 0:
                     self._show(bar)
                 # a checkpoint holds no half-accumulated gradient
-                if self.step % r.accumulate == 0 and self._checkpoint_due(now - saved > CHECKPOINT_SECONDS):
+                if self.step % r.accumulate == 0 and self._checkpoint_due(
+                    now - self.saved > CHECKPOINT_SECONDS
+                ):
                     self._check_finite()
                     self._clock(now - started)
-                    started = saved = time.perf_counter()
+                    started = time.perf_counter()
                     self._save()
                     self._stop_if_asked()
                 if (
@@ -431,7 +436,7 @@ class _Run:
                 [
                     loss.detach().double() * len(y),
                     (logits.argmax(1) == y).sum().double(),
-                    torch.tensor(float(len(y)), device=y.device, dtype=torch.float64),
+                    self.totals.new_full((), len(y)),  # a tensor made on the CPU would wait for the GPU
                 ]
             )
         return loss.detach()
@@ -483,8 +488,9 @@ class _Run:
             f"{images / max(seconds, 1e-9):.0f} images/s, {self._time_left()} left"
         )
         self.epoch, self.step, self.totals, self.epoch_seconds = self.epoch + 1, 0, self._zero_totals(), 0.0
-        self._checkpoint_due(True)
-        self._save()
+        last = self.epoch == self.recipe.epochs
+        if self._checkpoint_due(last or time.perf_counter() - self.saved > EPOCH_CHECKPOINT_SECONDS):
+            self._save()
         self._stop_if_asked()
 
     @torch.no_grad()
@@ -495,7 +501,9 @@ class _Run:
             for _, x, y in batches.epoch(0):
                 if not len(y):  # this process's share of a last batch
                     continue
-                logits = model(self._input(x)).float()  # not in bf16, which rounds a binary layer's exact sums
+                logits = model(
+                    self._input(x)
+                ).float()  # not in bf16, which rounds a binary layer's exact sums
                 top = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
                 loss = nn.functional.cross_entropy(logits, y, reduction="sum")
                 totals += torch.stack(
@@ -503,7 +511,7 @@ class _Run:
                         loss.double(),
                         top[:, 0].sum().double(),
                         top.sum().double(),
-                        torch.tensor(float(len(y)), dtype=torch.float64, device=y.device),
+                        totals.new_full((), len(y)),
                     ]
                 )
         loss, top1, top5, images = self.fabric.all_reduce(totals, reduce_op="sum").tolist()
