@@ -132,7 +132,7 @@ class _ScaledSign(torch.autograd.Function):
         alpha = mean_scale(w)
         ctx.gradient, ctx.gain = gradient, gain
         ctx.save_for_backward(w, alpha)
-        return _sign(w).mul_(alpha)
+        return _sign(w) * alpha  # not in place: PyTorch 2.11 compiles that to a gradient of zero
 
     @staticmethod
     def backward(ctx, grad: Tensor):

@@ -427,6 +427,8 @@ class _Run:
                 loss = self._loss(logits, x, y)
             self.fabric.backward(loss * weight)
         if update:
+            if self.epoch == first == 0:
+                self._check_gradients()
             self.optimizer.step()
             layers.project_(self.model)
             if self.average is not None:
@@ -543,6 +545,16 @@ class _Run:
                 f"{self.recipe.name} seed {self.seed}: {bad[0]} in epoch {self.epoch + 1} at or before step {self.step}; "
                 f"the last good checkpoint is kept in {self.run_dir}. Lower optimizer.lr, or look at the inputs"
             )
+
+    def _check_gradients(self) -> None:
+        """Raise for a weight that no gradient arrives at: an estimator, or what a compiler made of it, may
+        drop it without a word, and the net still learns something with the others."""
+        for name, parameter in self.model.named_parameters():
+            if parameter.dim() > 1 and (parameter.grad is None or not parameter.grad.any()):
+                raise TrainingError(
+                    f"{self.recipe.name} seed {self.seed}: no gradient arrives at {name} in the first step. "
+                    "If --set compile=false mends it, this version of PyTorch compiles the net wrongly"
+                )
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

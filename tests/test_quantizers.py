@@ -411,15 +411,19 @@ def test_box_mean_against_loops(size, kernel, stride, padding, dilation):
 
 
 def _network(x, w, ste, gradient):
-    return F.linear(binarize(x, ste, 2.0), scaled_sign(w, gradient)).square().mean()
+    product = F.linear if x.dim() == 2 else F.conv2d
+    return product(binarize(x, ste, 2.0), scaled_sign(w, gradient)).square().mean()
 
 
 @pytest.mark.parametrize(
     ("ste", "gradient"), [*zip(STES, GRADIENTS[1:], strict=True), ("clipped", "identity")]
 )
-def test_compiled_without_a_graph_break(ste, gradient):
+@pytest.mark.parametrize("conv", [False, True], ids=["linear", "conv, channels last"])
+def test_compiled_without_a_graph_break(ste, gradient, conv):
     torch.manual_seed(10)
     x, w = torch.randn(7, 12), torch.randn(5, 12)
+    if conv:
+        x, w = (t.reshape(-1, 3, 2, 2).contiguous(memory_format=torch.channels_last) for t in (x, w))
     results = []
     torch._dynamo.reset()
     for run in (_network, torch.compile(_network, backend="aot_eager", fullgraph=True)):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bnnlib import building, checkpoint, data, deploy, records, train
+from bnnlib import building, checkpoint, data, deploy, quantizers, records, train
 from bnnlib.recipes import RecipeError
 
 TINY = """
@@ -86,7 +86,9 @@ def test_a_record_names_the_commit_that_the_run_started_from(recipe, tmp_path, m
 
 
 @pytest.mark.parametrize(("compile", "compiled"), [(False, 0), ("gpu", 0), (True, 1)])
-def test_what_a_recipe_compiles_for_a_gpu_runs_as_it_is_on_a_cpu(recipe, tmp_path, monkeypatch, compile, compiled):
+def test_what_a_recipe_compiles_for_a_gpu_runs_as_it_is_on_a_cpu(
+    recipe, tmp_path, monkeypatch, compile, compiled
+):
     calls = []
     monkeypatch.setattr(torch, "compile", lambda model, **options: calls.append(model) or model)
     options = {"runs": tmp_path / "runs", "out": tmp_path, "progress": False}
@@ -184,6 +186,17 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(recipe, tmp_path
     state = checkpoint.load(tmp_path / "runs/tiny/quick/seed0/checkpoint.pt", {})
     assert (state["epoch"], state["step"]) == (1, 0)
     assert all(torch.isfinite(v).all() for v in state["model"].values())
+
+
+def test_a_weight_that_no_gradient_reaches_stops_the_run(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        quantizers._ScaledSign, "backward", lambda ctx, grad: (torch.zeros_like(grad), None, None)
+    )
+    with pytest.raises(
+        train.TrainingError, match=r"tiny seed 0: no gradient arrives at \S+weight in the first step"
+    ):
+        run(recipe, tmp_path)
+    assert not list(tmp_path.rglob("*.json")), "it left a record"
 
 
 def test_two_trainings_into_one_folder(recipe, tmp_path):
