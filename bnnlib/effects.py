@@ -62,6 +62,17 @@ class Factorial:
         """Cells without a value."""
         return [cell for cell in self.cells if not self.values.get(cell)]
 
+    def complete(self, factor: str) -> Factorial:
+        """Of the levels of ``factor`` those alone of which every cell has a value; itself where that is none,
+        or all."""
+        place = self._place(factor)
+        lacking = {cell[place] for cell in self.missing}
+        levels = [level for level in self.factors[factor] if level not in lacking]
+        if not levels or not lacking:
+            return self
+        values = {cell: v for cell, v in self.values.items() if cell[place] in levels}
+        return Factorial({**self.factors, factor: levels}, values, self.level)
+
     @cached_property
     def freedom(self) -> int:
         """Degrees of freedom of the pooled spread: runs beyond one a cell."""
@@ -145,12 +156,17 @@ class Factorial:
         parts = self.attribution_weights(start, end)
         return {name: self.contrast(weights) for name, weights in parts.items()}
 
+    def _place(self, factor: str) -> int:
+        """Where in a cell the level of ``factor`` stands."""
+        if factor not in self.factors:
+            raise ValueError(f"no factor {factor!r}: there are {', '.join(self.factors)}")
+        return list(self.factors).index(factor)
+
     def _check(self, levels: Mapping[str, str], count: int | None = None) -> None:
         if count is not None and count != len(self.factors):
             raise ValueError(f"a cell has {count} levels, there are {len(self.factors)} factors")
         for factor, level in levels.items():
-            if factor not in self.factors:
-                raise ValueError(f"no factor {factor!r}: there are {', '.join(self.factors)}")
+            self._place(factor)
             if level not in self.factors[factor]:
                 known = ", ".join(self.factors[factor])
                 raise ValueError(f"factor {factor!r} has no level {level!r}: it has {known}")

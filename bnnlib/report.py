@@ -166,7 +166,7 @@ def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> s
         f"| run | {' | '.join(columns)} | |",
         f"|---|{'---:|' * len(columns)}---|",
     ]
-    machines: dict[str, None] = {}
+    machines = list(dict.fromkeys(machine(r.hardware) for found in runs.values() for r in found))
     starred = not top5
     for name, found in runs.items():
         recipe, figure = recipes.load(name), figures[name]
@@ -186,17 +186,30 @@ def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> s
             cells.append(str(Spread.of([getattr(r, field) for r in found])))
         cells.append(str(len(found)))
         if not top5:
-            cells.append(f"{statistics.fmean(r.images_per_second for r in found):.0f}")
-            machines |= dict.fromkeys(machine(r.hardware) for r in found)
+            cells.append(_speeds(found, machines))
         verdict = "a quick run: means nothing" if quick else gathered.verdict
         cells.append("" if verdict == "no figure to compare" and not compared else verdict)
         lines.append(f"| {head} | {' | '.join(cells)} |")
     notes = ["\\* picked on the test set."] if starred else []
-    if machines:
-        notes.append(f"images/s: of training, without evaluation, on {'; '.join(machines)}.")
+    if machines and not top5:
+        named = machines if len(machines) == 1 else [f"({k}) {name}" for k, name in enumerate(machines, 1)]
+        notes.append(
+            f"images/s: of training, without evaluation, on {'; '.join(named)}; other runs may have shared the machine."
+        )
     if not all(runs.values()):
         notes.append("`python -m bnnlib.train NAME` runs what is not run yet.")
     return "\n".join(lines) + (f"\n\n{' '.join(notes)}" if notes else "") + "\n"
+
+
+def _speeds(found: Sequence[Record], machines: Sequence[str]) -> str:
+    """Images a second in training, the mean on each machine, by its number where there are several."""
+    speeds: dict[int, list[float]] = {}
+    for record in found:
+        speeds.setdefault(machines.index(machine(record.hardware)) + 1, []).append(record.images_per_second)
+    return ", ".join(
+        f"{statistics.fmean(values):.0f}" + (f" ({k})" if len(machines) > 1 else "")
+        for k, values in sorted(speeds.items())
+    )
 
 
 def command(recipe: Recipe) -> str:

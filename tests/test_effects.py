@@ -130,9 +130,23 @@ def test_a_missing_cell_takes_away_what_needs_it_and_nothing_else():
     assert found.attribution(("0", "0", "x"), ("1", "1", "y"))["a"] is not None
 
 
+def test_averages_over_the_levels_that_are_complete():
+    values = draw()
+    lacking = {cell: v for cell, v in values.items() if cell != ("1", "0", "y")}
+    found = Factorial(FACTORS, lacking).complete("c")
+    assert (found.factors, len(found.values), found.missing) == ({**FACTORS, "c": ["x", "z"]}, 8, [])
+    mean = {cell: statistics.fmean(v) for cell, v in values.items()}
+    expected = statistics.fmean(mean["1", b, c] - mean["0", b, c] for b in "01" for c in "xz")
+    assert found.effect(a=("0", "1")).value == pytest.approx(expected)
+    for whole in (values, {}, {cell: v for cell, v in values.items() if cell[0] == "0"}):
+        assert Factorial(FACTORS, whole).complete("c").values == whole, "all complete, or none"
+
+
 def test_what_does_not_exist_is_named():
     with pytest.raises(ValueError, match="no factor 'd': there are a, b, c"):
         Factorial(FACTORS, {}).effect(d=("0", "1"))
+    with pytest.raises(ValueError, match="no factor 'd': there are a, b, c"):
+        Factorial(FACTORS, {}).complete("d")
     with pytest.raises(ValueError, match="factor 'c' has no level 'q': it has x, y, z"):
         Factorial(FACTORS, {}).effect(c=("x", "q"))
     with pytest.raises(ValueError, match="a cell has 2 levels, there are 3"):

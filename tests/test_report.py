@@ -155,11 +155,17 @@ def test_a_chapters_table_has_the_record_or_the_command(a_record):
     assert "| `s4-nin` NIN, binary | 86.28* | – | – | 0 | – | not run yet |" in table
     assert "| 81.35 | – | – | 0 | – | not run yet, after `s2-teacher` |" in table
     notes = table.splitlines()[-1]
-    assert "images/s: of training, without evaluation, on a cpu." in notes
+    assert (
+        "images/s: of training, without evaluation, on a cpu; other runs may have shared the machine."
+        in notes
+    )
     assert notes.endswith("`python -m bnnlib.train NAME` runs what is not run yet.")
     done = report.runs_table({"s4-lenet5": runs["s4-lenet5"]})
-    assert done.endswith("images/s: of training, without evaluation, on a cpu.\n")
+    assert done.endswith("on a cpu; other runs may have shared the machine.\n")
     assert "images/s:" not in report.runs_table({"s4-nin": []})
+    faster = a_record(seed=2, images_per_second=5000.0, hardware={"cpu": "another", "gpu": "a GPU"})
+    mixed = report.runs_table({"s4-lenet5": [*runs["s4-lenet5"], faster]})
+    assert "| 3 | 100 (1), 5000 (2) |" in mixed and "on (1) a cpu; (2) a GPU; other runs" in mixed
     five = report.runs_table(runs, top5=True)
     assert (
         "| 99.23* | 90.00 ± 0.00 | 99.00 ± 0.00 | 2 |" in five
