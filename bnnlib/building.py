@@ -85,15 +85,13 @@ def teacher(
     recipe: Recipe, profile: str, runs: Path, device: torch.device
 ) -> tuple[nn.Module, records.Teacher]:
     """The teacher that ``distill`` names and what is known of it: a path, or a recipe's model in the
-    folder of its seed 0 under ``runs`` or among the shipped ones. A quick run takes a teacher from a quick
-    run. Raises :class:`RecipeError` where there is none or it was trained on other images."""
+    folder of its seed 0 under ``runs`` (a quick run's for a quick run), else among the shipped ones. Raises
+    :class:`RecipeError` where there is none or it was trained on other images."""
     name = recipe.distill.teacher
     if name.endswith(".safetensors"):
         tried = [Path(name)]
     else:
-        tried = [runs / name / profile / "seed0" / "model.safetensors"]
-        if profile == "full":
-            tried.append(deploy.FOLDER / f"{name}.safetensors")
+        tried = [runs / name / profile / "seed0" / "model.safetensors", deploy.FOLDER / f"{name}.safetensors"]
     path = next((p for p in tried if p.is_file()), None)
     if path is None:
         raise RecipeError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from bnnlib import building, checkpoint, data, deploy, quantizers, records, train
+from bnnlib import building, checkpoint, data, deploy, quantizers, recipes, records, train
 from bnnlib.recipes import RecipeError
 
 TINY = """
@@ -259,6 +260,18 @@ def test_an_epoch_breaks_off_below_a_loss(recipe, tmp_path, monkeypatch):
     )
     run(recipe, tmp_path, overrides={"stop_epoch_below_loss": 1000.0})
     assert taken == [0, 1]
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_a_shipped_teacher_serves_where_none_was_trained(profile, tmp_path):
+    student = recipes.load("ours-lenet5").for_profile(profile)
+    _, known = building.teacher(student, profile, tmp_path, torch.device("cpu"))
+    assert (known.recipe, known.seed) == ("ours-lenet5-teacher", 0) and known.top1 > 99
+    folder = tmp_path / "ours-lenet5-teacher" / profile / "seed0"
+    folder.mkdir(parents=True)
+    shutil.copy(deploy.FOLDER / "s4-lenet5.safetensors", folder / "model.safetensors")
+    _, known = building.teacher(student, profile, tmp_path, torch.device("cpu"))
+    assert known.recipe == "s4-lenet5", "the one trained here comes first"
 
 
 def test_distillation_needs_a_teacher_that_fits(recipe, tmp_path):
