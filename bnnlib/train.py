@@ -547,14 +547,15 @@ class _Run:
             )
 
     def _check_gradients(self) -> None:
-        """Raise for a weight that no gradient arrives at: an estimator, or what a compiler made of it, may
-        drop it without a word, and the net still learns something with the others."""
-        for name, parameter in self.model.named_parameters():
-            if parameter.dim() > 1 and (parameter.grad is None or not parameter.grad.any()):
-                raise TrainingError(
-                    f"{self.recipe.name} seed {self.seed}: no gradient arrives at {name} in the first step. "
-                    "If --set compile=false mends it, this version of PyTorch compiles the net wrongly"
-                )
+        """Raise where no gradient arrives at any binary weight: an estimator, or what a compiler made of it,
+        may drop it without a word, and the net still learns something with its other weights. At single
+        layers it may rightly be missing, behind signs whose inputs are all large."""
+        weights = [layer.weight for layer in layers.binary_layers(self.model).values()]
+        if weights and not any(w.grad is not None and w.grad.any() for w in weights):
+            raise TrainingError(
+                f"{self.recipe.name} seed {self.seed}: no gradient arrives at any binary weight in the first step. "
+                "If --set compile=false mends it, this version of PyTorch compiles the net wrongly"
+            )
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -189,13 +189,11 @@ def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(recipe, tmp_path
     assert all(torch.isfinite(v).all() for v in state["model"].values())
 
 
-def test_a_weight_that_no_gradient_reaches_stops_the_run(recipe, tmp_path, monkeypatch):
+def test_binary_weights_that_no_gradient_reaches_stop_the_run(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(
         quantizers._ScaledSign, "backward", lambda ctx, grad: (torch.zeros_like(grad), None, None)
     )
-    with pytest.raises(
-        train.TrainingError, match=r"tiny seed 0: no gradient arrives at \S+weight in the first step"
-    ):
+    with pytest.raises(train.TrainingError, match="tiny seed 0: no gradient arrives at any binary weight"):
         run(recipe, tmp_path)
     assert not list(tmp_path.rglob("*.json")), "it left a record"
 
