@@ -62,16 +62,11 @@ class Factorial:
         """Cells without a value."""
         return [cell for cell in self.cells if not self.values.get(cell)]
 
-    def complete(self, factor: str) -> Factorial:
-        """Of the levels of ``factor`` those alone of which every cell has a value; itself where that is none,
-        or all."""
+    def complete(self, factor: str) -> tuple[str, ...]:
+        """Those levels of ``factor`` of which every cell has a value; all where that is none."""
         place = self._place(factor)
         lacking = {cell[place] for cell in self.missing}
-        levels = [level for level in self.factors[factor] if level not in lacking]
-        if not levels or not lacking:
-            return self
-        values = {cell: v for cell, v in self.values.items() if cell[place] in levels}
-        return Factorial({**self.factors, factor: levels}, values, self.level)
+        return tuple(x for x in self.factors[factor] if x not in lacking) or tuple(self.factors[factor])
 
     @cached_property
     def freedom(self) -> int:
@@ -108,27 +103,34 @@ class Factorial:
 
         return float(special.stdtrit(freedom, (1 + self.level) / 2))
 
-    def weights(self, changes: Mapping[str, tuple[str, str]]) -> dict[Cell, float]:
-        """Of the effect of ``changes``, factor to (from, to), averaged over the other factors.
+    def weights(
+        self, changes: Mapping[str, tuple[str, str]], among: Mapping[str, Sequence[str]] | None = None
+    ) -> dict[Cell, float]:
+        """Of the effect of ``changes``, factor to (from, to), averaged over the levels of the other factors:
+        all of them, or those that ``among`` names for a factor.
 
         One change: its main effect. Two: their interaction, how much larger the effect of one is once the
         other has been made (the same for both). Three: by how much the third alters that interaction.
         """
-        for factor, pair in changes.items():
-            for chosen in pair:
+        kept = {**self.factors, **(among or {}), **changes}
+        for factor, levels in kept.items():
+            for chosen in levels:
                 self._check({factor: chosen})
-        shared = math.prod(len(levels) for name, levels in self.factors.items() if name not in changes)
+        shared = math.prod(len(levels) for name, levels in kept.items() if name not in changes)
         found = {}
         for cell in self.cells:
             here = dict(zip(self.factors, cell, strict=True))
-            if all(here[factor] in pair for factor, pair in changes.items()):
+            if all(here[factor] in levels for factor, levels in kept.items()):
                 sign = math.prod(1 if here[factor] == to else -1 for factor, (_, to) in changes.items())
                 found[cell] = sign / shared
         return found
 
-    def effect(self, **changes: tuple[str, str]) -> Estimate | None:
-        """:meth:`contrast` of :meth:`weights`: ``effect(shortcut=("off", "on"))``."""
-        return self.contrast(self.weights(changes))
+    def effect(
+        self, among: Mapping[str, Sequence[str]] | None = None, /, **changes: tuple[str, str]
+    ) -> Estimate | None:
+        """:meth:`contrast` of :meth:`weights`: ``effect(shortcut=("off", "on"))``; with a teacher alone,
+        ``effect({"distillation": ["on"]}, shortcut=("off", "on"))``."""
+        return self.contrast(self.weights(changes, among))
 
     def attribution_weights(self, start: Cell, end: Cell) -> dict[str, dict[Cell, float]]:
         """Of each factor's part in the way from ``start`` to ``end``: its step, averaged over all orders in

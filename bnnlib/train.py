@@ -503,9 +503,8 @@ class _Run:
             for _, x, y in batches.epoch(0):
                 if not len(y):  # this process's share of a last batch
                     continue
-                logits = model(
-                    self._input(x)
-                ).float()  # not in bf16, which rounds a binary layer's exact sums
+                # not in bf16, which rounds a binary layer's exact sums
+                logits = model(self._input(x)).float()
                 top = logits.topk(min(5, logits.shape[1]), dim=1).indices == y[:, None]
                 loss = nn.functional.cross_entropy(logits, y, reduction="sum")
                 totals += torch.stack(

@@ -133,13 +133,27 @@ def test_a_missing_cell_takes_away_what_needs_it_and_nothing_else():
 def test_averages_over_the_levels_that_are_complete():
     values = draw()
     lacking = {cell: v for cell, v in values.items() if cell != ("1", "0", "y")}
-    found = Factorial(FACTORS, lacking).complete("c")
-    assert (found.factors, len(found.values), found.missing) == ({**FACTORS, "c": ["x", "z"]}, 8, [])
+    found = Factorial(FACTORS, lacking)
+    assert found.complete("c") == ("x", "z")
     mean = {cell: statistics.fmean(v) for cell, v in values.items()}
     expected = statistics.fmean(mean["1", b, c] - mean["0", b, c] for b in "01" for c in "xz")
-    assert found.effect(a=("0", "1")).value == pytest.approx(expected)
+    estimate = found.effect({"c": found.complete("c")}, a=("0", "1"))
+    assert estimate.value == pytest.approx(expected) and found.effect(a=("0", "1")) is None
+    spread = math.sqrt(statistics.fmean(statistics.variance(v) for v in lacking.values()))
+    half = stats.t.ppf(0.975, 11) * spread * math.sqrt(8 / 16 / 2)
+    assert estimate.half_width == pytest.approx(half), "the spread is that of all cells"
     for whole in (values, {}, {cell: v for cell, v in values.items() if cell[0] == "0"}):
-        assert Factorial(FACTORS, whole).complete("c").values == whole, "all complete, or none"
+        assert Factorial(FACTORS, whole).complete("c") == ("x", "y", "z"), "all complete, or none"
+
+
+def test_an_effect_at_one_level_of_another_factor():
+    values = draw(3, rng=3)
+    mean = {cell: statistics.fmean(v) for cell, v in values.items()}
+    found = Factorial(FACTORS, values)
+    at = [found.effect({"b": [b]}, a=("0", "1")).value for b in "01"]
+    for b, value in zip("01", at, strict=True):
+        assert value == pytest.approx(statistics.fmean(mean["1", b, c] - mean["0", b, c] for c in "xyz"))
+    assert found.effect(a=("0", "1"), b=("0", "1")).value == pytest.approx(at[1] - at[0])
 
 
 def test_what_does_not_exist_is_named():
@@ -147,6 +161,8 @@ def test_what_does_not_exist_is_named():
         Factorial(FACTORS, {}).effect(d=("0", "1"))
     with pytest.raises(ValueError, match="no factor 'd': there are a, b, c"):
         Factorial(FACTORS, {}).complete("d")
+    with pytest.raises(ValueError, match="factor 'c' has no level 'q': it has x, y, z"):
+        Factorial(FACTORS, {}).effect({"c": ["q"]}, a=("0", "1"))
     with pytest.raises(ValueError, match="factor 'c' has no level 'q': it has x, y, z"):
         Factorial(FACTORS, {}).effect(c=("x", "q"))
     with pytest.raises(ValueError, match="a cell has 2 levels, there are 3"):
