@@ -85,10 +85,23 @@ class Factorial:
         if any(not self.values.get(cell) for cell in used):
             return None
         value = sum(w * statistics.fmean(self.values[cell]) for cell, w in used.items())
+        return self._estimate(value, sum(w * w / len(self.values[cell]) for cell, w in used.items()))
+
+    def step_from(self, values: Sequence[float], cell: Cell) -> Estimate | None:
+        """What lies between the mean of ``values``, of runs outside the experiment that are taken to spread
+        as its cells do, and the mean of ``cell``; None where one of the two has no value."""
+        self._check(dict(zip(self.factors, cell, strict=False)), len(cell))
+        inside = self.values.get(cell)
+        if not inside or not values:
+            return None
+        value = statistics.fmean(inside) - statistics.fmean(values)
+        return self._estimate(value, 1 / len(inside) + 1 / len(values))
+
+    def _estimate(self, value: float, variance: float) -> Estimate:
+        """``value`` with its interval; ``variance``: in units of that of one run."""
         if not self.freedom:
             return Estimate(value, math.inf)
-        length = math.sqrt(sum(w * w / len(self.values[cell]) for cell, w in used.items()))
-        return Estimate(value, self._quantile(self.freedom) * self.sd * length)
+        return Estimate(value, self._quantile(self.freedom) * self.sd * math.sqrt(variance))
 
     def planned(self, weights: Mapping[Cell, float], seeds: int, sd: float) -> float:
         """The half width to expect of a contrast if every cell had so many seeds, two or more, and their

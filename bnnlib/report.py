@@ -140,7 +140,7 @@ def markdown_table(
         ours = (str(row.last), f"{row.best}*", str(row.last.n)) if row.last else ("–", "–", "0")
         name = f"[`{r.name}`](bnnlib/recipes/{r.name}.yaml)" if links else f"`{r.name}`"
         lines.append(
-            f"| {name} {r.title} | {r.source} | {r.dataset} | {published} | {' | '.join(ours)} | {row.verdict} |"
+            f"| {name} {_title(r)} | {r.source} | {r.dataset} | {published} | {' | '.join(ours)} | {row.verdict} |"
         )
     if needs:
         notes.append("Rows that need ImageNet; hours and memory are estimates:\n\n" + "\n".join(needs))
@@ -175,7 +175,7 @@ def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> s
             star = "*" if figure.epoch == "best-on-test" and figure.top1 is not None else ""
             cells.append("–" if figure.top1 is None else f"{figure.top1:.2f}{star}")
             starred = starred or bool(star)
-        head = f"`{name}` {recipe.title}"
+        head = f"`{name}` {_title(recipe)}"
         if not found:
             cells += ["–", "–", "0", *([] if top5 else ["–"]), "not run yet" + _teacher_first(recipe)]
             lines.append(f"| {head} | {' | '.join(cells)} |")
@@ -199,6 +199,11 @@ def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> s
     if not all(runs.values()):
         notes.append("`python -m bnnlib.train NAME` runs what is not run yet.")
     return "\n".join(lines) + (f"\n\n{' '.join(notes)}" if notes else "") + "\n"
+
+
+def _title(recipe: Recipe) -> str:
+    """As a table in Markdown takes it, to which a | would end the cell."""
+    return recipe.title.replace("|", "\\|")
 
 
 def _speeds(found: Sequence[Record], machines: Sequence[str]) -> str:

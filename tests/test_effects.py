@@ -74,6 +74,25 @@ def test_effects_of_a_factor_with_three_levels_by_brute_force():
     assert found.effect(a=("0", "1"), b=("0", "1"), c=("x", "y")).value == pytest.approx(three[1] - three[0])
 
 
+def test_a_step_from_runs_outside_the_experiment():
+    """Its spread is the cells' own, pooled by analysis of variance; what the runs outside scatter plays no
+    part."""
+    values, outside, cell = draw(3, rng=3), [64.0, 70.0], ("1", "0", "y")
+    values[cell] = values[cell][:2]
+    found = Factorial(FACTORS, values).step_from(outside, cell)
+    within = [v - statistics.fmean(group) for group in values.values() for v in group]
+    freedom = len(within) - len(values)
+    variance = sum(v * v for v in within) / freedom * (1 / 2 + 1 / 2)
+    assert found.value == pytest.approx(statistics.fmean(values[cell]) - 67)
+    assert found.half_width == pytest.approx(stats.t.ppf(0.975, freedom) * math.sqrt(variance))
+    single = Factorial(FACTORS, {cell: [71.0]})
+    assert single.step_from([70.0], cell) == effects.Estimate(1.0, math.inf)
+    assert single.step_from([], cell) is None
+    assert single.step_from([70.0], CELLS[0]) is None
+    with pytest.raises(ValueError, match="factor 'a' has no level '2'"):
+        single.step_from([70.0], ("2", "0", "x"))
+
+
 def test_attribution_is_the_average_over_all_orders():
     values = draw(2, rng=2)
     mean = {cell: statistics.fmean(v) for cell, v in values.items()}

@@ -185,6 +185,14 @@ def test_a_chapters_table_without_a_figure_to_compare_has_no_column_for_it(a_rec
     assert "| – | – | 0 | not run yet |" in five and "picked" not in five
 
 
+def test_a_title_with_bars_stays_in_its_cell():
+    name = "s2-ablation-shortcut-kd-mean"
+    for table in (report.runs_table({name: []}), report.markdown_table(names=[name])):
+        rows = [line for line in table.splitlines() if line.startswith("|")]
+        assert "scale mean\\|W\\|" in rows[-1]
+        assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
+
+
 def test_a_chapters_table_compares_no_quick_run_and_no_other_set(a_record):
     small = {"name": "digits", "fingerprint": "sha256:" + "0" * 64, "train": 32, "test": 32}
     table = report.runs_table({"s4-lenet5": [a_record(profile="quick", dataset=small)]})
