@@ -108,6 +108,8 @@ class Factorial:
         pooled spread came out as ``sd``."""
         if seeds < 2:
             raise ValueError(f"seeds = {seeds}: an interval takes 2 seeds a cell or more")
+        if not sd >= 0:
+            raise ValueError(f"a standard deviation of {sd} is impossible: give 0 or more")
         length = math.sqrt(sum(w * w for w in weights.values()) / seeds)
         return self._quantile(len(self.cells) * (seeds - 1)) * sd * length
 

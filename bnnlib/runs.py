@@ -145,7 +145,10 @@ def _full(names: list[str], seed: int, folder: Path) -> Runs:
 
 def some_inputs(count: int = 32, seed: int = 0) -> tuple[Tensor, str]:
     """Inputs ``(count, 3, 32, 32)`` for a look into a net, normalised, and what they are: test images of
-    CIFAR-10, or, where it is not on this machine, smooth noise."""
+    CIFAR-10, or, where it is not on this machine, smooth noise. Raises ``ValueError`` below 2, too few for a
+    batch norm in training."""
+    if count < 2:
+        raise ValueError(f"{count} images are too few: take 2 or more, batch norm in training needs them")
     draw = torch.Generator().manual_seed(seed)
     try:
         cifar = data.load("cifar10", download=False)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bnnlib import bench, data, deploy, layers, recipes
-from bnnlib.bench_deploy import BATCHES, REALS, model_of, nets, real_twin, shape_of, shipped
+from bnnlib.bench_deploy import BATCHES, REALS, model_of, nets, real_twin, shape_of, shipped, topology
 from bnnlib.deploy import images
 from bnnlib.records import ROOT, write_atomically
 
@@ -143,8 +143,11 @@ def measure(name: str, quick: bool = False) -> dict:
 
 
 def names() -> list[str]:
-    """The recipes of the networks that the book compares, and of every packed file that comes with it."""
-    return list(dict.fromkeys([*nets(), *shipped()]))
+    """The recipes of the networks that the book compares, and of every packed file that comes with it: a net
+    that is shipped stands for an untrained one of its topology."""
+    trained = shipped()
+    covered = set(map(topology, trained))
+    return list(dict.fromkeys([*(name for name in nets() if name in trained or topology(name) not in covered), *trained]))
 
 
 def read(folder: Path = FOLDER) -> list[dict]:

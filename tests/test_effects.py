@@ -130,6 +130,8 @@ def test_a_plan_is_what_runs_of_that_spread_give():
         assert plan.planned(plan.weights(changes), 3, 0.3) == pytest.approx(expected)
     with pytest.raises(ValueError, match="seeds = 1"):
         plan.planned({}, 1, 0.3)
+    with pytest.raises(ValueError, match="deviation of -0.1 is impossible"):
+        plan.planned({}, 2, -0.1)
 
 
 def test_one_seed_a_cell_has_effects_but_no_intervals():

@@ -131,6 +131,12 @@ def test_inputs_for_a_look_are_of_one_scale_with_the_data_and_without(tmp_path, 
     assert torch.equal(x, runs.some_inputs(8)[0]) and not torch.equal(x, runs.some_inputs(8, seed=1)[0])
 
 
+@pytest.mark.parametrize("count", [-1, 0, 1])
+def test_inputs_for_a_look_are_enough_for_a_batch_norm(count):
+    with pytest.raises(ValueError, match=f"{count} images are too few: take 2 or more"):
+        runs.some_inputs(count)
+
+
 def test_inputs_for_a_look_are_test_images(bnn_data):
     x, what = runs.some_inputs(50)
     assert what == "test images of CIFAR-10" and x.std().item() == pytest.approx(1, abs=0.2)

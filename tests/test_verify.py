@@ -24,6 +24,15 @@ def test_a_quick_run_writes_a_record(tmp_path, capsys):
     assert read["net"] == "s4-lenet5" and read["memory"] == record["memory"]
 
 
+def test_a_shipped_net_stands_for_its_topology():
+    names = verify.names()
+    assert len(names) == len(set(names)) and set(verify.shipped()) <= set(names)
+    covered = {verify.topology(name) for name in names}
+    assert covered == {verify.topology(name) for name in [*verify.nets(), *verify.shipped()]}
+    untrained = [name for name in names if name not in verify.shipped()]
+    assert not {verify.topology(name) for name in untrained} & {verify.topology(name) for name in verify.shipped()}
+
+
 @compiled
 def test_agreement_is_counted_layer_by_layer(bnn_data):
     found = verify.measure_agreement("s4-lenet5", limit=50)
