@@ -48,6 +48,7 @@ from bnnlib import (
     records,
     schedules,
 )
+from bnnlib.data import random
 from bnnlib.recipes import Recipe
 
 CHECKPOINT_SECONDS = 300
@@ -388,6 +389,12 @@ class _Run:
                 now = time.perf_counter()
                 if self.step % 50 == 0:
                     self._show(bar)
+                # before a checkpoint is left: a run resumed from it would go on with an epoch that has ended
+                if (
+                    r.stop_epoch_below_loss is not None
+                    and self.fabric.all_reduce(loss).item() < r.stop_epoch_below_loss
+                ):
+                    break
                 # a checkpoint holds no half-accumulated gradient
                 if self.step % r.accumulate == 0 and self._checkpoint_due(
                     now - self.saved > CHECKPOINT_SECONDS
@@ -397,11 +404,6 @@ class _Run:
                     started = time.perf_counter()
                     self._save()
                     self._stop_if_asked()
-                if (
-                    r.stop_epoch_below_loss is not None
-                    and self.fabric.all_reduce(loss).item() < r.stop_epoch_below_loss
-                ):
-                    break
         self._check_finite()
         self._clock(time.perf_counter() - started)
 
@@ -412,7 +414,7 @@ class _Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
-        torch.manual_seed(_mix(self.seed, self.epoch, self.step, self.fabric.global_rank))  # dropout
+        torch.manual_seed(dropout_seed(self.seed, self.epoch, self.step, self.fabric.global_rank))
         x = self._input(x)
         update = (self.step + 1) % r.accumulate == 0 or self.step + 1 == steps
         # every image of an update counts the same, however it is cut into batches and shares; gradients are averaged over processes
@@ -673,12 +675,10 @@ class _Silent:
         pass
 
 
-def _mix(*numbers: int) -> int:
-    """One 63-bit seed from several numbers (FNV-1a over them)."""
-    h = 0xCBF29CE484222325
-    for n in numbers:
-        h = ((h ^ (n + 1)) * 0x100000001B3) & 0xFFFFFFFFFFFFFFFF
-    return h >> 1
+def dropout_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """Seed of the dropout masks of one step: a 63-bit integer whose low 32 bits, the only ones that PyTorch's CPU
+    generator reads, differ from step to step (see :func:`bnnlib.data.random.mix`)."""
+    return random.mix(seed, "dropout", epoch, step, rank)
 
 
 def _augment(recipe: Recipe, train: data.Split | data.LazySplit) -> Any:

@@ -14,6 +14,7 @@ import textwrap
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 from bnnlib import building, checkpoint, data, deploy, quantizers, recipes, records, train
@@ -258,6 +259,36 @@ def test_an_epoch_breaks_off_below_a_loss(recipe, tmp_path, monkeypatch):
     )
     run(recipe, tmp_path, overrides={"stop_epoch_below_loss": 1000.0})
     assert taken == [0, 1]
+
+
+def test_a_checkpoint_left_by_the_step_that_ends_an_epoch_resumes_in_the_next(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)  # after every step
+    early = {"stop_epoch_below_loss": 1000.0}  # every epoch has one step
+    whole = run(recipe, tmp_path, "whole", overrides=early)
+    finish = train._Run._finish_epoch
+
+    def killed(self, log):
+        raise RuntimeError("killed between an epoch's last step and its end")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Run, "_finish_epoch", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(recipe, tmp_path, "cut", overrides=early)
+    resumed = run(recipe, tmp_path, "cut", overrides=early)
+    assert resumed.record.images_per_second > 0
+    assert_equal_runs(resumed, whole)
+    assert train._Run._finish_epoch is finish
+
+
+def test_each_step_has_dropout_masks_of_its_own():
+    # S1 to S4 have up to 469 steps an epoch; the CPU generator reads the low 32 bits of a seed
+    seeds = [train.dropout_seed(0, epoch, step, 0) % 2**32 for epoch in range(60) for step in range(469)]
+    assert len(set(seeds)) == len(seeds)
+    masks = set()
+    for seed in (train.dropout_seed(s, e, t, r) for s in range(2) for e in range(3) for t in range(40) for r in range(2)):
+        torch.manual_seed(seed)
+        masks.add(tuple(nn.functional.dropout(torch.ones(64)).tolist()))
+    assert len(masks) == 2 * 3 * 40 * 2
 
 
 @pytest.mark.parametrize("profile", ["quick", "full"])
