@@ -4,7 +4,7 @@
 Every number is a ratio of times taken in turns within one run: each round calls every contender once (or
 often enough to last a few milliseconds), a ratio is the median over rounds of that round's ratio, so that a
 machine that slows down slows both sides. One process for each number of threads, pinned to as many CPUs;
-nothing else should run. Written down: the environment, the peaks of one core (``kernels/peaks.h``) and its
+nothing else should run. Written down: the environment, the peaks of one core (``kernels/measure/peaks.h``) and its
 clock, every contender's median and best time, the ratios.
 
 What is measured, for each layer, batch and number of threads:

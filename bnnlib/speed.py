@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[1] / "results" / "bench"
-KINDS = ("float32", "bfloat16", "int8", "1 bit")  # ways to multiply, as kernels/peaks.h names them
-# the limit in kernels/peaks.h of what a variant's inner loop does
+KINDS = ("float32", "bfloat16", "int8", "1 bit")  # ways to multiply, as kernels/measure/peaks.h names them
+# the limit in kernels/measure/peaks.h of what a variant's inner loop does
 LIMIT_OF = {
     "avx512vpopcnt": "popcount-avx512",
     "avx2": "pair-table-avx2",

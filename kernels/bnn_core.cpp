@@ -1,12 +1,12 @@
 // What needs no Python: the kernels' variants and the executor's float functions, each compiled for its instruction set, the executor,
 // and what benchmarks measure. The other unit of the module bnn_kernels holds the Python shells; so both compile side by side.
-#include "variants.h"
+#include "isa/variants.h"
 
-#include "executor.h"
-#include "lookup.h"
-#include "one_word.h"
-#include "peaks.h"
-#include "real_variants.h"
+#include "executor/executor.h"
+#include "gradients/lookup.h"
+#include "measure/one_word.h"
+#include "measure/peaks.h"
+#include "executor/real_variants.h"
 #include "threads.h"
 
 namespace bnn {

@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
-#include "conv.h"
-#include "gradient.h"
-#include "measured.h"
-#include "net.h"
+#include "conv/conv.h"
+#include "gradients/gradient.h"
+#include "measure/measured.h"
+#include "executor/net.h"
 #include "threads.h"
 
 namespace py = pybind11;
@@ -234,7 +234,7 @@ double run_limit(const std::string& name, isize rounds) {
     fail("no limit \"" + name + "\" on this CPU");
 }
 
-#include "executor_shell.inl"
+#include "python/executor.inl"
 
 }  // namespace
 
@@ -257,15 +257,14 @@ PYBIND11_MODULE(bnn_kernels, m) {
 
 /*
 <%
+import pathlib
 setup_pybind11(cfg)
 cfg["compiler_args"] += ["-std=c++17", "-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-fno-tree-slp-vectorize", "-Wall"]
 cfg["linker_args"] += ["-fopenmp"]
 cfg["sources"] = ["bnn_core.cpp"]
 cfg["parallel"] = True
-cfg["dependencies"] = ["layout.h", "cpu.h", "variant.h", "plain.inl", "reference.h", "scalar.h", "pair_table.h", "pair_table.inl",
-                       "avx2.h", "avx512.h", "neon.h", "variants.h", "blob.h", "conv.h", "threads.h", "peaks.h", "one_word.h",
-                       "real.h", "real.inl", "real_variants.h", "measured.h", "net.h",
-                       "executor.h", "executor_shell.inl", "gradient.h", "lookup.h", "lookup.inl", "lookup_words.inl", "lookup_avx2.h",
-                       "lookup_avx512.h"]
+folder = pathlib.Path(filepath).parent
+cfg["include_dirs"] += [str(folder)]
+cfg["dependencies"] = sorted(str(path.relative_to(folder)) for kind in ("h", "inl") for path in folder.rglob("[!.]*." + kind))
 %>
 */

@@ -1,4 +1,4 @@
-"""A graph made ready for the native executor (``kernels/executor.h``): tables of integers, and an offset in memory
+"""A graph made ready for the native executor (``kernels/executor/executor.h``): tables of integers, and an offset in memory
 for every slot. NumPy alone.
 
 Slots whose lives do not meet share memory. The last operations that see one pixel only (a classifier's linear layers)

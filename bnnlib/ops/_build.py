@@ -57,14 +57,19 @@ def cache_folder() -> Path:
     return private
 
 
+def source_files(sources: Path = SOURCES) -> list[Path]:
+    """Every C++ file of the folder and of those below it, but for what cppimport rendered."""
+    found = (path for path in sources.rglob("*") if path.suffix in {".h", ".inl", ".cpp"})
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
 def key(sources: Path = SOURCES) -> str:
     """Names what a library depends on: every source file (compile flags are in one of them), Python,
     machine, compiler.
     """
     digest = hashlib.sha256()
-    for path in sorted(sources.iterdir()):
-        if path.suffix in {".h", ".inl", ".cpp"} and not path.name.startswith("."):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in source_files(sources):
+        digest.update(str(path.relative_to(sources)).encode() + b"\0" + path.read_bytes() + b"\0")
     for fact in (
         sysconfig.get_config_var("EXT_SUFFIX"),
         platform.machine(),
@@ -125,9 +130,10 @@ def _build(sources: Path, library: Path) -> None:
     """
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="build-") as folder:
-        for path in sources.iterdir():
-            if path.suffix in {".h", ".inl", ".cpp"} and not path.name.startswith("."):
-                shutil.copy(path, folder)
+        for path in source_files(sources):
+            copy = Path(folder) / path.relative_to(sources)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
         program = "import cppimport, sys; cppimport.build_filepath(sys.argv[1])"
         done = subprocess.run(
             [sys.executable, "-c", program, str(Path(folder) / f"{NAME}.cpp")],

@@ -191,7 +191,7 @@ def _conv2d_of_signs_backward(ctx, gradient, _):
 def _gradients_of_signs(
     gradient, x, weight, bits, stride, padding, dilation, groups, dropout, needed
 ) -> tuple[Tensor, Tensor]:
-    """Looked up where the kernels can (``kernels/lookup.h``); an empty tensor for one that is not needed."""
+    """Looked up where the kernels can (``kernels/gradients/lookup.h``); an empty tensor for one that is not needed."""
     (n, c, h, w), (o, _, kh, kw) = x.shape, weight.shape
     plain = [*stride, *dilation, groups] == [1, 1, 1, 1, 1]
     if not (plain and gradient.dtype == torch.bfloat16 and _backend.backend().gradients and len(bits)):

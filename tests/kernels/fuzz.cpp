@@ -10,9 +10,9 @@
 #include <memory>
 #include <vector>
 
-#include "conv.h"
-#include "lookup.h"
-#include "variants.h"
+#include "conv/conv.h"
+#include "gradients/lookup.h"
+#include "isa/variants.h"
 
 using bnn::isize;
 

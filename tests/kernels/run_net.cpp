@@ -35,9 +35,9 @@ static inline __m256i emulated_narrow(__m512i wide) {
 #include <memory>
 #include <vector>
 
-#include "executor.h"
-#include "real_variants.h"
-#include "variants.h"
+#include "executor/executor.h"
+#include "executor/real_variants.h"
+#include "isa/variants.h"
 
 using bnn::isize;
 

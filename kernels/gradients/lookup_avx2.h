@@ -8,8 +8,8 @@
 // A group's table has 16 lower bytes, then 16 upper ones. A word of the index is two groups: for each of 32 channels a byte, bit k for
 // value k, then the same of the second group.
 #pragma once
-#include "avx2.h"
-#include "gradient.h"
+#include "isa/avx2.h"
+#include "gradients/gradient.h"
 
 BNN_TARGET_BEGIN("avx2,fma")
 namespace bnn::lookup_avx2 {
@@ -66,7 +66,7 @@ inline void store16(int16_t* to, Ints a) {
 }
 inline void store(int32_t* to, Ints a) { _mm256_storeu_si256((__m256i*)to, a); }
 
-#include "lookup_words.inl"
+#include "gradients/lookup_words.inl"
 
 inline __m256i table(const uint8_t* at) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)at)); }
 
@@ -175,7 +175,7 @@ inline void make_word(const uint64_t* const (&rows)[WORD], isize vectors, uint8_
         }
 }
 
-#include "lookup.inl"
+#include "gradients/lookup.inl"
 
 }  // namespace bnn::lookup_avx2
 BNN_TARGET_END

@@ -1,11 +1,11 @@
 // What one core can do at most: loops that touch registers only, for each way to multiply and add that this CPU has. The unit is
 // products (one multiply-add, or one xor and count) in a second. Used by the benchmark and the chapter, not by the kernels.
 #pragma once
-#include "cpu.h"
-#include "measured.h"
-#include "reference.h"
+#include "isa/cpu.h"
+#include "measure/measured.h"
+#include "isa/reference.h"
 #if defined(__x86_64__)
-#include "avx512.h"
+#include "isa/avx512.h"
 #endif
 
 namespace bnn {

@@ -3,8 +3,8 @@
 //
 // Plain C++17: no Python, no library. Memory that lasts is asked for through a function, memory of a run is handed over.
 #pragma once
-#include "conv.h"
-#include "real.h"
+#include "conv/conv.h"
+#include "executor/real.h"
 
 namespace bnn {
 

@@ -4,7 +4,7 @@
 // holds a few images, so that activations stay in the cache from one operation to the next; `chunk` holds many, for what follows
 // the last map (linear layers, whose weights are read once for all images), and for what passes between the two phases.
 #pragma once
-#include "net.h"
+#include "executor/net.h"
 
 namespace bnn {
 

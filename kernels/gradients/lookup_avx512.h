@@ -3,8 +3,8 @@
 // vpermi2w finds 32 sums of six values, one for each channel, in two registers, and vpaddw adds them: two instructions for 192 products.
 // A group's table has 64 entries of 16 bits, a word of the index two groups: for each of 32 channels 16 bits, bit k for value k.
 #pragma once
-#include "avx2.h"
-#include "gradient.h"
+#include "isa/avx2.h"
+#include "gradients/gradient.h"
 
 BNN_TARGET_BEGIN("avx512f,avx512bw")
 namespace bnn::lookup_avx512 {
@@ -47,7 +47,7 @@ inline Ints load16(const int16_t* from) { return _mm512_cvtepi16_epi32(_mm256_lo
 inline void store16(int16_t* to, Ints a) { _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16(a)); }
 inline void store(int32_t* to, Ints a) { _mm512_storeu_si512(to, a); }
 
-#include "lookup_words.inl"
+#include "gradients/lookup_words.inl"
 
 // sum += what the tables have at `at`. Written out because compilers take vpermt2w, which overwrites a table that the next look-up needs,
 // and because they add in another order, for which there are no registers.
@@ -121,7 +121,7 @@ inline void make_word(const uint64_t* const (&rows)[WORD], isize vectors, uint8_
     }
 }
 
-#include "lookup.inl"
+#include "gradients/lookup.inl"
 
 }  // namespace bnn::lookup_avx512
 BNN_TARGET_END

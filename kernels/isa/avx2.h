@@ -4,9 +4,9 @@
 #include <immintrin.h>
 #endif
 
-#include "cpu.h"
-#include "pair_table.h"
-#include "variant.h"
+#include "isa/cpu.h"
+#include "isa/pair_table.h"
+#include "isa/variant.h"
 
 BNN_TARGET_BEGIN("avx2,popcnt")
 namespace bnn::avx2 {
@@ -29,11 +29,11 @@ inline V v_right8(V a) { return _mm256_srli_epi16(a, 8); }
 inline V v_table(const uint8_t* t) { return _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)t)); }
 inline V v_lookup(V table, V at) { return _mm256_shuffle_epi8(table, at); }
 
-#include "pair_table.inl"
+#include "isa/pair_table.inl"
 #undef BNN_BLOCK
 
 namespace plain {
-#include "plain.inl"
+#include "isa/plain.inl"
 }
 
 inline uint32_t bits_below(const uint16_t* counts, const uint16_t* limit) {      // 32 channels

@@ -1,11 +1,11 @@
 // The plain reference: one bit string against another, eight bytes at a time, portable C++. Every variant is tested against it,
 // and it is tested against the framework. Runs anywhere; fast nowhere.
 #pragma once
-#include "variant.h"
+#include "isa/variant.h"
 
 namespace bnn::reference {
 
-#include "plain.inl"
+#include "isa/plain.inl"
 
 inline bool supported() { return true; }
 

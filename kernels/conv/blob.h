@@ -1,7 +1,7 @@
 // Weights made ready for one variant: a header, the popcount of every tap (zero padding needs them), and the interleaved rows.
 // A blob is one flat buffer without pointers; it is checked before use, so one made for another variant is refused, not misread.
 #pragma once
-#include "variant.h"
+#include "isa/variant.h"
 
 namespace bnn {
 

@@ -12,7 +12,7 @@
 // so that an epilogue that emits bits pays nothing for the padding. Lines of taps that lie outside are not even counted, where that
 // is worth while: neither `base` nor `count` then holds anything of them.
 #pragma once
-#include "blob.h"
+#include "conv/blob.h"
 
 namespace bnn {
 

@@ -3,12 +3,12 @@
 #pragma once
 #include <arm_neon.h>
 
-#include "cpu.h"
-#include "variant.h"
+#include "isa/cpu.h"
+#include "isa/variant.h"
 
 namespace bnn::neon {
 
-#include "plain.inl"
+#include "isa/plain.inl"
 
 constexpr isize WIDTH = 16, BLOCK = 4, STRETCH = 31;
 

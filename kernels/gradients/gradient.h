@@ -5,7 +5,7 @@
 //
 // with w and s of -1 and +1, and what lies outside nothing. lookup.h does the work. For the rest there is the framework.
 #pragma once
-#include "variant.h"
+#include "isa/variant.h"
 
 namespace bnn {
 

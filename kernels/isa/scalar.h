@@ -1,8 +1,8 @@
 // Scalar popcount: 64 products in three instructions (xor, popcnt, add). Eight weight rows interleaved word by word against
 // one pixel: eight counts stay in the sixteen general registers.
 #pragma once
-#include "cpu.h"
-#include "reference.h"
+#include "isa/cpu.h"
+#include "isa/reference.h"
 
 #if defined(__x86_64__)
 #define BNN_TARGET_POPCNT __attribute__((target("popcnt")))

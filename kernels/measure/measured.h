@@ -1,6 +1,6 @@
 // What benchmarks call: how fast one core can be at most (peaks.h), and the plain loop of other implementations (one_word.h).
 #pragma once
-#include "conv.h"
+#include "conv/conv.h"
 
 namespace bnn {
 

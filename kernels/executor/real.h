@@ -5,7 +5,7 @@
 // Rounding. Each stage rounds on its own, except affine_fused, which is one fused multiply-add: PyTorch's batch norm. Sums of
 // matrix products have an order of their own, so their last bits differ from any other library's.
 #pragma once
-#include "variant.h"
+#include "isa/variant.h"
 
 namespace bnn {
 

@@ -1,9 +1,9 @@
 // The plain popcount loops that other implementations use, written anew to be measured against: one word at a time, straight from
 // the definition, with the POPCNT instruction but no blocking, no interleaving, no second use of anything loaded.
 #pragma once
-#include "cpu.h"
-#include "measured.h"
-#include "scalar.h"
+#include "isa/cpu.h"
+#include "measure/measured.h"
+#include "isa/scalar.h"
 
 namespace bnn {
 

@@ -1,6 +1,6 @@
 // AVX-512, two variants: with VPOPCNTDQ (Ice Lake, Zen 4 and later) and with BW alone (Skylake-X and its kin).
 #pragma once
-#include "avx2.h"
+#include "isa/avx2.h"
 
 BNN_TARGET_BEGIN("avx512f,avx512bw,avx2,popcnt")
 namespace bnn::avx512bw {
@@ -134,7 +134,7 @@ inline V v_right8(V a) { return _mm512_srli_epi16(a, 8); }
 inline V v_table(const uint8_t* t) { return _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)t)); }
 inline V v_lookup(V table, V at) { return _mm512_shuffle_epi8(table, at); }
 
-#include "pair_table.inl"
+#include "isa/pair_table.inl"
 #undef BNN_BLOCK
 
 inline bool supported() { return cpu().avx512bw; }

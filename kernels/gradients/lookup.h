@@ -9,13 +9,13 @@
 // at most, and by nothing where the values are multiples of it; on normally distributed values that is less than what rounding the
 // result to bf16 takes away with AVX-512, whose sums have a bit more, and up to a third more than it with AVX2. A value that is not finite makes every sum it is in NaN.
 #pragma once
-#include "cpu.h"
-#include "gradient.h"
+#include "isa/cpu.h"
+#include "gradients/gradient.h"
 #include "threads.h"
 
 #if defined(__x86_64__)
-#include "lookup_avx2.h"
-#include "lookup_avx512.h"
+#include "gradients/lookup_avx2.h"
+#include "gradients/lookup_avx512.h"
 #endif
 
 namespace bnn {

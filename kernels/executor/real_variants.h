@@ -4,8 +4,8 @@
 #include <immintrin.h>
 #endif
 
-#include "cpu.h"
-#include "real.h"
+#include "isa/cpu.h"
+#include "executor/real.h"
 
 namespace bnn {
 
@@ -44,7 +44,7 @@ inline void sign_bits(const float* x, const float* low, const float* high, isize
         to[c / 64] = word;
     }
 }
-#include "real.inl"
+#include "executor/real.inl"
 #undef FUSED
 }  // namespace real_plain
 
@@ -76,7 +76,7 @@ inline void sign_bits(const float* x, const float* low, const float* high, isize
         to[c / 64] = word;
     }
 }
-#include "real.inl"
+#include "executor/real.inl"
 #undef FUSED
 }  // namespace bnn::real_avx2
 BNN_TARGET_END
@@ -106,7 +106,7 @@ inline void sign_bits(const float* x, const float* low, const float* high, isize
         to[c / 64] = word;
     }
 }
-#include "real.inl"
+#include "executor/real.inl"
 #undef FUSED
 }  // namespace bnn::real_avx512
 BNN_TARGET_END

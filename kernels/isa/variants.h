@@ -1,11 +1,11 @@
 // All variants of this build, best first. Dispatch, tests and benchmarks walk this one table. For one unit of a program.
 #pragma once
-#include "reference.h"
-#include "scalar.h"
+#include "isa/reference.h"
+#include "isa/scalar.h"
 #if defined(__x86_64__)
-#include "avx512.h"
+#include "isa/avx512.h"
 #elif defined(__aarch64__)
-#include "neon.h"
+#include "isa/neon.h"
 #endif
 
 namespace bnn {
