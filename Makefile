@@ -69,6 +69,6 @@ clean:
 
 # For maintainers, after a change in pyproject.toml; ARGS=--upgrade takes the newest versions.
 pins: env
-	@$(IN_ENV) uv pip compile pyproject.toml --extra book --extra test --extra dev --universal --python-version 3.11 \
+	@$(IN_ENV) uv pip compile pyproject.toml --extra train --extra book --extra test --extra dev --universal --python-version 3.11 \
 	    --generate-hashes --no-emit-index-url --no-annotate --quiet \
 	    --custom-compile-command "make pins" --output-file requirements.txt $(ARGS)

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from bnnlib.paths import RESULTS, ROOT
+
 if TYPE_CHECKING:
     import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "results" / "runs"
+FOLDER = RESULTS / "runs"
 
 
 class RecordError(ValueError):
@@ -89,7 +90,7 @@ class Record(_Strict):
 
     format: Literal[1] = 1
     recipe: str
-    source: Literal["S1", "S2", "S3", "S4", "S5", "ours"]
+    source: str
     resolved: dict[str, Any]
     recipe_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
     profile: Literal["full", "quick"]
@@ -218,7 +219,8 @@ def hardware(device: torch.device, world: int = 1) -> dict[str, Any]:
     """What the run ran on."""
     import torch  # here alone: the report and the book read records without it
 
-    from bnnlib import ops, precision
+    from bnnlib import ops
+    from bnnlib.ops import precision
 
     found: dict[str, Any] = {
         "cpu": cpu_name(),

@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from bnnlib import bench, bench_onnx
+from bnnlib.benchmarks import kernels as bench
+from bnnlib.benchmarks import onnx_runtime as bench_onnx
 from bnnlib.ops import _backend
 
 

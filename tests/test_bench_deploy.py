@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bnnlib import bench_deploy, bench_onnx, layers, models, recipes
+from bnnlib import layers, models, recipes
+from bnnlib.benchmarks import networks as bench_deploy
+from bnnlib.benchmarks import onnx_runtime as bench_onnx
 from bnnlib.ops import _backend
 
 compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from bnnlib import chapters
+from bnnlib.book import chapters
 
 PARAMETERS = """
 profile = "stored"  # stored, quick or full

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from bnnlib import checkpoint
+from bnnlib.training import checkpoint
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
@@ -39,7 +39,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 
 def test_the_lock_is_freed_when_its_holder_is_killed(tmp_path):
-    code = f"from bnnlib.checkpoint import Lock; import time, pathlib; Lock(pathlib.Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(60)"
+    code = f"from bnnlib.training.checkpoint import Lock; import time, pathlib; Lock(pathlib.Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(60)"
     code = code.replace("Lock(pathlib", "held = Lock(pathlib")
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"

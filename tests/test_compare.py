@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bnnlib.compare import detectable, half_width, holm, paired
+from bnnlib.experiments.compare import detectable, half_width, holm, paired
 
 
 def test_half_width_of_a_table():

@@ -10,7 +10,8 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from bnnlib import data, deploy, evaluate, models, recipes
+from bnnlib import data, deploy, models, recipes
+from bnnlib.data import evaluate
 from bnnlib.deploy import images
 
 NAMES = tuple("0123456789")

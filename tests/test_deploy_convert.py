@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bnnlib import data, deploy, evaluate, layers, models
+from bnnlib import data, deploy, layers, models
+from bnnlib.data import evaluate
 from bnnlib.deploy import layerkinds, thresholds
 
 IMAGE = {"lenet5": (1, 28, 28), "mlp": (1, 28, 28)}

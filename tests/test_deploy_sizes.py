@@ -4,8 +4,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from bnnlib import building, deploy, models, recipes
+from bnnlib import deploy, models, recipes
 from bnnlib.deploy import sizes
+from bnnlib.training import building
 
 
 @pytest.mark.parametrize("name", ["s4-lenet5", "s3-mlp", "ours-lenet5", "tiny-s5-resnet18-dense"])

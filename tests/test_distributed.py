@@ -20,7 +20,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from bnnlib import building, data, deploy, evaluate, records, train
+from bnnlib import data, deploy, records
+from bnnlib.data import evaluate
+from bnnlib.training import building, loop
 
 TOLERANCE = 1e-10  # largest difference of a weight, relative to the largest weight of its tensor
 TRAIN, TEST, CLASSES, SIDE = 29, 13, 4, 32
@@ -51,20 +53,20 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 from torch import nn
-from bnnlib import checkpoint, train
-from bnnlib.train import Interrupted
+from bnnlib.training import checkpoint, loop
+from bnnlib.training.loop import Interrupted
 
 torch.set_num_threads(1)
 recipe, out, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 rank = int(os.environ["RANK"])
 nn.BatchNorm2d.train = lambda self, mode=True: nn.Module.train(self, False)  # frozen
-train.EVALUATION_BATCH = 4  # 4 4 4 1: the second process gets nothing of the last
-train.UPDATES_TO_ASK = 1
-step, said = train._Run._train_step, {}
+loop.EVALUATION_BATCH = 4  # 4 4 4 1: the second process gets nothing of the last
+loop.UPDATES_TO_ASK = 1
+step, said = loop._Run._train_step, {}
 
 def run(name, overrides, folder=None):
     places = {"runs": out / (folder or name), "out": out / "records" / name}
-    return train.train(recipe, overrides=overrides or None, progress=False, **places)
+    return loop.train(recipe, overrides=overrides or None, progress=False, **places)
 
 def stop_at(self, *arguments):
     if rank == 1 and (self.epoch, self.step) == (1, 1):
@@ -73,13 +75,13 @@ def stop_at(self, *arguments):
 
 for name, overrides in cases.items():
     if name == "cut":
-        train._Run._train_step = stop_at
+        loop._Run._train_step = stop_at
         try:
             run(name, overrides)
             said[name] = "not stopped"
         except Interrupted as stopped:
             said[name] = str(stopped)
-        train._Run._train_step = step
+        loop._Run._train_step = step
     result = run(name, overrides)
     left = {"weights": result.model.state_dict(), "curve": result.record.curve}
     torch.save(left, out / f"{name}-{rank}.pt")
@@ -140,7 +142,7 @@ def one(recipe):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn.BatchNorm2d, "train", lambda self, mode=True: nn.Module.train(self, False))
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        return train.train(recipe, runs=recipe.parent / "one", out=recipe.parent / "records", progress=False)
+        return loop.train(recipe, runs=recipe.parent / "one", out=recipe.parent / "records", progress=False)
 
 
 def load(folder: Path, name: str, rank: int) -> dict:
@@ -157,7 +159,7 @@ def assert_close(a: dict, b: dict, tolerance: float = TOLERANCE) -> None:
 
 
 def test_two_processes_end_at_the_weights_of_one(one, two):
-    start = building.model(train.recipes.load(Path(one.run_dir).parents[3] / "small.yaml")).state_dict()
+    start = building.model(loop.recipes.load(Path(one.run_dir).parents[3] / "small.yaml")).state_dict()
     here = one.model.state_dict()
     moved = [name for name, x in here.items() if "weight" in name and start[name].shape != ()]
     assert len(moved) > 30 and not torch.equal(here[moved[0]], start[moved[0]].double())
@@ -188,7 +190,7 @@ def test_accumulated_batches_equal_the_large_batch(two):
 
 def test_one_process_that_accumulates_equals_the_large_batch(recipe, one, monkeypatch):
     monkeypatch.setattr(nn.BatchNorm2d, "train", lambda self, mode=True: nn.Module.train(self, False))
-    again = train.train(recipe, overrides=CASES["accumulated"], runs=recipe.parent / "one", progress=False)
+    again = loop.train(recipe, overrides=CASES["accumulated"], runs=recipe.parent / "one", progress=False)
     assert_close(again.model.state_dict(), one.model.state_dict())
 
 
@@ -231,7 +233,7 @@ def test_the_command_under_torchrun_on_images_of_any_size(tmp_path):
         RECIPE.format(dataset=f"lazyfolder:{tmp_path / 'tree'}").replace("image: 32", "image: 224")
         + "augment: {view: s5}\nquick: {train: 8, test: 5, batch_size: 4}\n"
     )
-    done = torchrun("-m", "bnnlib.train", recipe, "--profile", "quick", BNN_RUNS=str(runs))
+    done = torchrun("-m", "bnnlib.training.loop", recipe, "--profile", "quick", BNN_RUNS=str(runs))
     assert done.returncode == 0, done.stderr[-4000:]
     (path,) = runs.rglob("record.json")
     record = records.read(path)
@@ -239,6 +241,6 @@ def test_the_command_under_torchrun_on_images_of_any_size(tmp_path):
     assert (record.dataset.train, record.dataset.test) == (8, 5)
     assert deploy.load(path.parent / "model.safetensors")(torch.zeros(1, 3, 224, 224)).shape == (1, CLASSES)
     assert done.stderr.count("record ") == 1, "the first process alone speaks"
-    again = torchrun("-m", "bnnlib.train", recipe, "--profile", "quck", BNN_RUNS=str(runs))
+    again = torchrun("-m", "bnnlib.training.loop", recipe, "--profile", "quck", BNN_RUNS=str(runs))
     assert again.returncode != 0
     assert again.stderr.count("error: unknown profile 'quck'") == 1

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bnnlib import effects, recipes
-from bnnlib.effects import Factorial
+from bnnlib import recipes
+from bnnlib.book.studies import effects
+from bnnlib.book.studies.effects import Factorial
 
 FACTORS = {"a": ("0", "1"), "b": ("0", "1"), "c": ("x", "y", "z")}
 CELLS = list(itertools.product(*FACTORS.values()))

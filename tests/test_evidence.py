@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bnnlib import evidence, recipes
-from bnnlib.evidence import Claim, difference
+from bnnlib import recipes
+from bnnlib.book.studies import evidence
+from bnnlib.book.studies.evidence import Claim, difference
 
 XNORPP, XNOR = "tiny-s5-resnet18-xnorpp", "tiny-s5-resnet18-xnor"
 CLAIM = Claim("Learned against analytic", XNORPP, XNOR, source=5.9)

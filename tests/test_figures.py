@@ -7,7 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from bnnlib import figures
+from bnnlib.book import figures
 
 
 def test_curves_are_the_records(a_record):

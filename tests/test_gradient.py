@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bnnlib import data, gradients, jacobians, layers, models, recipes, records
+from bnnlib import data, layers, models, recipes, records
+from bnnlib.book.studies import gradients, jacobians
 from bnnlib.quantizers import mean_scale, scaled_sign, sign
 
 SIZES = [1, 2, 3, 8, 75, 500]  # 75 and 500: a filter of a first and of LeNet-5's binary convolution

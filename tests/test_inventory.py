@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from bnnlib import building, inventory, layers, models
+from bnnlib import layers, models
+from bnnlib.book.studies import inventory
+from bnnlib.training import building
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from bnnlib import building, data, evaluate, layers, models, recipes, train
+from bnnlib import data, layers, models, recipes
+from bnnlib.data import evaluate
 from bnnlib.layers import BinaryConv2d, BinaryLinear
+from bnnlib.training import building, loop
 
 CONVS = ((96, 256, 5), (256, 384, 3), (384, 384, 3), (384, 256, 3))
 
@@ -170,5 +172,5 @@ def test_the_recipe_runs_in_its_quick_profile(tmp_path):
             Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
     overrides = {"dataset": f"imagefolder:{tmp_path}", "quick.train": 8, "quick.test": 8, "model.classes": 4}
     options = {"profile": "quick", "runs": tmp_path / "runs", "progress": False}
-    record = train.train("tiny-s4-alexnet", overrides=overrides, **options).record
+    record = loop.train("tiny-s4-alexnet", overrides=overrides, **options).record
     assert record.parameters.total == parameters(2304, 4)

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import nn
 
-from bnnlib import building, inventory, layers, models, recipes, schedules, train
+from bnnlib import layers, models, recipes
+from bnnlib.book.studies import inventory
 from bnnlib.models import resnet
+from bnnlib.training import building, loop, schedules
 
 # (in, out) of the eight blocks; a block has two 3x3 convs, and a 1x1 conv in its shortcut where they differ.
 BLOCKS = ((64, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 512), (512, 512))
@@ -281,7 +283,7 @@ def tree(tmp_path_factory):
 @pytest.mark.parametrize("name", distinct(TINY))
 def test_every_variant_runs_in_its_quick_profile(name, tree, tmp_path):
     overrides = {"dataset": f"imagefolder:{tree}", "quick.train": 16, "quick.test": 8, "model.width": 16}
-    result = train.train(name, profile="quick", overrides=overrides, runs=tmp_path, progress=False)
+    result = loop.train(name, profile="quick", overrides=overrides, runs=tmp_path, progress=False)
     record = result.record
     assert record.curve[0].train_loss < 20 and record.parameters.total == count(result.model)
     if "-7ep" not in name:
@@ -291,13 +293,13 @@ def test_every_variant_runs_in_its_quick_profile(name, tree, tmp_path):
 def test_the_imagenet_recipe_runs_on_images_of_any_size(tree, tmp_path):
     overrides = {"dataset": f"lazyfolder:{tree}", "quick.train": 8, "quick.test": 4, "model.width": 16}
     options = {"profile": "quick", "runs": tmp_path, "progress": False}
-    record = train.train("s5-resnet18-xnorpp", overrides=overrides, **options).record
+    record = loop.train("s5-resnet18-xnorpp", overrides=overrides, **options).record
     assert record.dataset.train == 8
     with pytest.raises(recipes.RecipeError, match="decoded as they are needed: augment them by a view"):
-        train.train("s5-resnet18-xnorpp", overrides={**overrides, "augment": {"flip": True}}, **options)
+        loop.train("s5-resnet18-xnorpp", overrides={**overrides, "augment": {"flip": True}}, **options)
     overrides["dataset"] = f"imagefolder:{tree}"
     with pytest.raises(recipes.RecipeError, match="held in memory: leave augment.view out"):
-        train.train("s5-resnet18-xnorpp", overrides=overrides, **options)
+        loop.train("s5-resnet18-xnorpp", overrides=overrides, **options)
 
 
 def test_recipes_train_as_s5_does():

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bnnlib.objectives import distillation
+from bnnlib.training.objectives import distillation
 
 
 def softmax(rows: np.ndarray) -> np.ndarray:

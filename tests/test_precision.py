@@ -9,8 +9,10 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bnnlib import data, layers, ops, precision, train
+from bnnlib import data, layers, ops
+from bnnlib.ops import precision
 from bnnlib.quantizers import sign
+from bnnlib.training import loop
 
 CPU = torch.device("cpu")
 HALF_A_STEP = 2**-8  # of bfloat16, relative to the number that is rounded to it
@@ -163,7 +165,7 @@ def net():
 
 
 def step(model, run, x):
-    """Output and gradients of a training step, as :mod:`bnnlib.train` takes it."""
+    """Output and gradients of a training step, as :mod:`bnnlib.training.loop` takes it."""
     model.zero_grad()
     with precision.products("bf16-mixed", CPU):
         with torch.autocast("cpu", torch.bfloat16):
@@ -249,9 +251,9 @@ def test_a_run_in_bf16_and_its_teacher_multiply_no_bfloat16(lacking, tmp_path, m
     path.write_text(TINY)
     options = {"runs": tmp_path / "runs", "out": tmp_path / "out", "progress": False}
     with Products() as seen:
-        teacher = train.train(path, **options)
+        teacher = loop.train(path, **options)
         taught = {"distill.teacher": str(teacher.run_dir / "model.safetensors")}
-        student = train.train(path, overrides=taught, **options)
+        student = loop.train(path, overrides=taught, **options)
     assert student.record.resolved["precision"] == "bf16-mixed"
     assert student.record.teacher.recipe == "tiny"
     assert torch.bfloat16 not in seen.types and torch.float32 in seen.types

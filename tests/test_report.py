@@ -8,7 +8,8 @@ import statistics
 import pytest
 from typer.testing import CliRunner
 
-from bnnlib import recipes, records, report
+from bnnlib import recipes, records
+from bnnlib.experiments import report
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bnnlib import data, deploy, evaluate, models, recipes, records, runs
+from bnnlib import data, deploy, models, recipes, records
+from bnnlib.data import evaluate
+from bnnlib.experiments import runs
 
 LENET = "s4-lenet5"
 

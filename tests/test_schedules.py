@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from bnnlib import recipes
 from bnnlib.recipes import Schedule
-from bnnlib.schedules import factor
+from bnnlib.training.schedules import factor
 
 
 def test_constant():

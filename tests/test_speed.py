@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bnnlib import speed
+from bnnlib.benchmarks import speed
 
 
 def unit(what, per_cycle):

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from bnnlib import building, checkpoint, data, deploy, quantizers, recipes, records, train
+from bnnlib import data, deploy, quantizers, recipes, records
 from bnnlib.recipes import RecipeError
+from bnnlib.training import building, checkpoint, loop
 
 TINY = """
 title: a tiny run on the embedded digits
@@ -50,7 +51,7 @@ def one_thread():
 
 
 def run(recipe, tmp_path, name="runs", **options):
-    return train.train(recipe, profile="quick", runs=tmp_path / name, progress=False, **options)
+    return loop.train(recipe, profile="quick", runs=tmp_path / name, progress=False, **options)
 
 
 def without_times(record):
@@ -94,7 +95,7 @@ def test_what_a_recipe_compiles_for_a_gpu_runs_as_it_is_on_a_cpu(
     calls = []
     monkeypatch.setattr(torch, "compile", lambda model, **options: calls.append(model) or model)
     options = {"runs": tmp_path / "runs", "out": tmp_path, "progress": False}
-    train.train(recipe, overrides={"compile": compile, "epochs": 1, "schedule.warmup_epochs": 0}, **options)
+    loop.train(recipe, overrides={"compile": compile, "epochs": 1, "schedule.warmup_epochs": 0}, **options)
     assert len(calls) == compiled
 
 
@@ -112,7 +113,7 @@ def test_stopped_by_a_signal_in_mid_epoch_then_resumed_equals_uninterrupted(
     recipe, tmp_path, monkeypatch, extra
 ):
     whole = run(recipe, tmp_path, "whole", overrides=extra)
-    step = train._Run._train_step
+    step = loop._Run._train_step
 
     def stop_after_three(self, *arguments):
         if (self.epoch, self.step) == (1, 2):
@@ -120,9 +121,9 @@ def test_stopped_by_a_signal_in_mid_epoch_then_resumed_equals_uninterrupted(
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Run, "_train_step", stop_after_three)
+        patch.setattr(loop._Run, "_train_step", stop_after_three)
         with pytest.raises(
-            train.Interrupted, match=f"SIGTERM at epoch 2, step {4 if 'accumulate' in extra else 3}.*resumes"
+            loop.Interrupted, match=f"SIGTERM at epoch 2, step {4 if 'accumulate' in extra else 3}.*resumes"
         ):
             run(recipe, tmp_path, "cut", overrides=extra)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -132,16 +133,16 @@ def test_stopped_by_a_signal_in_mid_epoch_then_resumed_equals_uninterrupted(
 def test_killed_in_mid_epoch_then_resumed_equals_uninterrupted(recipe, tmp_path):
     script = f"""
         import os, signal, torch
-        from bnnlib import train
+        from bnnlib.training import loop
         torch.set_num_threads(1)
-        train.CHECKPOINT_SECONDS = 0  # after every step
-        step = train._Run._train_step
+        loop.CHECKPOINT_SECONDS = 0  # after every step
+        step = loop._Run._train_step
         def kill_at_step_3(self, *arguments):
             if (self.epoch, self.step) == (1, 3):
                 os.kill(os.getpid(), signal.SIGKILL)
             return step(self, *arguments)
-        train._Run._train_step = kill_at_step_3
-        train.train({str(recipe)!r}, profile="quick", runs={str(tmp_path / "cut")!r}, progress=False)
+        loop._Run._train_step = kill_at_step_3
+        loop.train({str(recipe)!r}, profile="quick", runs={str(tmp_path / "cut")!r}, progress=False)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -152,7 +153,7 @@ def test_killed_in_mid_epoch_then_resumed_equals_uninterrupted(recipe, tmp_path)
 
 def test_a_finished_run_called_again_trains_no_further(recipe, tmp_path, monkeypatch):
     first = run(recipe, tmp_path)
-    monkeypatch.setattr(train._Run, "_train_epoch", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr(loop._Run, "_train_epoch", lambda self: pytest.fail("trained again"))
     assert_equal_runs(run(recipe, tmp_path), first)
 
 
@@ -161,12 +162,12 @@ def test_a_full_run_is_recorded_beside_its_recipe_and_a_changed_one_is_not(recip
     small = tmp_path / "small.yaml"
     small.write_text("extends: tiny\nepochs: 1\n")
     options = {"profile": "full", "runs": tmp_path / "runs", "out": out, "progress": False}
-    result = train.train(small, seed=2, **options)
+    result = loop.train(small, seed=2, **options)
     assert result.record_path == out / "small" / "seed2.json"
-    changed = train.train(small, seed=2, overrides={"label_smoothing": 0.1}, **options)
+    changed = loop.train(small, seed=2, overrides={"label_smoothing": 0.1}, **options)
     assert changed.record_path.parent == changed.run_dir != result.run_dir
     run(recipe, tmp_path)
-    own = train.train(small, seed=3, **{**options, "out": None})
+    own = loop.train(small, seed=3, **{**options, "out": None})
     assert own.record_path == own.run_dir / "record.json", "no recipe of the library"
     assert [p.relative_to(out).as_posix() for p in out.rglob("*.json")] == ["small/seed2.json"]
 
@@ -177,13 +178,13 @@ def test_a_full_run_is_recorded_beside_its_recipe_and_a_changed_one_is_not(recip
     ids=["loss", "input, which the signs hide"],
 )
 def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(recipe, tmp_path, monkeypatch, spoiled, said):
-    right = getattr(train._Run, spoiled)
+    right = getattr(loop._Run, spoiled)
 
     def spoil(self, first, *rest):
         return right(self, first * float("nan") if self.epoch == 1 else first, *rest)
 
-    monkeypatch.setattr(train._Run, spoiled, spoil)
-    with pytest.raises(train.TrainingError, match=rf"tiny seed 0: {said} in epoch 2.*last good checkpoint"):
+    monkeypatch.setattr(loop._Run, spoiled, spoil)
+    with pytest.raises(loop.TrainingError, match=rf"tiny seed 0: {said} in epoch 2.*last good checkpoint"):
         run(recipe, tmp_path)
     state = checkpoint.load(tmp_path / "runs/tiny/quick/seed0/checkpoint.pt", {})
     assert (state["epoch"], state["step"]) == (1, 0)
@@ -194,7 +195,7 @@ def test_binary_weights_that_no_gradient_reaches_stop_the_run(recipe, tmp_path, 
     monkeypatch.setattr(
         quantizers._ScaledSign, "backward", lambda ctx, grad: (torch.zeros_like(grad), None, None)
     )
-    with pytest.raises(train.TrainingError, match="tiny seed 0: no gradient arrives at any binary weight"):
+    with pytest.raises(loop.TrainingError, match="tiny seed 0: no gradient arrives at any binary weight"):
         run(recipe, tmp_path)
     assert not list(tmp_path.rglob("*.json")), "it left a record"
 
@@ -253,39 +254,39 @@ def test_validation_chooses_the_best_epoch_without_the_test_set(recipe, tmp_path
 
 def test_an_epoch_breaks_off_below_a_loss(recipe, tmp_path, monkeypatch):
     taken = []
-    step = train._Run._train_step
+    step = loop._Run._train_step
     monkeypatch.setattr(
-        train._Run, "_train_step", lambda self, *a: taken.append(self.epoch) or step(self, *a)
+        loop._Run, "_train_step", lambda self, *a: taken.append(self.epoch) or step(self, *a)
     )
     run(recipe, tmp_path, overrides={"stop_epoch_below_loss": 1000.0})
     assert taken == [0, 1]
 
 
 def test_a_checkpoint_left_by_the_step_that_ends_an_epoch_resumes_in_the_next(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "CHECKPOINT_SECONDS", 0)  # after every step
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)  # after every step
     early = {"stop_epoch_below_loss": 1000.0}  # every epoch has one step
     whole = run(recipe, tmp_path, "whole", overrides=early)
-    finish = train._Run._finish_epoch
+    finish = loop._Run._finish_epoch
 
     def killed(self, log):
         raise RuntimeError("killed between an epoch's last step and its end")
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Run, "_finish_epoch", killed)
+        patch.setattr(loop._Run, "_finish_epoch", killed)
         with pytest.raises(RuntimeError, match="killed"):
             run(recipe, tmp_path, "cut", overrides=early)
     resumed = run(recipe, tmp_path, "cut", overrides=early)
     assert resumed.record.images_per_second > 0
     assert_equal_runs(resumed, whole)
-    assert train._Run._finish_epoch is finish
+    assert loop._Run._finish_epoch is finish
 
 
 def test_each_step_has_dropout_masks_of_its_own():
     # S1 to S4 have up to 469 steps an epoch; the CPU generator reads the low 32 bits of a seed
-    seeds = [train.dropout_seed(0, epoch, step, 0) % 2**32 for epoch in range(60) for step in range(469)]
+    seeds = [loop.dropout_seed(0, epoch, step, 0) % 2**32 for epoch in range(60) for step in range(469)]
     assert len(set(seeds)) == len(seeds)
     masks = set()
-    for seed in (train.dropout_seed(s, e, t, r) for s in range(2) for e in range(3) for t in range(40) for r in range(2)):
+    for seed in (loop.dropout_seed(s, e, t, r) for s in range(2) for e in range(3) for t in range(40) for r in range(2)):
         torch.manual_seed(seed)
         masks.add(tuple(nn.functional.dropout(torch.ones(64)).tolist()))
     assert len(masks) == 2 * 3 * 40 * 2
@@ -358,7 +359,7 @@ def test_weight_decay_groups():
     ids=["recipe", "value", "field", "form", "YAML", "profile"],
 )
 def test_the_command_line_answers_mistakes_in_one_line(arguments, said):
-    answer = CliRunner().invoke(train.app, arguments)
+    answer = CliRunner().invoke(loop.app, arguments)
     assert answer.exit_code == 1
     assert said in answer.stderr
     assert answer.stderr.count("\n") == 1 and answer.stdout == ""
@@ -368,7 +369,7 @@ def test_the_command_line_trains(recipe, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "bnnlib.train",
+        "bnnlib.training.loop",
         str(recipe),
         "--profile",
         "quick",
@@ -390,4 +391,4 @@ def test_the_command_line_trains(recipe, tmp_path):
 
 def test_missing_data_names_the_three_ways(tmp_path):
     with pytest.raises((data.DataNotFound, RecipeError), match="BNN_DATA"):
-        train.train("s4-lenet5", profile="quick", data_root=tmp_path, runs=tmp_path / "runs", progress=False)
+        loop.train("s4-lenet5", profile="quick", data_root=tmp_path, runs=tmp_path / "runs", progress=False)

@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from bnnlib import deploy, verify
+from bnnlib import deploy
+from bnnlib.benchmarks import verify
 from bnnlib.ops import _backend
 
 compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")

@@ -79,4 +79,4 @@ def _fail(error: Exception) -> None:
 
 
 if __name__ == "__main__":
-    app(prog_name="python -m bnnlib.data")
+    app(prog_name="bnn data")

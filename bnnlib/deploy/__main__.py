@@ -3,4 +3,4 @@
 from bnnlib.deploy.commands import app
 
 if __name__ == "__main__":
-    app(prog_name="python -m bnnlib.deploy")
+    app(prog_name="bnn deploy")

@@ -39,6 +39,7 @@ import numpy as np
 from bnnlib.deploy import container
 from bnnlib.deploy.container import FORMAT, DeployError
 from bnnlib.deploy.graph import Graph, GraphError
+from bnnlib.paths import RESULTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FOLDER", "FORMAT", "DeployError", "RealDtype", "info", "load", "read_graph", "save"]
 
-FOLDER = Path(__file__).resolve().parents[2] / "results" / "models"
+FOLDER = RESULTS / "models"
 RealDtype = Literal["float32", "bfloat16", "int8"]
 LARGEST_ACTIVATIONS = 1 << 30
 """Bytes that all the activations of one image may take; the book's largest network takes a fiftieth."""

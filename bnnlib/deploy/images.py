@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bnnlib import data, evaluate
-from bnnlib.data import cifar10, mnist
+from bnnlib import data
+from bnnlib.data import cifar10, evaluate, mnist
 from bnnlib.data.folders import EXTENSIONS, open_image
 from bnnlib.data.lazy import LazySplit
 from bnnlib.data.transforms import STATISTICS

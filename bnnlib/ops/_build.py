@@ -23,7 +23,12 @@ from pathlib import Path
 from types import ModuleType
 
 NAME = "bnn_kernels"
-SOURCES = Path(__file__).resolve().parents[2] / "kernels"
+_HERE = Path(__file__).resolve()
+# beside the library in a checkout, inside it in a wheel
+SOURCES = next(
+    (folder for folder in (_HERE.parents[2] / "kernels", _HERE.parents[1] / "native") if (folder / f"{NAME}.cpp").is_file()),
+    _HERE.parents[2] / "kernels",
+)
 _TRAILER = b"cppimport"  # cppimport ends a library that was built to the last byte with this
 
 

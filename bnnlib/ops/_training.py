@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnnlib import precision
-from bnnlib.ops import _backend
+from bnnlib.ops import _backend, precision
 from bnnlib.ops._common import GEOMETRY, OPS, channels_last, float32, output_size, pair, register, words
 from bnnlib.ops._packed import conv2d_now, convolved, linear_now
 from bnnlib.ops._packing import pack_images, pack_weight_now

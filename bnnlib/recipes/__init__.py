@@ -1,7 +1,8 @@
-"""Recipes: one YAML file a table row, validated, and resolved from the recipe it extends.
+"""Recipes: one YAML file a family, validated, and resolved from what they extend.
 
 A recipe states what is trained, on what, and how; ``python -m bnnlib.train NAME`` needs nothing else. A
-recipe that ``extends`` another states only what differs. A field that is unknown, of the wrong type or
+recipe that ``extends`` another states only what differs, and so do the ``variants`` of a family file, each
+under its own name. An ``abstract`` file states what its variants share and is no recipe itself. A field that is unknown, of the wrong type or
 impossible is a :class:`RecipeError` that names file, field and what is allowed.
 """
 
@@ -12,7 +13,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -163,12 +164,16 @@ class Cost(_Strict):
     hardware: str
 
 
+# Fields that say something about a recipe and change nothing in a run.
+ABOUT = ("name", "title", "source", "published", "factors", "shortens", "seeds", "quick", "cost")
+
+
 class Recipe(_Strict):
     """One row of the scoreboard. ``hash()`` covers all that changes the run."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     title: str
-    source: Literal["S1", "S2", "S3", "S4", "S5", "ours"]
+    source: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9-]*$", description="whose system it is: S1 to S5, ours, ...")
     published: Published = Published()
     dataset: str
     input: Literal["normalized", "unit", "mean-subtracted", "gcn-zca"] = Field(
@@ -212,6 +217,10 @@ class Recipe(_Strict):
     compile: Literal[False, True, "gpu"] = Field(
         False, description="gpu: where a GPU trains alone"
     )
+    factors: dict[str, str] = Field(
+        {}, description="of a recipe that is a cell of an ablation: each factor and its level"
+    )
+    shortens: str | None = Field(None, description="the recipe of which this one is a shorter schedule")
     seeds: int = Field(1, gt=0, description="seeds that `make reproduce` trains: 0 .. seeds-1")
     quick: Quick = Quick()
     cost: Cost | None = None
@@ -234,9 +243,14 @@ class Recipe(_Strict):
         fields = self.model_dump(
             mode="json",
             exclude_defaults=True,
-            exclude={"name", "title", "source", "published", "seeds", "quick", "cost"},
+            exclude=set(ABOUT),
         )
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    def changed_since(self, resolved: dict[str, Any]) -> list[str]:
+        """The fields, dotted, in which a run made by ``resolved`` (a record's) differs from one made by this recipe now.
+        A field that did not exist then counts as left at its default: so a new field must do nothing by default."""
+        return _differences(self.resolved(), resolved, self, ())
 
     def for_profile(self, profile: str) -> Recipe:
         """The recipe as ``profile`` (``full`` or ``quick``) runs it."""
@@ -250,50 +264,110 @@ class Recipe(_Strict):
         return self.model_copy(update=changes)
 
 
+def _differences(now: Any, then: Any, schema: Any, at: tuple[str, ...]) -> list[str]:
+    if isinstance(now, dict) and isinstance(then, dict):
+        known = type(schema).model_fields if isinstance(schema, BaseModel) else {}
+        found = []
+        for key in sorted({*now, *then} - (set(ABOUT) if not at else set())):
+            if key not in then and key in known and not known[key].is_required():
+                default = known[key].get_default(call_default_factory=True)
+                before = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
+                before = json.loads(json.dumps(before))
+            else:
+                before = then.get(key)
+            found += _differences(now.get(key), before, getattr(schema, key, None), (*at, key))
+        return found
+    return [] if now == then else [".".join(at)]
+
+
 def names() -> list[str]:
     """The names of the recipes that come with the library."""
-    return sorted(p.stem for p in FOLDER.glob("*.yaml"))
+    return sorted(_shipped())
+
+
+def file_of(name: str) -> Path:
+    """The family file that states the recipe ``name`` of the library. Raises :class:`RecipeError` for an unknown name."""
+    return _find(name).path
 
 
 def load(name: str | Path, overrides: dict[str, Any] | None = None) -> Recipe:
-    """Load a recipe by name (``"s4-lenet5"``) or path. ``overrides`` maps dotted fields to values, as
-    ``--set`` does.
+    """Load a recipe by name (``"s4-lenet5"``) or path; ``"file.yaml:name"`` is a variant that the file states.
+    ``overrides`` maps dotted fields to values, as ``--set`` does.
 
     Raises :class:`RecipeError` for a misspelt name, a broken file, and any field that is unknown, of the
     wrong type or impossible.
     """
-    path = _path(name)
-    fields = _read(path, ())
+    source = _find(name)
+    fields = _read(source, ())
     for dotted, value in (overrides or {}).items():
         _set(fields, dotted, value)
-    _check_name(fields, path)
-    fields["name"] = path.stem
-    where = f"{path.name} with {overrides}" if overrides else path.name
+    _check_name(fields, source)
+    fields["name"] = source.name
+    where = f"{source} with {overrides}" if overrides else str(source)
     try:  # through JSON, whose strict mode takes lists for tuples but neither "60" nor true for a number
         return Recipe.model_validate_json(json.dumps(fields, default=str), strict=True)
     except ValidationError as error:
         raise RecipeError(f"recipe {where}: " + "; ".join(_explain(e) for e in error.errors())) from None
 
 
-def _path(name: str | Path) -> Path:
-    if str(name).endswith((".yaml", ".yml")):
-        path = Path(name)
+class _Source(NamedTuple):
+    """Where a recipe is stated: a file, and the variant in it, or None for the file's own fields."""
+
+    path: Path
+    variant: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.variant or self.path.stem
+
+    def __str__(self) -> str:
+        return f"{self.path.name}:{self.variant}" if self.variant else self.path.name
+
+
+def _shipped() -> dict[str, _Source]:
+    """Where each recipe of the library is stated, by name."""
+    found: dict[str, _Source] = {}
+    for path in sorted(FOLDER.rglob("*.yaml")):
+        fields = _parse(path)
+        here = [] if fields.get("abstract") else [_Source(path)]
+        for source in here + [_Source(path, variant) for variant in _variants(fields, path)]:
+            if source.name in found:
+                raise RecipeError(f"two recipes are named {source.name}: {found[source.name]} and {source}")
+            found[source.name] = source
+    return found
+
+
+def _find(name: str | Path) -> _Source:
+    file, colon, variant = str(name).rpartition(":")
+    if not colon or not file.endswith((".yaml", ".yml")):
+        file, variant = str(name), ""
+    if file.endswith((".yaml", ".yml")):
+        path = Path(file)
         if not path.is_file():
             raise RecipeError(f"no recipe file {path}")
-        return path
-    path = FOLDER / f"{name}.yaml"
-    if not path.is_file():
-        close = difflib.get_close_matches(str(name), names(), n=3) or names()
+        if variant and variant not in _variants(_parse(path), path):
+            stated = ", ".join(_variants(_parse(path), path)) or "none"
+            raise RecipeError(f"recipe {path.name} has no variant {variant!r}; it has {stated}")
+        return _Source(path, variant or None)
+    shipped = _shipped()
+    if name not in shipped:
+        close = difflib.get_close_matches(str(name), shipped, n=3) or sorted(shipped)
         raise RecipeError(
             f"no recipe {str(name)!r}; did you mean {', '.join(close)}? (a file's path must end in .yaml)"
         )
-    return path
+    return shipped[str(name)]
 
 
-def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise RecipeError(f"recipe {path.name} extends itself: {' -> '.join(p.stem for p in (*seen, path))}")
+_parsed: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    """The fields of a file, as they are written; not to be changed. A file is read again where it has changed."""
     try:
+        about = path.stat()
+        stamp = about.st_mtime_ns, about.st_size
+        if path in _parsed and _parsed[path][0] == stamp:
+            return _parsed[path][1]
         fields = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from None
@@ -301,23 +375,69 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"recipe {path.name} is not YAML: {error}") from None
     if not isinstance(fields, dict):
         raise RecipeError(f"recipe {path.name} must be a mapping of fields, is {type(fields).__name__}")
-    _check_name(fields, path)
+    _parsed[path] = stamp, fields
+    return fields
+
+
+def _variants(fields: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    variants = fields.get("variants")
+    if variants is None:
+        return {}
+    if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
+        raise RecipeError(
+            f"recipe {path.name}: field 'variants' must map names to the fields in which each differs"
+        )
+    return variants
+
+
+def _read(source: _Source, seen: tuple[_Source, ...], base: bool = False) -> dict[str, Any]:
+    """The fields of a recipe, those of what it extends under them. ``base``: as the base of a variant, for which an
+    abstract file will do."""
+    resolved = source._replace(path=source.path.resolve())
+    if resolved in seen:
+        raise RecipeError(f"recipe {source} extends itself: {' -> '.join(s.name for s in (*seen, resolved))}")
+    seen = (*seen, resolved)
+    fields = dict(_parse(source.path))
+    variants, abstract = _variants(fields, source.path), fields.pop("abstract", False)
+    fields.pop("variants", None)
+    if source.variant is None and abstract and not base:
+        raise RecipeError(f"recipe {source} is abstract; choose one of its variants: {', '.join(variants)}")
+    if source.variant is not None:
+        fields = dict(variants[source.variant])
+    _check_name(fields, source)
     fields.pop("name", None)
     parent = fields.pop("extends", None)
-    if parent is None:
+    if parent is None and source.variant is None:
         return fields
-    siblings = [path.parent / f"{parent}.yaml", path.parent / str(parent)]
+    above = _Source(source.path) if parent is None else _parent(source, parent)
+    inherited = _read(above, seen, base=parent is None)
+    inherited.pop("shortens", None)  # what shortens another is no schedule of what is derived from it
+    if above.path != source.path:
+        inherited.pop("factors", None)  # an ablation's cells are told apart within a family
+    return _merge(inherited, fields)
+
+
+def _parent(source: _Source, parent: Any) -> _Source:
+    """What ``extends`` names: a variant of the same file or the file itself, a file beside it, or a recipe of the
+    library."""
+    inside = _variants(_parse(source.path), source.path)
+    if source.variant is not None and parent in inside:
+        return _Source(source.path, parent)
+    if source.variant is not None and parent == source.path.stem:
+        return _Source(source.path)
+    beside = [source.path.parent / f"{parent}.yaml", source.path.parent / str(parent)]
     try:
-        base = next((p for p in siblings if p.is_file()), None) or _path(parent)
+        path = next((p for p in beside if p.is_file()), None)
+        return _Source(path) if path else _find(parent)
     except RecipeError as error:
-        raise RecipeError(f"recipe {path.name} extends {parent!r}: {error}") from None
-    return _merge(_read(base, (*seen, path.resolve())), fields)
+        raise RecipeError(f"recipe {source} extends {parent!r}: {error}") from None
 
 
-def _check_name(fields: dict[str, Any], path: Path) -> None:
-    if fields.get("name", path.stem) != path.stem:
+def _check_name(fields: dict[str, Any], source: _Source) -> None:
+    if fields.get("name", source.name) != source.name:
+        what = "variant" if source.variant else "file"
         raise RecipeError(
-            f"recipe {path.name}: field 'name' = {fields['name']!r}: a recipe is named as its file is, rename the file instead"
+            f"recipe {source}: field 'name' = {fields['name']!r}: a recipe is named as its {what} is, rename the {what} instead"
         )
 
 

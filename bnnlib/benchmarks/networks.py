@@ -1,0 +1,342 @@
+"""``python -m bnnlib.bench_deploy`` (part of ``make bench``): whole networks on packed bits against the same topologies in
+FP32 on this machine, into ``results/bench/deploy-<cpu>-<date>.json``.
+
+Times are taken as in :mod:`bnnlib.benchmarks.kernels`: in turns within one run, ratios are medians over rounds; one pinned process
+for each number of threads; nothing else should run. For each network, batch and number of threads:
+
+======================== =====================================================================================
+``fp32-eager``           the network with every binary layer replaced by a real-valued one (:func:`real_twin`)
+``fp32-channels_last``   the same, weights and images channels last
+``fp32-compile``         the same, ``torch.compile`` with freezing
+``fake-quantised``       the binary network in PyTorch, +-1 as floats: how it was trained and evaluated
+``onnx-fp32``, ...       ONNX Runtime, FP32 and int8 (static, random calibration), in a process of its own
+``packed-float32``, ...  :func:`bnnlib.deploy.convert`, real-valued layers behind the first in float32, bfloat16, int8
+======================== =====================================================================================
+
+Beside the times: where they go, operation by operation. What a network computes, and the memory it takes, do not depend on
+how quiet the machine is: :mod:`bnnlib.benchmarks.verify` has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from bnnlib import data, deploy, layers, models, recipes
+from bnnlib.benchmarks import kernels as bench
+from bnnlib.benchmarks import onnx_runtime as bench_onnx
+from bnnlib.deploy import images, onnx_export
+from bnnlib.paths import RESULTS
+from bnnlib.records import write_atomically
+
+FOLDER = RESULTS / "bench"
+# the topologies that the book compares, by a recipe that builds them; and whatever else comes with the book
+NETS = ("s2-student", "s4-lenet5", "s4-nin", "tiny-s5-resnet18-xnorpp", "s1-vgg", "s3-mlp")
+BATCHES = (1, 128)
+REALS = ("float32", "bfloat16", "int8")
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "tiny-imagenet": (3, 64, 64), "imagenet": (3, 224, 224)}
+
+
+class BenchError(Exception):
+    """A record that cannot be used, or a measurement that failed; the message says what to do."""
+
+
+# --------------------------------------------------------------------------------------------------- networks
+
+
+def shape_of(name: str) -> tuple[int, int, int]:
+    """(C, H, W) of the images of the recipe ``name``."""
+    dataset = recipes.load(name).dataset
+    return SHAPES[dataset] if dataset in SHAPES else images.describe(data.load(dataset))["shape"]
+
+
+def model_of(name: str) -> tuple[nn.Module, bool]:
+    """The packed file's model of the recipe ``name`` and True, or an untrained one and False."""
+    path = deploy.FOLDER / f"{name}.safetensors"
+    if path.is_file():
+        return deploy.load(path), True
+    recipe = recipes.load(name)
+    torch.manual_seed(0)
+    return models.build(recipe.model.name, **recipe.model.options).eval(), False
+
+
+def real_twin(model: nn.Module) -> nn.Module:
+    """A copy of ``model`` with every binary layer replaced by the real-valued one of its shape, and every learned sign
+    left out: the same topology in FP32. The weights mean nothing."""
+    twin = copy.deepcopy(model)
+    for module in list(twin.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, layers.BinaryConv2d):
+                sizes = child.kernel_size, child.stride, child.padding, child.dilation, child.groups
+                real = nn.Conv2d(child.in_channels, child.out_channels, *sizes, bias=child.bias is not None)
+            elif isinstance(child, layers.BinaryLinear):
+                real = nn.Linear(child.in_features, child.out_features, bias=child.bias is not None)
+            elif isinstance(child, layers.RSign):
+                real = nn.Identity()
+            else:
+                continue
+            setattr(module, name, real)
+    return twin.eval()
+
+
+def shipped() -> list[str]:
+    """The recipes of the packed files that come with the book and have binary layers."""
+    paths = sorted(deploy.FOLDER.glob("*.safetensors"))
+    return [path.stem for path in paths if deploy.info(path)["packed"] and path.stem in recipes.names()]
+
+
+def nets() -> list[str]:
+    """:data:`NETS`, and those that are shipped and of another topology."""
+    found = list(NETS)
+    for name in shipped():
+        if topology(name) not in map(topology, found):
+            found.append(name)
+    return found
+
+
+def topology(name: str) -> str:
+    """What decides the speed of the recipe's network; recipes that agree in it are as fast as one another."""
+    recipe = recipes.load(name)
+    return json.dumps([recipe.model.name, recipe.model.options, recipe.dataset], sort_keys=True)
+
+
+# ------------------------------------------------------------------------------------------------------- time
+
+
+def contenders(
+    name: str, batch: int, *, compiled: bool = True, peer: bench_onnx.Peer | None = None, scratch: Path | None = None
+) -> bench.Contenders:
+    """Who takes turns; see the module's table. ``peer``: with ONNX Runtime, for which files go to ``scratch``."""
+    model, _ = model_of(name)
+    twin, shape = real_twin(model), shape_of(name)
+    last = real_twin(model).to(memory_format=torch.channels_last)
+    x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+    xl = x.contiguous(memory_format=torch.channels_last)
+    found: bench.Contenders = {
+        "fp32-eager": lambda: twin(x),
+        "fp32-channels_last": lambda: last(xl),
+        "fake-quantised": lambda: model(x),
+    }
+    if compiled:
+        import torch._inductor.config as inductor
+
+        inductor.freezing = True
+        torch._dynamo.reset()
+        fast = torch.compile(real_twin(model))
+        found["fp32-compile"] = lambda: fast(x)
+    for real in REALS:
+        network = deploy.convert(model, shape, real=real)
+        found[f"packed-{real}"] = lambda network=network: network(x)
+    if peer is not None and scratch is not None:
+        path = scratch / f"{name}.onnx"
+        if not path.exists():
+            onnx_export.write(twin, shape, path)
+        found |= peer.network(path, shape, batch)
+    return found
+
+
+def measure_net(name: str, batch: int, rounds: int, **more) -> dict:
+    """One case: times of all contenders, and over each packed one the others' ratios."""
+    with torch.inference_mode():
+        seconds = bench.alternate(contenders(name, batch, **more), rounds)
+    others = [n for n in seconds if not n.startswith("packed")]
+    over = {
+        packed: {other: bench.ratio(seconds[other], seconds[packed]) for other in others}
+        for packed in seconds
+        if packed.startswith("packed")
+    }
+    return {"net": name, "batch": batch, "times": bench.times(seconds), "over": over}
+
+
+def measure_profile(name: str, batch: int, rounds: int) -> dict:
+    """Where the time goes on one thread, microseconds: each operation of the packed network, each layer of its FP32
+    twin (``binary``: 1 bit in the network; what is no layer of its own stands under ``rest``)."""
+    model, _ = model_of(name)
+    x = torch.randn(batch, *shape_of(name), generator=torch.Generator().manual_seed(0))
+    network, twin = deploy.convert(model, shape_of(name)), real_twin(model)
+    one_bit = set(layers.binary_layers(model))
+    runs = [network.profile(x) for _ in range(rounds + 1)][1:]
+    packed = [
+        {"kind": kind, "layers": names, "us": round(1e6 * statistics.median(run[i][2] for run in runs), 2)}
+        for i, (kind, names, _) in enumerate(runs[0])
+    ]
+    seconds: dict[str, list[float]] = {}
+    started: dict[str, float] = {}
+    hooks = []
+    for key, module in twin.named_modules():
+        if next(module.children(), None) is None:
+            hooks += [
+                module.register_forward_pre_hook(lambda *_, key=key: started.__setitem__(key, time.perf_counter())),
+                module.register_forward_hook(
+                    lambda *_, key=key: seconds.setdefault(key, []).append(time.perf_counter() - started[key])
+                ),
+            ]
+    whole = []
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            begin = time.perf_counter()
+            twin(x)
+            whole.append(time.perf_counter() - begin)
+    for hook in hooks:
+        hook.remove()
+    per_call = {key: len(times) // (rounds + 1) for key, times in seconds.items()}  # a pool may serve twice
+    fp32 = [
+        {"layer": key, "binary": key in one_bit, "us": round(1e6 * per_call[key] * statistics.median(times[per_call[key] :]), 2)}
+        for key, times in seconds.items()
+    ]
+    rest = 1e6 * statistics.median(whole[1:]) - sum(row["us"] for row in fp32)
+    fp32.append({"layer": "rest", "binary": False, "us": round(max(rest, 0.0), 2)})
+    return {"net": name, "batch": batch, "packed": packed, "fp32": fp32}
+
+
+def work(cpus: list[int], names: list[str], quick: bool) -> dict:
+    """All that is timed on one number of threads, in this process."""
+    torch.set_num_threads(len(cpus))
+    result: dict = {"threads": len(cpus), "cases": [], "profiles": [], "onnxruntime": ""}
+    with contextlib.ExitStack() as stack:
+        peer, scratch = None, Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        if not quick and not bench_onnx.missing():
+            peer = stack.enter_context(bench_onnx.Peer(cpus))
+            result["onnxruntime"] = peer.version()
+        for name in names:
+            for batch in BATCHES[:1] if quick else BATCHES:
+                rounds = 3 if quick else 15 if batch == 1 else 5
+                print(f"{name}, batch {batch}, {len(cpus)} thread(s)", file=sys.stderr, flush=True)
+                result["cases"].append(
+                    measure_net(name, batch, rounds, compiled=not quick, peer=peer, scratch=scratch)
+                )
+                if len(cpus) == 1:
+                    result["profiles"].append(measure_profile(name, batch, rounds))
+    return result
+
+
+# ---------------------------------------------------------------------------------------------- the whole run
+
+
+def measure(names: list[str] | None = None, quick: bool = False) -> dict:
+    """The record of this machine. ``quick``: LeNet-5 alone, one thread, batch 1, few rounds."""
+    names = names or (["s4-lenet5"] if quick else nets())
+    threads = [1] if quick else sorted({1, len(os.sched_getaffinity(0))})
+    record: dict = {
+        "date": date.today().isoformat(), "environment": bench.environment(), "quick": quick,
+        "nets": {name: describe(name) for name in names},
+    }  # fmt: skip
+    record["runs"] = [_worker(many, names, quick) for many in threads]
+    return record
+
+
+def is_shipped(name: str) -> bool:
+    return (deploy.FOLDER / f"{name}.safetensors").is_file()
+
+
+def describe(name: str) -> dict:
+    recipe = recipes.load(name)
+    return {
+        "title": recipe.title, "source": recipe.source, "topology": topology(name), "trained": is_shipped(name),
+        "dataset": recipe.dataset, "shape": list(shape_of(name)),
+    }  # fmt: skip
+
+
+def _worker(threads: int, names: list[str], quick: bool) -> dict:
+    """A process of its own, pinned, as :func:`bnnlib.benchmarks.kernels.run_worker` does it."""
+    cpus = sorted(os.sched_getaffinity(0))[:threads]
+    settings = {"OMP_NUM_THREADS": str(threads), "OMP_PROC_BIND": "true", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    command = [sys.executable, "-m", "bnnlib.benchmarks.networks", "--worker", ",".join(map(str, cpus)), *names]
+    done = subprocess.run(
+        [*command, *(["--quick"] if quick else [])],
+        env={**os.environ, **settings},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE if quick else None,
+        preexec_fn=lambda: os.sched_setaffinity(0, cpus),
+    )
+    if done.returncode:
+        raise BenchError(f"the measurement on {threads} thread(s) failed: {(done.stderr or '').strip()[-1000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def newest(folder: Path = FOLDER) -> dict | None:
+    """The newest whole record, or None. Raises :class:`BenchError` for a damaged file."""
+    found = []
+    for path in sorted(folder.glob("deploy-*.json")):
+        try:
+            record = json.loads(path.read_text())
+            if not record["quick"] and {"nets", "runs"} <= set(record):
+                found.append((record["date"], path.name, record))
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise BenchError(f"{path} is no benchmark record ({error!r}): run make bench again") from None
+    return max(found, key=lambda row: row[:2])[2] if found else None
+
+
+def case(record: dict, net: str, batch: int, threads: int) -> dict | None:
+    """The case of a record, or None where it was not measured."""
+    for run in record["runs"]:
+        for row in run["cases"]:
+            if (run["threads"], row["net"], row["batch"]) == (threads, net, batch):
+                return row
+    return None
+
+
+def summary(record: dict) -> str:
+    lines = []
+    for run in record["runs"]:
+        lines.append(f"\n{run['threads']} thread(s): milliseconds (and how many times packed-float32 is faster)")
+        for row in run["cases"]:
+            over = row["over"]["packed-float32"]
+            shown = [
+                f"{name} {t['median_us'] / 1000:.2f}" + (f" ({over[name]:.1f}x)" if name in over else "")
+                for name, t in row["times"].items()
+            ]
+            lines.append(f"  {row['net']}, batch {row['batch']}: " + ", ".join(shown))
+        if not run["onnxruntime"]:
+            lines.append("  ONNX Runtime: not measured")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="bnn bench networks", description="Measure packed networks on this machine."
+    )
+    parser.add_argument("nets", nargs="*", help="recipes to measure (default: those that the book compares)")
+    parser.add_argument("--quick", action="store_true", help="LeNet-5, few rounds: shows that it runs, measures nothing")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the record (default: results/bench; with --quick or chosen nets: none)"
+    )
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.nets) - set(recipes.names()))
+    if unknown:
+        print(f"error: no recipe {unknown[0]!r}: choose from {', '.join(recipes.names())}", file=sys.stderr)
+        return 1
+    if options.worker:
+        print(json.dumps(work([int(cpu) for cpu in options.worker.split(",")], options.nets, options.quick)))
+        return 0
+    try:
+        record = measure(options.nets or None, options.quick)
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(summary(record))
+    folder = options.out or (None if options.quick or options.nets else FOLDER)
+    if folder:
+        path = folder / f"deploy-{bench.slug(record['environment']['cpu'])}-{record['date']}.json"
+        write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+        print(f"\nwritten: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

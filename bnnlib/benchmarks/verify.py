@@ -1,0 +1,207 @@
+"""``python -m bnnlib.verify [RECIPE ...]`` (part of ``make bench``): what packed networks compute and the memory they take,
+against PyTorch, into ``results/verified/<recipe>.json``.
+
+* ``agreement``, of a trained network whose test images are here: how many bits differ from PyTorch's, layer by layer, how
+  many predictions, and the accuracies, also with real-valued layers of fewer bits;
+* ``memory``: peaks of loading a network and running it once, in fresh processes.
+
+Neither is a time, so the machine need not be quiet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bnnlib import data, deploy, layers, recipes
+from bnnlib.benchmarks import kernels as bench
+from bnnlib.benchmarks.networks import BATCHES, REALS, model_of, nets, real_twin, shape_of, shipped, topology
+from bnnlib.deploy import images
+from bnnlib.paths import RESULTS, ROOT
+from bnnlib.records import write_atomically
+
+FOLDER = RESULTS / "verified"
+MEMORY = ("fp32-eager", "packed", "packed-alone", "packed-alone-int8")
+
+
+class VerifyError(Exception):
+    """A record that cannot be used, or a process that failed; the message says what to do."""
+
+
+# ----------------------------------------------------------------------------------------------------- memory
+
+
+def write_forms(name: str, folder: Path) -> None:
+    """The files that :mod:`bnnlib.benchmarks.memory` loads: the FP32 twin's weights and the packed network of the recipe
+    ``name``, its real-valued weights as float32 and as int8."""
+    import safetensors.torch
+
+    model, _ = model_of(name)
+    state = {key: value.contiguous() for key, value in real_twin(model).state_dict().items()}
+    safetensors.torch.save_file(state, folder / f"{name}.fp32")
+    deploy.save(deploy.convert(model, shape_of(name)), folder / f"{name}.packed")
+    deploy.save(deploy.convert(model, shape_of(name), real="int8"), folder / f"{name}.packed-int8")
+
+
+def measure_memory(names: Iterable[str], batches: Iterable[int] = BATCHES) -> list[dict]:
+    """Peak memory of loading a network from its file and running it once, each in a fresh process on one thread: bytes
+    above what the process held when its libraries were imported, and of the whole process. Linux alone."""
+    found: list[dict] = []
+    if not Path("/proc/self/clear_refs").exists():
+        return found
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            write_forms(name, Path(scratch))
+            for batch in batches:
+                for kind in MEMORY:
+                    shape = ",".join(map(str, (batch, *shape_of(name))))
+                    command = [sys.executable, "-m", "bnnlib.benchmarks.memory", kind, name, shape, scratch]
+                    done = subprocess.run(
+                        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, cwd=ROOT
+                    )
+                    if done.returncode:
+                        raise VerifyError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
+                    found.append({"net": name, "batch": batch, "kind": kind, **json.loads(done.stdout)})
+    return found
+
+
+# -------------------------------------------------------------------------------------------------- agreement
+
+
+@torch.inference_mode()
+def measure_agreement(name: str, limit: int | None = None) -> dict | None:
+    """The packed network of a shipped file against PyTorch's evaluation mode on the test set (its first ``limit``
+    images): bits that differ at the input of every binary layer, predictions, accuracies; these also with real-valued
+    layers of fewer bits, ``1-bit``: all behind the first, ``first 1-bit``: that one alone. None where the file or the
+    images are not here."""
+    path = deploy.FOLDER / f"{name}.safetensors"
+    if not path.is_file():
+        return None
+    about = deploy.info(path)
+    try:
+        dataset = data.load(about["dataset"], download=False)
+        transform = images.expected(path, about).transform()
+    except (data.DataNotFound, deploy.DeployError):
+        return None
+    model, shape = deploy.load(path), images.expected(path, about).shape
+    networks = {real: deploy.convert(model, shape, real=real) for real in (*REALS, "1-bit")}
+    first = next(k for k, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)))
+    networks["first 1-bit"] = deploy.convert(model, shape, real={first: "1-bit"})
+    seen: dict[str, Tensor] = {}
+    binary = {k: m for k, m in layers.binary_layers(model).items() if getattr(m, "binary_input", True)}
+    small = data.Batches(dataset.test.take(torch.arange(1)), 1, seed=0, transform=transform, shuffle=False)
+    packed = networks["float32"].bits(next(small.epoch(0))[1])
+    binary = {key: module for key, module in binary.items() if key in packed}
+    for key, module in binary.items():
+        module.register_forward_pre_hook(
+            lambda module, args, key=key: seen.__setitem__(key, module._binary_input(args[0]) > 0)
+        )
+    flipped, total = dict.fromkeys(binary, 0), dict.fromkeys(binary, 0)
+    right, agree, count, difference = {"pytorch": 0, **dict.fromkeys(networks, 0)}, dict.fromkeys(networks, 0), 0, 0.0
+    split = dataset.test if limit is None else dataset.test.take(torch.arange(min(limit, len(dataset.test))))
+    for _, x, y in data.Batches(split, 100, seed=0, transform=transform, shuffle=False).epoch(0):
+        expected = model(x)
+        held = networks["float32"].bits(x)
+        for key, theirs in seen.items():
+            ours = held[key].reshape(theirs.shape)
+            flipped[key] += int((ours != theirs).sum())
+            total[key] += theirs.numel()
+        right["pytorch"] += int((expected.argmax(1) == y).sum())
+        for real, network in networks.items():
+            logits = network(x)
+            right[real] += int((logits.argmax(1) == y).sum())
+            agree[real] += int((logits.argmax(1) == expected.argmax(1)).sum())
+            if real == "float32":
+                difference = max(difference, float((logits - expected).abs().max()))
+        count += len(y)
+    return {
+        "net": name, "images": count, "recorded_top1": about["top1"], "largest_logit_difference": difference,
+        "top1": {key: 100 * n / count for key, n in right.items()},
+        "agreement": {key: 100 * n / count for key, n in agree.items()},
+        "bits": [{"layer": key, "bits": total[key], "flipped": flipped[key]} for key in binary],
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- the records
+
+
+def measure(name: str, quick: bool = False) -> dict:
+    """The record of the recipe ``name``. ``quick``: batch 1 and a few images."""
+    return {
+        "net": name, "date": date.today().isoformat(), "environment": bench.environment(), "quick": quick,
+        "agreement": measure_agreement(name, 200 if quick else None),
+        "memory": measure_memory([name], BATCHES[:1] if quick else BATCHES),
+    }  # fmt: skip
+
+
+def names() -> list[str]:
+    """The recipes of the networks that the book compares, and of every packed file that comes with it: a net
+    that is shipped stands for an untrained one of its topology."""
+    trained = shipped()
+    covered = set(map(topology, trained))
+    return list(dict.fromkeys([*(name for name in nets() if name in trained or topology(name) not in covered), *trained]))
+
+
+def read(folder: Path = FOLDER) -> list[dict]:
+    """The records, in the order of :func:`names`. Raises :class:`VerifyError` for a damaged file."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text())
+            found[record["net"]] = {key: record[key] for key in ("net", "date", "environment", "agreement", "memory")}
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise VerifyError(f"{path} is no record of a packed network ({error!r}): run make bench again") from None
+    order = {name: at for at, name in enumerate(names())}
+    return sorted(found.values(), key=lambda record: (order.get(record["net"], len(order)), record["net"]))
+
+
+def summary(record: dict) -> str:
+    """What a record says, in a few lines."""
+    lines, agreement = [], record["agreement"]
+    if agreement:
+        flipped, compared = (sum(row[key] for row in agreement["bits"]) for key in ("flipped", "bits"))
+        lines.append(
+            f"{record['net']}: {flipped} of {compared} bits flipped, agreement {agreement['agreement']['float32']:.2f} % of "
+            f"{agreement['images']} images, top-1 {agreement['top1']['float32']:.2f} % ({agreement['top1']['pytorch']:.2f} % in PyTorch)"
+        )
+    else:
+        lines.append(f"{record['net']}: no packed file with its test images here, so no accuracy")
+    lines += [f"  peak memory above the libraries' own, batch {row['batch']}, {row['kind']}: {row['above'] / 2**20:.1f} MiB" for row in record["memory"]]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bnn verify", description="Compare packed networks with PyTorch.")
+    parser.add_argument("nets", nargs="*", help="recipes (default: those that the book compares)")
+    parser.add_argument("--quick", action="store_true", help="LeNet-5 alone, a few images: shows that it runs")
+    parser.add_argument("--out", type=Path, help="folder of the records (default: results/verified; with --quick: none)")
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.nets) - set(recipes.names()))
+    if unknown:
+        print(f"error: no recipe {unknown[0]!r}: choose from {', '.join(recipes.names())}", file=sys.stderr)
+        return 1
+    folder = options.out or (None if options.quick else FOLDER)
+    for name in options.nets or (["s4-lenet5"] if options.quick else names()):
+        try:
+            record = measure(name, options.quick)
+        except VerifyError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        print(summary(record), flush=True)
+        if folder:
+            write_atomically(folder / f"{name}.json", (json.dumps(record, indent=1) + "\n").encode())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,384 @@
+"""Build the book: stage its pages, run Jupyter Book, and leave a site that asks nothing of the network.
+
+    python -m bnnlib.book
+
+Prose pages come from ``book/``, chapters from ``build/chapters/stored/`` (``python -m bnnlib.chapters run``
+puts them there), tables from the records. They are laid out in ``build/src`` in the order of ``_toc.yml``,
+built with warnings as errors, and become ``build/html``; a build that fails leaves the site that was there.
+Nothing is built twice from the same pages (``--force`` does).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from html.parser import HTMLParser
+from importlib import metadata
+from pathlib import Path
+
+import nbformat
+import yaml
+
+from bnnlib.book import chapters
+from bnnlib.paths import ROOT
+
+_BUILT_BY = (
+    *("jupyter-book", "sphinx", "myst-nb"),
+    *("sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline"),
+)
+# What a page may load of MathJax: the component, its fonts, and the TeX extensions it fetches when needed.
+_MATHJAX_KEPT = ("tex-chtml.js", "output/chtml/fonts/", "input/tex/extensions/")
+
+
+class BookError(Exception):
+    """A book that cannot be built; the message says what is missing or wrong, and what to do."""
+
+
+def entries(toc: Path) -> list[str]:
+    """The pages that a table of contents lists, root first."""
+    try:
+        content = yaml.safe_load(toc.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise BookError(f"table of contents {toc}: {error}") from None
+
+    def walk(node: object) -> Iterator[str]:
+        if isinstance(node, dict):
+            yield from (node[key] for key in ("root", "file") if key in node)
+            node = list(node.values())
+        if isinstance(node, list):
+            for child in node:
+                yield from walk(child)
+
+    return list(walk(content))
+
+
+# ------------------------------------------------------------------------------------------------- staging
+
+
+def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -> dict[str, bytes]:
+    """What the book is built from: path below ``build/src`` to content.
+
+    Raises :class:`BookError` for a page or an executed chapter that is missing, and for a chapter that is out
+    of date or does not pass the gate.
+    """
+    toc = toc or root / "_toc.yml"
+    files = {
+        path.relative_to(root / "book").as_posix(): path.read_bytes()
+        for path in sorted((root / "book").rglob("*"))
+        if path.is_file()
+        and path.relative_to(root / "book").parts[0] != "_ext"
+        and not path.name.startswith(".")
+    }
+    shared = chapters.surroundings(root)
+    notebooks, wrong = [], []
+    for entry in entries(toc):
+        if not entry.startswith("notebooks/"):
+            if not {f"{entry}.md", f"{entry}.ipynb", entry} & set(files):
+                wrong.append(f"{toc.name} lists {entry}, but there is no book/{entry}.md")
+            continue
+        path = root / "build" / "chapters" / profile / f"{Path(entry).stem}.ipynb"
+        if not path.is_file():
+            wrong.append(f"chapter {path.stem} has not been run")
+        elif not chapters.is_current(path, root, shared):
+            wrong.append(f"chapter {path.stem} has changed since it was run, or what it depends on has")
+        else:
+            wrong += chapters.check(path, profile=profile)
+            notebooks.append(path)
+            files[f"{entry}.ipynb"] = _as_page(path)
+    if wrong:
+        run = f"python -m bnnlib.chapters run --profile {profile}"
+        raise BookError("\n".join([*wrong, f"chapters are run by: {run}"]))
+    files |= {f"generated/{name}.md": text.encode() for name, text in _generated(root, notebooks).items()}
+    files["_toc.yml"] = toc.read_bytes()
+    return files
+
+
+def _as_page(path: Path) -> bytes:
+    """An executed chapter less what no page needs: papermill's timings and its injected cell."""
+    notebook = chapters.read(path)
+    notebook.metadata = {
+        key: notebook.metadata[key] for key in ("kernelspec", "language_info") if key in notebook.metadata
+    }
+    for cell in notebook.cells:
+        for key in ("papermill", "execution", "ExecuteTime"):
+            cell.metadata.pop(key, None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("remove-cell")
+    return nbformat.writes(notebook).encode()
+
+
+def _write(folder: Path, files: dict[str, bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+# ------------------------------------------------------------------------------------------ generated tables
+
+
+def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
+    """The tables that prose pages include, by name."""
+    from bnnlib import recipes, records
+    from bnnlib.experiments import report
+
+    folder = root / "results" / "runs"
+    return {
+        "scoreboard": report.markdown_table(folder),
+        "runs": runs_table([recipes.load(name) for name in recipes.names()], records.read_all(folder)),
+        "chapters": chapter_cards(notebooks),
+        "chapter-times": chapter_times(notebooks),
+    }
+
+
+def runs_table(known: Iterable, found: Iterable) -> str:
+    """What each recipe takes and gives, from the records: a Markdown table, with what was run at its top."""
+    from bnnlib.experiments import report
+
+    rows = [
+        "| recipe | data | epochs | seeds | time a seed | on | top-1 %, last epoch |",
+        "|---|---|---:|---:|---:|---|---:|",
+    ]
+    found = list(found)
+    run = {record.recipe for record in found}
+    for recipe in sorted(known, key=lambda recipe: recipe.name not in run):
+        runs = [record for record in found if record.recipe == recipe.name]
+        seeds = f"{len(runs)} of {recipe.seeds}"
+        cells = [f"`{recipe.name}`", recipe.dataset, str(recipe.epochs), seeds, "–", "–", "–"]
+        if runs:
+            seconds = statistics.fmean(record.wall_time_s for record in runs)
+            places = {report.machine(record.hardware) for record in runs}
+            cells[4:] = [
+                _duration(seconds),
+                "; ".join(sorted(places)),
+                _spread([record.top1_last for record in runs]),
+            ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _duration(seconds: float) -> str:
+    """
+    >>> [_duration(s) for s in (12.3, 200, 4000, 40000)]
+    ['12 s', '3 min', '67 min', '11.1 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+
+
+def chapter_cards(notebooks: Iterable[Path]) -> str:
+    """A card for each chapter: its title, and the question that it opens with."""
+    cards = []
+    for path in notebooks:
+        title, question = _opening(path)
+        cards.append(
+            f":::{{grid-item-card}} {title}\n:link: notebooks/{path.stem}\n:link-type: doc\n\n{question}\n:::"
+        )
+    if not cards:
+        return "*None yet.*\n"
+    return "::::{grid} 1 1 2 2\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::\n"
+
+
+def _opening(path: Path) -> tuple[str, str]:
+    """A chapter's title, and the paragraph below it: its question. Raises :class:`BookError` without them."""
+    text = "\n\n".join(cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown")
+    opening = re.match(r"\s*# +(\S.*)\n+([^\s#:`>|\-][^\n]*(?:\n[^\n]+)*)", text)
+    if opening is None:
+        raise BookError(
+            f"chapter {path.stem} must open with a title (# ...) and, below it, the question that it answers"
+        )
+    question = re.sub(r"^\*\*(The )?question[.:]?\*\*[.:]?\s*", "", opening[2], flags=re.IGNORECASE)
+    return opening[1].strip(), " ".join(question.split())
+
+
+def chapter_times(notebooks: Iterable[Path]) -> str:
+    """How long each chapter took to run for this book."""
+    rows = ["| chapter | seconds in the `stored` profile, when this book was built |", "|---|---:|"]
+    for path in notebooks:
+        seconds = chapters.read(path).metadata.papermill.duration
+        rows.append(f"| {_opening(path)[0]} | {seconds:.0f} |")
+    return "\n".join(rows) + "\n" if len(rows) > 2 else ""
+
+
+# ------------------------------------------------------------------------------------------------ building
+
+
+def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) -> tuple[Path, bool]:
+    """Build the site and return ``build/html`` and whether anything had to be done.
+
+    Raises :class:`BookError` with Sphinx's warnings when there are any.
+    """
+    root = Path(root).resolve()
+    toc = Path(toc).resolve() if toc else root / "_toc.yml"
+    files = stage(root, toc)
+    site, source, work = (root / "build" / name for name in ("html", "src", "book"))
+    mark = site / ".staged"
+    digest = _digest(files, root)
+    if not force and mark.is_file() and mark.read_text() == digest:
+        return site, False
+    _write(source, files)
+    _jupyter_book(root, source, work)
+    built = work / "_build" / "html"
+    prune(built)
+    loads = outside(built)
+    if loads:
+        raise BookError("pages load from other hosts:\n" + "\n".join(loads))
+    (built / ".staged").write_text(digest)
+    _swap(built, site)
+    shutil.rmtree(work)
+    return site, True
+
+
+def _digest(files: dict[str, bytes], root: Path) -> str:
+    """All that the site is made from: pages, settings, extension, and the versions of what makes it."""
+    digest = hashlib.sha256()
+    extra = [root / "_config.yml", Path(__file__), *sorted((root / "book" / "_ext").glob("*.py"))]
+    for name, content in [*sorted(files.items()), *((path.name, path.read_bytes()) for path in extra)]:
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    for package in _BUILT_BY:
+        digest.update(metadata.version(package).encode())
+    return digest.hexdigest()
+
+
+def _jupyter_book(root: Path, source: Path, work: Path) -> None:
+    """Run Jupyter Book over all pages: after a change of one, warnings of the others must still be seen."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    # The first import is for what it leaves out; see there.
+    start = "import bnnlib.book.chapters; from jupyter_book.cli.main import main; main()"
+    command = [sys.executable, "-c", start, "build", str(source)]
+    command += [f"--config={root / '_config.yml'}", f"--toc={source / '_toc.yml'}", f"--path-output={work}"]
+    command += ["-W", "-n", "--keep-going", "--all"]
+    environment = os.environ | {"NO_COLOR": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in (done.stderr or done.stdout).splitlines()]
+        told = [line for line in lines if re.search(r"WARNING|ERROR|SEVERE|[Ee]rror:", line)] or lines[-20:]
+        raise BookError(
+            "Jupyter Book complains:\n" + "\n".join(line.replace(f"{source}/", "") for line in told)
+        )
+
+
+def _swap(new: Path, site: Path) -> None:
+    """Put ``new`` in the place of ``site``; at no time is there half a site."""
+    old = site.with_name(".html.old")
+    shutil.rmtree(old, ignore_errors=True)
+    site.parent.mkdir(parents=True, exist_ok=True)
+    if site.exists():
+        os.replace(site, old)
+    os.replace(new, site)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def prune(site: Path) -> None:
+    """Remove what no page asks for: most of MathJax (24 MB with all its output formats and speech engines),
+    the theme's templates and translations, and the maps to the sources of its scripts."""
+    mathjax = site / "_static" / "mathjax"
+    for path in sorted(mathjax.rglob("*"), reverse=True):
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif not path.relative_to(mathjax).as_posix().startswith(_MATHJAX_KEPT):
+            path.unlink()
+    (site / ".buildinfo").unlink(missing_ok=True)
+    shutil.rmtree(site / "_static" / "locales", ignore_errors=True)
+    for path in [*(site / "_static").rglob("*.map"), *(site / "_static").glob("*webpack-macros.html")]:
+        path.unlink()
+
+
+# -------------------------------------------------------------------------------------- nothing from outside
+
+_LOADING = {
+    *((tag, "src") for tag in ("script", "img", "source", "iframe", "audio", "video", "embed")),
+    *((tag, "srcset") for tag in ("img", "source")),
+    *(("video", "poster"), ("object", "data"), ("link", "href")),
+}
+_REMOTE = re.compile(r"^\s*(?:https?:)?//", re.IGNORECASE)
+_LINKS_THAT_LOAD_NOTHING = set("canonical next prev index search author license help alternate".split())
+
+
+class _Loads(HTMLParser):
+    """Collects what a browser would fetch from another host to show a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.inside = ""
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        self.inside = tag
+        if tag == "link" and set((given.get("rel") or "").split()) & _LINKS_THAT_LOAD_NOTHING:
+            return
+        for name, value in given.items():
+            if (tag, name) in _LOADING and value and _REMOTE.match(value):
+                self.found.append(f"<{tag} {name}={value}>")
+        self.found += _styles_outside(given.get("style") or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "style":
+            self.found += _styles_outside(data)
+        elif self.inside == "script":
+            self.found += [
+                f"script: {url}" for url in re.findall(r"https?://(?:unpkg|cdn|cdnjs)[^\s\"']*", data)
+            ]
+
+
+def _styles_outside(css: str) -> list[str]:
+    return re.findall(
+        r"url\(\s*[\"']?(?:https?:)?//[^)]*\)|@import\s+[\"'](?:https?:)?//[^\"']*[\"']", css, re.IGNORECASE
+    )
+
+
+def outside(site: Path) -> list[str]:
+    """What the pages and style sheets of a site would load from other hosts, as ``page: what``."""
+    found = []
+    for path in sorted(site.rglob("*.html")):
+        parser = _Loads()
+        parser.feed(path.read_text(encoding="utf-8"))
+        found += [f"{path.relative_to(site)}: {what}" for what in parser.found]
+    for path in sorted(site.rglob("*.css")):
+        found += [
+            f"{path.relative_to(site)}: {what}" for what in _styles_outside(path.read_text(encoding="utf-8"))
+        ]
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="bnn book", description="Build the book into build/html."
+    )
+    parser.add_argument("--toc", type=Path, help="another table of contents (_toc.yml)")
+    parser.add_argument("--force", action="store_true", help="build although nothing has changed")
+    options = parser.parse_args(arguments)
+    started = time.monotonic()
+    site, anew = build(ROOT, options.toc, force=options.force)
+    pages = len(entries(options.toc or ROOT / "_toc.yml"))
+    what = f"{pages} pages in {time.monotonic() - started:.0f} s" if anew else "up to date"
+    print(f"{site / 'index.html'}  ({what})")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (BookError, chapters.ChapterError) as mistake:
+        sys.exit(f"error: {mistake}")

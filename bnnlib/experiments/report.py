@@ -1,0 +1,295 @@
+"""The scoreboard: records beside the sources' figures. ``python -m bnnlib.report`` prints it, ``--write
+README.md`` puts it between its markers.
+
+Accuracies are of the last epoch, as mean +- standard deviation over n seeds; where the source's figure is a
+best epoch picked on the test set, ours picked the same way stands beside it and is what the verdict
+compares. Every number comes from a record.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bnnlib import recipes, records
+from bnnlib.paths import ROOT
+from bnnlib.recipes import Recipe
+from bnnlib.records import Record
+
+START, END = "<!-- scoreboard:start -->", "<!-- scoreboard:end -->"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, standard deviation (None for one value), smallest, largest and number of some accuracies, in per
+    cent."""
+
+    mean: float
+    sd: float | None
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        return cls(
+            statistics.fmean(values),
+            statistics.stdev(values) if len(values) > 1 else None,
+            min(values),
+            max(values),
+            len(values),
+        )
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" if self.sd is None else f"{self.mean:.2f} ± {self.sd:.2f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recipe: its records, gathered. ``stale``: seeds whose record was made by an earlier version of the
+    recipe."""
+
+    recipe: Recipe
+    last: Spread | None
+    best: Spread | None
+    stale: tuple[int, ...]
+
+    @property
+    def compared(self) -> Spread | None:
+        """What stands against the published figure: the best epoch where the source picked one, else the
+        last."""
+        return self.best if self.recipe.published.epoch == "best-on-test" else self.last
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the source's, points; None where one of the two is missing."""
+        if self.compared is None or self.recipe.published.top1 is None:
+            return None
+        return self.compared.mean - self.recipe.published.top1
+
+    @property
+    def verdict(self) -> str:
+        """In words; ``within our spread`` where the source's figure lies between our lowest and highest
+        seed."""
+        if self.last is None:
+            return "not run yet" if self.needs is None else "needs ImageNet: run this, below"
+        if self.stale:
+            return f"stale: recipe changed since seed {', '.join(map(str, self.stale))}"
+        if self.difference is None:
+            return "no figure to compare"
+        if self.compared.low <= self.recipe.published.top1 <= self.compared.high:
+            return "within our spread"
+        return f"{'above' if self.difference > 0 else 'below'} by {abs(self.difference):.2f}"
+
+    @property
+    def needs(self) -> str | None:
+        """For a row without a record on ImageNet, which cannot be fetched: how to run it and what that takes."""
+        if self.last is not None or self.recipe.dataset != "imagenet":
+            return None
+        cost = self.recipe.cost
+        takes = f", about {cost.hours:g} h and {cost.memory_gb:g} GB on {cost.hardware}" if cost else ""
+        return f"`python -m bnnlib.train {self.recipe.name} --data DIR`{takes}"
+
+
+def rows(folder: Path = records.FOLDER, names: list[str] | None = None) -> list[Row]:
+    """One row for each recipe that comes with the library, or for ``names``, in that order."""
+    found: dict[str, list[Record]] = {}
+    for record in records.read_all(folder):
+        found.setdefault(record.recipe, []).append(record)
+    return [row(recipes.load(name), found.get(name, [])) for name in names or recipes.names()]
+
+
+def row(recipe: Recipe, runs: Sequence[Record]) -> Row:
+    """The row of one recipe from its records. Raises :class:`RecordError` for one of another data set."""
+    for run in runs:
+        if run.dataset.name != recipe.dataset:  # never one set's figure in another's row
+            raise records.RecordError(
+                f"record of {recipe.name} seed {run.seed} is of {run.dataset.name}, the recipe of {recipe.dataset}: remove it"
+            )
+    stale = tuple(r.seed for r in runs if recipe.changed_since(r.resolved))
+    last = Spread.of([r.top1_last for r in runs]) if runs else None
+    best = Spread.of([r.top1_best for r in runs]) if runs else None
+    return Row(recipe, last, best, stale)
+
+
+def markdown_table(
+    folder: Path = records.FOLDER, names: list[str] | None = None, *, links: bool = False
+) -> str:
+    """The scoreboard as a Markdown table; by default of every recipe that has a record or a published
+    figure. ``links``: to the recipes' files."""
+    lines = [
+        "| recipe | source | data | source's top-1 % | ours, last epoch | ours, best epoch | seeds | verdict |",
+        "|---|---|---|---:|---:|---:|---:|---|",
+    ]
+    notes, needs = ["\\* best epoch, picked on the test set."], []
+    for row in rows(folder, names):
+        r = row.recipe
+        if names is None and row.last is None and r.published.top1 is None:
+            continue
+        if row.needs:
+            needs.append(f"- {row.needs}")
+        if r.published.doubt:
+            notes.append(f"? `{r.name}`: {r.published.doubt}.")
+        marks = ("*" if r.published.epoch == "best-on-test" else "") + ("?" if r.published.doubt else "")
+        published = "–" if r.published.top1 is None else f"{r.published.top1:.2f}{marks}"
+        ours = (str(row.last), f"{row.best}*", str(row.last.n)) if row.last else ("–", "–", "0")
+        name = f"[`{r.name}`]({recipes.file_of(r.name).relative_to(ROOT).as_posix()})" if links else f"`{r.name}`"
+        lines.append(
+            f"| {name} {_title(r)} | {r.source} | {r.dataset} | {published} | {' | '.join(ours)} | {row.verdict} |"
+        )
+    if needs:
+        notes.append("Rows that need ImageNet; hours and memory are estimates:\n\n" + "\n".join(needs))
+    return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
+
+
+def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> str:
+    """The table of a chapter, in Markdown: a row a recipe, in the order of ``runs``, from its records; where
+    there are none, the command that makes one is told below. Quick records are marked, and compared with nothing.
+
+    Sources' figures have a column where there are any. ``top5``: top-5 accuracy of the last epoch in place of
+    the best epoch's top-1 and of the speed."""
+    figures = {name: recipes.load(name).published for name in runs}
+    compared = any(figure.top1 is not None for figure in figures.values())
+    columns = [
+        *(["source %"] if compared else []),
+        "last epoch %",
+        "top-5 %" if top5 else "best epoch %*",
+        "seeds",
+    ]
+    columns += [] if top5 else ["images/s"]
+    lines = [
+        f"| run | {' | '.join(columns)} | |",
+        f"|---|{'---:|' * len(columns)}---|",
+    ]
+    machines = list(dict.fromkeys(machine(r.hardware) for found in runs.values() for r in found))
+    starred = not top5
+    for name, found in runs.items():
+        recipe, figure = recipes.load(name), figures[name]
+        cells = []
+        if compared:
+            star = "*" if figure.epoch == "best-on-test" and figure.top1 is not None else ""
+            cells.append("–" if figure.top1 is None else f"{figure.top1:.2f}{star}")
+            starred = starred or bool(star)
+        head = f"`{name}` {_title(recipe)}"
+        if not found:
+            cells += ["–", "–", "0", *([] if top5 else ["–"]), "not run yet" + _teacher_first(recipe)]
+            lines.append(f"| {head} | {' | '.join(cells)} |")
+            continue
+        quick = any(record.profile == "quick" for record in found)
+        gathered = row(recipe, [] if quick else found)
+        for field in ("top1_last", "top5_last" if top5 else "top1_best"):
+            cells.append(str(Spread.of([getattr(r, field) for r in found])))
+        cells.append(str(len(found)))
+        if not top5:
+            cells.append(_speeds(found, machines))
+        verdict = "a quick run: means nothing" if quick else gathered.verdict
+        cells.append("" if verdict == "no figure to compare" and not compared else verdict)
+        lines.append(f"| {head} | {' | '.join(cells)} |")
+    notes = ["\\* picked on the test set."] if starred else []
+    if machines and not top5:
+        named = machines if len(machines) == 1 else [f"({k}) {name}" for k, name in enumerate(machines, 1)]
+        notes.append(
+            f"images/s: of training, without evaluation, on {'; '.join(named)}; other runs may have shared the machine."
+        )
+    if not all(runs.values()):
+        notes.append("`python -m bnnlib.train NAME` runs what is not run yet.")
+    return "\n".join(lines) + (f"\n\n{' '.join(notes)}" if notes else "") + "\n"
+
+
+def _title(recipe: Recipe) -> str:
+    """As a table in Markdown takes it, to which a | would end the cell."""
+    return recipe.title.replace("|", "\\|")
+
+
+def _speeds(found: Sequence[Record], machines: Sequence[str]) -> str:
+    """Images a second in training, the mean on each machine, by its number where there are several."""
+    speeds: dict[int, list[float]] = {}
+    for record in found:
+        speeds.setdefault(machines.index(machine(record.hardware)) + 1, []).append(record.images_per_second)
+    return ", ".join(
+        f"{statistics.fmean(values):.0f}" + (f" ({k})" if len(machines) > 1 else "")
+        for k, values in sorted(speeds.items())
+    )
+
+
+def command(recipe: Recipe) -> str:
+    """The command that trains a recipe, as Markdown code, and what has to be trained before it."""
+    return f"`python -m bnnlib.train {recipe.name}`{_teacher_first(recipe)}"
+
+
+def _teacher_first(recipe: Recipe) -> str:
+    return f", after `{recipe.distill.teacher}`" if recipe.distill else ""
+
+
+def machine(hardware: Mapping[str, Any]) -> str:
+    """What a run ran on, in words.
+
+    >>> machine({"cpu": "AMD EPYC", "threads": 2})
+    'AMD EPYC, 2 threads'
+    """
+    parts = [hardware.get("gpu") or hardware.get("cpu", "unknown processor")]
+    for kind in ("processes", "threads"):
+        count = hardware.get(kind, 1)
+        if count > 1 and not (kind == "threads" and "gpu" in hardware):
+            parts.append(f"{count} {kind}")
+    return ", ".join(parts)
+
+
+def reaches(record: Record, top1: float) -> int | None:
+    """The first epoch after which test top-1 is at least ``top1`` %; None where none is."""
+    return next((e.epoch for e in record.curve if e.test_top1 >= top1), None)
+
+
+def with_table(text: str, table: str) -> str:
+    """``text`` with what stands between its markers replaced. Raises ``ValueError`` where the markers are
+    not there once each, in order."""
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise ValueError(f"the text needs one {START} and, after it, one {END}")
+    return text[: text.index(START) + len(START)] + "\n" + table + text[text.index(END) :]
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    write: Annotated[Path | None, typer.Option(help="put the table between this file's markers")] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="fail if this file's table is not what the records say")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="folder of the records")] = records.FOLDER,
+) -> None:
+    """Print the scoreboard, or write it into a file, or check that a file has it."""
+    try:
+        for row in rows(folder):
+            if row.stale:
+                print(
+                    f"stale: {row.recipe.name} changed since seed {', '.join(map(str, row.stale))} was run",
+                    file=sys.stderr,
+                )
+        if write is None and check is None:
+            print(markdown_table(folder))
+        for path in (p for p in (write, check) if p is not None):
+            text = path.read_text(encoding="utf-8")
+            new = with_table(text, markdown_table(folder, links=True))
+            if path == write:
+                records.write_atomically(path, new.encode())
+            elif new != text:
+                print(
+                    f"error: the scoreboard in {path} is not what the records say: python -m bnnlib.report --write {path}",
+                    file=sys.stderr,
+                )
+                raise typer.Exit(1)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+
+
+if __name__ == "__main__":
+    app(prog_name="bnn report")

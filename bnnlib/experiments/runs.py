@@ -1,0 +1,235 @@
+"""The runs that a chapter talks about, in each of its profiles; and the trained nets that come with the book.
+
+found = runs.collect(["s1-vgg", "s2-student"], profile, seed)
+found.records["s1-vgg"]         # its records: stored ones, or the one of the run just made
+nets = runs.shipped(["s1-vgg"]) # packed files in results/models, evaluated where the test images are here
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from bnnlib import data, deploy, recipes, records
+from bnnlib.data import cache, evaluate
+from bnnlib.data.excerpt import Excerpt, excerpt
+from bnnlib.records import Record
+from bnnlib.training import loop
+
+# A net of the size of S1's takes seconds for a step on a CPU: quick runs of chapters are a couple of steps.
+SMALL = {"quick.train": 16, "quick.test": 16, "quick.batch_size": 8}
+
+# What a file's answers depend on besides the file and the images.
+_COMPUTE = ("layers.py", "quantizers.py", "data/evaluate.py", "data/whitening.py", "ops/*.py", "models/*.py", "deploy/*.py")
+
+
+@dataclass(frozen=True)
+class Runs:
+    """``records``: by recipe, in the order asked for, an empty list where there is none. ``models``: of the
+    runs just made. ``note``: what a reader must know of them, in Markdown; may be empty."""
+
+    records: dict[str, list[Record]]
+    models: dict[str, nn.Module] = field(default_factory=dict)
+    note: str = ""
+
+    def __getitem__(self, name: str) -> list[Record]:
+        return self.records[name]
+
+    def get(self, name: str) -> list[Record]:
+        """The same, and an empty list for a recipe that was not asked for."""
+        return self.records.get(name, [])
+
+    def last(self, name: str) -> list[float]:
+        """Top-1 % of the last epoch, a value a seed."""
+        return [record.top1_last for record in self.records[name]]
+
+
+def collect(
+    names: Iterable[str],
+    profile: str,
+    seed: int = 0,
+    *,
+    folder: Path = records.FOLDER,
+    small: dict[str, int] | None = None,
+) -> Runs:
+    """The runs of the recipes ``names`` as ``profile`` has them.
+
+    ``stored``: every record in ``folder``. ``quick``: each recipe trained for a few steps (``small``, else
+    ``SMALL``) in a temporary folder, teachers first, on an excerpt in place of Tiny-ImageNet; where another
+    data set is not here, the stored records, and a note that says so. ``full``: what has no record of
+    ``seed`` yet is trained as its recipe says, teachers first (with seed 0), and its record kept in
+    ``folder``; then every record.
+    """
+    names = list(dict.fromkeys(names))
+    if profile == "quick":
+        try:
+            return _quick(names, seed, {**SMALL, **(small or {})})
+        except data.DataNotFound as missing:
+            said = str(missing).partition(" is not here")[0]
+            note = (
+                f"*Nothing was trained: {said} is not on this machine. What follows are the stored records.*"
+            )
+            return Runs(_stored(names, folder), note=note)
+    if profile == "full":
+        return _full(names, seed, folder)
+    if profile != "stored":
+        raise ValueError(f"unknown profile {profile!r}: choose stored, quick or full")
+    return Runs(_stored(names, folder))
+
+
+def _stored(names: list[str], folder: Path) -> dict[str, list[Record]]:
+    return {name: records.read_all(folder, name) for name in names}
+
+
+def _teachers_first(names: list[str]) -> list[str]:
+    """``names`` with the recipes they distil from, each before the first that needs it."""
+    ordered: list[str] = []
+    for name in names:
+        distill = recipes.load(name).distill
+        if distill and distill.teacher not in ordered and not distill.teacher.endswith(".safetensors"):
+            ordered += [t for t in _teachers_first([distill.teacher]) if t not in ordered]
+        if name not in ordered:
+            ordered.append(name)
+    return ordered
+
+
+def _quick(names: list[str], seed: int, small: dict[str, int]) -> Runs:
+    found: dict[str, list[Record]] = {}
+    nets: dict[str, nn.Module] = {}
+    files: dict[str, str] = {}
+    few: Excerpt | None = None
+    ordered = _teachers_first(names)
+    for dataset in {recipes.load(name).dataset for name in ordered} - {"tiny-imagenet"}:
+        data.load(dataset, download=False)  # never the start of a download of minutes
+    with tempfile.TemporaryDirectory(prefix="bnn-quick-") as scratch, ExitStack() as held:
+        for name in ordered:
+            recipe, changes = recipes.load(name), dict(small)
+            if recipe.dataset == "tiny-imagenet":  # to decode all of it takes minutes
+                few = few or held.enter_context(
+                    excerpt(
+                        classes=8, train=small["quick.train"] // 8 or 1, test=small["quick.test"] // 8 or 1
+                    )
+                )
+                changes["dataset"] = few.name
+            if recipe.distill:
+                changes["distill.teacher"] = files.get(recipe.distill.teacher, recipe.distill.teacher)
+            run = loop.train(
+                name, seed=seed, profile="quick", runs=Path(scratch), overrides=changes, progress=False
+            )
+            files[name] = str(run.run_dir / "model.safetensors")
+            found[name], nets[name] = [run.record], run.model
+    note = (
+        f"**These are quick runs, of {small['quick.train']} images each: they show that everything runs, and "
+        "their numbers mean nothing.**"
+    )
+    if few and not few.real:
+        note += " Tiny-ImageNet is not on this machine: the images are made up."
+    return Runs({name: found[name] for name in names}, {name: nets[name] for name in names}, note)
+
+
+def _full(names: list[str], seed: int, folder: Path) -> Runs:
+    nets: dict[str, nn.Module] = {}
+    for name in _teachers_first(names):
+        one = seed if name in names else 0
+        if not records.path_of(name, one, folder).is_file():
+            nets[name] = loop.train(name, seed=one, profile="full", out=folder, progress=False).model
+    made = ", ".join(f"`{name}`" for name in nets) or "nothing: every run of this seed is recorded"
+    return Runs(_stored(names, folder), nets, f"*Trained just now: {made}.*")
+
+
+def some_inputs(count: int = 32, seed: int = 0) -> tuple[Tensor, str]:
+    """Inputs ``(count, 3, 32, 32)`` for a look into a net, normalised, and what they are: test images of
+    CIFAR-10, or, where it is not on this machine, smooth noise. Raises ``ValueError`` below 2, too few for a
+    batch norm in training."""
+    if count < 2:
+        raise ValueError(f"{count} images are too few: take 2 or more, batch norm in training needs them")
+    draw = torch.Generator().manual_seed(seed)
+    try:
+        cifar = data.load("cifar10", download=False)
+    except data.DataNotFound:
+        coarse = torch.randn(count, 3, 8, 8, generator=draw)
+        smooth = nn.functional.interpolate(coarse, size=32, mode="bicubic")
+        return smooth / smooth.std(), "images of smooth noise (CIFAR-10 is not on this machine)"
+    chosen = torch.randperm(len(cifar.test), generator=draw)[:count]
+    normalise = evaluate.input_transform("normalized", cifar)
+    return normalise(cifar.test.images[chosen]), "test images of CIFAR-10"
+
+
+# ------------------------------------------------------------------------------------------- shipped nets
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A packed net that comes with the book. ``recorded``: top-1 % of its run; ``scores``: its logits on the
+    whole test set, computed on this machine, or None where the images are not here; ``labels``: theirs."""
+
+    name: str
+    path: Path
+    recorded: float
+    real: str
+    scores: Tensor | None = None
+    labels: Tensor | None = None
+
+    @property
+    def bytes(self) -> int:
+        return self.path.stat().st_size
+
+    @property
+    def computed(self) -> float | None:
+        """Top-1 % of ``scores``."""
+        return None if self.scores is None else evaluate.top1(self.scores, self.labels)
+
+    def __str__(self) -> str:
+        """In Markdown: what the file gives, and whether that was computed or is as recorded."""
+        size = f"{self.bytes / 1e6:.2f} MB, real-valued weights as {self.real}"
+        if self.computed is None:
+            return (
+                f"`{self.name}`: {self.recorded:.2f} %, **as recorded** (the test images are not on this "
+                f"machine); {size}."
+            )
+        return (
+            f"`{self.name}`: {self.computed:.2f} % of {len(self.labels):,} test images, **computed here** from the "
+            f"packed file ({self.recorded:.2f} % when it was trained); {size}."
+        )
+
+
+def shipped(names: Iterable[str], *, folder: Path = deploy.FOLDER) -> dict[str, Shipped]:
+    """Those of ``names`` that have a packed file in ``folder``, evaluated where the data set is here.
+
+    Logits are kept in the cache folder, by hashes of the file, the images and the code that computes them:
+    a net of S1's size takes a CPU up to a minute for ten thousand images.
+    """
+    found = {}
+    for name in names:
+        path = Path(folder) / f"{name}.safetensors"
+        if path.is_file():
+            about = deploy.info(path)
+            found[name] = Shipped(name, path, about["top1"], about["real"], *_scores(path, about))
+    return found
+
+
+def _scores(path: Path, about: dict) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    try:
+        dataset = data.load(about["dataset"], download=False)
+    except data.DataNotFound:
+        return None, None
+
+    def compute() -> dict[str, Tensor]:
+        inputs = evaluate.input_transform(about["input"], dataset)
+        net = deploy.convert(deploy.load(path), dataset.test.shape)  # runs on the bits
+        return {"scores": evaluate.logits(net, dataset.test, inputs)}
+
+    here = Path(__file__).parents[1]
+    digest = hashlib.sha256(path.read_bytes())
+    digest.update(f"{dataset.fingerprint} torch={torch.__version__}".encode())
+    for part in (p for pattern in _COMPUTE for p in sorted(here.glob(pattern))):
+        digest.update(part.read_bytes())
+    group = f"logits-{about['recipe']}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    return cache.remember(group, digest.hexdigest()[:32], compute)["scores"], dataset.test.labels

@@ -1,0 +1,15 @@
+"""What pyproject.toml cannot say: the kernels' sources, which lie beside the library, are part of its wheel."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+KERNELS = Path("kernels")
+FOLDERS = ["", *sorted(p.name for p in KERNELS.iterdir() if p.is_dir() and not p.name.startswith(("_", ".")))]
+NATIVE = {".".join(["bnnlib.native", *filter(None, [name])]): str(KERNELS / name) for name in FOLDERS}
+
+setup(
+    packages=[*find_packages(include=["bnnlib*"]), *NATIVE],
+    package_dir=NATIVE,
+    package_data={name: ["*.cpp", "*.h", "*.inl"] for name in NATIVE} | {"bnnlib.recipes": ["*.yaml"]},
+)
