@@ -40,8 +40,8 @@ class Tiny(nn.Module):
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """A model of this file's own, ``tiny``, among those that build knows."""
-    builders = dict(models._BUILDERS)
-    monkeypatch.setattr(models, "_BUILDERS", builders)
+    builders = dict(models.BUILDERS)
+    monkeypatch.setattr(models, "BUILDERS", builders)
 
     @models.register("tiny")
     def build(conv: dict | None = None, linear: dict | None = None, width: int = 3):

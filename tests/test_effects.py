@@ -204,7 +204,7 @@ def test_the_ablation_has_every_cell_once_and_its_recipes_differ_in_nothing_else
     rest = []
     for name in cells.values():
         fields = recipes.load(name).resolved()
-        for run_alike in ("name", "title", "source", "published", "seeds", "distill"):
+        for run_alike in ("name", "title", "source", "published", "seeds", "distill", "factors", "shortens"):
             fields.pop(run_alike)
         fields["model"].pop("shortcut", None)
         fields["model"].pop("layer", None)
@@ -219,7 +219,7 @@ def test_the_schedules_of_the_ablation_differ_in_their_length_and_their_teacher_
     for cell, name in effects.s2_cells(3).items():
         short, long = (recipes.load(n).resolved() for n in (name, effects.s2_cells(20)[cell]))
         differ = {field for field in long if short[field] != long[field]}
-        assert differ - {"name", "title", "published", "seeds"} <= {"epochs", "distill"}
+        assert differ - {"name", "title", "published", "seeds", "shortens"} <= {"epochs", "distill"}
 
 
 def test_an_ablation_of_another_length_is_refused():

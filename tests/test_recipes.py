@@ -1,5 +1,6 @@
 """Recipes: what ships loads, what is wrong is named, what is inherited is what the parent says."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from bnnlib import models, recipes
-from bnnlib.recipes import Recipe, RecipeError, load, parse_value
+from bnnlib.recipes import ABOUT, Recipe, RecipeError, load, parse_value
 
 BASE = {
     "title": "A net",
@@ -205,7 +206,7 @@ WRONG = [
     ({"title": 5}, "field 'title' = 5: Input should be a valid string"),
     ({"channels_last": "yes"}, "field 'channels_last' = 'yes': Input should be a valid boolean"),
     ({"channels_last": 1}, "field 'channels_last' = 1"),
-    ({"source": "S6"}, "field 'source' = 'S6': Input should be 'S1', 'S2', 'S3', 'S4', 'S5' or 'ours'"),
+    ({"source": "a b"}, "field 'source' = 'a b': String should match pattern"),
     ({"input": "raw"}, "field 'input' = 'raw': Input should be 'normalized', 'unit', "),
     ({"validation": 1}, "field 'validation' = 1: Input should be less than 1"),
     ({"model": {"act": "relu"}}, "field 'model.name' is missing"),
@@ -470,8 +471,92 @@ def test_the_hash_changes_with_everything_else(write):
     hashes = {load(write(changed(**fields))).hash() for fields in ({}, *DIFFERENT)}
     assert len(hashes) == len(DIFFERENT) + 1
     touched = {next(iter(fields)) for fields in DIFFERENT}
-    untouched = {"name", "title", "source", "published", "seeds", "quick", "cost"}
-    assert touched | untouched == set(Recipe.model_fields)  # a new field must be put on one side
+    assert touched | set(ABOUT) == set(Recipe.model_fields)  # a new field must be put on one side
+
+
+def test_a_change_of_any_field_is_seen_in_what_a_record_holds(write):
+    recipe = load(write(BASE))
+    assert recipe.changed_since(recipe.resolved()) == []
+    for fields in DIFFERENT:
+        other = load(write(changed(**fields)))
+        assert other.changed_since(recipe.resolved()), fields
+        assert recipe.changed_since(other.resolved()), fields
+    for field in ABOUT:
+        assert recipe.changed_since({**recipe.resolved(), field: "anything"}) == []
+
+
+def test_a_changed_default_makes_a_record_stale_and_a_new_field_does_not(write, monkeypatch):
+    recipe = load(write(BASE))
+    record = recipe.resolved()
+    older = {key: value for key, value in record.items() if key != "label_smoothing"}
+    older["optimizer"] = {key: value for key, value in record["optimizer"].items() if key != "eps"}
+    assert recipe.changed_since(older) == []  # made before these two fields were there
+    monkeypatch.setattr(Recipe.model_fields["label_smoothing"], "default", 0.1)
+    changed_default = recipe.model_copy(update={"label_smoothing": 0.1})
+    assert changed_default.changed_since(record) == ["label_smoothing"]
+    assert recipe.changed_since({**record, "optimizer": {**record["optimizer"], "eps": 1e-5}}) == ["optimizer.eps"]
+
+
+def test_defaults_of_the_nets_are_those_that_the_records_were_made_with():
+    """A record holds the options that its recipe states, not the builder's defaults: a default that changes must be
+    stated in the recipes that have records, and then here."""
+    found = {
+        name: {
+            parameter.name: parameter.default
+            for parameter in inspect.signature(build).parameters.values()
+            if parameter.default is not inspect.Parameter.empty
+        }
+        for name, build in models.BUILDERS.items()
+    }
+    expected = json.loads((Path(__file__).parent / "builder_defaults.json").read_text())
+    assert json.loads(json.dumps(found)) == expected
+
+
+def test_a_family_states_variants_and_what_they_share(write):
+    path = write(
+        {
+            **BASE,
+            "variants": {
+                "mine-short": {"epochs": 1, "shortens": "mine", "factors": {"length": "short"}},
+                "mine-shortest": {"extends": "mine-short", "title": "Shortest", "optimizer": {"lr": 0.5}},
+            },
+        }
+    )
+    base, short, shortest = load(path), load(f"{path}:mine-short"), load(f"{path}:mine-shortest")
+    assert (base.name, base.epochs) == ("mine", BASE["epochs"])
+    assert (short.name, short.epochs, short.shortens, short.factors) == ("mine-short", 1, "mine", {"length": "short"})
+    assert (shortest.title, shortest.epochs, shortest.optimizer.lr) == ("Shortest", 1, 0.5)
+    assert shortest.shortens is None and shortest.factors == {"length": "short"}
+    with pytest.raises(RecipeError, match="has no variant 'mine-long'; it has mine-short, mine-shortest"):
+        load(f"{path}:mine-long")
+
+
+def test_an_abstract_family_is_no_recipe(write):
+    fields = {**BASE, "abstract": True, "variants": {"one": {"epochs": 1}}}
+    path = write(fields)
+    assert load(f"{path}:one").epochs == 1
+    with pytest.raises(RecipeError, match="mine.yaml is abstract; choose one of its variants: one"):
+        load(path)
+
+
+@pytest.mark.parametrize("variants", [["a"], {"a": 3}, "a", {"a": None}], ids=str)
+def test_variants_must_map_names_to_fields(write, variants):
+    with pytest.raises(RecipeError, match="field 'variants' must map names to the fields"):
+        load(write({**BASE, "variants": variants}))
+
+
+def test_variants_that_extend_each_other_are_refused(write):
+    path = write({**BASE, "variants": {"a": {"extends": "b"}, "b": {"extends": "a"}}})
+    with pytest.raises(RecipeError, match="extends itself"):
+        load(f"{path}:a")
+
+
+def test_every_recipe_of_the_library_has_one_name(tmp_path, monkeypatch, write):
+    folder = write({**BASE, "variants": {"other": {}}}).parent
+    write(BASE, "other.yaml")
+    monkeypatch.setattr(recipes, "FOLDER", folder)
+    with pytest.raises(RecipeError, match="two recipes are named other"):
+        recipes.names()
 
 
 def test_the_hash_stays_the_same_over_time():

@@ -30,7 +30,7 @@ def test_write_then_read_gives_the_same_record(tmp_path, a_record):
         ({"extra": 1}, "extra"),
         ({"seed": -1}, "seed"),
         ({"recipe_hash": "abc"}, "recipe_hash"),
-        ({"source": "S9"}, "source"),
+        ({"source": 9}, "source"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
 )

@@ -31,6 +31,7 @@ def _put(a_record, folder, recipe, seed, last, best):
     fields = {
         "recipe": recipe,
         "seed": seed,
+        "resolved": r.resolved(),
         "recipe_hash": r.hash(),
         "top1_last": last,
         "top1_best": best,
@@ -73,7 +74,8 @@ def test_rows_without_records_and_without_figures(tmp_path, put):
 def test_a_recipe_changed_since_its_record_is_named_stale(tmp_path, put):
     path = put(tmp_path, "s4-lenet5", 4, 99.0, 99.0)
     record = records.read(path)
-    records.write(record.model_copy(update={"recipe_hash": "f" * 64}), path)
+    longer = {**record.resolved, "epochs": record.resolved["epochs"] + 1}
+    records.write(record.model_copy(update={"resolved": longer}), path)
     assert "stale: recipe changed since seed 4" in report.markdown_table(tmp_path)
     answer = CliRunner().invoke(report.app, ["--folder", str(tmp_path)])
     assert answer.exit_code == 0 and "stale: s4-lenet5 changed since seed 4 was run" in answer.stderr
@@ -179,8 +181,9 @@ def test_a_chapters_table_has_the_record_or_the_command(a_record):
 def test_a_chapters_table_without_a_figure_to_compare_has_no_column_for_it(a_record):
     data = {"name": "tiny-imagenet", "fingerprint": "sha256:" + "0" * 64, "train": 100_000, "test": 10_000}
     name, other = "tiny-s5-resnet18-xnor-7ep", "tiny-s5-resnet18-real-7ep"
-    hashed = recipes.load(name).hash()
-    table = report.runs_table({name: [a_record(recipe=name, dataset=data, recipe_hash=hashed)], other: []})
+    tiny = recipes.load(name)
+    stated = {"resolved": tiny.resolved(), "recipe_hash": tiny.hash()}
+    table = report.runs_table({name: [a_record(recipe=name, dataset=data, **stated)], other: []})
     assert "source" not in table and "| 90.00 | 91.00 | 1 | 100 |  |" in table
     five = report.runs_table({other: []}, top5=True)
     assert "| – | – | 0 | not run yet |" in five and "picked" not in five

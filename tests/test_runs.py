@@ -69,7 +69,7 @@ def test_full_trains_what_has_no_record_and_nothing_else(digits, monkeypatch):
         "small/seed1.json",
     ]
     assert list(first.models) == ["big", "small"] and first.note == "*Trained just now: `big`, `small`.*"
-    monkeypatch.setattr(runs.train, "train", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(runs.loop, "train", lambda *a, **k: pytest.fail("trained again"))
     again = runs.collect(["small"], "full", seed=1, folder=digits)
     assert again.records == first.records and again.models == {} and "nothing" in again.note
 

@@ -11,14 +11,14 @@ from collections.abc import Callable
 
 from torch import nn
 
-_BUILDERS: dict[str, Callable[..., nn.Module]] = {}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 
 
 def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
     """Register a builder under ``name``."""
 
     def add(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        _BUILDERS[name] = builder
+        BUILDERS[name] = builder
         return builder
 
     return add
@@ -26,20 +26,20 @@ def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn
 
 def names() -> list[str]:
     """The names that :func:`build` knows."""
-    return sorted(_BUILDERS)
+    return sorted(BUILDERS)
 
 
 def build(name: str, **options) -> nn.Module:
     """Build the model ``name``. Raises ``ValueError`` for an unknown name, option or value, naming what is
     allowed."""
-    if name not in _BUILDERS:
+    if name not in BUILDERS:
         raise ValueError(f"unknown model {name!r}: choose one of {', '.join(names())}")
-    allowed = inspect.signature(_BUILDERS[name]).parameters
+    allowed = inspect.signature(BUILDERS[name]).parameters
     for option in options:
         if option not in allowed:
             raise ValueError(f"unknown option {option!r} of model {name!r}: it takes {', '.join(allowed)}")
     try:
-        return _BUILDERS[name](**options)
+        return BUILDERS[name](**options)
     except (TypeError, RuntimeError) as error:  # the second is PyTorch's for a size that cannot be
         raise ValueError(f"model {name!r} with {options}: {error}") from error
 
