@@ -512,6 +512,14 @@ def test_defaults_of_the_nets_are_those_that_the_records_were_made_with():
     assert json.loads(json.dumps(found)) == expected
 
 
+def test_the_quick_profile_keeps_what_was_asked_for(write):
+    recipe = load(write({**BASE, "precision": "bf16-mixed", "compile": True, "quick": {"batch_size": 8}}))
+    quick = recipe.for_profile("quick")
+    assert (quick.epochs, quick.precision, quick.compile, quick.batch_size) == (1, "32-true", False, 8)
+    asked = recipe.for_profile("quick", keep={"epochs", "precision", "compile", "batch_size"})
+    assert asked == recipe
+
+
 def test_a_family_states_variants_and_what_they_share(write):
     path = write(
         {

@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -252,8 +253,8 @@ class Recipe(_Strict):
         A field that did not exist then counts as left at its default: so a new field must do nothing by default."""
         return _differences(self.resolved(), resolved, self, ())
 
-    def for_profile(self, profile: str) -> Recipe:
-        """The recipe as ``profile`` (``full`` or ``quick``) runs it."""
+    def for_profile(self, profile: str, keep: Collection[str] = ()) -> Recipe:
+        """The recipe as ``profile`` (``full`` or ``quick``) runs it; the fields ``keep``, which were asked for, stay."""
         if profile == "full":
             return self
         if profile != "quick":
@@ -261,7 +262,7 @@ class Recipe(_Strict):
         changes: dict[str, Any] = {"epochs": self.quick.epochs, "compile": False, "precision": "32-true"}
         if self.quick.batch_size:
             changes["batch_size"] = self.quick.batch_size
-        return self.model_copy(update=changes)
+        return self.model_copy(update={field: value for field, value in changes.items() if field not in keep})
 
 
 def _differences(now: Any, then: Any, schema: Any, at: tuple[str, ...]) -> list[str]:

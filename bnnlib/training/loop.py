@@ -97,7 +97,7 @@ def train(
         raise recipes.RecipeError("overrides need the name or path of a recipe, not a loaded one")
     if seed < 0:
         raise recipes.RecipeError(f"seed is {seed}: it must be >= 0")
-    recipe = recipe.for_profile(profile)
+    recipe = recipe.for_profile(profile, keep=overrides or ())
     label = profile if not overrides else f"{profile}-{recipe.hash()[:8]}"
     run_dir = checkpoint.runs_folder(runs) / recipe.name / label / f"seed{seed}"
     fabric = _fabric(recipe.precision)
