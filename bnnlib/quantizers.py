@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STE = Literal["identity", "clipped", "polynomial", "tanh"]
-WeightGradient = Literal["identity", "detached", "paper", "corrected", "s4"]
+WeightGradient = Literal["identity", "detached", "paper", "corrected", "s4", "consistent"]
 
 
 def sign(x: Tensor) -> Tensor:
@@ -149,10 +149,16 @@ class _ScaledSign(torch.autograd.Function):
             else:
                 s = sign(w)
                 cross = (grad * s).mean(dim=tuple(range(1, w.dim())), keepdim=True)
+                if kind == "consistent":
+                    return _with_gain(s * cross + _clipped(alpha * (grad - s * cross), w), ctx.gain), None, None
                 out = s * cross + through_sign
                 if kind == "s4":
                     out = out * ((1 - 1 / w.shape[1]) * n)
-        return (out if ctx.gain == 1 else out * ctx.gain), None, None
+        return _with_gain(out, ctx.gain), None, None
+
+
+def _with_gain(grad: Tensor, gain: float) -> Tensor:
+    return grad if gain == 1 else grad * gain
 
 
 def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float = 1.0) -> Tensor:
@@ -163,15 +169,20 @@ def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float =
     = sign(W)``, and ``1_i`` the indicator of ``|W_i| <= 1`` (the clipped STE of the sign), the gradient
     ``dC/dW_i`` is:
 
-    ============= =======================================================================================
-    ``gradient``  formula
-    ============= =======================================================================================
-    ``identity``  g_i                                   (the scale left out: S1)
-    ``detached``  alpha 1_i g_i                         (alpha a constant)
-    ``paper``     g_i / n + alpha 1_i g_i               (XNOR-Net paper: alpha's dependence on W_i for j = i only)
-    ``corrected`` s_i (1/n) sum_j g_j s_j + alpha 1_i g_i    (every W~_j depends on W_i through alpha)
-    ``s4``        corrected x (1 - 1/C_in) x n          (as S4's code has it)
-    ============= =======================================================================================
+    ============== ======================================================================================
+    ``gradient``   formula
+    ============== ======================================================================================
+    ``identity``   g_i                                   (the scale left out: S1)
+    ``detached``   alpha 1_i g_i                         (alpha a constant)
+    ``paper``      g_i / n + alpha 1_i g_i               (XNOR-Net paper: alpha's dependence on W_i for j = i only)
+    ``corrected``  s_i (1/n) sum_j g_j s_j + alpha 1_i g_i    (every W~_j depends on W_i through alpha)
+    ``s4``         corrected x (1 - 1/C_in) x n          (as S4's code has it)
+    ``consistent`` p_i + alpha 1_i (g_i - p_i), p_i = s_i (1/n) sum_j g_j s_j
+    ============== ======================================================================================
+
+    Along ``sign(W)`` the scaled sign is smooth, and ``p`` is its exact gradient. ``corrected`` adds the estimator's part
+    along ``sign(W)`` to it, and so counts that component ``1 + alpha`` times; ``consistent`` lets the estimator act on
+    what is orthogonal to ``sign(W)`` alone, where the exact gradient is zero.
 
     ``gain`` multiplies the gradient (S4's AlexNet: 1e9). Raises ``ValueError`` for an unknown ``gradient``
     or a tensor without input dimensions or without elements.

@@ -652,3 +652,47 @@ def test_the_short_recipes_differ_in_the_gradient_alone():
         rest.append({k: v for k, v in fields.items() if k not in ("name", "title")})
     assert all(fields == rest[0] for fields in rest)
     assert rest[0]["published"]["top1"] is None
+
+
+# ------------------------------------------------------------------------------------- the consistent gradient
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 1), (2, 5), (4, 3, 3, 3)], ids=str)
+def test_along_the_sign_the_consistent_gradient_is_the_exact_one_and_the_corrected_one_counts_it_1_plus_alpha_times(shape):
+    torch.manual_seed(0)
+    w = (torch.rand(shape, dtype=torch.float64) * 1.8 - 0.9).requires_grad_()
+    g = torch.randn(shape, dtype=torch.float64)
+    dims = tuple(range(1, w.dim()))
+    s = torch.where(w >= 0, 1.0, -1.0).double()
+    # the exact derivative of sum(g W~) along sign(W), by central differences: no sign flips on the way
+    step = 1e-6
+    exact = torch.stack(
+        [
+            (g * (scaled_sign(w + step * s, "detached") - scaled_sign(w - step * s, "detached")))
+            .detach()
+            .sum(dims)
+            / (2 * step)
+        ]
+    )[0]
+    along = {}
+    for kind in ("consistent", "corrected"):
+        (d,) = torch.autograd.grad(scaled_sign(w, kind), w, g)
+        along[kind] = (d * s).sum(dims)
+    torch.testing.assert_close(along["consistent"], exact, rtol=1e-6, atol=1e-8)
+    alpha = w.detach().abs().mean(dims)
+    torch.testing.assert_close(along["corrected"], (1 + alpha) * exact, rtol=1e-6, atol=1e-8)
+
+
+def test_the_consistent_gradient_by_hand():
+    one = torch.tensor([[0.3]], requires_grad=True)  # n = 1: W~ = W, the derivative is 1
+    scaled_sign(one, "consistent").backward(torch.tensor([[1.0]]))
+    assert one.grad.item() == pytest.approx(1)
+    one.grad = None
+    scaled_sign(one, "corrected").backward(torch.tensor([[1.0]]))
+    assert one.grad.item() == pytest.approx(1.3)
+    w = torch.tensor([[0.5, -1.5, 0.5, 0.5]], requires_grad=True)  # alpha 0.75, one weight beyond the clip
+    g = torch.tensor([[1.0, 2.0, -1.0, 4.0]])
+    scaled_sign(w, "consistent").backward(g)
+    p = 0.5  # mean(g s) = (1 - 2 - 1 + 4) / 4
+    expected = [[p + 0.75 * (1 - p), -p, p + 0.75 * (-1 - p), p + 0.75 * (4 - p)]]
+    torch.testing.assert_close(w.grad, torch.tensor(expected))

@@ -30,7 +30,7 @@ class Block(nn.Module):
 
     ``size``: a conv where given (the kernel's), else a linear layer whose input may still be ``(N, channels,
     H, W)``: the batch norm then works per channel, and the map is flattened after it. ``gamma_min``: the
-    batch norm's gamma is kept at least there (S4: 0.01).
+    batch norm's gamma is kept at least there (S4: 0.01). ``norm=False``: no batch norm.
     """
 
     def __init__(
@@ -44,14 +44,15 @@ class Block(nn.Module):
         binary: bool = True,
         act: str = "relu",
         gamma_min: float | None = 0.01,
+        norm: bool = True,
         dropout: float = 0.0,
         layer: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.gamma_min = gamma_min
         self.flatten = size is None
-        norm = nn.BatchNorm1d if size is None and positions == 1 else nn.BatchNorm2d
-        self.bn = norm(channels, eps=1e-4, momentum=0.1)
+        kind = nn.BatchNorm1d if size is None and positions == 1 else nn.BatchNorm2d
+        self.bn = kind(channels, eps=1e-4, momentum=0.1) if norm else nn.Identity()
         if binary:
             options = {"bias": True, "dropout": dropout, **(layer or {})}
             self.layer = (
@@ -74,5 +75,5 @@ class Block(nn.Module):
 
     @torch.no_grad()
     def project_(self) -> None:
-        if self.gamma_min is not None and self.bn.affine:
+        if self.gamma_min is not None and getattr(self.bn, "affine", False):
             self.bn.weight.clamp_(min=self.gamma_min)

@@ -30,12 +30,13 @@ class LeNet5(nn.Module):
         first_affine: bool,
         pool_first: bool,
         layer: dict[str, Any],
+        norm: bool = True,
     ) -> None:
         super().__init__()
         self.pool_first = pool_first
-        common = {"binary": binary, "act": act, "gamma_min": gamma_min, "layer": layer}
+        common = {"binary": binary, "act": act, "gamma_min": gamma_min, "norm": norm, "layer": layer}
         self.conv1 = nn.Conv2d(in_channels, 20, 5)
-        self.bn1 = nn.BatchNorm2d(20, eps=1e-4, momentum=0.1, affine=first_affine)
+        self.bn1 = nn.BatchNorm2d(20, eps=1e-4, momentum=0.1, affine=first_affine) if norm else nn.Identity()
         self.act1 = activation(act, 20)
         self.pool = nn.MaxPool2d(2)
         self.conv2 = Block(20, 50, 5, **common)
@@ -61,15 +62,16 @@ def lenet5(
     gamma_min: float | None = 0.01,
     first_affine: bool = False,
     pool_first: bool = False,
+    norm: bool = True,
     layer: dict[str, Any] | None = None,
 ) -> LeNet5:
     """S4's binary LeNet-5. ``act``: activation; ``gamma_min``: floor of the batch norms' gamma;
     ``first_affine``: whether the first batch norm learns an affine map; ``pool_first``: whether each pooling
-    comes right after its convolution, which leaves a quarter of the values to what follows; ``layer``:
+    comes right after its convolution, which leaves a quarter of the values to what follows; ``norm``: whether
+    there are batch norms; ``layer``:
     options of the binary layers, S4's where not given (see :class:`bnnlib.layers.BinaryConv2d`)."""
-    return LeNet5(
-        True, in_channels, classes, act, gamma_min, first_affine, pool_first, {**S4_LAYER, **(layer or {})}
-    )
+    options = {**S4_LAYER, **(layer or {})}
+    return LeNet5(True, in_channels, classes, act, gamma_min, first_affine, pool_first, options, norm)
 
 
 @register("lenet5-real")

@@ -11,6 +11,8 @@ S3's rule applies to its weights too, but a trained real-valued weight is never 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from bnnlib.layers import BinaryLinear
@@ -47,3 +49,40 @@ def mlp(features: int = 784, classes: int = 10) -> MLP:
 def mlp_real(features: int = 784, classes: int = 10) -> MLP:
     """The real-valued twin of S3's MLP."""
     return MLP(False, features, classes)
+
+
+class BinaryMLP(nn.Module):
+    """``(N, C, H, W) -> (N, classes)`` logits: real-valued linear, binary linears ``hidden -> hidden``, real-valued linear.
+    The signs of the binary layers are its only non-linearities. See :func:`binary_mlp`."""
+
+    def __init__(
+        self, features: int, classes: int, hidden: int, depth: int, norm: bool, layer: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.first = nn.Linear(features, hidden)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(hidden) if norm else nn.Identity() for _ in range(depth))
+        self.middle = nn.ModuleList(BinaryLinear(hidden, hidden, **layer) for _ in range(depth))
+        self.last = nn.Linear(hidden, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(1))
+        for norm, layer in zip(self.norms, self.middle, strict=True):
+            x = layer(norm(x))
+        return self.last(x)
+
+
+@register("binary-mlp")
+def binary_mlp(
+    features: int = 784,
+    classes: int = 10,
+    hidden: int = 256,
+    depth: int = 2,
+    norm: bool = True,
+    layer: dict[str, Any] | None = None,
+) -> BinaryMLP:
+    """A small MLP with ``depth`` binary layers in its middle. ``norm``: whether a batch norm stands before each of them;
+    without it the scale of the weights reaches the next sign's estimator. ``layer``: options of the binary layers (see
+    :class:`bnnlib.layers.BinaryLinear`)."""
+    if hidden < 1 or depth < 1:
+        raise ValueError(f"hidden is {hidden} and depth {depth}: both must be at least 1")
+    return BinaryMLP(features, classes, hidden, depth, norm, layer or {})
