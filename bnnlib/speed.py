@@ -1,5 +1,5 @@
-"""What the benchmark records say: the newest one of each CPU, its limits, and how it stands against the
-targets.
+"""What the benchmark records say: the newest one of each CPU, its limits, its clock, how long one contender takes beside
+another (:func:`ratio`, the one definition of a ratio in this book), and how it stands against the targets.
 
 Records are written by ``python -m bnnlib.bench``; the chapter "One bit at a time" reads them through this
 module. Targets were set before anything was measured here, most of them for a CPU with AVX-512 VPOPCNTDQ;
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,13 @@ FOLDER = Path(__file__).resolve().parents[1] / "results" / "bench"
 KINDS = ("float32", "bfloat16", "int8", "1 bit")  # ways to multiply, as kernels/measure/peaks.h names them
 # the limit in kernels/measure/peaks.h of what a variant's inner loop does
 LIMIT_OF = {
+    "amx": "int8-amx",
     "avx512vpopcnt": "popcount-avx512",
     "avx2": "pair-table-avx2",
     "scalar": "popcount-scalar",
 }
+RIVALS = ("fp32", "bf16", "int8")  # a contender of these kinds, in PyTorch or in ONNX Runtime, is not ours
+CLOCKS_DIFFER = 0.05  # two clocks that differ by more are said to disagree
 
 
 class SpeedError(Exception):
@@ -60,6 +64,97 @@ def limits(record: dict) -> dict[str, dict]:
         if kind not in best or unit["per_second"] > best[kind]["per_second"]:
             best[kind] = unit
     return {kind: best[kind] for kind in KINDS if kind in best}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long one contender takes as another: over rounds, the median of the ratio within a round, and its
+    quartiles. Records from before rounds were kept have no ``quartiles``; where they lack the pair altogether, ``median``
+    is the ratio of the two medians, and ``paired`` is false."""
+
+    median: float
+    quartiles: tuple[float, float] | None = None
+    paired: bool = True
+
+    def __str__(self) -> str:
+        """
+        >>> print(Ratio(2.04, (1.98, 2.11)), Ratio(2.04), Ratio(2.04, paired=False))
+        2.04× (1.98–2.11) 2.04× ≈2.04×
+        """
+        spread = " ({}–{})".format(*map(_digits, self.quartiles)) if self.quartiles else ""
+        return f"{'' if self.paired else '≈'}{_digits(self.median)}×{spread}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def paired(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
+    """The ratio of two contenders from their times, a list over rounds each. The shorter list holds the first rounds: a
+    contender that is far behind does not run in all of them.
+
+    >>> paired([2.0, 9.0, 4.0], [1.0, 1.0, 2.0]).median
+    2.0
+    """
+    ratios = [a / b for a, b in zip(slow, fast, strict=False)]
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return Ratio(statistics.median(ratios), (low, high))
+
+
+def ratio(case: dict, slow: str, fast: str) -> Ratio:
+    """How many times as long ``slow`` takes as ``fast`` in one case of a record: a layer, a matrix product or a network."""
+    a, b = case["times"][slow], case["times"][fast]
+    if "rounds_us" in a and "rounds_us" in b:
+        return paired(a["rounds_us"], b["rounds_us"])
+    stored = _stored(case, slow, fast)
+    return Ratio(a["median_us"] / b["median_us"], paired=False) if stored is None else Ratio(stored)
+
+
+def _stored(case: dict, slow: str, fast: str) -> float | None:
+    """The median of paired ratios as records without rounds keep it, for the pairs that they keep."""
+    if "over" in case:  # a network
+        return case["over"].get(fast, {}).get(slow)
+    if slow == eager_fp32(case):
+        return case.get("fp32_over", {}).get(fast)
+    int8 = [name for name in case["times"] if kind(name) == "int8"]
+    if fast == "bits" and slow == _fastest(case, int8):
+        return case.get("best_int8_over_bits")
+    return case.get("bf16_over_bits") if (slow, fast) == ("bf16", "bits") else None
+
+
+def kind(contender: str) -> str:
+    """One of :data:`RIVALS`, or nothing for what is ours.
+
+    >>> kind("onnx-int8"), kind("fp32-nchw"), kind("bits")
+    ('int8', 'fp32', '')
+    """
+    name = contender.removeprefix("onnx-")
+    return next((one for one in RIVALS if name.startswith(one)), "")
+
+
+def _fastest(case: dict, names: Iterable[str]) -> str | None:
+    return min(names, key=lambda name: case["times"][name]["median_us"], default=None)
+
+
+def eager_fp32(case: dict) -> str | None:
+    """PyTorch's float32 as most people call it: of a layer the faster of the two layouts."""
+    return _fastest(case, [name for name in ("fp32", "fp32-nchw", "fp32-channels_last") if name in case["times"]])
+
+
+def best_rival(case: dict, *kinds: str) -> str | None:
+    """The fastest contender that is not ours, of these kinds (of all, if none is named); None if none was measured."""
+    return _fastest(case, [name for name in case["times"] if kind(name) in (kinds or RIVALS)])
+
+
+def clocks(peaks: dict) -> dict[str, float]:
+    """Every clock that the record has, in Hz: ``chain`` is the one that "a cycle" goes by."""
+    return {"chain": peaks["clock_hz"], **peaks.get("other_clocks_hz", {})}
+
+
+def clocks_that_differ(peaks: dict) -> dict[str, float]:
+    """Of the other clocks, those that disagree with the chain's, as a factor of it."""
+    found = {name: hz / peaks["clock_hz"] for name, hz in clocks(peaks).items()}
+    return {name: factor for name, factor in found.items() if abs(factor - 1) > CLOCKS_DIFFER}
 
 
 def sizes(layer: str) -> tuple[int, int, int, int]:
@@ -146,7 +241,11 @@ def targets(record: dict) -> list[Target]:
 
     def over(name: str, wanted=lambda layer: True, batch: int | None = None) -> Iterable[float]:
         rows = [r for r in layers if wanted(r["layer"]) and batch in (None, r["batch"])]
-        return (r["fp32_over"][name] for r in rows)
+        return (ratio(r, eager_fp32(r), name).median for r in rows)
+
+    def rival(*kinds: str, ours: str = "bits", wanted=lambda layer: True) -> Iterable[float]:
+        pairs = [(r, best_rival(r, *kinds)) for r in layers if wanted(r["layer"])]
+        return (ratio(r, found, ours).median for r, found in pairs if found)
 
     def square(layer: str) -> bool:
         return not pointwise(layer)
@@ -167,13 +266,16 @@ def targets(record: dict) -> list[Target]:
         Target("share of the 1-bit limit, 1x1, K = 192", 70, only(best, share(pointwise)), best, unit="%"),
         Target("bits to bits over FP32, k x k", 18, only(best, over("bits", square)), best),
         Target("bits to bits over FP32, 1x1", 16, only(best, over("bits", pointwise)), best),
-        Target("bits to bits over the best int8", 4.5, only(best, (r["best_int8_over_bits"] for r in layers if "best_int8_over_bits" in r)), best),
-        Target("bits to bits over bfloat16", 7.5, only(best, (r["bf16_over_bits"] for r in layers if "bf16_over_bits" in r)), best),
+        Target("bits to bits over the best int8", 4.5, only(best, rival("int8")), best),
+        Target("bits to bits over bfloat16", 7.5, only(best, rival("bf16")), best),
         Target("floats, channels_last, over FP32, k x k", 15, only(best, over("channels_last", square)), best),
         Target("floats, channels_last, over FP32, 1x1, batch 1", 10, only(best, over("channels_last", pointwise, 1)), best),
         Target("floats, channels_last, over FP32, 1x1, batch 16", 6, only(best, over("channels_last", pointwise, 16)), best),
         Target("floats, NCHW, over FP32, k x k", 14, only(best, over("nchw", square)), best),
-        Target("matrix product 4096^3 over FP32", 23, only(best, (g["fp32_over"]["bits-in"] for g in big)), best),
+        Target("matrix product 4096^3 over FP32", 23, only(best, (ratio(g, "fp32", "bits-in").median for g in big)), best),
+        Target("AMX: share of the tiles' limit, K >= 1152", 60, only("amx", share(lambda n: length(n) >= 1152)), "amx", unit="%"),
+        Target("AMX: bits to bits over the best int8, k x k", 1.5, only("amx", rival("int8", wanted=square)), "amx"),
+        Target("AMX: floats, channels_last, over the best of bfloat16 and int8", 1, only("amx", rival("bf16", "int8", ours="channels_last")), "amx"),
         Target("AVX2: bits to bits over FP32", 7, only("avx2", over("bits")), "avx2"),
         Target("AVX2: products a cycle", 120, only("avx2", (r["bits_macs_per_cycle"] for r in one["layers"] if "bits_macs_per_cycle" in r)), "avx2", unit=""),
         Target("scalar: bits to bits over FP32", 3, tuple(r["fp32_over"]["scalar"] for r in ladders if "scalar" in r["fp32_over"])),
