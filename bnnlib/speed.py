@@ -25,6 +25,20 @@ LIMIT_OF = {
     "scalar": "popcount-scalar",
 }
 RIVALS = ("fp32", "bf16", "int8")  # a contender of these kinds, in PyTorch or in ONNX Runtime, is not ours
+# what multiplies in a core, and the limits in kernels/measure/peaks.h that show how much it does
+UNITS = {
+    "float32, FMA": ("fma-avx512", "fma-avx2"),
+    "bfloat16, dot product": ("bf16-avx512",),
+    "int8, dot product": ("int8-avx512", "int8-avx2-vnni", "int8-avx2"),
+    "bfloat16, tiles": ("bf16-amx",),
+    "int8, tiles": ("int8-amx",),
+    "1 bit, xor and count": ("popcount-avx512", "pair-table-avx2", "popcount-scalar"),
+}
+# cores by family and model of the CPU
+CORES = {
+    (25, 1): "Zen 3", (25, 17): "Zen 4", (26, 2): "Zen 5", (26, 17): "Zen 5",
+    (6, 143): "Sapphire Rapids", (6, 207): "Emerald Rapids", (6, 173): "Granite Rapids",
+}  # fmt: skip
 CLOCKS_DIFFER = 0.05  # two clocks that differ by more are said to disagree
 
 
@@ -155,6 +169,71 @@ def clocks_that_differ(peaks: dict) -> dict[str, float]:
     """Of the other clocks, those that disagree with the chain's, as a factor of it."""
     found = {name: hz / peaks["clock_hz"] for name, hz in clocks(peaks).items()}
     return {name: factor for name, factor in found.items() if abs(factor - 1) > CLOCKS_DIFFER}
+
+
+def core(record: dict) -> str:
+    """The name of the CPU's core where :data:`CORES` has it, else the CPU's own name."""
+    cpu = record["environment"]["cpu"]
+    found = re.search(r"family (\d+) model (\d+)$", cpu)
+    return CORES.get(tuple(map(int, found.groups())), cpu) if found else cpu
+
+
+def per_cycle(record: dict) -> dict[str, float]:
+    """Products that each of :data:`UNITS` does in a cycle of one core; a unit that the CPU lacks is left out."""
+    measured = record["runs"][0]["peaks"]["units"]
+    found = {unit: [measured[n]["per_cycle"] for n in names if n in measured] for unit, names in UNITS.items()}
+    return {unit: max(values) for unit, values in found.items() if values}
+
+
+def bound(units: dict[str, float]) -> tuple[str, float]:
+    """The fastest unit that does not count bits, and how many times as much the counting of bits does: the most that a kernel
+    which counts can gain on this core over a perfect one of that unit."""
+    *others, bits = UNITS
+    fastest = max((unit for unit in others if unit in units), key=units.__getitem__)
+    return fastest, units[bits] / units[fastest]
+
+
+@dataclass(frozen=True)
+class Reasoned:
+    """A core without a record, derived from the record of one of ``like``: each unit does ``factor`` times as much a cycle."""
+
+    core: str
+    like: tuple[str, ...]
+    factor: int
+    why: str
+
+
+REASONED = (
+    Reasoned("Zen 5", ("Zen 4",), 2, "its vector units are 512 bits wide where those of Zen 4 are 256, and they are as many"),
+    Reasoned("Granite Rapids", ("Emerald Rapids", "Sapphire Rapids"), 1, "its core has the same vector ports and the same tile unit for int8 and bfloat16"),
+)  # fmt: skip
+
+
+def reasoned(records: Iterable[dict]) -> list[tuple[Reasoned, str, dict[str, float]]]:
+    """Of each of :data:`REASONED` that has no record of its own, and whose model has one: it, the model, products a cycle."""
+    known = {core(record): per_cycle(record) for record in records}
+    found = []
+    for one in REASONED:
+        model = next((name for name in one.like if name in known), None)
+        if model and one.core not in known:
+            found.append((one, model, {unit: one.factor * n for unit, n in known[model].items()}))
+    return found
+
+
+def shares(run: dict) -> list[float]:
+    """Of each layer of a run on one thread, bits to bits: the part that it reaches of the limit of its variant, in per cent."""
+    limit = run["peaks"]["units"].get(LIMIT_OF.get(run["variant"], ""), {}).get("per_cycle")
+    return [100 * r["bits_macs_per_cycle"] / limit for r in run["layers"] if limit and "bits_macs_per_cycle" in r]
+
+
+def weight_bytes(layer: str, bits: int) -> float:
+    """Bytes of the weights of a layer, ``bits`` each.
+
+    >>> weight_bytes("64->64 1x1 @8", 8)
+    4096.0
+    """
+    c, o, k, _ = sizes(layer)
+    return c * o * k * k * bits / 8
 
 
 def sizes(layer: str) -> tuple[int, int, int, int]:

@@ -75,6 +75,35 @@ def test_limits_are_the_fastest_unit_of_each_kind():
     assert list(limits) == ["float32", "1 bit"] and limits["1 bit"]["per_cycle"] == 270
 
 
+def test_units_of_a_core_and_what_bounds_one_bit():
+    its = record(cpu="AMD EPYC family 25 model 17")
+    assert speed.core(its) == "Zen 4" and speed.core(record(cpu="Arm")) == "Arm"
+    assert speed.core(record(cpu="A family 1 model 2")) == "A family 1 model 2"
+    assert speed.per_cycle(its) == {"float32, FMA": 16, "1 bit, xor and count": 270}
+    assert speed.bound(speed.per_cycle(its)) == ("float32, FMA", 270 / 16)
+    its["runs"][0]["peaks"]["units"]["int8-amx"] = unit("int8, tdpbssd, AMX tiles", 1080)
+    assert speed.bound(speed.per_cycle(its)) == ("int8, tiles", 0.25)
+
+
+def test_what_has_no_record_is_derived_from_one_that_has():
+    zen4, zen5 = record(cpu="AMD EPYC family 25 model 17"), record(cpu="AMD EPYC family 26 model 2")
+    ((one, model, units),) = speed.reasoned([zen4])
+    assert (one.core, model) == ("Zen 5", "Zen 4") and units["1 bit, xor and count"] == 540
+    assert speed.reasoned([zen4, zen5]) == [] == speed.reasoned([record()])
+
+
+def test_shares_of_the_limit_are_those_of_the_variant():
+    one, many = speed.runs(record())
+    assert speed.shares(one) == pytest.approx([100 * 200 / 270, 100 * 110 / 270])
+    assert speed.shares(many) == speed.shares(one | {"variant": "other"}) == []
+
+
+def test_every_unit_is_a_limit_of_the_kernels():
+    text = (speed.FOLDER.parents[1] / "kernels" / "measure" / "peaks.h").read_text()
+    for name in [name for names in speed.UNITS.values() for name in names] + list(speed.LIMIT_OF.values()):
+        assert f'{{"{name}", ' in text
+
+
 def test_a_ratio_is_the_median_of_paired_ratios_with_its_quartiles():
     slow, fast = [2.0, 9.0, 4.0, 3.0, 10.0], [1.0, 1.0, 2.0, 1.0, 2.0]  # 2, 9, 2, 3, 5 times
     case = {"times": {"int8-x86": {"median_us": 4.0, "rounds_us": slow}, "bits": {"median_us": 1.0, "rounds_us": fast}}}
