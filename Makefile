@@ -7,7 +7,7 @@ NAME    ?= mnist
 JOBS    ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help env kernels book test data chapters train reproduce bench lab clean pins
+.PHONY: help env kernels book test data chapters train reproduce bench bench-kernels lab clean pins
 
 # What a recipe starts, and what that starts in turn, comes from .venv.
 IN_ENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -22,6 +22,7 @@ help:
 	@echo "make train      train one recipe, write its record  RECIPE=s4-lenet5  SEED=0  PROFILE=full"
 	@echo "make reproduce  train -> records -> chapters -> book, where something is missing  JOBS=all (CPU cores)"
 	@echo "make bench      measure kernels and packed networks on this machine into results/bench/ and results/verified/"
+	@echo "make bench-kernels  measure the kernels alone, minutes    ARGS=--layers: layers only, printed and not kept"
 	@echo "make lab        open the chapters in JupyterLab"
 	@echo "make clean      remove what was built; .venv, data and run folders stay"
 	@echo "PYTHON=/path/to/python and CXX=compiler choose those of make env."
@@ -54,8 +55,10 @@ train: env
 reproduce: kernels
 	@$(IN_ENV) snakemake --cores $(JOBS) $(ARGS)
 
-bench: kernels
+bench-kernels: kernels
 	@$(IN_ENV) python -m bnnlib.bench $(ARGS)
+
+bench: bench-kernels
 	@$(IN_ENV) python -m bnnlib.bench_deploy $(ARGS)
 	@$(IN_ENV) python -m bnnlib.verify $(ARGS)
 

@@ -3,18 +3,107 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
+import shutil
+import statistics
+import subprocess
+from pathlib import Path
 
 import pytest
+import torch
 
 from bnnlib.benchmarks import kernels as bench
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
-from bnnlib.ops import _backend
+from bnnlib.benchmarks import speed
+from bnnlib.ops import _backend, _build
+
+KERNELS = Path(__file__).resolve().parents[1] / "kernels"
+compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
 
 
 def test_ratios_are_medians_of_rounds():
     assert bench.ratio([2.0, 9.0, 4.0], [1.0, 1.0, 2.0]) == 2.0
     assert bench.faster([3.0, 3.0, 1.0], [2.0, 2.0, 9.0]) == [2.0, 2.0, 9.0]
+
+
+def test_a_record_keeps_the_rounds_that_its_ratios_come_from():
+    seconds = {"int8-x86": [2.0, 9.0, 4.0], "bits": [1.0, 1.0, 2.0]}
+    case = {"times": bench.times(seconds)}
+    assert case["times"]["int8-x86"] == {"median_us": 4e6, "best_us": 2e6, "rounds_us": [2e6, 9e6, 4e6]}
+    assert speed.ratio(case, "int8-x86", "bits").median == bench.ratio(*seconds.values())
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_the_clock_goes_by_a_chain_that_no_cpu_folds(tmp_path):
+    """One loop of eight instructions, each of which reads what the one before it wrote, none an addition or a move, which
+    newer cores carry out when they rename registers; and the function counts a latency of 3 for each."""
+    (tmp_path / "clock.cpp").write_text(
+        '#include "measure/peaks.h"\nextern "C" double chain(bnn::isize n) { return bnn::clock_chain(n); }\n'
+    )
+    command = ["g++", "-std=c++17", "-O3", f"-I{KERNELS}", "-S", "clock.cpp", "-o", "clock.s"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    body = re.search(r"^chain:$(.*?)\.cfi_endproc", (tmp_path / "clock.s").read_text(), re.MULTILINE | re.DOTALL)[1]
+    chain = re.findall(r"#APP(.*?)#NO_APP", body, re.DOTALL)
+    steps = [line.split(None, 1) for line in chain[0].splitlines() if line.strip() and not line.startswith("#")]
+    expected = {"x86_64": ("imul", 3), "aarch64": ("eor", 1)}.get(os.uname().machine)
+    if expected is None:
+        pytest.skip("no chain for this machine")
+    assert len(chain) == 1 and [step[0] for step in steps] == 8 * [expected[0]]
+    registers = {register.strip() for _, operands in steps for register in operands.split(",")}
+    assert len(registers) == (1 if expected[0] == "imul" else 2)
+
+
+@compiled
+def test_every_limit_counts_what_its_rounds_do():
+    module = _build.load()
+    for name, what, supported in module.limits():
+        if supported and name != "clock-tsc":  # which counts time
+            assert what and module.run_limit(name, 20) == 2 * module.run_limit(name, 10) > 0
+    assert {"clock"} == {name for name, _, supported in module.limits() if supported and name == "clock"}
+
+
+@compiled
+@pytest.mark.parametrize("name, products", [("int8-amx", 4 * 16 * 16 * 64), ("bf16-amx", 4 * 16 * 16 * 32)])
+def test_limits_of_tiles_are_there_where_the_system_lends_tiles(name, products):
+    module = _build.load()
+    supported = {n: s for n, _, s in module.limits()}
+    if not supported.get(name):
+        flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+        assert "amx_int8" not in flags or "amx_bf16" not in flags
+        pytest.skip("no tiles here")
+    assert module.run_limit(name, 3) == 3 * products
+
+
+@compiled
+def test_the_clock_is_written_down_with_those_it_is_checked_against():
+    peaks = bench.measure_peaks(1)
+    assert not any(name.startswith("clock") for name in peaks["units"])
+    if os.uname().machine == "x86_64":
+        assert {"rotations", "tsc"} <= set(peaks["other_clocks_hz"])
+    assert set(speed.clocks(peaks)) == {"chain", *peaks["other_clocks_hz"]}
+
+
+@compiled
+def test_layers_meet_every_kind_of_rival():
+    found = bench.layer_contenders((64, 64, 1, 8), 1)
+    kinds = {kind: [name for name in found if speed.kind(name) == kind] for kind in ("", *speed.RIVALS)}
+    assert set(kinds[""]) == {"bits", "channels_last", "nchw", "pack-channels_last", "pack-nchw"}
+    assert set(kinds["fp32"]) == {"fp32-nchw", "fp32-channels_last", "fp32-compile"}
+    assert kinds["bf16"] == (["bf16", "bf16-compile"] if bench.multiplies_bf16() else ["bf16"])
+    expected = found["fp32-channels_last"]()
+    for name in kinds["fp32"] + kinds["bf16"]:  # they are the same convolution
+        torch.testing.assert_close(found[name]().float(), expected, rtol=0.05, atol=0.3)
+    assert all(found[name]().shape == expected.shape for name in kinds["int8"])
+
+
+def test_a_contender_that_is_far_behind_leaves_after_three_rounds(monkeypatch):
+    cost = {"quick": 0.1, "slow": 0.35, "hopeless": 3.0}
+    monkeypatch.setattr(bench, "timed", lambda call, calls: cost[call] * calls)
+    seconds = bench.alternate({name: name for name in cost}, rounds=5)
+    assert {name: len(s) for name, s in seconds.items()} == {"quick": 5, "slow": 5, "hopeless": 3}
+    assert speed.paired(seconds["hopeless"], seconds["quick"]).median == pytest.approx(30)
 
 
 def test_contenders_take_turns():
@@ -25,7 +114,7 @@ def test_contenders_take_turns():
     assert "".join(calls) == "aabb" + "ab" * 3 and [len(s) for s in seconds.values()] == [3, 3]
 
 
-@pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
+@compiled
 def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
     assert bench.main(["--quick", "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
@@ -33,17 +122,31 @@ def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
     assert record["quick"] and record["environment"]["torch"] and record["runs"][0]["threads"] == 1
     for run in record["runs"]:
         (layer,) = run["layers"]
-        assert {"bits", "channels_last", "nchw", "bf16"} <= set(layer["fp32_over"])
-        assert run["peaks"]["clock_hz"] > 0 and run["alternation"]["pair_over_sum"] > 0
-        assert run["peaks"]["memory_bytes_per_second"] > 0 and {"bits-in", "one-word"} <= set(
-            run["gemms"][0]["fp32_over"]
-        )
+        assert {"bits", "channels_last", "nchw", "bf16"} <= set(layer["times"])
+        assert {"bits-in", "float-in", "one-word", "fp32"} <= set(run["gemms"][0]["times"])
+        for case in (layer, run["gemms"][0], run["alternation"]):
+            for spent in case["times"].values():
+                assert spent["median_us"] == pytest.approx(statistics.median(spent["rounds_us"]), abs=0.01, rel=1e-3)
+        peaks = run["peaks"]
+        for unit in peaks["units"].values():
+            assert unit["per_cycle"] == pytest.approx(unit["per_second"] / peaks["clock_hz"], abs=0.06)
+        assert all(math.isfinite(hz) for hz in speed.clocks(peaks).values())
         for gradients in run["gradients"]:
             assert set(gradients["bf16_over"]) == set(gradients["fp32_over"]) == {"input", "weight"}
     for run in record["runs"][1:]:
-        assert run["scaling"][0]["one_over_all"] > 0
+        (row,) = run["scaling"]
+        assert row["one_over_all"] == pytest.approx(speed.ratio(row, "one", "all").median, abs=2e-3)
     assert set(record["runs"][0]["ladders"][0]["fp32_over"]) >= {"one-word", "scalar", "reference"}
-    assert "MAC/cycle" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert speed.best_rival(record["runs"][0]["layers"][0]) in said and "MAC/cycle" in said
+
+
+@compiled
+def test_layers_alone_are_measured_alone(tmp_path):
+    assert bench.main(["--quick", "--layers", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.iterdir()
+    for run in json.loads(path.read_text())["runs"]:
+        assert "layers" in run and "peaks" in run and not {"gemms", "ladders", "scaling", "alternation"} & set(run)
 
 
 def test_another_process_times_its_own_calls():

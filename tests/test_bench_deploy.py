@@ -7,8 +7,18 @@ import torch
 from torch import nn
 
 from bnnlib import layers, models, recipes
-from bnnlib.benchmarks import networks as bench_deploy
-from bnnlib.benchmarks import onnx_runtime as bench_onnx
+from bnnlib.benchmarks import (
+    kernels as bench,
+)
+from bnnlib.benchmarks import (
+    networks as bench_deploy,
+)
+from bnnlib.benchmarks import (
+    onnx_runtime as bench_onnx,
+)
+from bnnlib.benchmarks import (
+    speed,
+)
 from bnnlib.ops import _backend
 
 compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
@@ -32,6 +42,21 @@ def test_the_real_twin_has_the_topology_and_no_sign(name, options):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@compiled
+def test_networks_meet_every_kind_of_rival_and_all_have_its_shape():
+    found = bench_deploy.contenders("s4-lenet5", 2, compiled=False)
+    kinds = {speed.kind(name) for name in found}
+    assert kinds >= {"fp32", ""} and ("bf16" in kinds) == bench.multiplies_bf16()
+    assert ("int8" in kinds) == ("x86" in torch.backends.quantized.supported_engines)
+    with torch.inference_mode():
+        results = {name: call().float() for name, call in found.items()}
+    assert {y.shape for y in results.values()} == {(2, 10)}
+    expected = results["fp32-eager"]
+    for name, y in results.items():
+        if speed.kind(name):
+            assert (y - expected).abs().max() < 0.15 * expected.abs().max(), name
+
+
 def test_the_nets_are_those_of_the_book():
     assert set(bench_deploy.NETS) <= set(bench_deploy.nets()) <= set(recipes.names())
     known = [bench_deploy.topology(name) for name in bench_deploy.nets()]
@@ -49,8 +74,9 @@ def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
     assert path.name == f"deploy-{path.name[7:-16]}-{record['date']}.json"
     assert record["quick"] and record["environment"]["torch"]
     row = bench_deploy.case(record, "s4-lenet5", 1, 1)
-    assert set(row["over"]) == {"packed-float32", "packed-bfloat16", "packed-int8"}
-    assert {"fp32-eager", "fp32-channels_last", "fake-quantised"} <= set(row["over"]["packed-int8"])
+    assert set(bench_deploy.packed(row)) == {"packed-float32", "packed-bfloat16", "packed-int8"}
+    assert {"fp32-eager", "fp32-channels_last", "fake-quantised"} <= set(row["times"])
+    assert speed.best_rival(row) in row["times"] and speed.ratio(row, "fp32-eager", "packed-int8").quartiles
     assert bench_deploy.case(record, "s4-lenet5", 7, 1) is None
     (profile,) = record["runs"][0]["profiles"]
     assert {"real_conv", "binary_conv"} <= {op["kind"] for op in profile["packed"]}
@@ -79,9 +105,12 @@ def test_a_damaged_record_is_named(tmp_path):
     with pytest.raises(bench_deploy.BenchError, match="deploy-x-2026-01-01.json is no benchmark record"):
         bench_deploy.newest(tmp_path)
     whole = {"quick": False, "nets": {}, "runs": []}
-    for day in ("2026-01-01", "2026-03-01", "2026-02-01"):
-        (tmp_path / f"deploy-x-{day}.json").write_text(json.dumps({"date": day, **whole}))
+    for cpu, day in (("x", "2026-01-01"), ("x", "2026-03-01"), ("x", "2026-02-01"), ("y", "2026-01-15")):
+        environment = {"environment": {"cpu": cpu}}
+        (tmp_path / f"deploy-{cpu}-{day}.json").write_text(json.dumps({"date": day, **environment, **whole}))
     assert bench_deploy.newest(tmp_path)["date"] == "2026-03-01"
+    found = [(r["environment"]["cpu"], r["date"]) for r in bench_deploy.newest_of_each(tmp_path)]
+    assert found == [("x", "2026-03-01"), ("y", "2026-01-15")]
 
 
 def test_an_unknown_recipe_is_named(capsys):

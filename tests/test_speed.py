@@ -12,17 +12,22 @@ def unit(what, per_cycle):
 
 
 def record(day="2026-01-02", cpu="A", variant="avx2", **changes):
-    over = {"bits": 8.0, "channels_last": 6.0, "nchw": 5.0, "bf16": 0.5, "int8-x86": 2.0}
-    times = {"pack-channels_last": {"median_us": 5.0}, "channels_last": {"median_us": 100.0}}
+    """One from before records kept their rounds."""
+    over = {"bits": 8.0, "channels_last": 6.0, "nchw": 5.0, "bf16": 0.5, "int8-x86": 2.0, "onnx-int8": 1.9}
+    times = {"fp32-nchw": 600.0, "fp32-channels_last": 590.0, "bits": 75.0, "pack-channels_last": 5.0, "channels_last": 100.0,
+             "nchw": 120.0, "int8-x86": 300.0, "onnx-int8": 310.0, "bf16": 1180.0}  # fmt: skip
+    times = {name: {"median_us": us, "best_us": us} for name, us in times.items()}
     layers = [
-        {"layer": name, "batch": 1, "fp32_over": over, "times": times, "bits_macs_per_cycle": rate}
+        {"layer": name, "batch": 1, "fp32_over": over, "times": times, "bits_macs_per_cycle": rate,
+         "best_int8_over_bits": 4.1, "bf16_over_bits": 16.0}  # fmt: skip
         for name, rate in (("128->128 3x3 @32", 200.0), ("192->160 1x1 @32", 110.0))
     ]
     run = {
         "threads": 1,
         "variant": variant,
         "layers": layers,
-        "gemms": [{"m": 4096, "k": 4096, "n": 4096, "fp32_over": {"bits-in": 11.0}}],
+        "gemms": [{"m": 4096, "k": 4096, "n": 4096, "fp32_over": {"bits-in": 11.0},
+                   "times": {"fp32": {"median_us": 9.0}, "bits-in": {"median_us": 1.0}}}],  # fmt: skip
         "peaks": {
             "clock_hz": 3e9,
             "units": {
@@ -70,6 +75,73 @@ def test_limits_are_the_fastest_unit_of_each_kind():
     assert list(limits) == ["float32", "1 bit"] and limits["1 bit"]["per_cycle"] == 270
 
 
+def test_units_of_a_core_and_what_bounds_one_bit():
+    its = record(cpu="AMD EPYC family 25 model 17")
+    assert speed.core(its) == "Zen 4" and speed.core(record(cpu="Arm")) == "Arm"
+    assert speed.core(record(cpu="A family 1 model 2")) == "A family 1 model 2"
+    assert speed.per_cycle(its) == {"float32, FMA": 16, "1 bit, xor and count": 270}
+    assert speed.bound(speed.per_cycle(its)) == ("float32, FMA", 270 / 16)
+    its["runs"][0]["peaks"]["units"]["int8-amx"] = unit("int8, tdpbssd, AMX tiles", 1080)
+    assert speed.bound(speed.per_cycle(its)) == ("int8, tiles", 0.25)
+
+
+def test_what_has_no_record_is_derived_from_one_that_has():
+    zen4, zen5 = record(cpu="AMD EPYC family 25 model 17"), record(cpu="AMD EPYC family 26 model 2")
+    ((one, model, units),) = speed.reasoned([zen4])
+    assert (one.core, model) == ("Zen 5", "Zen 4") and units["1 bit, xor and count"] == 540
+    assert speed.reasoned([zen4, zen5]) == [] == speed.reasoned([record()])
+
+
+def test_shares_of_the_limit_are_those_of_the_variant():
+    one, many = speed.runs(record())
+    assert speed.shares(one) == pytest.approx([100 * 200 / 270, 100 * 110 / 270])
+    assert speed.shares(many) == speed.shares(one | {"variant": "other"}) == []
+
+
+def test_every_unit_is_a_limit_of_the_kernels():
+    text = (speed.FOLDER.parents[1] / "kernels" / "measure" / "peaks.h").read_text()
+    for name in [name for names in speed.UNITS.values() for name in names] + list(speed.LIMIT_OF.values()):
+        assert f'{{"{name}", ' in text
+
+
+def test_a_ratio_is_the_median_of_paired_ratios_with_its_quartiles():
+    slow, fast = [2.0, 9.0, 4.0, 3.0, 10.0], [1.0, 1.0, 2.0, 1.0, 2.0]  # 2, 9, 2, 3, 5 times
+    case = {"times": {"int8-x86": {"median_us": 4.0, "rounds_us": slow}, "bits": {"median_us": 1.0, "rounds_us": fast}}}
+    assert speed.ratio(case, "int8-x86", "bits") == speed.paired(slow, fast) == speed.Ratio(3.0, (2.0, 5.0))
+    # the same pairs whatever the order of rounds; the ratio of medians would be 4
+    assert speed.paired(slow[::-1], fast[::-1]) == speed.paired(slow, fast)
+    assert speed.paired([6.0], [2.0]) == speed.Ratio(3.0, (3.0, 3.0))
+    assert speed.paired([6.0, 8.0], [2.0, 2.0, 1.0]).median == 3.5  # only rounds that both ran
+
+
+def test_older_records_give_the_paired_median_where_they_have_it_and_say_where_not():
+    layer = record()["runs"][0]["layers"][0]
+    assert speed.eager_fp32(layer) == "fp32-channels_last"
+    assert speed.ratio(layer, "fp32-channels_last", "bits") == speed.Ratio(8.0)
+    assert speed.ratio(layer, "int8-x86", "bits") == speed.Ratio(4.1)
+    assert speed.ratio(layer, "bf16", "bits") == speed.Ratio(16.0)
+    for slow, fast, expected in (("onnx-int8", "bits", 310 / 75), ("fp32-nchw", "bits", 8.0), ("int8-x86", "nchw", 2.5)):
+        found = speed.ratio(layer, slow, fast)
+        assert found == speed.Ratio(expected, paired=False) and str(found).startswith("≈")
+    net = {"times": {"fp32-eager": {"median_us": 30.0}, "packed-float32": {"median_us": 2.0}, "onnx-int8": {"median_us": 4.0}},
+           "over": {"packed-float32": {"fp32-eager": 14.0}}}  # fmt: skip
+    assert speed.ratio(net, "fp32-eager", "packed-float32") == speed.Ratio(14.0)
+    assert not speed.ratio(net, "onnx-int8", "packed-float32").paired
+
+
+def test_the_best_rival_is_the_fastest_that_is_not_ours():
+    layer = record()["runs"][0]["layers"][0]
+    assert speed.best_rival(layer) == speed.best_rival(layer, "int8") == "int8-x86"
+    assert speed.best_rival(layer, "fp32", "bf16") == "fp32-channels_last"
+    assert speed.best_rival({"times": {"packed-float32": {"median_us": 1.0}, "fake-quantised": {"median_us": 2.0}}}) is None
+
+
+def test_clocks_that_differ_are_named():
+    peaks = {"clock_hz": 2.8e9, "other_clocks_hz": {"rotations": 2.81e9, "tsc": 2.1e9}}
+    assert speed.clocks_that_differ(peaks) == {"tsc": 0.75}
+    assert speed.clocks({"clock_hz": 3e9}) == {"chain": 3e9}  # an older record has no other
+
+
 def test_a_target_goes_by_its_worst_case():
     assert speed.Target("t", 7, (8.0, 6.9)).met is False
     assert speed.Target("t", 7, (8.0, 7.0)).met is True
@@ -98,6 +170,21 @@ def test_shares_of_the_limit_on_a_cpu_with_vpopcntdq():
     assert goals["AVX2: products a cycle"].met is None
 
 
+def test_targets_of_tiles_are_set_against_the_best_of_each_rival():
+    its = record(variant="amx")
+    its["runs"][0]["peaks"]["units"]["int8-amx"] = unit("int8, tdpbssd, AMX tiles", 400)
+    goals = {t.what: t for t in speed.targets(its)}
+    assert goals["AMX: share of the tiles' limit, K >= 1152"].values == (50.0,)
+    assert goals["AMX: bits to bits over the best int8, k x k"].values == (4.1,)
+    assert goals["AMX: floats, channels_last, over the best of bfloat16 and int8"].worst == 3.0
+
+
 def test_the_records_of_this_book_can_be_read():
     for r in speed.newest():
-        assert speed.limits(r)["float32"] and len(speed.targets(r)) == 20
+        assert speed.limits(r)["float32"] and len(speed.targets(r)) == 23
+        for run in r["runs"]:
+            for layer in run["layers"]:
+                rival = speed.best_rival(layer)
+                everyone = [name for name in layer["times"] if speed.kind(name)]
+                assert layer["times"][rival]["median_us"] == min(layer["times"][n]["median_us"] for n in everyone)
+                assert speed.ratio(layer, speed.eager_fp32(layer), "bits").paired

@@ -1,17 +1,18 @@
-"""``python -m bnnlib.bench`` (``make bench``): the binary kernels against PyTorch on this machine, into
+"""``python -m bnnlib.bench`` (``make bench``; alone: ``make bench-kernels``): the binary kernels against PyTorch on this machine, into
 ``results/bench/<cpu>-<date>.json``.
 
 Every number is a ratio of times taken in turns within one run: each round calls every contender once (or
-often enough to last a few milliseconds), a ratio is the median over rounds of that round's ratio, so that a
-machine that slows down slows both sides. One process for each number of threads, pinned to as many CPUs;
-nothing else should run. Written down: the environment, the peaks of one core (``kernels/measure/peaks.h``) and its
-clock, every contender's median and best time, the ratios.
+often enough to last a few milliseconds), a ratio is the median over rounds of that round's ratio
+(:func:`bnnlib.benchmarks.speed.paired`), so that a machine that slows down slows both sides. One process for each number of threads,
+pinned to as many CPUs; nothing else should run. Written down: the environment, the peaks of one core
+(``kernels/measure/peaks.h``) and its clock, every contender's time in every round, the ratios.
 
 What is measured, for each layer, batch and number of threads:
 
 =================== ========================================================================================
 ``fp32``            ``F.conv2d``, the faster of NCHW and channels_last weights and inputs
-``bf16``, ``int8``  ``F.conv2d`` in bfloat16; PyTorch's quantised convolution, best engine
+``bf16``, ``int8``  ``F.conv2d`` in bfloat16; PyTorch's quantised convolution, every engine; channels_last
+``fp32-compile``    ``torch.compile`` with freezing, channels_last; ``bf16-compile`` likewise
 ``onnx-fp32``, ...  ONNX Runtime, where it is installed (the extra ``bench``), in a process of its own
 ``bits``            prepacked weights, packed activations in, packed bits out (threshold epilogue)
 ``channels_last``   float in, float out, packing included; ``nchw`` likewise
@@ -46,6 +47,7 @@ import torch.nn.functional as F
 
 from bnnlib import ops, records
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
+from bnnlib.benchmarks import speed
 from bnnlib.ops import _backend, _build
 from bnnlib.paths import RESULTS
 from bnnlib.quantizers import sign
@@ -64,6 +66,7 @@ LADDER_LAYERS = [LAYERS[0], LAYERS[-1]]
 # rows, length, outputs: S3's benchmark, and the binary layer of its MLP at its training batch and at one image
 GEMMS = [(4096, 4096, 4096), (100, 768, 512), (1, 768, 512)]
 Contenders = dict[str, Callable[[], object] | bench_onnx.Remote]
+LONG_S = 0.2
 
 
 def label(layer) -> str:
@@ -80,15 +83,19 @@ def macs(layer, batch: int = 1) -> int:
 
 
 def alternate(contenders: Contenders, rounds: int, slice_s: float = 0.004) -> dict[str, list[float]]:
-    """Seconds a call, a list over rounds for each contender; all take turns within a round."""
-    calls = {}
+    """Seconds a call, a list over rounds for each contender; all take turns within a round. A contender that takes more than
+    :data:`LONG_S` and four times the fastest one's time has its turn in the first three rounds only."""
+    once = {}
     for name, call in contenders.items():
-        timed(call, 1)
-        calls[name] = max(1, math.ceil(slice_s / timed(call, 1)))
+        first = timed(call, 1)
+        once[name] = first if first > 1 else timed(call, 1)  # the first call of a short one may be slow
+    behind = {name for name, s in once.items() if s > max(LONG_S, 4 * min(once.values()))}
+    calls = {name: max(1, math.ceil(slice_s / s)) for name, s in once.items()}
     seconds = {name: [] for name in contenders}
-    for _ in range(rounds):
+    for i in range(rounds):
         for name, call in contenders.items():
-            seconds[name].append(timed(call, calls[name]) / calls[name])
+            if i < 3 or name not in behind:
+                seconds[name].append(timed(call, calls[name]) / calls[name])
     return seconds
 
 
@@ -103,21 +110,47 @@ def timed(call: Callable[[], object] | bench_onnx.Remote, calls: int) -> float:
 
 
 def ratio(slow: list[float], fast: list[float]) -> float:
-    return round(statistics.median(a / b for a, b in zip(slow, fast, strict=True)), 3)
+    return round(speed.paired(slow, fast).median, 3)
 
 
 def faster(a: list[float], b: list[float]) -> list[float]:
     return a if statistics.median(a) <= statistics.median(b) else b
 
 
-def times(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def times(seconds: dict[str, list[float]]) -> dict[str, dict]:
+    """For a record: the median and the best, and each round's, from which :func:`bnnlib.benchmarks.speed.ratio` has its ratios."""
     return {
-        name: {"median_us": round(1e6 * statistics.median(s), 2), "best_us": round(1e6 * min(s), 2)}
+        name: {
+            "median_us": round(1e6 * statistics.median(s), 2),
+            "best_us": round(1e6 * min(s), 2),
+            "rounds_us": [float(f"{1e6 * one:.5g}") for one in s],
+        }
         for name, s in seconds.items()
     }
 
 
 # ----------------------------------------------------------------------------------------------- contenders
+
+
+def multiplies_bf16() -> bool:
+    """Whether this CPU has a unit for bfloat16. Without one PyTorch's convolution in it takes ages."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def compiled(module: torch.nn.Module, x: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """The module on ``x`` as ``torch.compile`` makes it for inference: weights are constants, packed once."""
+    import torch._inductor.config as inductor
+
+    inductor.freezing = True
+    torch._dynamo.reset()
+    fast = torch.compile(module.eval())
+
+    def call() -> torch.Tensor:
+        with torch.inference_mode():
+            return fast(x)
+
+    call()
+    return call
 
 
 def int8_contenders(x: torch.Tensor, w: torch.Tensor, padding: int) -> Contenders:
@@ -140,7 +173,19 @@ def int8_contenders(x: torch.Tensor, w: torch.Tensor, padding: int) -> Contender
     return found
 
 
-def layer_contenders(layer, batch: int) -> Contenders:
+def compiled_contenders(xl: torch.Tensor, wl: torch.Tensor, padding: int) -> Contenders:
+    o, c, *kernel = wl.shape
+    found: Contenders = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        if dtype is torch.float32 or multiplies_bf16():
+            module = torch.nn.Conv2d(c, o, kernel, padding=padding, bias=False)
+            module.weight.data = wl
+            found[f"{name}-compile"] = compiled(module.to(dtype), xl.to(dtype))
+    return found
+
+
+def layer_contenders(layer, batch: int, *, compile: bool = True) -> Contenders:
+    """``compile``: PyTorch's compiler too, which needs seconds to start."""
     c, o, k, side = layer
     generator = torch.Generator().manual_seed(0)
     x, w, p = (
@@ -155,9 +200,8 @@ def layer_contenders(layer, batch: int) -> Contenders:
     return {
         "fp32-nchw": lambda: F.conv2d(x, w, padding=p),
         "fp32-channels_last": lambda: F.conv2d(xl, wl, padding=p),
-        **(
-            {"bf16": lambda: F.conv2d(xb, wb, padding=p)} if batch == 1 else {}
-        ),  # a CPU without bf16 units takes ages
+        **({"bf16": lambda: F.conv2d(xb, wb, padding=p)} if batch == 1 or multiplies_bf16() else {}),
+        **(compiled_contenders(xl, wl, p) if compile else {}),
         **int8_contenders(x, w, p),
         "bits": lambda: ops.conv2d_packed(bits, ready, shape, 1, p, threshold=threshold, out="bits"),
         "channels_last": lambda: ops.conv2d_packed(xl, ready, shape, 1, p),
@@ -168,18 +212,11 @@ def layer_contenders(layer, batch: int) -> Contenders:
 
 
 def measure_layer(
-    layer, batch: int, rounds: int, clock: float | None, peer: bench_onnx.Peer | None = None
+    layer, batch: int, rounds: int, clock: float | None, peer: bench_onnx.Peer | None = None, compile: bool = True
 ) -> dict:
     others = peer.contenders(layer, batch) if peer else {}
-    seconds = alternate(layer_contenders(layer, batch) | others, rounds)
-    fp32 = faster(seconds["fp32-nchw"], seconds["fp32-channels_last"])
+    seconds = alternate(layer_contenders(layer, batch, compile=compile) | others, rounds)
     result = {"layer": label(layer), "batch": batch, "macs": macs(layer, batch), "times": times(seconds)}
-    result["fp32_over"] = {name: ratio(fp32, s) for name, s in seconds.items() if not name.startswith("fp32")}
-    int8 = [s for name, s in seconds.items() if "int8" in name]
-    if int8:
-        result["best_int8_over_bits"] = ratio(min(int8, key=statistics.median), seconds["bits"])
-    if "bf16" in seconds:
-        result["bf16_over_bits"] = ratio(seconds["bf16"], seconds["bits"])
     if clock:
         result["bits_macs_per_cycle"] = round(
             macs(layer, batch) / statistics.median(seconds["bits"]) / clock, 1
@@ -222,6 +259,7 @@ def measure_gradients(layer, batch: int, rounds: int) -> dict:
 def measure_gemm(m: int, k: int, n: int, rounds: int) -> dict:
     """``[m, k]`` by ``[n, k]`` transposed: floats, 8-bit integers, packed bits, and the one-word loop."""
     a, b = torch.randn(m, k), torch.randn(n, k)
+    ab, bb = a.bfloat16(), b.bfloat16()
     bits, stored = ops.pack_activation(a), ops.pack_weight(b)
     ready, rows = ops.prepack(stored, b.shape), ops.pack_activation(b)[:, None]
     module, floats = _build.load(), torch.empty(1, 1, m, n)
@@ -229,6 +267,7 @@ def measure_gemm(m: int, k: int, n: int, rounds: int) -> dict:
     seconds = alternate(
         {
             "fp32": lambda: a @ b.t(),
+            **({"bf16": lambda: ab @ bb.t()} if multiplies_bf16() else {}),
             **int8_linear(a, b),
             "bits-in": lambda: ops.linear_packed(bits, ready, b.shape),
             "float-in": lambda: ops.linear_packed(a, ready, b.shape),
@@ -240,10 +279,7 @@ def measure_gemm(m: int, k: int, n: int, rounds: int) -> dict:
     )
     if not torch.equal(floats[0, 0], ops.linear_packed(bits, ready, b.shape)):
         raise RuntimeError("the one-word loop and the kernels disagree on a matrix product")
-    return {
-        "m": m, "k": k, "n": n, "times": times(seconds),
-        "fp32_over": {name: ratio(seconds["fp32"], s) for name, s in seconds.items() if name != "fp32"},
-    }  # fmt: skip
+    return {"m": m, "k": k, "n": n, "times": times(seconds)}
 
 
 def int8_linear(a: torch.Tensor, b: torch.Tensor) -> Contenders:
@@ -339,22 +375,42 @@ def measure_alternation(layer, rounds: int) -> dict:
     return {"layer": label(layer), "times": times(seconds), "pair_over_sum": ratio(seconds["pair"], alone)}
 
 
+def system_clock() -> float | None:
+    """The frequency of the first CPU of this process in Hz, as the system tells it; a virtual machine's tells the nominal one."""
+    first = min(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError):
+        return 1e3 * float(Path(f"/sys/devices/system/cpu/cpu{first}/cpufreq/scaling_cur_freq").read_text())
+    with contextlib.suppress(OSError, IndexError):
+        told = re.findall(r"^processor\s*: (\d+)$|^cpu MHz\s*: ([\d.]+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        numbers = [number for number, _ in told if number]
+        return 1e6 * [float(mhz) for _, mhz in told if mhz][numbers.index(str(first))]
+    return None
+
+
 def measure_peaks(rounds: int) -> dict:
-    """Products a second and a cycle of one core in registers, and its clock in Hz."""
+    """Products a second and a cycle of one core in registers; its clock in Hz by a chain of dependent instructions, and what a
+    second chain, the time stamp counter and the system say it is."""
     module = _build.load()
     usable = {name: what for name, what, supported in module.limits() if supported}
     best = dict.fromkeys(usable, 0.0)
+    system = []
     for _ in range(rounds):
         for name in usable:
             started = time.perf_counter()
             products = module.run_limit(name, 200_000)
             best[name] = max(best[name], products / (time.perf_counter() - started))
+            if name == "clock":
+                system.append(system_clock())
     clock = best.pop("clock")
+    others = {name.removeprefix("clock-"): best.pop(name) for name in usable if name.startswith("clock-")}
+    if all(system):
+        others["system"] = max(system)
     source = torch.ones(8 << 20)  # 32 MB: beyond the cache that one core has
     target = torch.empty_like(source)
     copied = alternate({"copy": lambda: target.copy_(source)}, rounds)["copy"]
     return {
         "clock_hz": round(clock),
+        "other_clocks_hz": {name: round(hz) for name, hz in others.items()},
         "memory_bytes_per_second": round(2 * 4 * source.numel() / min(copied)),
         "units": {
             n: {"what": usable[n], "per_second": round(r), "per_cycle": round(r / clock, 1)}
@@ -366,12 +422,13 @@ def measure_peaks(rounds: int) -> dict:
 # -------------------------------------------------------------------------------------------- the whole run
 
 
-def work(cpus: list[int], quick: bool, layer=LAYERS[-1]) -> dict:
-    """Everything on as many threads as ``cpus``, in this process; ``quick``: ``layer`` alone, few rounds."""
+def work(cpus: list[int], quick: bool, layer=LAYERS[-1], layers_only: bool = False) -> dict:
+    """Everything on as many threads as ``cpus``, in this process; ``quick``: ``layer`` alone, few rounds; ``layers_only``: the
+    peaks and the layers."""
     threads = len(cpus)
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    rounds = 3 if quick else 15
+    rounds = 3 if quick else 21
     peaks = measure_peaks(3 if quick else 20)
     clock = peaks["clock_hz"] if threads == 1 else None
     result = {
@@ -383,13 +440,15 @@ def work(cpus: list[int], quick: bool, layer=LAYERS[-1]) -> dict:
     cases = [(layer, 1)] if quick else [(one, batch) for batch in (1, 16) for one in LAYERS]
 
     def fewer(batch: int) -> int:
-        return rounds if batch == 1 else max(3, rounds // 3)
+        return rounds if batch == 1 else max(3, rounds // 2)
 
     with contextlib.ExitStack() as stack:
         missing = bench_onnx.missing()
         peer = None if missing else stack.enter_context(bench_onnx.Peer(cpus))
         result["onnxruntime"] = None if missing else peer.version()
-        result["layers"] = [measure_layer(*case, fewer(case[1]), clock, peer) for case in cases]
+        result["layers"] = [measure_layer(*case, fewer(case[1]), clock, peer, not quick) for case in cases]
+    if layers_only:
+        return result
     trained = [case for case in cases if quick or case[1] > 1] if ops.backend().gradients else []
     result["gradients"] = [measure_gradients(*case, fewer(case[1])) for case in trained]
     gemms = [(64, 256, 128)] if quick else GEMMS
@@ -438,18 +497,11 @@ def environment() -> dict:
     }  # fmt: skip
 
 
-def run_worker(threads: int, quick: bool) -> dict:
+def run_worker(threads: int, *options: str) -> dict:
     """A process of its own, pinned: thread placement is read when the OpenMP runtime starts, and no later."""
     cpus = sorted(os.sched_getaffinity(0))[:threads]
-    settings = {"OMP_NUM_THREADS": str(threads), "OMP_PROC_BIND": "true"}
-    command = [
-        sys.executable,
-        "-m",
-        "bnnlib.benchmarks.kernels",
-        "--worker",
-        ",".join(map(str, cpus)),
-        *(["--quick"] if quick else []),
-    ]
+    settings = {"OMP_NUM_THREADS": str(threads), "OMP_PROC_BIND": "true", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    command = [sys.executable, "-m", "bnnlib.benchmarks.kernels", "--worker", ",".join(map(str, cpus)), *options]
     done = subprocess.run(
         command,
         env={**os.environ, **settings},
@@ -459,19 +511,20 @@ def run_worker(threads: int, quick: bool) -> dict:
     )
     if done.returncode:
         raise SystemExit(f"the benchmark on {threads} thread(s) failed")
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(quick: bool = False) -> dict:
+def measure(quick: bool = False, layers_only: bool = False) -> dict:
     """The record of this machine: one process for each number of threads, 1 and all."""
     record = {
         "date": date.today().isoformat(),
         "environment": environment(),
         "quick": quick,
-        "import": None if quick else measure_import(),
+        "import": None if quick or layers_only else measure_import(),
     }
     threads = sorted({1, len(os.sched_getaffinity(0))})
-    return record | {"runs": [run_worker(many, quick) for many in threads]}
+    options = [*(["--quick"] if quick else []), *(["--layers"] if layers_only else [])]
+    return record | {"runs": [run_worker(many, *options) for many in threads]}
 
 
 def measure_one(layer) -> dict:
@@ -486,21 +539,27 @@ def measure_one(layer) -> dict:
 
 
 def summary(record: dict) -> str:
+    """What the record says, for the terminal: of each layer the best rival first, and its time over ours."""
     lines = []
     for run in record["runs"]:
+        peaks = run["peaks"]
         lines.append(
-            f"\n{run['threads']} thread(s), variant {run['variant']}: FP32 time over ours (higher is better)"
+            f"\n{run['threads']} thread(s), variant {run['variant']}, clock "
+            + ", ".join(f"{hz / 1e9:.2f} GHz ({name})" for name, hz in speed.clocks(peaks).items())
         )
-        lines.append(
-            f"{'layer':22}{'batch':>6}{'bits':>8}{'ch_last':>9}{'nchw':>8}{'int8':>8}{'bf16':>8}{'MAC/cycle':>11}"
-        )
+        lines += [f"  the clock by {n} differs: {f:.2f} of the chain's" for n, f in speed.clocks_that_differ(peaks).items()]
+        lines += [f"  {unit['per_cycle']:7.1f} a cycle: {unit['what']}" for unit in peaks["units"].values()]
+        lines.append("times over those of bits (best rival, then the best of each kind) and of floats, channels_last:")
         for r in run["layers"]:
-            over, per_cycle = r["fp32_over"], r.get("bits_macs_per_cycle", "")
-            int8, bf16 = r.get("best_int8_over_bits", math.nan), r.get("bf16_over_bits", math.nan)
+            best = speed.best_rival(r)
+            found = {one: speed.best_rival(r, one) for one in speed.RIVALS}
             lines.append(
-                f"{r['layer']:22}{r['batch']:6}{over['bits']:8.1f}{over['channels_last']:9.1f}{over['nchw']:8.1f}"
-                f"{int8:8.1f}{bf16:8.1f}{per_cycle:>11}"
+                f"  {r['layer']:18} x{r['batch']:<3}{best:>14} {speed.ratio(r, best, 'bits')!s:22}"
+                + "".join(f"{one} {speed.ratio(r, name, 'bits').median:.2f}  " for one, name in found.items() if name)
+                + f"floats {speed.ratio(r, best, 'channels_last')!s:22}{r.get('bits_macs_per_cycle', '')} MAC/cycle"
             )
+        if "gemms" not in run:
+            continue
         for g in run["gradients"]:
             over = g["bf16_over"]
             lines.append(
@@ -509,7 +568,7 @@ def summary(record: dict) -> str:
         for gemm in run["gemms"]:
             lines.append(
                 f"GEMM {gemm['m']} x {gemm['k']} x {gemm['n']}: "
-                + ", ".join(f"{name} {r:.1f}x" for name, r in gemm["fp32_over"].items())
+                + ", ".join(f"{name} over bits {speed.ratio(gemm, name, 'bits-in')}" for name in gemm["times"] if speed.kind(name))
             )
         for ladder in run.get("ladders", []):
             lines.append(
@@ -526,7 +585,6 @@ def summary(record: dict) -> str:
         onnx = run["onnxruntime"]
         lines.append(f"ONNX Runtime {onnx}" if onnx else "ONNX Runtime is not installed: not measured")
         lines.append(f"taking turns with PyTorch costs a factor of {run['alternation']['pair_over_sum']:.3f}")
-    lines.append("(int8, bf16: their time over that of bits)")
     return "\n".join(lines)
 
 
@@ -542,20 +600,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        help="folder of the record (default: results/bench of the repository; with --quick: none)",
+        help="folder of the record (default: results/bench of the repository; with --quick or --layers: none)",
     )
+    parser.add_argument("--layers", action="store_true", help="peaks and layers alone; written only where --out says")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if isinstance(ops.backend(), _backend.Fallback):
         print("there are no compiled kernels to measure; see python -m bnnlib.ops", file=sys.stderr)
         return 1
     if options.worker:
-        print(json.dumps(work([int(cpu) for cpu in options.worker.split(",")], options.quick)))
+        cpus = [int(cpu) for cpu in options.worker.split(",")]
+        print(json.dumps(work(cpus, options.quick, layers_only=options.layers)))
         return 0
-    record = measure(options.quick)
+    record = measure(options.quick, options.layers)
     print(summary(record))
     folder = options.out or (
-        None if options.quick else RESULTS / "bench"
+        None if options.quick or options.layers else RESULTS / "bench"
     )
     if folder:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 """``python -m bnnlib.bench_deploy`` (part of ``make bench``): whole networks on packed bits against the same topologies in
-FP32 on this machine, into ``results/bench/deploy-<cpu>-<date>.json``.
+FP32, bfloat16 and int8 on this machine, into ``results/bench/deploy-<cpu>-<date>.json``.
 
 Times are taken as in :mod:`bnnlib.benchmarks.kernels`: in turns within one run, ratios are medians over rounds; one pinned process
 for each number of threads; nothing else should run. For each network, batch and number of threads:
@@ -7,7 +7,9 @@ for each number of threads; nothing else should run. For each network, batch and
 ======================== =====================================================================================
 ``fp32-eager``           the network with every binary layer replaced by a real-valued one (:func:`real_twin`)
 ``fp32-channels_last``   the same, weights and images channels last
-``fp32-compile``         the same, ``torch.compile`` with freezing
+``bf16-channels_last``   likewise in bfloat16, where the CPU has a unit for it
+``bf16-compile``         that, ``torch.compile`` with freezing; ``fp32-compile`` where the CPU has no such unit
+``int8-eager``           PyTorch's static quantisation (``quantize_fx``, random calibration), channels last
 ``fake-quantised``       the binary network in PyTorch, +-1 as floats: how it was trained and evaluated
 ``onnx-fp32``, ...       ONNX Runtime, FP32 and int8 (static, random calibration), in a process of its own
 ``packed-float32``, ...  :func:`bnnlib.deploy.convert`, real-valued layers behind the first in float32, bfloat16, int8
@@ -29,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from datetime import date
 from pathlib import Path
 
@@ -38,6 +41,7 @@ from torch import nn
 from bnnlib import data, deploy, layers, models, recipes
 from bnnlib.benchmarks import kernels as bench
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
+from bnnlib.benchmarks import speed
 from bnnlib.deploy import images, onnx_export
 from bnnlib.paths import RESULTS
 from bnnlib.records import write_atomically
@@ -92,6 +96,19 @@ def real_twin(model: nn.Module) -> nn.Module:
     return twin.eval()
 
 
+def int8_twin(twin: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
+    """The real-valued twin in PyTorch's static quantisation, calibrated on random images."""
+    from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
+
+    torch.backends.quantized.engine = "x86"
+    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        observed = quantize_fx.prepare_fx(copy.deepcopy(twin), get_default_qconfig_mapping("x86"), (x,))
+        observed(x)
+        return quantize_fx.convert_fx(observed)
+
+
 def shipped() -> list[str]:
     """The recipes of the packed files that come with the book and have binary layers."""
     paths = sorted(deploy.FOLDER.glob("*.safetensors"))
@@ -122,7 +139,7 @@ def contenders(
     """Who takes turns; see the module's table. ``peer``: with ONNX Runtime, for which files go to ``scratch``."""
     model, _ = model_of(name)
     twin, shape = real_twin(model), shape_of(name)
-    last = real_twin(model).to(memory_format=torch.channels_last)
+    last = copy.deepcopy(twin).to(memory_format=torch.channels_last)
     x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
     xl = x.contiguous(memory_format=torch.channels_last)
     found: bench.Contenders = {
@@ -130,13 +147,17 @@ def contenders(
         "fp32-channels_last": lambda: last(xl),
         "fake-quantised": lambda: model(x),
     }
-    if compiled:
-        import torch._inductor.config as inductor
-
-        inductor.freezing = True
-        torch._dynamo.reset()
-        fast = torch.compile(real_twin(model))
-        found["fp32-compile"] = lambda: fast(x)
+    narrow = {"fp32": (last, xl)}
+    if bench.multiplies_bf16():
+        half, xh = copy.deepcopy(last).bfloat16(), xl.bfloat16()
+        found["bf16-channels_last"] = lambda: half(xh)
+        narrow = {"bf16": (half, xh)}
+    if "x86" in torch.backends.quantized.supported_engines:
+        small = int8_twin(twin, shape)
+        found["int8-eager"] = lambda: small(xl)
+    if compiled:  # takes up to a minute, so only in the narrower type
+        for kind, (module, images_) in narrow.items():
+            found[f"{kind}-compile"] = bench.compiled(module, images_)
     for real in REALS:
         network = deploy.convert(model, shape, real=real)
         found[f"packed-{real}"] = lambda network=network: network(x)
@@ -149,16 +170,10 @@ def contenders(
 
 
 def measure_net(name: str, batch: int, rounds: int, **more) -> dict:
-    """One case: times of all contenders, and over each packed one the others' ratios."""
+    """One case: times of all contenders."""
     with torch.inference_mode():
         seconds = bench.alternate(contenders(name, batch, **more), rounds)
-    others = [n for n in seconds if not n.startswith("packed")]
-    over = {
-        packed: {other: bench.ratio(seconds[other], seconds[packed]) for other in others}
-        for packed in seconds
-        if packed.startswith("packed")
-    }
-    return {"net": name, "batch": batch, "times": bench.times(seconds), "over": over}
+    return {"net": name, "batch": batch, "times": bench.times(seconds)}
 
 
 def measure_profile(name: str, batch: int, rounds: int) -> dict:
@@ -213,7 +228,7 @@ def work(cpus: list[int], names: list[str], quick: bool) -> dict:
             result["onnxruntime"] = peer.version()
         for name in names:
             for batch in BATCHES[:1] if quick else BATCHES:
-                rounds = 3 if quick else 15 if batch == 1 else 5
+                rounds = 3 if quick else 15 if batch == 1 else 9
                 print(f"{name}, batch {batch}, {len(cpus)} thread(s)", file=sys.stderr, flush=True)
                 result["cases"].append(
                     measure_net(name, batch, rounds, compiled=not quick, peer=peer, scratch=scratch)
@@ -268,17 +283,23 @@ def _worker(threads: int, names: list[str], quick: bool) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def newest(folder: Path = FOLDER) -> dict | None:
-    """The newest whole record, or None. Raises :class:`BenchError` for a damaged file."""
-    found = []
+def newest_of_each(folder: Path = FOLDER) -> list[dict]:
+    """The newest whole record of each CPU, newest first. Raises :class:`BenchError` for a damaged file."""
+    found: dict[str, tuple] = {}
     for path in sorted(folder.glob("deploy-*.json")):
         try:
             record = json.loads(path.read_text())
             if not record["quick"] and {"nets", "runs"} <= set(record):
-                found.append((record["date"], path.name, record))
+                cpu, row = record["environment"]["cpu"], (record["date"], path.name, record)
+                found[cpu] = max(found.get(cpu, row), row, key=lambda row: row[:2])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise BenchError(f"{path} is no benchmark record ({error!r}): run make bench again") from None
-    return max(found, key=lambda row: row[:2])[2] if found else None
+    return [row[2] for row in sorted(found.values(), key=lambda row: row[:2], reverse=True)]
+
+
+def newest(folder: Path = FOLDER) -> dict | None:
+    """The newest whole record, or None."""
+    return next(iter(newest_of_each(folder)), None)
 
 
 def case(record: dict, net: str, batch: int, threads: int) -> dict | None:
@@ -290,17 +311,21 @@ def case(record: dict, net: str, batch: int, threads: int) -> dict | None:
     return None
 
 
+def packed(row: dict) -> list[str]:
+    """The packed contenders of a case."""
+    return [name for name in row["times"] if name.startswith("packed")]
+
+
 def summary(record: dict) -> str:
+    """What the record says, for the terminal: of each case the best rival first, and its time over ours."""
     lines = []
     for run in record["runs"]:
-        lines.append(f"\n{run['threads']} thread(s): milliseconds (and how many times packed-float32 is faster)")
+        lines.append(f"\n{run['threads']} thread(s): the best rival's time over ours; milliseconds")
         for row in run["cases"]:
-            over = row["over"]["packed-float32"]
-            shown = [
-                f"{name} {t['median_us'] / 1000:.2f}" + (f" ({over[name]:.1f}x)" if name in over else "")
-                for name, t in row["times"].items()
-            ]
-            lines.append(f"  {row['net']}, batch {row['batch']}: " + ", ".join(shown))
+            best = speed.best_rival(row)
+            over = ", ".join(f"{speed.ratio(row, best, name)} {name}" for name in packed(row))
+            shown = ", ".join(f"{name} {t['median_us'] / 1000:.2f}" for name, t in row["times"].items())
+            lines.append(f"  {row['net']}, batch {row['batch']}: {best} over ours {over}\n    {shown}")
         if not run["onnxruntime"]:
             lines.append("  ONNX Runtime: not measured")
     return "\n".join(lines)

@@ -1,5 +1,5 @@
-"""What the benchmark records say: the newest one of each CPU, its limits, and how it stands against the
-targets.
+"""What the benchmark records say: the newest one of each CPU, its limits, its clock, how long one contender takes beside
+another (:func:`ratio`, the one definition of a ratio in this book), and how it stands against the targets.
 
 Records are written by ``python -m bnnlib.bench``; the chapter "One bit at a time" reads them through this
 module. Targets were set before anything was measured here, most of them for a CPU with AVX-512 VPOPCNTDQ;
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,27 @@ FOLDER = RESULTS / "bench"
 KINDS = ("float32", "bfloat16", "int8", "1 bit")  # ways to multiply, as kernels/measure/peaks.h names them
 # the limit in kernels/measure/peaks.h of what a variant's inner loop does
 LIMIT_OF = {
+    "amx": "int8-amx",
     "avx512vpopcnt": "popcount-avx512",
     "avx2": "pair-table-avx2",
     "scalar": "popcount-scalar",
 }
+RIVALS = ("fp32", "bf16", "int8")  # a contender of these kinds, in PyTorch or in ONNX Runtime, is not ours
+# what multiplies in a core, and the limits in kernels/measure/peaks.h that show how much it does
+UNITS = {
+    "float32, FMA": ("fma-avx512", "fma-avx2"),
+    "bfloat16, dot product": ("bf16-avx512",),
+    "int8, dot product": ("int8-avx512", "int8-avx2-vnni", "int8-avx2"),
+    "bfloat16, tiles": ("bf16-amx",),
+    "int8, tiles": ("int8-amx",),
+    "1 bit, xor and count": ("popcount-avx512", "pair-table-avx2", "popcount-scalar"),
+}
+# cores by family and model of the CPU
+CORES = {
+    (25, 1): "Zen 3", (25, 17): "Zen 4", (26, 2): "Zen 5", (26, 17): "Zen 5",
+    (6, 143): "Sapphire Rapids", (6, 207): "Emerald Rapids", (6, 173): "Granite Rapids",
+}  # fmt: skip
+CLOCKS_DIFFER = 0.05  # two clocks that differ by more are said to disagree
 
 
 class SpeedError(Exception):
@@ -62,6 +80,162 @@ def limits(record: dict) -> dict[str, dict]:
         if kind not in best or unit["per_second"] > best[kind]["per_second"]:
             best[kind] = unit
     return {kind: best[kind] for kind in KINDS if kind in best}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long one contender takes as another: over rounds, the median of the ratio within a round, and its
+    quartiles. Records from before rounds were kept have no ``quartiles``; where they lack the pair altogether, ``median``
+    is the ratio of the two medians, and ``paired`` is false."""
+
+    median: float
+    quartiles: tuple[float, float] | None = None
+    paired: bool = True
+
+    def __str__(self) -> str:
+        """
+        >>> print(Ratio(2.04, (1.98, 2.11)), Ratio(2.04), Ratio(2.04, paired=False))
+        2.04× (1.98–2.11) 2.04× ≈2.04×
+        """
+        spread = " ({}–{})".format(*map(_digits, self.quartiles)) if self.quartiles else ""
+        return f"{'' if self.paired else '≈'}{_digits(self.median)}×{spread}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def paired(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
+    """The ratio of two contenders from their times, a list over rounds each. The shorter list holds the first rounds: a
+    contender that is far behind does not run in all of them.
+
+    >>> paired([2.0, 9.0, 4.0], [1.0, 1.0, 2.0]).median
+    2.0
+    """
+    ratios = [a / b for a, b in zip(slow, fast, strict=False)]
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return Ratio(statistics.median(ratios), (low, high))
+
+
+def ratio(case: dict, slow: str, fast: str) -> Ratio:
+    """How many times as long ``slow`` takes as ``fast`` in one case of a record: a layer, a matrix product or a network."""
+    a, b = case["times"][slow], case["times"][fast]
+    if "rounds_us" in a and "rounds_us" in b:
+        return paired(a["rounds_us"], b["rounds_us"])
+    stored = _stored(case, slow, fast)
+    return Ratio(a["median_us"] / b["median_us"], paired=False) if stored is None else Ratio(stored)
+
+
+def _stored(case: dict, slow: str, fast: str) -> float | None:
+    """The median of paired ratios as records without rounds keep it, for the pairs that they keep."""
+    if "over" in case:  # a network
+        return case["over"].get(fast, {}).get(slow)
+    if slow == eager_fp32(case):
+        return case.get("fp32_over", {}).get(fast)
+    int8 = [name for name in case["times"] if kind(name) == "int8"]
+    if fast == "bits" and slow == _fastest(case, int8):
+        return case.get("best_int8_over_bits")
+    return case.get("bf16_over_bits") if (slow, fast) == ("bf16", "bits") else None
+
+
+def kind(contender: str) -> str:
+    """One of :data:`RIVALS`, or nothing for what is ours.
+
+    >>> kind("onnx-int8"), kind("fp32-nchw"), kind("bits")
+    ('int8', 'fp32', '')
+    """
+    name = contender.removeprefix("onnx-")
+    return next((one for one in RIVALS if name.startswith(one)), "")
+
+
+def _fastest(case: dict, names: Iterable[str]) -> str | None:
+    return min(names, key=lambda name: case["times"][name]["median_us"], default=None)
+
+
+def eager_fp32(case: dict) -> str | None:
+    """PyTorch's float32 as most people call it: of a layer the faster of the two layouts."""
+    return _fastest(case, [name for name in ("fp32", "fp32-nchw", "fp32-channels_last") if name in case["times"]])
+
+
+def best_rival(case: dict, *kinds: str) -> str | None:
+    """The fastest contender that is not ours, of these kinds (of all, if none is named); None if none was measured."""
+    return _fastest(case, [name for name in case["times"] if kind(name) in (kinds or RIVALS)])
+
+
+def clocks(peaks: dict) -> dict[str, float]:
+    """Every clock that the record has, in Hz: ``chain`` is the one that "a cycle" goes by."""
+    return {"chain": peaks["clock_hz"], **peaks.get("other_clocks_hz", {})}
+
+
+def clocks_that_differ(peaks: dict) -> dict[str, float]:
+    """Of the other clocks, those that disagree with the chain's, as a factor of it."""
+    found = {name: hz / peaks["clock_hz"] for name, hz in clocks(peaks).items()}
+    return {name: factor for name, factor in found.items() if abs(factor - 1) > CLOCKS_DIFFER}
+
+
+def core(record: dict) -> str:
+    """The name of the CPU's core where :data:`CORES` has it, else the CPU's own name."""
+    cpu = record["environment"]["cpu"]
+    found = re.search(r"family (\d+) model (\d+)$", cpu)
+    return CORES.get(tuple(map(int, found.groups())), cpu) if found else cpu
+
+
+def per_cycle(record: dict) -> dict[str, float]:
+    """Products that each of :data:`UNITS` does in a cycle of one core; a unit that the CPU lacks is left out."""
+    measured = record["runs"][0]["peaks"]["units"]
+    found = {unit: [measured[n]["per_cycle"] for n in names if n in measured] for unit, names in UNITS.items()}
+    return {unit: max(values) for unit, values in found.items() if values}
+
+
+def bound(units: dict[str, float]) -> tuple[str, float]:
+    """The fastest unit that does not count bits, and how many times as much the counting of bits does: the most that a kernel
+    which counts can gain on this core over a perfect one of that unit."""
+    *others, bits = UNITS
+    fastest = max((unit for unit in others if unit in units), key=units.__getitem__)
+    return fastest, units[bits] / units[fastest]
+
+
+@dataclass(frozen=True)
+class Reasoned:
+    """A core without a record, derived from the record of one of ``like``: each unit does ``factor`` times as much a cycle."""
+
+    core: str
+    like: tuple[str, ...]
+    factor: int
+    why: str
+
+
+REASONED = (
+    Reasoned("Zen 5", ("Zen 4",), 2, "its vector units are 512 bits wide where those of Zen 4 are 256, and they are as many"),
+    Reasoned("Granite Rapids", ("Emerald Rapids", "Sapphire Rapids"), 1, "its core has the same vector ports and the same tile unit for int8 and bfloat16"),
+)  # fmt: skip
+
+
+def reasoned(records: Iterable[dict]) -> list[tuple[Reasoned, str, dict[str, float]]]:
+    """Of each of :data:`REASONED` that has no record of its own, and whose model has one: it, the model, products a cycle."""
+    known = {core(record): per_cycle(record) for record in records}
+    found = []
+    for one in REASONED:
+        model = next((name for name in one.like if name in known), None)
+        if model and one.core not in known:
+            found.append((one, model, {unit: one.factor * n for unit, n in known[model].items()}))
+    return found
+
+
+def shares(run: dict) -> list[float]:
+    """Of each layer of a run on one thread, bits to bits: the part that it reaches of the limit of its variant, in per cent."""
+    limit = run["peaks"]["units"].get(LIMIT_OF.get(run["variant"], ""), {}).get("per_cycle")
+    return [100 * r["bits_macs_per_cycle"] / limit for r in run["layers"] if limit and "bits_macs_per_cycle" in r]
+
+
+def weight_bytes(layer: str, bits: int) -> float:
+    """Bytes of the weights of a layer, ``bits`` each.
+
+    >>> weight_bytes("64->64 1x1 @8", 8)
+    4096.0
+    """
+    c, o, k, _ = sizes(layer)
+    return c * o * k * k * bits / 8
 
 
 def sizes(layer: str) -> tuple[int, int, int, int]:
@@ -148,7 +322,11 @@ def targets(record: dict) -> list[Target]:
 
     def over(name: str, wanted=lambda layer: True, batch: int | None = None) -> Iterable[float]:
         rows = [r for r in layers if wanted(r["layer"]) and batch in (None, r["batch"])]
-        return (r["fp32_over"][name] for r in rows)
+        return (ratio(r, eager_fp32(r), name).median for r in rows)
+
+    def rival(*kinds: str, ours: str = "bits", wanted=lambda layer: True) -> Iterable[float]:
+        pairs = [(r, best_rival(r, *kinds)) for r in layers if wanted(r["layer"])]
+        return (ratio(r, found, ours).median for r, found in pairs if found)
 
     def square(layer: str) -> bool:
         return not pointwise(layer)
@@ -169,13 +347,16 @@ def targets(record: dict) -> list[Target]:
         Target("share of the 1-bit limit, 1x1, K = 192", 70, only(best, share(pointwise)), best, unit="%"),
         Target("bits to bits over FP32, k x k", 18, only(best, over("bits", square)), best),
         Target("bits to bits over FP32, 1x1", 16, only(best, over("bits", pointwise)), best),
-        Target("bits to bits over the best int8", 4.5, only(best, (r["best_int8_over_bits"] for r in layers if "best_int8_over_bits" in r)), best),
-        Target("bits to bits over bfloat16", 7.5, only(best, (r["bf16_over_bits"] for r in layers if "bf16_over_bits" in r)), best),
+        Target("bits to bits over the best int8", 4.5, only(best, rival("int8")), best),
+        Target("bits to bits over bfloat16", 7.5, only(best, rival("bf16")), best),
         Target("floats, channels_last, over FP32, k x k", 15, only(best, over("channels_last", square)), best),
         Target("floats, channels_last, over FP32, 1x1, batch 1", 10, only(best, over("channels_last", pointwise, 1)), best),
         Target("floats, channels_last, over FP32, 1x1, batch 16", 6, only(best, over("channels_last", pointwise, 16)), best),
         Target("floats, NCHW, over FP32, k x k", 14, only(best, over("nchw", square)), best),
-        Target("matrix product 4096^3 over FP32", 23, only(best, (g["fp32_over"]["bits-in"] for g in big)), best),
+        Target("matrix product 4096^3 over FP32", 23, only(best, (ratio(g, "fp32", "bits-in").median for g in big)), best),
+        Target("AMX: share of the tiles' limit, K >= 1152", 60, only("amx", share(lambda n: length(n) >= 1152)), "amx", unit="%"),
+        Target("AMX: bits to bits over the best int8, k x k", 1.5, only("amx", rival("int8", wanted=square)), "amx"),
+        Target("AMX: floats, channels_last, over the best of bfloat16 and int8", 1, only("amx", rival("bf16", "int8", ours="channels_last")), "amx"),
         Target("AVX2: bits to bits over FP32", 7, only("avx2", over("bits")), "avx2"),
         Target("AVX2: products a cycle", 120, only("avx2", (r["bits_macs_per_cycle"] for r in one["layers"] if "bits_macs_per_cycle" in r)), "avx2", unit=""),
         Target("scalar: bits to bits over FP32", 3, tuple(r["fp32_over"]["scalar"] for r in ladders if "scalar" in r["fp32_over"])),

@@ -7,25 +7,52 @@
 #if defined(__x86_64__)
 #include "isa/avx512.h"
 #endif
+#if defined(__x86_64__) && !defined(BNN_EMULATE)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace bnn {
 
 inline bool always() { return true; }
 
-// A chain of dependent additions, one a cycle: not a limit, but the clock. Returns cycles.
+// The clock is no limit, but "a cycle" needs it: chains in which every instruction waits for the one before it. Each returns its
+// cycles. The chains are of instructions that no CPU folds at rename: Intel's cores since Golden Cove execute a chain of additions
+// of constants four at a time. A 64-bit imul of two registers takes 3 cycles on Intel since Nehalem and on AMD since Zen.
 inline double clock_chain(isize rounds) {
 #if defined(__x86_64__)
-    uint64_t x = 0;
+    uint64_t x = 3;
     for (isize i = 0; i < rounds; ++i)
-        __asm__ volatile("add $1, %0\n add $1, %0\n add $1, %0\n add $1, %0\n add $1, %0\n add $1, %0\n add $1, %0\n add $1, %0" : "+r"(x));
+        __asm__ volatile("imul %0, %0\n imul %0, %0\n imul %0, %0\n imul %0, %0\n imul %0, %0\n imul %0, %0\n imul %0, %0\n imul %0, %0"
+                         : "+r"(x));
+    return 3 * 8.0 * (double)rounds;
 #elif defined(__aarch64__)
-    uint64_t x = 0;
+    uint64_t x = 0, y = 1;
     for (isize i = 0; i < rounds; ++i)
-        __asm__ volatile("add %0, %0, #1\n add %0, %0, #1\n add %0, %0, #1\n add %0, %0, #1\n add %0, %0, #1\n add %0, %0, #1\n"
-                         "add %0, %0, #1\n add %0, %0, #1" : "+r"(x));
+        __asm__ volatile("eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n"
+                         "eor %0, %0, %1\n eor %0, %0, %1" : "+r"(x) : "r"(y));
+    return 8.0 * (double)rounds;
 #endif
+}
+
+#if defined(__x86_64__)
+
+// A second chain of another kind, whose latency is 1: where the two clocks differ, one of the latencies is not what it is believed to be.
+inline double clock_chain_of_rotations(isize rounds) {
+    uint64_t x = 3;
+    for (isize i = 0; i < rounds; ++i)
+        __asm__ volatile("rol $7, %0\n rol $7, %0\n rol $7, %0\n rol $7, %0\n rol $7, %0\n rol $7, %0\n rol $7, %0\n rol $7, %0" : "+r"(x));
     return 8.0 * (double)rounds;
 }
+
+// Ticks of the time stamp counter. It runs at the CPU's nominal frequency, whatever the core's clock is.
+inline double time_stamps(isize rounds) {
+    const uint64_t before = __builtin_ia32_rdtsc();
+    clock_chain(rounds);
+    return (double)(__builtin_ia32_rdtsc() - before);
+}
+
+#endif
 
 #if defined(__x86_64__) && !defined(BNN_EMULATE)
 
@@ -75,6 +102,58 @@ BNN_LIMIT(tables_of_four, "avx2", __m256i, _mm256_setzero_si256(), 256,
 BNN_LIMIT(vnni_avx512, "avx512f,avx512vnni", __m512i, _mm512_setzero_si512(), 64, s = _mm512_dpbusd_epi32(s, a, b))
 BNN_LIMIT(bf16_avx512, "avx512f,avx512bf16", __m512, _mm512_setzero_ps(), 32, s = _mm512_dpbf16_ps(s, (__m512bh)a, (__m512bh)b))
 
+// Both operands signed, so a product of signs needs no correction. Spelled in bytes, since assemblers know it only since 2022:
+// vpdpbssd %ymm13, %ymm12, %ymm0 to %ymm11.
+BNN_TARGET_BEGIN("avx2")
+inline double vnni_int8_avx2(isize rounds) {
+    __asm__ volatile("vpxor %%xmm12, %%xmm12, %%xmm12\n vpxor %%xmm13, %%xmm13, %%xmm13" ::: "xmm12", "xmm13");
+    for (isize r = 0; r < rounds; ++r)
+        __asm__ volatile(".irp low, 0xc5, 0xcd, 0xd5, 0xdd, 0xe5, 0xed, 0xf5, 0xfd\n .byte 0xc4, 0xc2, 0x1f, 0x50, \\low\n .endr\n"
+                         ".irp high, 0xc5, 0xcd, 0xd5, 0xdd\n .byte 0xc4, 0x42, 0x1f, 0x50, \\high\n .endr"
+                         ::: "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11");
+    return 12.0 * 32 * (double)rounds;
+}
+BNN_TARGET_END
+
+// Linux lets a process use tiles (their state is 8 KB) once it has asked; XCR0 bits 17 and 18 say that it saves them.
+inline bool tiles_allowed() {
+    unsigned a, b, c, d, low, high;
+    if (!cpu().avx512bw || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 24 & 1)) return false;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    constexpr long request_permission = 0x1023, tile_data = 18;
+    return (low >> 17 & 3) == 3 && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+}
+
+inline bool has_tile_unit(int bit) {                                // of CPUID leaf 7, EDX
+    unsigned a, b, c, d;
+    return tiles_allowed() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> bit & 1);
+}
+
+// Four independent sums of 16 x 16; their factors are zero, which takes as long as any other.
+struct TileShapes {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes_a_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+};
+
+// gcc's intrinsics of tiles are statements: a semicolon after each.
+#define BNN_TILE_LIMIT(function, features, products, multiply)                                                             \
+    BNN_TARGET_BEGIN(features)                                                                                             \
+    inline double function(isize rounds) {                                                                                 \
+        static constexpr TileShapes shapes{};                                                                              \
+        _tile_loadconfig(&shapes);                                                                                         \
+        _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); _tile_zero(4); _tile_zero(5); _tile_zero(6); _tile_zero(7); \
+        for (isize r = 0; r < rounds; ++r) {                                                                               \
+            multiply(0, 4, 6); multiply(1, 4, 7); multiply(2, 5, 6); multiply(3, 5, 7);                                    \
+        }                                                                                                                  \
+        _tile_release();                                                                                                   \
+        return 4.0 * (products) * (double)rounds;                                                                          \
+    }                                                                                                                      \
+    BNN_TARGET_END
+
+BNN_TILE_LIMIT(tiles_int8, "amx-tile,amx-int8", 16 * 16 * 64, _tile_dpbssd)
+BNN_TILE_LIMIT(tiles_bf16, "amx-tile,amx-bf16", 16 * 16 * 32, _tile_dpbf16ps)
+
 BNN_TARGET_BEGIN("popcnt")
 inline double scalar_popcount(isize rounds) {
     uint64_t a = 1, b = 2, s0 = 0, s1 = 0, s2 = 0, s3 = 0;
@@ -95,21 +174,26 @@ const Limit limits[] = {
     {"fma-avx2", "float32, fused multiply-add, AVX2", [] { return cpu().avx2 && cpu().fma; }, fma_avx2},
     {"fma-avx512", "float32, fused multiply-add, AVX-512", [] { return cpu().avx512bw; }, fma_avx512},
     {"bf16-avx512", "bfloat16, vdpbf16ps", [] { return cpu().avx512bf16; }, bf16_avx512},
+    {"bf16-amx", "bfloat16, tdpbf16ps, AMX tiles", [] { return has_tile_unit(22); }, tiles_bf16},
     {"lookup-avx512", "a sign and 16 bits, tables of six, vpermi2w + vpaddw, AVX-512", [] { return cpu().avx512bw; }, tables_of_six},
     {"lookup-avx2", "a sign and 15 bits, tables of four, 4 vpshufb + 6 for their sums, AVX2", [] { return cpu().avx2; }, tables_of_four},
     {"int8-avx2", "int8, vpmaddubsw + vpmaddwd + vpaddd, AVX2", [] { return cpu().avx2; }, int8_avx2},
     {"int8-avx512", "int8, vpdpbusd, AVX-512", [] { return cpu().avx512vnni; }, vnni_avx512},
+    {"int8-avx2-vnni", "int8, vpdpbssd, AVX-VNNI-INT8", [] { return cpu().avxvnniint8; }, vnni_int8_avx2},
+    {"int8-amx", "int8, tdpbssd, AMX tiles", [] { return has_tile_unit(25); }, tiles_int8},
     {"popcount-scalar", "1 bit, xor + popcnt + add, 64-bit words", [] { return cpu().popcnt; }, scalar_popcount},
     {"popcount-avx2", "1 bit, shuffle popcount, AVX2", [] { return cpu().avx2; }, shuffle_popcount_avx2},
     {"pair-table-avx2", "1 bit, pair tables, AVX2", [] { return cpu().avx2; }, pair_table_avx2},
     {"popcount-avx512", "1 bit, xor + vpopcntd + vpaddd, AVX-512", [] { return cpu().avx512vpopcntdq; }, vpopcnt_avx512},
-    {"clock", "cycles: a chain of dependent additions", always, clock_chain},
+    {"clock", "cycles: a chain of dependent multiplications, 3 each", always, clock_chain},
+    {"clock-rotations", "cycles: a chain of dependent rotations, 1 each", always, clock_chain_of_rotations},
+    {"clock-tsc", "ticks of the time stamp counter", always, time_stamps},
     {},
 };
 
 #else
 
-const Limit limits[] = {{"clock", "cycles: a chain of dependent additions", always, clock_chain}, {}};
+const Limit limits[] = {{"clock", "cycles: a chain of dependent instructions", always, clock_chain}, {}};
 
 #endif
 
