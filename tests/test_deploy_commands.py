@@ -147,6 +147,12 @@ def test_what_images_cannot_be(net, tmp_path, pictures):
     assert run("run", path, large, "--limit", 0).exit_code == 2
 
 
+@pytest.mark.parametrize("mode", ["I;16", "F"])
+def test_images_of_more_than_8_bits_are_not_clipped(net, tmp_path, mode):
+    Image.new(mode, (28, 28), 300).save(tmp_path / "deep.tiff")
+    fails("deep.tiff: pixels of more than 8 bits", "run", net[0], tmp_path / "deep.tiff")
+
+
 def test_a_data_set_of_other_images(net, bnn_data):
     fails(r"cifar10 has images of \(3, 32, 32\), the network takes \(1, 28, 28\)", "run", net[0], "--dataset", "cifar10")
 
