@@ -420,7 +420,7 @@ def _parsed(text: str) -> Any:
     """What the YAML in ``text`` says. Raises ``ValueError`` for anything that is none, or that JSON cannot hold."""
     try:
         fields = yaml.load(text, Loader=_Loader)
-        json.dumps(fields, default=str).encode()
+        json.dumps(fields, default=str, ensure_ascii=False).encode()
         return fields
     except Exception as error:  # yaml's own, and what its constructors let through: !!bool x is a KeyError
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
