@@ -380,6 +380,23 @@ def test_distillation_needs_a_teacher_that_fits(recipe, tmp_path):
         run(recipe, tmp_path, overrides={"distill.teacher": str(path), "input": "unit"})
 
 
+@pytest.mark.parametrize("field", ["recipe", "seed", "top1", "dataset", "input"])
+def test_a_teacher_that_does_not_say_what_it_is_is_refused(recipe, tmp_path, field):
+    about = deploy.info(deploy.FOLDER / "s4-lenet5.safetensors")
+    about = {"recipe": "x", "seed": 0, "top1": 99.0, **about, "dataset": "digits", "input": "normalized"}
+    model = deploy.load(deploy.FOLDER / "s4-lenet5.safetensors")
+    bad = deploy.save(model, tmp_path / "bad.safetensors", about={k: v for k, v in about.items() if k != field})
+    with pytest.raises(RecipeError, match=f"teacher .*bad.safetensors .*{field}"):
+        run(recipe, tmp_path, overrides={"distill.teacher": str(bad)})
+
+
+def test_a_packed_network_is_no_teacher(recipe, tmp_path):
+    model = deploy.load(deploy.FOLDER / "s4-lenet5.safetensors")
+    packed = deploy.save(deploy.convert(model, (1, 28, 28)), tmp_path / "packed.safetensors")
+    with pytest.raises(RecipeError, match="packed.safetensors is a packed network"):
+        run(recipe, tmp_path, overrides={"distill.teacher": str(packed)})
+
+
 def test_a_teacher_of_other_classes_is_refused(recipe, tmp_path):
     wide = tmp_path / "wide.yaml"
     wide.write_text("extends: tiny\nmodel: {name: lenet5, classes: 12}\n")
