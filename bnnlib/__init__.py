@@ -2,3 +2,9 @@
 inference."""
 
 __version__ = "0.1.0"
+
+
+def printable(text: str) -> str:
+    """``text`` with what a terminal would obey (escapes, carriage returns, line breaks) or cannot show as ``\\x1b``:
+    for strings that come from files."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

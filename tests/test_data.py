@@ -52,7 +52,14 @@ def idx_bytes(array):
     return head + array.astype(np.uint8).tobytes()
 
 
+@pytest.fixture(autouse=True)
+def sizes(monkeypatch):
+    """MNIST is as large as `write_mnist` last wrote it."""
+    monkeypatch.setattr(mnist, "COUNT", dict(mnist.COUNT))
+
+
 def write_mnist(root, train=20, test=7, packed=False):
+    mnist.COUNT.update(train=train, test=test)
     folder = root / "MNIST" / "raw"
     folder.mkdir(parents=True)
     arrays = {}
@@ -110,6 +117,41 @@ def test_damaged_mnist_names_the_file(alone, tmp_path, name, change, says):
     else:
         (folder / name).write_bytes(change((folder / name).read_bytes()))
     with pytest.raises(data.DataError, match=f"{name}.*{says}"):
+        data.load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("count", [0, 10])
+def test_mnist_of_fewer_images_is_no_mnist(alone, tmp_path, count):
+    write_mnist(tmp_path, train=count)
+    mnist.COUNT.update(train=20)
+    with pytest.raises(data.DataError, match=f"train-images-idx3-ubyte: {count} images where MNIST's train set has 20"):
+        data.load("mnist", tmp_path)
+
+
+def test_mnist_of_another_size(alone, tmp_path):
+    folder, _ = write_mnist(tmp_path)
+    (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(some_images(20, (28, 27))))
+    with pytest.raises(data.DataError, match=r"images of shape \(28, 27\)"):
+        data.load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(2**31, 2**31, 4), (2**32 - 1,) * 3, (2**16, 2**16, 2**32 - 1)])
+def test_sizes_that_overflow(alone, tmp_path, shape):
+    folder, _ = write_mnist(tmp_path)
+    head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in shape)
+    (folder / "train-images-idx3-ubyte").write_bytes(head)
+    with pytest.raises(data.DataError, match="16 bytes where its header says"):
+        data.load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_larger_than_mnists_is_not_read_to_its_end(alone, tmp_path, monkeypatch, packed):
+    monkeypatch.setattr(mnist, "LARGEST", 20_000)
+    folder, _ = write_mnist(tmp_path, packed=packed)
+    bomb = bytes(10**7)
+    name = "train-images-idx3-ubyte" + (".gz" if packed else "")
+    (folder / name).write_bytes(gzip.compress(bomb) if packed else bomb)
+    with pytest.raises(data.DataError, match=f"{name}: more than 20000 bytes"):
         data.load("mnist", tmp_path)
 
 
@@ -216,6 +258,47 @@ def test_damaged_cifar10_pickles(alone, small_cifar, change, says):
     with pytest.raises(data.DataError, match=says):
         data.load("cifar10", root / "pickles")
     assert not Path("should-not-exist").exists()
+
+
+def opcodes(*parts):
+    return b"\x80\x02" + b"".join(parts) + b"."
+
+
+DTYPE = b"cnumpy\ndtype\n"
+OBJECTS = DTYPE + b"(U\x02V8I00\nI01\ntR(K\x03U\x01|N(U\x01atU\x01a}K\x08K\x01K\x00tb"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        # a structured type, as the state of dtype builds it: NumPy would follow the bytes of the array as pointers
+        (opcodes(OBJECTS), "of the type b'V8', not of bytes"),
+        (opcodes(DTYPE, b"(U\x01OtR"), "of the type b'O', not of bytes"),
+        (opcodes(DTYPE, b"(U\x02u1tR(K\x03U\x01|N(U\x01atU\x01a}J\xff\xff\xff\xffK\x01K\x00tb"), "of no plain type"),
+        (opcodes(DTYPE, b"(U\x02u1tR}b"), "of no plain type"),
+        (opcodes(b"c_codecs\nencode\n(X\x01\0\0\0aX\x04\0\0\0zlibtR"), "encodes what no batch file does"),
+        (opcodes(b"c_codecs\nencode\n}b"), "fills what is no array"),
+        (opcodes(b"}", b"N", b"\x85" * 60, b"N", b"s"), "a key is no name"),
+        (opcodes(b"(", b"]" * 2_100_000, b"t"), "more parts than a batch file"),
+        (opcodes(b"r\xff\xff\xff\x7f"), ""),  # a memo of 2^31 places
+        (opcodes(b"}(U\x06labels", b"]", b"2" * 60, b"\x87" * 20, b"U\x04datau", b"u"), ""),
+    ],
+)  # fmt: skip
+def test_hostile_cifar10_pickles(alone, small_cifar, content, says):
+    root, _ = small_cifar
+    (root / "pickles" / "cifar-10-batches-py" / "data_batch_2").write_bytes(content)
+    with pytest.raises(data.DataError, match=f"data_batch_2: not a batch file.*{says}"):
+        data.load("cifar10", root / "pickles")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_cifar10_batches_of_any_protocol_and_order(tmp_path, protocol, order):
+    images = some_images(3, (3, 32, 32))
+    table = np.asarray(images.reshape(3, -1), order=order)
+    (tmp_path / "b").write_bytes(pickle.dumps({b"data": table, b"labels": [1, 2, 3]}, protocol=protocol))
+    got, labels = cifar10.batch(tmp_path / "b")
+    assert np.array_equal(got, images) and labels.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -335,6 +418,9 @@ def _tree_with(change):
             "b/1.png: pixels of more than 8 bits",
         ),
         (_tree_with(lambda r: _cut(r / "test" / "b" / "2.png")), data.DataError, "b/2.png: damaged image"),
+        (_tree_with(lambda r: os.mkfifo(r / "test" / "b" / "9.png")), data.DataError, "b/9.png: no regular file"),
+        (_tree_with(lambda r: (r / "test" / "b" / "9.png").mkdir()), data.DataError, "b/9.png: no regular file"),
+        (_tree_with(lambda r: (r / "train" / "a" / "9.png").symlink_to(r / "none")), data.DataError, "9.png: a link to nothing"),
         (
             _tree_with(lambda r: [Image.new("RGB", (4, 4)).save(p) for p in (r / "test").glob("*/*")]),
             data.DataError,
@@ -687,9 +773,12 @@ def test_download_false_asks_no_server(alone, monkeypatch):
 def test_argument_before_environment_before_cache(alone, tmp_path, monkeypatch):
     for place, count in ((alone, 11), (tmp_path / "env", 12), (tmp_path / "arg", 13)):
         write_mnist(place, train=count)
+    mnist.COUNT.update(train=11)
     assert len(data.load("mnist").train) == 11
     monkeypatch.setenv("BNN_DATA", str(tmp_path / "env"))
+    mnist.COUNT.update(train=12)
     assert len(data.load("mnist").train) == 12
+    mnist.COUNT.update(train=13)
     assert len(data.load("mnist", tmp_path / "arg").train) == 13
     with pytest.raises(data.DataNotFound, match=r"\$BNN_DATA\)"):
         data.load("cifar10")
@@ -734,6 +823,31 @@ def test_a_broken_download_leaves_nothing(network, alone):
     with pytest.raises(data.DataNotFound, match="fetching mnist failed: File not found or corrupted"):
         data.load("mnist")
     assert list(alone.iterdir()) == []
+
+
+def test_an_empty_folder_is_no_obstacle_to_a_download(network, alone):
+    network(lambda into: write_mnist(Path(into), train=14))
+    (alone / "MNIST" / "raw").mkdir(parents=True)
+    assert len(data.load("mnist").train) == 14
+
+
+def test_a_half_filled_folder_is_named_before_anything_is_fetched(network, alone):
+    network(lambda into: pytest.fail("it was fetched"))
+    (alone / "MNIST" / "raw").mkdir(parents=True)
+    (alone / "MNIST" / "raw" / "notes.txt").write_text("mine")
+    with pytest.raises(data.DataNotFound, match="MNIST is there already and does not hold mnist.*notes.txt.*move it away"):
+        data.load("mnist")
+    assert (alone / "MNIST" / "raw" / "notes.txt").read_text() == "mine"
+
+
+def test_what_a_killed_download_left_goes(network, alone):
+    (alone / ".MNIST-dead1234" / "MNIST").mkdir(parents=True)
+    (alone / ".MNIST-dead1234" / "MNIST" / "half").write_text("")
+    living, handle = download._temporary(alone, "MNIST")
+    network(lambda into: write_mnist(Path(into), train=14))
+    assert len(data.load("mnist").train) == 14
+    assert sorted(alone.iterdir()) == sorted([living, alone / "MNIST"])
+    os.close(handle)
 
 
 def test_a_slower_download_does_not_disturb_a_faster_one(network, alone):

@@ -363,6 +363,13 @@ def test_a_file_that_does_not_fit_is_named(good, change, message):
     refuses(rewritten(good, change), message)
 
 
+@pytest.mark.parametrize("options", [{"depth": 10**9}, {"widths": [1] * 300_000}, {"depth": 10**30}, {"widths": [[[]]]}])
+def test_options_of_more_layers_than_tensors_are_refused_at_once(tmp_path, options):
+    container.write(tmp_path / "x", {"model": {"name": "convnet", "options": options}, "packed": {}}, {"a": torch.zeros(3).numpy()})
+    with pytest.raises(DeployError, match="does not hold the model it names"):
+        deploy.load(tmp_path / "x")
+
+
 def test_files_that_are_not_ours(tmp_path, good):
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"x": torch.zeros(3)}, path)
@@ -422,7 +429,7 @@ def test_info_names_a_damaged_file_too(good):
 # ---- writing ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("step", ["fsync", "replace", "open"])
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
 def test_a_failed_write_leaves_the_old_file(recipe, good, monkeypatch, step, number):
     about = recipe()

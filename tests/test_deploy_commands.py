@@ -148,6 +148,41 @@ def test_what_images_cannot_be(net, tmp_path, pictures):
     assert run("run", path, large, "--limit", 0).exit_code == 2
 
 
+@pytest.mark.parametrize("mode", ["I;16", "F"])
+def test_images_of_more_than_8_bits_are_not_clipped(net, tmp_path, mode):
+    Image.new(mode, (28, 28), 300).save(tmp_path / "deep.tiff")
+    fails("deep.tiff: pixels of more than 8 bits", "run", net[0], tmp_path / "deep.tiff")
+
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\nerror: 100.00 %"
+
+
+def test_no_text_of_a_file_commands_the_terminal(net, tmp_path, pictures):
+    path, _ = net
+    about = deploy.info(path)
+    about["images"]["classes"][:] = [HOSTILE] * 10
+    bad = deploy.save(deploy.load(path), tmp_path / "bad", about={**about, "recipe": HOSTILE, "dataset": HOSTILE, "input": about["input"]})
+    packed = deploy.convert(deploy.load(path), (1, 28, 28)).graph
+    for op in packed.ops:
+        op.name = HOSTILE
+    graph = deploy.save(packed, tmp_path / "graph", about={**about, "recipe": HOSTILE})
+    name = tmp_path / "x\x1b[31m.png"
+    name.write_bytes((pictures / "0.png").read_bytes())
+    for arguments in (("info", bad), ("info", graph), ("run", bad, name), ("run", graph, name), ("run", bad, tmp_path / HOSTILE[:9])):
+        done = run(*arguments)
+        assert "\\x1b" in done.output + done.stderr, done.output
+        assert not set("\x1b\x07\r") & set(done.output + done.stderr)
+        assert not any(line.startswith("error: 100") for line in done.output.splitlines())
+
+
+def test_a_packed_network_takes_the_images_that_it_says(net, tmp_path):
+    about = deploy.info(net[0])
+    about["images"]["shape"] = [1, 32, 32]
+    bad = deploy.save(deploy.convert(deploy.load(net[0]), (1, 28, 28)).graph, tmp_path / "x", about=about)
+    with pytest.raises(deploy.DeployError, match=r"takes images of \(1, 32, 32\), and it takes \[28, 28, 1\]"):
+        images.expected(bad, deploy.info(bad))
+
+
 def test_a_data_set_of_other_images(net, bnn_data):
     fails(r"cifar10 has images of \(3, 32, 32\), the network takes \(1, 28, 28\)", "run", net[0], "--dataset", "cifar10")
 
@@ -164,7 +199,7 @@ def test_whitening_needs_its_training_images(tmp_path, monkeypatch):
     "change",
     [
         {"shape": [1, 28]}, {"shape": [1, 28, 2**40]}, {"shape": [2, 28, 28]}, {"shape": 3}, {"mean": ["a"]},
-        {"std": [0.0]}, {"mean": [1.0, 2.0]}, {"classes": [1]}, {"classes": None}, {"view": "s6"},
+        {"std": [0.0]}, {"shape": [1, 4096, 4096]}, {"mean": [10**400]}, {"mean": [1e999]}, {"std": [True]}, {"mean": [1.0, 2.0]}, {"classes": [1]}, {"classes": None}, {"view": "s6"},
     ],
 )  # fmt: skip
 def test_a_file_that_says_nonsense_of_its_images(tmp_path, change):

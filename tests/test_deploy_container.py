@@ -508,3 +508,123 @@ def test_the_page_names_every_operation_and_field():
         assert all(f"`{field}`" in PAGE for field in (*constants, *others))
     for field in tiny_graph().to_json():
         assert f"`{field}`" in PAGE
+
+
+# ---- malice within what a graph may say --------------------------------------------------------------------------
+
+
+def vectors(operations, tensors, width=64):
+    """A graph of ``operations(k, source, target)`` one after another on vectors of one width."""
+    ops, slots = [], {"s0": Slot("float32", (1, 1, width))}
+    for k, operation in enumerate(operations):
+        slots[f"s{k + 1}"] = Slot("float32", (1, 1, width))
+        ops.append(operation(f"s{k}", {"op": "store", "slot": f"s{k + 1}"}))
+    return Graph(["s0"], [f"s{len(ops)}"], slots, ops, tensors)
+
+
+def named_often(count=400, width=512):
+    rng = np.random.default_rng(0)
+    tensors = {"w": rng.standard_normal((width, 1, 1, width), np.float32) / width, "b": np.ones(width, np.float32)}
+    stages = [{"op": "bias", "by": "b"}] * 3
+    return vectors(
+        [lambda s, store: Op("real_conv", [s], conv(weights="float32"), {"weight": "w"}, [*stages, store], "")] * count, tensors, width
+    )
+
+
+def test_a_constant_that_many_name_is_held_once(tmp_path):
+    """400 layers of one weight: 420 MB, were each to hold its own."""
+    from bnnlib.deploy import run
+
+    path = deploy.save(named_often(), tmp_path / "often")
+    runner = run.load(path)
+    assert runner.memory_bytes(1)[0] < 10e6
+    few = named_often(3)
+    x = np.random.default_rng(1).standard_normal((2, 512, 1, 1), np.float32)
+    y = x[:, :, 0, 0].astype(np.float64)
+    for _ in range(3):
+        y = y @ few.tensors["w"][:, 0, 0].T.astype(np.float64) + 3
+    assert np.allclose(run.Runner(few)(x), y, atol=1e-4)
+    assert np.array_equal(run.Runner(few, take=True)(x), run.Runner(named_often(3))(x))
+
+
+def test_one_weight_in_two_geometries(tmp_path):
+    """Shared where it is used alike, prepared again where it is not."""
+    from bnnlib.deploy import run
+
+    rng = np.random.default_rng(0)
+    tensors = {"w": np.packbits(rng.random((64, 64)) < 0.5, axis=1, bitorder="little")}
+    slots = {"x": Slot("float32", (8, 8, 1)), "a": Slot("float32", (1, 1, 64)), "y": Slot("float32", (1, 1, 64)), "z": Slot("float32", (1, 1, 64))}
+    whole = {**conv(weights="bits"), "kernel": [8, 8]}
+    ops = [
+        Op("real_conv", ["x"], whole, {"weight": "w"}, [{"op": "store", "slot": "a"}]),
+        Op("real_conv", ["a"], conv(weights="bits"), {"weight": "w"}, [{"op": "store", "slot": "y"}]),
+        Op("real_conv", ["x"], whole, {"weight": "w"}, [{"op": "store", "slot": "z"}]),
+    ]
+    graph = Graph(["x"], ["a", "y", "z"], slots, ops, tensors)
+    w = np.unpackbits(tensors["w"], axis=1, bitorder="little") * 2.0 - 1
+    x = rng.standard_normal((1, 1, 8, 8), np.float32)
+    a, y, z = (v.ravel() for v in run.Runner(graph).arrays([x]))
+    assert np.allclose(a, w @ x.ravel(), atol=1e-3) and np.array_equal(a, z) and np.allclose(y, w @ a, atol=1e-2)
+
+
+def expanding() -> Graph:
+    """One-bit weights in groups of one channel, which take as many floats a bit as stand side by side."""
+    width, tensors = 1 << 16, {}
+    operations = []
+    for k in range(30):
+        tensors[f"w{k}"] = np.ones((width, 1), np.uint8)
+        a = {**conv(weights="bits"), "groups": width}
+        operations.append(lambda s, store, k=k, a=a: Op("real_conv", [s], a, {"weight": f"w{k}"}, [store], ""))
+    return vectors(operations, tensors, width)
+
+
+def long_sum() -> Graph:
+    """A window almost all of which is padding."""
+    tensors = {"w": np.zeros((1, 1100, 1000, 1), np.float32)}
+    slots = {"x": Slot("float32", (1, 1, 1)), "y": Slot("float32", (1, 1, 1))}
+    a = {**conv(weights="float32"), "kernel": [1100, 1000], "padding": [550, 500], "stride": [3, 3]}
+    return Graph(["x"], ["y"], slots, [Op("real_conv", ["x"], a, {"weight": "w"}, [{"op": "store", "slot": "y"}])], tensors)
+
+
+def many_classes() -> Graph:
+    """A kernel so large that each of many places sees another part of it."""
+    slots = {"x": Slot("bits", (99, 99, 1)), "y": Slot("float32", (99, 99, 64))}
+    ops = [Op("binary_conv", ["x"], conv(99, 49), {"weight": "w"}, [{"op": "store", "slot": "y"}])]
+    return Graph(["x"], ["y"], slots, ops, {"w": np.zeros((64, 1226), np.uint8)})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (expanding, "when they are made ready to run"),
+        (long_sum, "sums of 1100000 products"),
+        (many_classes, "steps to be made ready"),
+        (lambda: vectors([lambda s, store: Op("map", [s], {"repeat": 1}, {}, [store])] * 5000, {}), "5000 operations, more than"),
+        (lambda: vectors([lambda s, store: Op("map", [s], {"repeat": 1}, {}, [{"op": "relu"}] * 20000 + [store])], {}), "20001 stages"),
+        (lambda: vectors([lambda s, store: Op("map", [s], {"repeat": 1}, {}, [store])], {}, 1 << 23), "vectors take"),
+    ],
+)  # fmt: skip
+def test_small_files_that_take_much_are_refused(tmp_path, make, message):
+    refuses(deploy.save(make(), tmp_path / "x"), message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: g["ops"][3]["stages"][0].update(high=10**400), "not a number of float32"),
+        (lambda g: g["ops"][3]["stages"][0].update(high=10**39), "not a number of float32"),
+        (lambda g: g["ops"][3]["stages"][0].update(low=True), "not a number of float32"),
+        (lambda g: g["ops"][2].update(name=7), "its name is 7, not text"),
+        (lambda g: g["ops"].append({**g["ops"][4], "kind": "map", "attributes": {"repeat": 1}, "constants": {"x": []}}), "has constants"),
+    ],
+)
+def test_values_that_are_none(good, change, message):
+    refuses(changed(good, with_graph(change)), message)
+
+
+def test_a_clamp_of_any_whole_number_runs(good):
+    from bnnlib.deploy import run
+
+    path = changed(good, with_graph(lambda g: g["ops"][3]["stages"][0].update(low=-(10**20), high=10**20)))
+    x = np.ones((1, 2, 6, 6), np.float32)
+    assert np.array_equal(run.load(path)(x), run.load(good)(x))

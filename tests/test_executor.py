@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
+import pickle
 import shutil
 import struct
 import subprocess
@@ -462,3 +464,38 @@ def test_on_another_cpu(cases, tmp_path):
     compiler = [cross] if cross else [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-musl"]
     made = compiled(tmp_path, [*compiler, "-O2", "-static", "-ffp-contract=off"])
     assert check([qemu, str(made)], cases, ["neon"], tmp_path) == len(cases)
+
+
+def test_an_empty_batch_gives_an_empty_result(small):
+    assert Runner(small[1].graph)(np.zeros((0, 3, 22, 25), np.float32)).shape == (0, 7)
+    shape = small[1].graph.slots[small[1].graph.outputs[0]].shape
+    assert Runner(small[1].graph).arrays([np.zeros((0, 3, 22, 25), np.float32)])[0].shape == (0, *shape)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "deepcopy", "pickle"])
+def test_networks_can_be_copied_and_pickled(small, copied, tmp_path):
+    x = images(2)
+    assert torch.equal(copied(small[1])(x), small[1](x))
+    runner = Runner(small[1].graph, threads=2)
+    assert np.array_equal(copied(runner)(x.numpy()), runner(x.numpy()))
+    loaded = run.load(deploy.save(small[1].graph, tmp_path / "net"))
+    assert np.array_equal(copied(loaded)(x.numpy()), loaded(x.numpy()))
+
+
+def test_a_pickled_runner_wants_its_file_as_it_was(small, tmp_path):
+    path = deploy.save(small[1].graph, tmp_path / "net")
+    pickled = pickle.dumps(run.load(path))
+    deploy.save(small[1].graph, path, about={"recipe": "another"})
+    with pytest.raises(deploy.DeployError, match="net has changed since"):
+        pickle.loads(pickled)
+    with pytest.raises(TypeError, match="without take"):
+        pickle.dumps(Runner(deploy.read_graph(path)[0], take=True))
+
+
+def test_areas_that_overflow_are_refused(small):
+    for name in ("micro_bytes", "chunk_bytes"):
+        for size in (2**41, 2**61, 2**62, 2**63 - 1):
+            broken = program.assemble(small[1].graph)
+            setattr(broken, name, size)
+            with pytest.raises(ValueError, match="an area has an impossible size"):
+                broken.executor(kernels(), VARIANTS[-1])

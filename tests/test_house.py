@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A room imports from itself and from those before it.
 ROOMS = [
-    "paths", "quantizers", "packing", "ops", "layers", "models", "records", "recipes", "data", "deploy", "training",
+    "paths", "printable", "quantizers", "packing", "ops", "layers", "models", "records", "recipes", "data", "deploy", "training",
     "experiments", "benchmarks", "book", "cli",
 ]  # fmt: skip
 # `python -m bnnlib.train` and its like: another name of a command, and nothing else

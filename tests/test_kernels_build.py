@@ -156,6 +156,61 @@ def test_an_unwritable_cache_is_named_or_replaced(monkeypatch, tmp_path):
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
 
 
+@needs_compiler
+def test_a_library_that_others_may_have_planted_is_not_loaded(stub, tmp_path, monkeypatch):
+    assert finish(start(LOAD, str(stub))) == "1"
+    (library,) = libraries(tmp_path)
+    whole = library.read_bytes()
+    assert library.stat().st_mode & 0o022 == library.parent.stat().st_mode & 0o022 == 0
+    opened = []
+    monkeypatch.setattr(_build, "_open", lambda path: opened.append(path.read_bytes()) or path)
+    monkeypatch.setattr(_build, "_build", lambda sources, path: path.write_bytes(b"built anew" + _build._TRAILER))
+    library.chmod(0o777)
+    _build.load(stub)
+    assert opened == [b"built anew" + _build._TRAILER]
+    library.unlink()
+    (tmp_path / "planted").write_bytes(whole)
+    library.symlink_to(tmp_path / "planted")
+    monkeypatch.setattr(_build, "_build", lambda sources, path: path.unlink() or path.write_bytes(b"again" + _build._TRAILER))
+    _build.load(stub)
+    assert opened[1:] == [b"again" + _build._TRAILER] and (tmp_path / "planted").read_bytes() == whole
+
+
+def test_a_cache_that_others_can_write_is_refused_or_tightened(monkeypatch, tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    monkeypatch.setenv("BNN_KERNEL_CACHE", str(shared))
+    with pytest.raises(_build.BuildError, match="BNN_KERNEL_CACHE=.*can be written by others"):
+        _build.cache_folder()
+    monkeypatch.setenv("BNN_KERNEL_CACHE", str(tmp_path / "link"))
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(_build.BuildError, match="is a link"):
+        _build.cache_folder()
+    monkeypatch.delenv("BNN_KERNEL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    folder = tmp_path / "xdg" / "bnnlib" / "kernels"
+    folder.mkdir(parents=True)
+    folder.chmod(0o775)  # a umask of 002
+    assert _build.cache_folder() == folder and folder.stat().st_mode & 0o022 == 0
+
+
+@pytest.mark.parametrize("what", ["link", "another user's"])
+def test_the_fallback_in_the_temporary_folder_is_ones_own(monkeypatch, tmp_path, what):
+    monkeypatch.delenv("BNN_KERNEL_CACHE", raising=False)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(_build.tempfile, "gettempdir", lambda: str(tmp_path))
+    if what == "link":
+        (tmp_path / "mine").mkdir()
+        (tmp_path / f"bnnlib-kernels-{os.getuid()}").symlink_to(tmp_path / "mine")
+    else:
+        other = os.getuid() + 1
+        monkeypatch.setattr(_build.os, "getuid", lambda: other)
+    with pytest.raises(_build.BuildError, match="(is a link|belongs to another user); set BNN_KERNEL_CACHE"):
+        _build.cache_folder()
+
+
 native = pytest.mark.skipif(
     isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here"
 )

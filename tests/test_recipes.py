@@ -287,11 +287,23 @@ BROKEN = [
     ("{a: b}: 1\n", "a field's name must be text, is {'a': 'b'}"),
     ("on: 1\n", "a field's name must be text, is True"),
     ("title: 2020-13-45\n", "is not YAML"),
+    ("a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "takes no aliases"),
+    ("a: &a [*a]\n", "takes no aliases"),
+    ("base: &b {a: 1}\nmore: {<<: *b}\n", "takes no aliases"),
+    ("title: " + "[" * 5000, "nested too deeply"),
+    ("title: " + "{a: " * 5000, "nested too deeply"),
+    ("title: !!bool perhaps\n", "is not YAML"),
+    ("title: !!timestamp noon\n", "is not YAML"),
+    ("title: !!int ''\n", "is not YAML"),
+    ('title: "\\ud800"\n', "is not YAML"),
+    ("title: " + "x" * 70_000, "more than 65536 bytes"),
+    ("extends: " + "x" * 5000, "extends 'xxx"),
+    ('extends: "a\\0b"', "extends 'a"),
     ("title: !!python/object:os.system x\n", "is not YAML"),
 ]
 
 
-@pytest.mark.parametrize(("text", "message"), BROKEN, ids=[repr(t) for t, _ in BROKEN])
+@pytest.mark.parametrize(("text", "message"), BROKEN, ids=[repr(t)[:60] for t, _ in BROKEN])
 def test_broken_files_are_named(write, text, message):
     with pytest.raises(RecipeError, match=re.escape(message)) as caught:
         load(write(text))

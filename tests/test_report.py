@@ -208,3 +208,9 @@ def test_a_chapters_table_compares_no_quick_run_and_no_other_set(a_record):
 def test_the_epoch_that_reaches_a_figure(a_record):
     record = a_record()
     assert [report.reaches(record, x) for x in (50.0, 91.0, 91.1)] == [1, 1, None]
+
+
+def test_the_processor_of_a_record_is_no_markup():
+    for name in ("<script>alert(1)</script>", "a | b", "[x](http://y)", "`code`", "a\nb\x1b[2J", "x" * 10_000):
+        assert not set(report.machine({"cpu": name})) & set("<>|[]`*\n\x1b") and len(report.machine({"cpu": name})) <= 100
+    assert report.machine({"cpu": "Intel(R) Xeon(R) Processor family 6 model 207"}) == "Intel(R) Xeon(R) Processor family 6 model 207"

@@ -244,6 +244,71 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(recipe, tmp_path, monkeypat
     assert_equal_runs(run(recipe, tmp_path), run(recipe, tmp_path, "whole"))
 
 
+def test_a_closed_terminal_leaves_a_checkpoint(recipe, tmp_path, monkeypatch):
+    step = loop._Run._train_step
+
+    def hang_up(self, *arguments):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(loop._Run, "_train_step", hang_up)
+    with pytest.raises(loop.Interrupted, match="SIGHUP at epoch 1, step 1.*resumes"):
+        run(recipe, tmp_path)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        run(recipe, tmp_path, overrides={"quick.epochs": 1, "schedule.warmup_epochs": 0})
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+class Gone:
+    """A standard error that nobody reads any more."""
+
+    encoding = "utf-8"
+
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    def flush(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("shown", [Gone(), None], ids=["gone", "none"])
+def test_a_training_goes_on_without_its_standard_error(recipe, tmp_path, monkeypatch, shown):
+    monkeypatch.setattr(sys, "stderr", shown)
+    one = {"quick.epochs": 1, "schedule.warmup_epochs": 0}
+    result = loop.train(recipe, profile="quick", runs=tmp_path / "runs", overrides=one)
+    assert records.read(result.record_path) == result.record
+
+
+def test_a_closed_standard_error_is_no_other_files(recipe, tmp_path):
+    """Its number, 2, would be that of the next file that is opened; and the exit status is that of the training."""
+    command = f"{sys.executable} -m bnnlib.train {recipe} --seed -1 --runs {tmp_path}"
+    for closed in ("2>&-", "2>/dev/full"):
+        assert subprocess.run(f"{command} {closed}", shell=True, cwd=records.ROOT).returncode == 1
+    where = "import os, sys; from bnnlib import train; loop._survive_without_standard_files(); print(os.open(sys.argv[1], 0))"
+    done = subprocess.run(f"{sys.executable} -c '{where}' {recipe} 2>&-", shell=True, cwd=records.ROOT, stdout=subprocess.PIPE)
+    assert int(done.stdout) > 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: s.pop("model"), lambda s: s.update(model={}), lambda s: s.update(optimizer=7), lambda s: s.update(step=-1),
+        lambda s: s.update(epoch="1"), lambda s: s.update(curve=[]), lambda s: s.update(totals=None),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_without_what_a_run_needs_is_named(recipe, tmp_path, change):
+    path = run(recipe, tmp_path, overrides={"quick.train": 64}).run_dir / "checkpoint.pt"
+    state = checkpoint.load(path, {})
+    change(state)
+    checkpoint.save(path, state)
+    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint\.pt is damaged"):
+        run(recipe, tmp_path, overrides={"quick.train": 64})
+
+
 def test_validation_chooses_the_best_epoch_without_the_test_set(recipe, tmp_path):
     record = run(recipe, tmp_path, overrides={"validation": 0.25, "quick.epochs": 3}).record
     assert record.best_of == "validation"
@@ -314,6 +379,23 @@ def test_distillation_needs_a_teacher_that_fits(recipe, tmp_path):
     assert student.curve[0].train_loss != teacher.record.curve[0].train_loss
     with pytest.raises(RecipeError, match="trained with input normalized, tiny has unit"):
         run(recipe, tmp_path, overrides={"distill.teacher": str(path), "input": "unit"})
+
+
+@pytest.mark.parametrize("field", ["recipe", "seed", "top1", "dataset", "input"])
+def test_a_teacher_that_does_not_say_what_it_is_is_refused(recipe, tmp_path, field):
+    about = deploy.info(deploy.FOLDER / "s4-lenet5.safetensors")
+    about = {"recipe": "x", "seed": 0, "top1": 99.0, **about, "dataset": "digits", "input": "normalized"}
+    model = deploy.load(deploy.FOLDER / "s4-lenet5.safetensors")
+    bad = deploy.save(model, tmp_path / "bad.safetensors", about={k: v for k, v in about.items() if k != field})
+    with pytest.raises(RecipeError, match=f"teacher .*bad.safetensors .*{field}"):
+        run(recipe, tmp_path, overrides={"distill.teacher": str(bad)})
+
+
+def test_a_packed_network_is_no_teacher(recipe, tmp_path):
+    model = deploy.load(deploy.FOLDER / "s4-lenet5.safetensors")
+    packed = deploy.save(deploy.convert(model, (1, 28, 28)), tmp_path / "packed.safetensors")
+    with pytest.raises(RecipeError, match="packed.safetensors is a packed network"):
+        run(recipe, tmp_path, overrides={"distill.teacher": str(packed)})
 
 
 def test_a_teacher_of_other_classes_is_refused(recipe, tmp_path):

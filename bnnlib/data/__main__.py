@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bnnlib import printable
 from bnnlib.data import registry
 from bnnlib.data.errors import DataError, DataNotFound
 from bnnlib.data.lazy import LazySplit
@@ -48,12 +49,12 @@ def info(
         return
     try:
         data = registry.load(name, root, download=False)
-        typer.echo(f"name         {data.name}")
+        typer.echo(f"name         {printable(data.name)}")
         if name in registry.SOURCES:
             typer.echo(f"path         {registry.find(name, root)}")
         for part in ("train", "test"):
             typer.echo(f"{part:12} {_describe(getattr(data, part))}")
-        typer.echo(f"classes      {len(data.classes)}: {', '.join(data.classes[:10])}{_more(data.classes)}")
+        typer.echo(f"classes      {len(data.classes)}: {printable(', '.join(data.classes[:10]))}{_more(data.classes)}")
         typer.echo(f"mean, std    {data.mean}, {data.std}")
         for part in ("train", "test"):
             typer.echo(f"{part:12} {getattr(data, part).fingerprint}")
@@ -74,7 +75,7 @@ def _more(classes: tuple[str, ...]) -> str:
 
 
 def _fail(error: Exception) -> None:
-    typer.echo(f"error: {error}", err=True)
+    typer.echo(printable(f"error: {error}"), err=True)
     raise typer.Exit(1)
 
 

@@ -7,6 +7,7 @@ whole. A machine without a network finds that out in seconds.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -83,21 +84,26 @@ def fetch(name: str, root: Path, *, progress: bool = False) -> None:
 
     progress: let torchvision draw its bars on stderr.
     """
+    from bnnlib.records import remove_leftovers, sync_folder  # here: most who read data write none
+
     download = DOWNLOADS[name]
-    probe(download.urls)
     target = root / download.folder
+    clear(target, name)
+    probe(download.urls)
     print(f"fetching {name} ({download.size} MB) into {target}, once", flush=True)
     temporary = None
     timeout = socket.getdefaulttimeout()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=root, prefix=f".{download.folder}-"))
+        remove_leftovers(root, f".{download.folder}-")
+        temporary, held = _temporary(root, download.folder)
         socket.setdefaulttimeout(STALL_SECONDS)  # torchvision sets none of its own
         with contextlib.nullcontext() if progress else _quiet():
             download.get(str(temporary))
         if not target.exists():  # another process may have been faster
             with contextlib.suppress(FileExistsError):
                 os.rename(temporary / download.folder, target)
+                sync_folder(root)
     except (
         Exception
     ) as error:  # torchvision lets OSError, RuntimeError, EOFError, BadZipFile and others through
@@ -106,6 +112,39 @@ def fetch(name: str, root: Path, *, progress: bool = False) -> None:
         socket.setdefaulttimeout(timeout)
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+            os.close(held)
+
+
+def clear(target: Path, name: str) -> None:
+    """Make way for a download: remove a folder in which there are no files. Raises DownloadFailed, before anything is
+    fetched, where there are some: they are no whole set, or it would not be fetched, and they are not ours to remove."""
+    if not os.path.lexists(target):
+        return
+    there = [target] if not target.is_dir() or target.is_symlink() else []
+    there += [Path(folder) / file for folder, _, files in os.walk(target) for file in files]
+    if there:
+        raise DownloadFailed(
+            f"{target} is there already and does not hold {name} (it holds {os.path.relpath(there[0], target.parent)}): "
+            "move it away, or complete it"
+        )
+    try:
+        for folder, _, _ in os.walk(target, topdown=False):
+            os.rmdir(folder)
+    except OSError as error:
+        raise DownloadFailed(f"{target} is in the way of {name} and cannot be removed: {error}") from error
+
+
+def _temporary(root: Path, name: str) -> tuple[Path, int]:
+    """A folder in `root`, locked by the open handle: one that is not was left by a process that was killed."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}-"))
+        with contextlib.suppress(FileNotFoundError):  # another process took it for such a one
+            handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.is_dir():
+                return folder, handle
+            os.close(handle)
 
 
 def probe(urls: tuple[str, ...]) -> None:

@@ -41,7 +41,7 @@ def of_listing(files: Iterable[tuple[str, str, int]]) -> str:
     """SHA-256 of a listing of (class, file name, size in bytes), sorted."""
     digest = hashlib.sha256()
     for label, name, size in sorted(files):
-        digest.update(f"{label}\0{name}\0{size}\n".encode())
+        digest.update(f"{label}\0{name}\0{size}\n".encode("utf-8", "surrogateescape"))
     return LISTING + digest.hexdigest()
 
 

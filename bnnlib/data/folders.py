@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ def list_tree(root: Path, classes: tuple[str, ...] | None = None, inside: str = 
         if not here.is_dir():
             raise DataError(f"{here}: missing")
         with os.scandir(here) as entries:
-            files = sorted((e.name, e.stat()) for e in entries if e.name.lower().endswith(EXTENSIONS))
+            found_here = sorted(e.name for e in entries if e.name.lower().endswith(EXTENSIONS))
+        files = [(file, regular(here / file)) for file in found_here]
         if not files:
             raise DataError(f"{here}: no image files in it")
         prefix = os.path.relpath(here, root)
@@ -64,12 +66,32 @@ def list_tree(root: Path, classes: tuple[str, ...] | None = None, inside: str = 
     return Tree(root, classes, names, labels, stats)
 
 
+def regular(path: Path) -> os.stat_result:
+    """What the system knows of a file; a `DataError` for what is none: a folder, a link to nowhere, or a pipe, which
+    would be read forever."""
+    try:
+        about = path.stat()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: {'a link to nothing' if path.is_symlink() else 'missing'}") from error
+    except (OSError, ValueError) as error:  # the second: a name that none can have
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    if not stat.S_ISREG(about.st_mode):
+        raise DataError(f"{path}: no regular file; remove it")
+    return about
+
+
 def open_image(path: Path) -> Image.Image:
-    """Decode one file, or say what is wrong with it."""
+    """Decode one file, or say what is wrong with it. Pixels of more than 8 bits are refused: a conversion would clip
+    them."""
+    regular(path)
     try:
         with Image.open(path) as image:
             image.load()
+            if image.mode.startswith(("I", "F")):
+                raise DataError(f"{path}: pixels of more than 8 bits (mode {image.mode}); convert it to 8 bits")
             return image
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: missing") from error
     except (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError) as error:
@@ -94,10 +116,6 @@ def decode(tree: Tree) -> Tensor:
                 raise DataError(
                     f"{path}: {image.width}x{image.height} pixels where {tree.names[0]} has "
                     f"{width}x{height}; images held in memory must be of one size (lazyfolder:PATH takes any)"
-                )
-            if image.mode.startswith(("I", "F")):  # a conversion to 8 bits would clip them
-                raise DataError(
-                    f"{path}: pixels of more than 8 bits (mode {image.mode}); convert it to 8 bits"
                 )
             grey[i] = image.mode in ("L", "1")
             pixels[i] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)

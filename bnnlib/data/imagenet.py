@@ -86,5 +86,5 @@ def unpack(folder: Path, part: str) -> None:
 
     try:
         ImageNet(folder, part)
-    except (RuntimeError, OSError, EOFError) as error:
-        raise DataError(f"{archive}: could not be unpacked ({error})") from error
+    except Exception as error:  # damaged archives, and what a stranger left in meta.bin, raise almost anything
+        raise DataError(f"{archive}: could not be unpacked ({type(error).__name__}: {str(error)[:300]})") from error

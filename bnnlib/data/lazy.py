@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -42,7 +43,7 @@ class LazySplit:
         return len(self.labels)
 
     def path(self, index: int) -> Path:
-        return self.root / self.names[index].decode()
+        return self.root / os.fsdecode(self.names[index])
 
     def decode(self, index: int) -> Image.Image:
         """One image as RGB; raises DataError naming the file if it is damaged."""
@@ -60,13 +61,13 @@ class LazySplit:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the listing of (label, file name, size); the pixels are not read."""
-        files = (name.rsplit(b"/", 1)[-1].decode() for name in self.names)
+        files = (os.fsdecode(name.rsplit(b"/", 1)[-1]) for name in self.names)
         return fp.of_listing(zip(map(str, self.labels.tolist()), files, self.sizes.tolist(), strict=True))
 
 
 def split_of(tree: Tree, view: View, mean: tuple[float, ...], std: tuple[float, ...]) -> LazySplit:
     """A lazily decoded split of a listed tree."""
-    names = np.array([name.encode() for name in tree.names])
+    names = np.array([os.fsencode(name) for name in tree.names])
     sizes = np.array([size for size, _ in tree.stats], dtype=np.int64)
     return LazySplit(tree.root, names, sizes, torch.tensor(tree.labels), view, mean, std)
 

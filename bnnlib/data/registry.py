@@ -124,10 +124,10 @@ def find(name: str, root: str | Path | None = None, *, fetch: bool = False, prog
         except download.DownloadFailed as error:
             failure = str(error)
         else:
-            folder = source.find(where)
-            if folder is not None:
-                return folder
             failure = "the download did not hold it"
+        folder = source.find(where)  # another process may have been faster
+        if folder is not None:
+            return folder
     fetching = f"run `python -m bnnlib.data fetch {name}` once where there is a network [{failure}]"
     get = source.by_hand or fetching
     raise DataNotFound(

@@ -82,11 +82,9 @@ def list_validation(folder: Path, classes: tuple[str, ...]) -> folders.Tree:
                 f"{notes}, line {number}: {line!r} does not name a file and one of the {CLASSES} classes"
             )
         try:
-            stat = (folder / "images" / name).stat()
-        except OSError as error:
-            raise DataError(
-                f"{folder / 'images' / name}: missing, though line {number} of {notes.name} names it"
-            ) from error
+            stat = folders.regular(folder / "images" / name)
+        except DataError as error:
+            raise DataError(f"{error}, though line {number} of {notes.name} names it") from error
         names.append(f"images/{name}")
         labels.append(position[wnid])
         stats.append((stat.st_size, stat.st_mtime_ns))
@@ -98,8 +96,9 @@ def list_validation(folder: Path, classes: tuple[str, ...]) -> folders.Tree:
 
 def words(folder: Path) -> dict[str, str]:
     """What each class shows, by WordNet id: the first of its synonyms in words.txt. Empty where that file is not there."""
+    path = folder / "words.txt"
     try:
-        lines = (folder / "words.txt").read_text(errors="replace").splitlines()
+        lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
     except OSError:
         return {}
     pairs = (line.split("\t", 1) for line in lines if "\t" in line)

@@ -12,7 +12,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from bnnlib import data, deploy
+from bnnlib import data, deploy, printable
 from bnnlib.deploy import container, images, onnx_export
 from bnnlib.deploy.container import DeployError
 
@@ -29,7 +29,7 @@ def _checked(command: Callable) -> Callable:
         try:
             command(*args, **kwargs)
         except (ValueError, OSError, data.DataNotFound, data.DataError) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(printable(f"error: {error}"), file=sys.stderr)
             raise typer.Exit(1) from None
 
     return run
@@ -41,19 +41,26 @@ def info(path: Path) -> None:
     """Show what the packed file PATH holds, and what takes how much of it."""
     about, tensors = container.read(path)
     kind = "a packed network, to run" if "graph" in about else "a trained model"
-    print(f"{path}: {kind}, format {about['format']}")
+    _say(f"{path}: {kind}, format {about['format']}")
+    if about["format"] < 2:
+        _say("it has no checksum, so that damage goes unnoticed: write it anew with python -m bnnlib.deploy export")
     for key in ("recipe", "seed", "dataset", "top1", "input", "real", "model"):
         if about.get(key) is not None:
-            print(f"{key}: {about[key]}")
+            _say(f"{key}: {about[key]}")
     said = about.get("images")
-    if isinstance(said, dict):
-        print(f"images: {'x'.join(map(str, said.get('shape', ())))}, {len(said.get('classes', ()))} classes")
+    if isinstance(said, dict) and all(isinstance(said.get(key), list) for key in ("shape", "classes")):
+        _say(f"images: {'x'.join(map(str, said['shape']))}, {len(said['classes'])} classes")
     if "graph" in about:
         _show_graph(path)
     bits = sum(array.nbytes for name, array in tensors.items() if _is_bits(name, about))
     rest = sum(array.nbytes for array in tensors.values()) - bits
     size = path.stat().st_size
-    print(f"size: {size} bytes: {bits} binary weights, {rest} other constants, {size - bits - rest} header")
+    _say(f"size: {size} bytes: {bits} binary weights, {rest} other constants, {size - bits - rest} header")
+
+
+def _say(line: str) -> None:
+    """Print what may come from a file: without what a terminal would obey."""
+    print(printable(line))
 
 
 def _is_bits(name: str, about: dict[str, Any]) -> bool:
@@ -69,7 +76,7 @@ def _show_graph(path: Path) -> None:
     for op in graph.ops:
         source, target = graph.slots[op.inputs[0]], [f"{n} {graph.slots[n].kind}" for n in op.writes()]
         stages = ", ".join(stage["op"] for stage in op.stages)
-        print(f"  {op.kind:12}{'x'.join(map(str, source.shape)):>12} {source.kind:8}-> {stages} -> {', '.join(target)}")
+        _say(f"  {op.kind:12}{'x'.join(map(str, source.shape)):>12} {source.kind:8}-> {stages} -> {', '.join(target)}")
 
 
 @app.command()
@@ -99,7 +106,7 @@ def run(
         part = names[start : start + BATCH]
         scores = net(transform(images.read(part, expects, resize=resize)))
         for name, row in zip(part, scores, strict=True):
-            print(f"{str(name):{width}}  {_said(row, expects.classes, top)}")
+            _say(f"{str(name):{width}}  {_said(row, expects.classes, top)}")
 
 
 def _run_dataset(net, transform, expects: images.Images, name: str, limit: int | None, top: int) -> None:
@@ -117,7 +124,7 @@ def _run_dataset(net, transform, expects: images.Images, name: str, limit: int |
         for row, label in zip(scores, y.tolist(), strict=True):
             if limit:
                 true = _named(label, expects.classes)
-                print(f"{name} test {at:<6}{true:>12}:  {_said(row, expects.classes, top)}")
+                _say(f"{name} test {at:<6}{true:>12}:  {_said(row, expects.classes, top)}")
             at += 1
     print(f"{right} of {count} right: {100 * right / count:.2f} %")
 

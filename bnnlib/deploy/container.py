@@ -122,6 +122,14 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise DeployError(f"packed model {path} is damaged: {str(error)[:300]}") from None
 
 
+def digest(path: Path) -> str:
+    """The checksum of a packed file, which :func:`read` compares with its bytes; of one without, the SHA-256."""
+    with open(path, "rb") as file:
+        start = file.read(8 + LARGEST_HEADER)
+        found = _DIGEST.search(start[: 8 + int.from_bytes(start[:8], "little")])
+        return found[1].decode() if found else hashlib.sha256(start + file.read()).hexdigest()
+
+
 def _read(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Raises ``ValueError`` for what is damaged; the data are not read before the header is found to fit them."""
     beginning = file.read(8)

@@ -235,7 +235,7 @@ class Graph:
             try:
                 self._check_op(op, written)
             except GraphError as error:
-                label = f" ({op.name})" if op.name else ""
+                label = f" ({op.name})" if op.name and isinstance(op.name, str) else ""
                 raise GraphError(f"operation {position}, {op.kind!r}{label}: {error}") from None
             except (KeyError, TypeError, AttributeError) as error:
                 raise GraphError(
@@ -247,6 +247,7 @@ class Graph:
             _need(isinstance(name, str) and name in written, f"the output {name!r} is never written")
 
     def _check_op(self, op: Op, written: set[str]) -> None:
+        _need(isinstance(op.name, str), f"its name is {op.name!r:.40}, not text")
         _need(op.kind in OPERATIONS, "unknown operation")
         kinds, attributes = OPERATIONS[op.kind]
         _need(len(op.inputs) == 1 or (op.kind == "torch" and op.inputs), f"has {len(op.inputs)} inputs")
@@ -257,6 +258,7 @@ class Graph:
             set(op.attributes) == set(attributes),
             f"has attributes {sorted(op.attributes)}, not {sorted(attributes)}",
         )
+        _need(op.kind in ("real_conv", "binary_conv") or not op.constants, f"has constants {sorted(map(str, op.constants))}")
         _need(bool(op.stages), "has no stages")
         shape = output_shape(op, self.slots[op.inputs[0]].shape, self.tensors)
         if op.kind == "torch":
@@ -293,7 +295,7 @@ class Graph:
             _need(isinstance(stage["fused"], bool), f"fused is {stage['fused']!r}")
         elif kind == "clamp":
             for name in ("low", "high"):
-                _need(isinstance(stage[name], (int, float)), f"{name} is {stage[name]!r}, not a number")
+                _need(_fits_float32(stage[name]), f"{name} is {stage[name]!r:.40}, not a number of float32")
         elif kind in ("max_pool", "avg_pool"):
             _need(op.kind in ("real_conv", "binary_conv"), f"stage {kind} belongs to a convolution")
             _need(sum(s["op"] in ("max_pool", "avg_pool") for s in op.stages) == 1, "pools twice")
@@ -345,6 +347,13 @@ def _need(condition: bool, what: str) -> None:
 
 def _whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < LIMIT
+
+
+def _fits_float32(value: Any) -> bool:
+    """Infinities do; a NaN does not, nor what would become an infinity."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return abs(value) <= float(np.finfo(np.float32).max) or value in (math.inf, -math.inf)
 
 
 def _pair(attributes: Mapping[str, Any], name: str, least: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from bnnlib.recipes import Recipe
 
 INPUTS = ("normalized", "unit", "mean-subtracted", "gcn-zca")
+LARGEST_SIDE = 512
+"""Pixels; the book's networks take 224."""
 # What files of format 1 leave unsaid.
 _KNOWN = {"mnist": ((1, 28, 28), mnist.CLASSES), "cifar10": ((3, 32, 32), cifar10.CLASSES)}
 
@@ -88,12 +91,12 @@ def expected(path: Path, about: Mapping[str, Any]) -> Images:
         )  # fmt: skip
         good = (
             len(found.shape) == 3
-            and all(type(n) is int and 1 <= n <= 4096 for n in found.shape)
+            and all(type(n) is int and 1 <= n <= LARGEST_SIDE for n in found.shape)
             and found.shape[0] in (1, 3)
             and all(isinstance(name, str) for name in found.classes)
             and {len(found.mean), len(found.std)} <= {1, found.shape[0]}
-            and all(isinstance(x, float | int) for x in (*found.mean, *found.std))
-            and min(found.std) > 0
+            and all(type(x) in (float, int) and abs(x) < 1e6 for x in (*found.mean, *found.std))
+            and min(found.std) > 1e-6
             and found.view in (None, "s4", "s5")
             and found.input in INPUTS
         )
@@ -101,7 +104,18 @@ def expected(path: Path, about: Mapping[str, Any]) -> Images:
         good = False
     if not good:
         raise DeployError(f"{path} does not say in a way known here what images its network takes: {said!r:.300}")
+    takes = _taken(about)
+    if takes and takes not in ([*found.shape[1:], found.shape[0]], [1, 1, math.prod(found.shape)]):
+        raise DeployError(f"{path} says that its network takes images of {found.shape}, and it takes {takes!s:.100}")
     return found
+
+
+def _taken(about: Mapping[str, Any]) -> Any:
+    """The shape (height, width, channels) that the graph of a packed network begins with; None of a trained model."""
+    try:
+        return about["graph"]["slots"][about["graph"]["inputs"][0]][1:]
+    except (KeyError, TypeError, IndexError):
+        return None
 
 
 def files(paths: Iterable[Path]) -> list[Path]:

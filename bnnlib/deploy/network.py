@@ -37,6 +37,7 @@ class PackedNetwork:
         h, w, c = graph.slots[graph.outputs[0]].shape
         self.result = result or ((c,) if (h, w) == (1, 1) else (c, h, w))
         self.kernel = kernel or variant()
+        self._made_of = graph, calls, notes, result, kernel
         missing = [op.attributes["module"] for op in graph.ops if op.kind == "torch" and op.attributes["module"] not in self.calls]
         if missing:
             raise ValueError(f"the graph leaves {', '.join(missing)} to PyTorch, and no such modules were given")
@@ -51,6 +52,10 @@ class PackedNetwork:
         alone = len(self.parts) == 1 and graph.outputs[0] not in graph.inputs
         self._whole = self.parts[0][2] if alone else None
         self._shape = graph.slots[graph.outputs[0]].shape
+
+    def __reduce__(self) -> tuple:
+        """Pickled and copied as what it was made of; another machine chooses a kernel of its own."""
+        return PackedNetwork, self._made_of
 
     def eval(self) -> PackedNetwork:
         """Itself: there is no training mode."""

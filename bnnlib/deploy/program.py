@@ -8,7 +8,8 @@ before run on few images at a time, so that activations stay in the cache.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import insort
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class Program:
     chunk_bytes: int
     outside: list[str]
     numbers: dict[str, int]
+    repeated: set[int] = field(default_factory=set)
+    """The constants that several operations or stages name."""
 
     def executor(self, module, variant: str, take: bool = False):
         """The loaded network of the compiled ``module``. ``take``: it may rearrange large weights where they lie instead of
@@ -51,10 +54,16 @@ class Program:
 
     def _takeable(self) -> set[int]:
         """The constants that nobody else reads and that may be written."""
-        def shared(i: int, array: np.ndarray) -> bool:
-            return any(k != i and np.may_share_memory(array, other) for k, other in enumerate(self.constants))
-
-        return {i for i, array in enumerate(self.constants) if array.flags.writeable and not shared(i, array)}
+        ends = [np.lib.array_utils.byte_bounds(array) for array in self.constants]
+        order = sorted(range(len(ends)), key=ends.__getitem__)
+        shared, reach, before = set(self.repeated), -1, -1
+        for i in order:  # by where they begin in memory
+            low, high = ends[i]
+            if low < reach:
+                shared |= {i, before}
+            if high > reach:
+                reach, before = high, i
+        return {i for i, array in enumerate(self.constants) if array.flags.writeable and i not in shared}
 
 
 def assemble(graph: Graph) -> Program:
@@ -63,25 +72,32 @@ def assemble(graph: Graph) -> Program:
     numbers = {name: i for i, name in enumerate(names)}
     phases = _phases(graph)
     outside = [*graph.inputs, *(name for name in graph.outputs if name not in graph.inputs)]
-    places, micro_bytes, chunk_bytes = _allocate(graph, phases, outside)
-    slots = np.array([[graph.slots[n].kind == "bits", *graph.slots[n].shape, *places[n]] for n in names], np.int64)
+    where, micro_bytes, chunk_bytes = _allocate(graph, phases, outside)
+    slots = np.array([[graph.slots[n].kind == "bits", *graph.slots[n].shape, *where[n]] for n in names], np.int64)
 
     constants: list[np.ndarray] = []
+    places: dict[str, int] = {}
+    repeated: set[int] = set()
 
     def constant(value: np.ndarray | str | None) -> int:
         if value is None:
             return -1
+        if isinstance(value, str) and value in places:
+            repeated.add(places[value])
+            return places[value]
         array = graph.tensors[value] if isinstance(value, str) else value
         constants.append(np.ascontiguousarray(array))
+        if isinstance(value, str):
+            places[value] = len(constants) - 1
         return len(constants) - 1
 
-    ops, stages = [], []
+    ops, stages, endless = [], [], {}
     for op, phase in zip(graph.ops, phases, strict=True):
         row = _op_row(graph, op, phase, numbers, constant)
         row[23], row[24] = len(stages), 0
         if row[16] < 0:
             for stage in op.stages:
-                stages.append(_stage_row(stage, graph, numbers, constant))
+                stages.append(_stage_row(stage, graph, numbers, constant, endless))
             row[24] = len(op.stages)
         ops.append(row)
     return Program(
@@ -93,6 +109,7 @@ def assemble(graph: Graph) -> Program:
         chunk_bytes,
         outside,
         numbers,
+        repeated,
     )
 
 
@@ -163,12 +180,12 @@ def _allocate(
         for name in sorted(mine, key=lambda n: (-graph.slots[n].bytes, first[n])):
             need = -(-graph.slots[name].bytes // _ALIGN) * _ALIGN
             offset = 0
-            for low, high, other in sorted(placed):
+            for low, high, other in placed:
                 if begin[name] <= last[other] and begin[other] <= last[name]:
                     if offset + need <= low:
                         break
                     offset = max(offset, high)
-            placed.append((offset, offset + need, name))
+            insort(placed, (offset, offset + need, name))
             places[name] = (area, offset)
             size = max(size, offset + need)
         sizes.append(size)
@@ -191,16 +208,19 @@ def _op_row(graph: Graph, op: Op, phase: int, numbers: dict[str, int], constant)
     return row
 
 
-def _stage_row(stage: dict, graph: Graph, numbers: dict[str, int], constant) -> list[int]:
+def _stage_row(stage: dict, graph: Graph, numbers: dict[str, int], constant, endless: dict[str, bool]) -> list[int]:
+    """``endless``: of the constants seen so far, which are infinite alone."""
     kind = stage["op"]
     a = stage.get("by") or stage.get("scale") or stage.get("slope") or stage.get("low")
     b = stage.get("bias") if kind == "affine" else stage.get("high")
     if kind == "affine" and stage["fused"]:
         kind = "affine_fused"
     if kind == "clamp":
-        a, b = (np.array([stage[name]], np.float32) for name in ("low", "high"))
-    elif kind == "sign" and np.isposinf(graph.tensors[b]).all():
-        b = None
+        a, b = (np.array([float(stage[name])], np.float32) for name in ("low", "high"))
+    elif kind == "sign":
+        if b not in endless:
+            endless[b] = bool(np.isposinf(graph.tensors[b]).all())
+        b = None if endless[b] else b
     spatial = [isinstance(v, str) and graph.tensors[v].ndim == 3 for v in (a, b)]
     slot = numbers[stage["slot"]] if "slot" in stage else -1
     return [STAGES.index(kind), slot, constant(a), constant(b), stage.get("size", 1), *spatial]
@@ -212,4 +232,33 @@ def arena_bytes(graph: Graph) -> tuple[int, int]:
     return program.micro_bytes, program.chunk_bytes
 
 
-__all__ = ["Program", "arena_bytes", "assemble", "split"]
+def prepared(graph: Graph) -> tuple[int, int]:
+    """(bytes, steps) that the executor takes, at most, to hold a valid graph's constants as it likes them: a constant
+    once, however often it is named, but a weight once for each geometry that it is used with."""
+    total, steps, seen = 0, 0, set()
+    for op in graph.ops:
+        a, channels = op.attributes, graph.slots[op.inputs[0]].shape[2]
+        if op.kind in ("real_conv", "binary_conv"):
+            (kh, kw), groups = a["kernel"], a["groups"]
+            oh, ow, outputs = output_shape(op, graph.slots[op.inputs[0]].shape, graph.tensors)
+            rows = groups * (-(-outputs // groups // 64) * 64)  # whole panels of channels
+            inputs = channels // groups
+            key = (op.kind, op.constants["weight"], kh, kw, groups, channels)
+            if op.kind == "real_conv":
+                size = 4 if a["weights"] == "bits" else graph.tensors[op.constants["weight"]].itemsize
+                weight = rows * kh * kw * inputs * size
+            else:
+                weight = 2 * rows * kh * kw * 8 * -(-inputs // 64)  # and as much to prepare them in
+                # what zeros around the image leave of the sums, for each kind of place
+                places = min(oh, 2 * kh + 1) * min(ow, 2 * kw + 1) * (-(-outputs // 64) * 64)
+                total, steps = total + 6 * places, steps + places * kh * kw
+            total += 0 if key in seen else weight
+            seen.add(key)
+        names = [value for stage in op.stages for key, value in stage.items() if isinstance(value, str) and key not in ("op", "slot")]
+        for name in (*names, *(n for key, n in op.constants.items() if key != "weight")):
+            total += 0 if name in seen else graph.tensors[name].nbytes + 512
+            seen.add(name)
+    return total, steps
+
+
+__all__ = ["Program", "arena_bytes", "assemble", "prepared", "split"]

@@ -19,7 +19,7 @@ from types import ModuleType
 
 import numpy as np
 
-from bnnlib.deploy import files, program
+from bnnlib.deploy import container, files, program
 from bnnlib.deploy.graph import Graph
 
 
@@ -47,23 +47,42 @@ def variant() -> str:
 def load(path: Path, threads: int = 1, kernel: str | None = None) -> Runner:
     """The packed network in ``path``, ready to run. Its large weights are held once: the executor takes them over as they
     were read. Raises :class:`~bnnlib.deploy.files.DeployError`."""
-    return Runner(files.read_graph(path)[0], threads, kernel, take=True)
+    runner = Runner(files.read_graph(path)[0], threads, kernel, take=True)
+    runner._source = Path(path).resolve(), container.digest(path)
+    return runner
+
+
+def _load_again(path: Path, digest: str, threads: int, kernel: str | None) -> Runner:
+    """What a pickled runner of a file becomes. Raises ``DeployError`` where the file is another by now."""
+    if container.digest(path) != digest:
+        raise container.DeployError(f"{path} has changed since the runner was made that was pickled or copied")
+    return load(path, threads, kernel)
 
 
 class Runner:
     """A packed network of native operations alone, on ``threads`` threads. Safe to call from several Python threads.
-    ``take``: the graph's arrays become the runner's, to rearrange where they lie; the graph cannot be used again."""
+    ``take``: the graph's arrays become the runner's, to rearrange where they lie; the graph cannot be used again.
+
+    It can be pickled and copied: with its graph, or, if :func:`load` made it, as the file's path."""
 
     def __init__(self, graph: Graph, threads: int = 1, kernel: str | None = None, take: bool = False) -> None:
         graph.validate()
         left = [op.attributes["module"] for op in graph.ops if op.kind == "torch"]
         if left:
             raise ValueError(f"{', '.join(left)} run in PyTorch: use bnnlib.deploy.PackedNetwork")
-        # the executor holds the weights as it likes them: the graph's own may go
-        self.graph = Graph(graph.inputs, graph.outputs, graph.slots, graph.ops)
-        self.threads = threads
+        # the executor holds the weights as it likes them: those that were taken may go
+        self.graph = Graph(graph.inputs, graph.outputs, graph.slots, graph.ops, {} if take else graph.tensors)
+        self.threads, self._kernel, self._taken = threads, kernel, take
+        self._source: tuple[Path, str] | None = None
         self._executor = program.assemble(graph).executor(kernels(), kernel or variant(), take)
         self._new_outputs = [name for name in graph.outputs if name not in graph.inputs]
+
+    def __reduce__(self) -> tuple:
+        if self._source is not None:
+            return _load_again, (*self._source, self.threads, self._kernel)
+        if self._taken:
+            raise TypeError("a runner that took over its graph's arrays cannot be pickled or copied: make it without take")
+        return Runner, (self.graph, self.threads, self._kernel)
 
     def arrays(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         """The output slots, float32 ``[N, H, W, C]`` or int64 ``[N, H, W, words]``, for input slots given as float32
@@ -79,7 +98,7 @@ class Runner:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Logits ``[N, classes]`` (or a map, ``[N, C, H, W]``) for images ``[N, C, H, W]``, float32."""
         y = self.arrays([images(x, self.graph)])[0]
-        return y.reshape(len(y), -1) if y.shape[1:3] == (1, 1) else y.transpose(0, 3, 1, 2)
+        return y.reshape(len(y), y.shape[3]) if y.shape[1:3] == (1, 1) else y.transpose(0, 3, 1, 2)
 
     def memory_bytes(self, batch: int) -> tuple[int, int]:
         """(what the loaded network holds, what a call with this batch needs beside its input and output)."""

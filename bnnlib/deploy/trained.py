@@ -12,7 +12,9 @@ weight may be BF16, or I8 with its scale per output channel beside it as ``NAME.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -58,7 +60,8 @@ def unpack(path: Path, about: Mapping[str, Any], tensors: Mapping[str, np.ndarra
     :class:`DeployError`, before memory is taken, where the tensors are not those of the model that ``about`` names."""
     try:
         name, options = about["model"]["name"], about["model"]["options"]
-        with torch.device("meta"):  # shapes alone: a file that names a model of terabytes is refused here
+        # shapes alone: a file that names a model of terabytes, or of a billion layers, is refused here
+        with torch.device("meta"), _at_most(4 * len(tensors) + 100):
             plan = models.build(name, **options)
         _fit(path, plan, about, tensors)
         model = models.build(name, **options)
@@ -74,11 +77,30 @@ def unpack(path: Path, about: Mapping[str, Any], tensors: Mapping[str, np.ndarra
         model.load_state_dict(state, strict=False)
     except DeployError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError, MemoryError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError, MemoryError, RecursionError) as error:
         raise DeployError(
             f"{path} does not hold the model it names: {type(error).__name__}: {str(error)[:500]}"
         ) from None
     return model.eval()
+
+
+@contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """Modules are not given more than ``count`` parameters, or ``ValueError`` is raised: a file that holds few tensors
+    may name a model of many."""
+    left, thread = count, threading.get_ident()
+
+    def registered(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal left
+        left -= threading.get_ident() == thread
+        if left < 0:
+            raise ValueError(f"its options make a model of more than {count} parameters, and it has far fewer tensors")
+
+    hook = nn.modules.module.register_module_parameter_registration_hook(registered)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def real_weights(model: nn.Module) -> set[str]:

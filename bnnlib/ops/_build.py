@@ -15,10 +15,12 @@ import importlib.util
 import os
 import platform
 import shutil
+import stat
 import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +32,9 @@ SOURCES = next(
     _HERE.parents[2] / "kernels",
 )
 _TRAILER = b"cppimport"  # cppimport ends a library that was built to the last byte with this
+
+
+_WRITABLE = "can be written by others"
 
 
 class BuildError(ImportError):
@@ -47,19 +52,45 @@ def cache_folder() -> Path:
         else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnlib" / "kernels"
     )
     try:
-        base.mkdir(parents=True, exist_ok=True)
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=base):
-            return base
+            pass
     except OSError as error:
         if chosen:
             raise BuildError(f"BNN_KERNEL_CACHE={chosen} cannot be written: {error}") from error
+    else:
+        reason = _unsafe(base, stat.S_ISDIR) if chosen else _tightened(base)
+        if not reason:
+            return base
+        if chosen:
+            raise BuildError(
+                f"BNN_KERNEL_CACHE={chosen} {reason}, and a library in it could be anything: "
+                "set it to a folder of your own (chmod go-w makes yours safe)"
+            )
     private = Path(tempfile.gettempdir()) / f"bnnlib-kernels-{os.getuid()}"
     private.mkdir(mode=0o700, exist_ok=True)
-    if private.stat().st_uid != os.getuid():  # someone else's folder: a library in it could be anything
-        raise BuildError(
-            f"{private} belongs to another user; set BNN_KERNEL_CACHE to a folder that you can write"
-        )
+    if reason := _unsafe(private, stat.S_ISDIR):
+        raise BuildError(f"{private} {reason}; set BNN_KERNEL_CACHE to a folder that you alone can write")
     return private
+
+
+def _unsafe(path: Path, kind: Callable[[int], bool]) -> str:
+    """Why others may have made what lies there, or may change it; empty where they cannot. Links are not followed."""
+    about = path.lstat()
+    if stat.S_ISLNK(about.st_mode):
+        return "is a link"
+    if not kind(about.st_mode):
+        return "is no folder" if kind is stat.S_ISDIR else "is no regular file"
+    if about.st_uid != os.getuid():
+        return "belongs to another user"
+    return _WRITABLE if about.st_mode & 0o022 else ""
+
+
+def _tightened(folder: Path) -> str:
+    """What :func:`_unsafe` says of a folder of ours, after others may write it no longer (a umask of 002 let them)."""
+    if _unsafe(folder, stat.S_ISDIR) == _WRITABLE:
+        folder.chmod(0o700)
+    return _unsafe(folder, stat.S_ISDIR)
 
 
 def source_files(sources: Path = SOURCES) -> list[Path]:
@@ -89,7 +120,11 @@ def load(sources: Path = SOURCES) -> ModuleType:
     """The compiled module; builds it if need be. Raises :class:`BuildError`."""
     if not (sources / f"{NAME}.cpp").is_file():
         raise BuildError(f"the kernel sources are missing: no {NAME}.cpp in {sources}")
-    library = cache_folder() / key(sources) / (NAME + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
+    base = cache_folder()
+    library = base / key(sources) / (NAME + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
+    library.parent.mkdir(mode=0o700, exist_ok=True)
+    if reason := _tightened(library.parent):
+        raise BuildError(f"{library.parent} {reason}, and a library in it could be anything: remove it")
     if _complete(library):
         try:
             return _open(library)
@@ -105,6 +140,8 @@ def load(sources: Path = SOURCES) -> ModuleType:
                 return _open(library)
             except ImportError:
                 library.unlink()
+        for left in library.parent.glob("build-*"):  # by a process that was killed: this one holds the lock
+            shutil.rmtree(left, ignore_errors=True)
         _build(sources, library)
         try:
             return _open(library)
@@ -113,7 +150,10 @@ def load(sources: Path = SOURCES) -> ModuleType:
 
 
 def _complete(library: Path) -> bool:
+    """Built to the last byte, by this user, and changed by no other."""
     try:
+        if _unsafe(library, stat.S_ISREG):
+            return False
         with library.open("rb") as file:
             file.seek(-len(_TRAILER), os.SEEK_END)
             return file.read() == _TRAILER
@@ -133,7 +173,6 @@ def _build(sources: Path, library: Path) -> None:
     """Build in a folder of its own and a process of its own (a failed compile ends in SystemExit;
     setuptools reads the current folder).
     """
-    library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="build-") as folder:
         for path in source_files(sources):
             copy = Path(folder) / path.relative_to(sources)
@@ -147,6 +186,8 @@ def _build(sources: Path, library: Path) -> None:
             text=True,
         )
         built = Path(folder) / library.name
+        if built.is_file():
+            built.chmod(0o700)
         if done.returncode or not _complete(built):
             said = (done.stderr + done.stdout).strip()
             if "No module named 'cppimport'" in said or "No module named 'pybind11'" in said:

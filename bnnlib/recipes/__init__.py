@@ -20,6 +20,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 FOLDER = Path(__file__).parent
+LARGEST = 64 << 10  # bytes of a recipe; the longest of ours has a thirtieth
 
 
 class RecipeError(ValueError):
@@ -359,7 +360,7 @@ def _find(name: str | Path) -> _Source:
     return shipped[str(name)]
 
 
-_parsed: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
+_files: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -367,16 +368,21 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         about = path.stat()
         stamp = about.st_mtime_ns, about.st_size
-        if path in _parsed and _parsed[path][0] == stamp:
-            return _parsed[path][1]
-        fields = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        if path in _files and _files[path][0] == stamp:
+            return _files[path][1]
+        with open(path, "rb") as file:
+            text = file.read(LARGEST + 1)
     except OSError as error:
         raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:  # the second: bytes that are no text, dates that are none
+    if len(text) > LARGEST:
+        raise RecipeError(f"recipe {path} has more than {LARGEST} bytes: it is none")
+    try:
+        fields = _parsed(text.decode("utf-8"))
+    except ValueError as error:
         raise RecipeError(f"recipe {path.name} is not YAML: {error}") from None
     if not isinstance(fields, dict):
         raise RecipeError(f"recipe {path.name} must be a mapping of fields, is {type(fields).__name__}")
-    _parsed[path] = stamp, fields
+    _files[path] = stamp, fields
     return fields
 
 
@@ -429,8 +435,8 @@ def _parent(source: _Source, parent: Any) -> _Source:
     beside = [source.path.parent / f"{parent}.yaml", source.path.parent / str(parent)]
     try:
         path = next((p for p in beside if p.is_file()), None)
-        return _Source(path) if path else _find(parent)
-    except RecipeError as error:
+        return _Source(path) if path else _find(str(parent))
+    except (RecipeError, OSError, ValueError) as error:  # the latter two: a name that no file can have
         raise RecipeError(f"recipe {source} extends {parent!r}: {error}") from None
 
 
@@ -491,7 +497,14 @@ def _explain(error: dict[str, Any]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads 1e-5 as a number (YAML 1.1 wants 1.0e-5) and refuses a key given twice."""
+    """SafeLoader that reads 1e-5 as a number (YAML 1.1 wants 1.0e-5) and refuses a key given twice, and aliases, by
+    which a few lines grow to billions, or hold themselves."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "a recipe takes no aliases (*name): extend another one", mark)
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node, deep=False):
         seen = set()
@@ -519,6 +532,17 @@ def parse_value(text: str) -> Any:
     """A value of ``--set field=value``, read as a recipe's YAML is. Raises :class:`RecipeError` for text
     that is no YAML."""
     try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(f"value {text!r} is not YAML: {getattr(error, 'problem', error)}") from None
+        return _parsed(text)
+    except ValueError as error:
+        raise RecipeError(f"value {text!r:.200} is not YAML: {getattr(error.__cause__, 'problem', None) or error}") from None
+
+
+def _parsed(text: str) -> Any:
+    """What the YAML in ``text`` says. Raises ``ValueError`` for anything that is none, or that JSON cannot hold."""
+    try:
+        fields = yaml.load(text, Loader=_Loader)
+        json.dumps(fields, default=str, ensure_ascii=False).encode()
+        return fields
+    except Exception as error:  # yaml's own, and what its constructors let through: !!bool x is a KeyError
+        what = "nested too deeply" if isinstance(error, RecursionError) else str(error) or type(error).__name__
+        raise ValueError(what) from error

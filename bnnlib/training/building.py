@@ -7,6 +7,7 @@ import hashlib
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from bnnlib import deploy, layers, models, records
@@ -98,16 +99,25 @@ def teacher(
             f"{recipe.name} distils from {name!r}, found in none of {', '.join(map(str, tried))}: train it first (python -m bnnlib.train {name} --profile {profile})"
         )
     about = deploy.info(path)
+    if "graph" in about:
+        raise RecipeError(f"the teacher {path} is a packed network: name the trained model that it was made from")
     for field in ("dataset", "input"):
-        if about[field] != getattr(recipe, field):
+        if about.get(field) != getattr(recipe, field):
             raise RecipeError(
-                f"the teacher {path} was trained with {field} {about[field]}, {recipe.name} has {getattr(recipe, field)}: name a teacher trained alike"
+                f"the teacher {path} was trained with {field} {about.get(field)!r:.100}, {recipe.name} has "
+                f"{getattr(recipe, field)}: name a teacher trained alike"
             )
-    known = records.Teacher(
-        recipe=about["recipe"],
-        seed=about["seed"],
-        top1=about["top1"],
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-    )
+    try:
+        known = records.Teacher(
+            recipe=about["recipe"],
+            seed=about["seed"],
+            top1=about["top1"],
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+    except (KeyError, ValidationError) as error:
+        raise RecipeError(
+            f"the teacher {path} does not say which recipe and seed it is of and how good it is (recipe, seed, top1): "
+            f"name one that training has written [{str(error).splitlines()[0]}]"
+        ) from None
     net = deploy.load(path).to(device).eval().requires_grad_(False)
     return net.double() if recipe.precision == "64-true" else net, known

@@ -16,6 +16,7 @@ each) there.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import dataclasses
 import math
@@ -24,7 +25,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +36,7 @@ import typer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bnnlib import data, deploy, layers, recipes, records
+from bnnlib import data, deploy, layers, printable, recipes, records
 from bnnlib.data import evaluate, random
 from bnnlib.ops import precision
 from bnnlib.recipes import Recipe
@@ -55,7 +56,7 @@ class TrainingError(RuntimeError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run that was stopped by SIGINT or SIGTERM after leaving a checkpoint."""
+    """A run that was stopped by SIGINT, SIGTERM or SIGHUP after leaving a checkpoint."""
 
 
 @dataclass
@@ -109,7 +110,7 @@ def train(
 
         _by_first(fabric, lock)
         if progress and first:
-            print(f"{recipe.name} seed {seed} ({profile}): run folder {run_dir}", file=sys.stderr, flush=True)
+            print(f"{recipe.name} seed {seed} ({profile}): run folder {run_dir}", file=_Progress(), flush=True)
         if out is None and recipe.name in recipes.names():
             out = records.FOLDER
         elsewhere = profile != "full" or overrides or out is None
@@ -174,6 +175,7 @@ class _Run:
             run_dir,
             progress,
         )
+        self.shown = _Progress()
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         with fabric.rank_zero_first(local=True):  # what has to be fetched, unpacked or decoded is, once
             self.dataset = data.load(recipe.dataset, data_root)
@@ -308,6 +310,13 @@ class _Run:
         state = _by_first(self.fabric, read)
         if state is None:
             return
+        try:
+            self._restore(state)
+        except Exception as error:  # what is missing, of another shape or of another type can raise almost anything
+            raise checkpoint.damaged(path, error) from None
+        self._say(f"resumed at epoch {self.epoch + 1}, step {self.step}")
+
+    def _restore(self, state: dict[str, Any]) -> None:
         for name in (
             "started",
             "epoch",
@@ -325,7 +334,9 @@ class _Run:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self._say(f"resumed at epoch {self.epoch + 1}, step {self.step}")
+        whole = type(self.epoch) is type(self.step) is int and len(self.curve) == self.epoch <= self.recipe.epochs
+        if not whole or not 0 <= self.step <= len(self.train_batches):
+            raise ValueError(f"it says that it is at epoch {self.epoch!r:.20}, step {self.step!r:.20}")
 
     def _save(self) -> None:
         totals = self.fabric.all_reduce(self.totals.clone(), reduce_op="sum")
@@ -370,6 +381,7 @@ class _Run:
             desc=f"epoch {self.epoch + 1}/{r.epochs}",
             disable=not self.progress,
             leave=False,
+            file=self.shown,
         ) as bar:
             batches = self.train_batches.epoch(self.epoch, start=self.step)
             for _, (_, x, y) in zip(range(self.step, steps), batches, strict=False):
@@ -550,8 +562,8 @@ class _Run:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM ask the loop to stop at the next step; a second one stops at once. Only the
-        main thread may catch signals."""
+        """SIGINT, SIGTERM and SIGHUP (a terminal that was closed) ask the loop to stop at the next step; a second one
+        stops at once. A SIGHUP that is ignored (nohup) stays so. Only the main thread may catch signals."""
 
         def ask(number, frame):
             # of several processes none may stop by itself, and torchrun hands a signal on that they got already
@@ -560,7 +572,10 @@ class _Run:
             self.stop_signal = number
 
         try:
-            before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+            caught = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                caught.append(signal.SIGHUP)
+            before = {s: signal.signal(s, ask) for s in caught}
         except ValueError:
             yield
             return
@@ -622,8 +637,8 @@ class _Run:
 
     def _say(self, text: str) -> None:
         if self.progress and self.fabric.is_global_zero:
-            tqdm.write(text, file=sys.stderr)
-            sys.stderr.flush()
+            tqdm.write(printable(text), file=self.shown)
+            self.shown.flush()
 
     def _record(self) -> records.Record:
         by = "validation_top1" if self.validation_batches else "test_top1"
@@ -658,6 +673,23 @@ class _Run:
             versions=records.versions(),
             hardware=records.hardware(self.fabric.device, self.fabric.world_size),
         )
+
+
+class _Progress:
+    """The standard error as far as it goes: what cannot be written (a pipe that was closed, a full disk) is dropped, and
+    the training goes on."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError, AttributeError):  # the last: a process without standard error
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
 
 
 class _Silent:
@@ -720,6 +752,7 @@ def main(
 ) -> None:
     """Train RECIPE, resuming where an earlier run of the same recipe and seed left off."""
     _keep_freed_memory()
+    _survive_without_standard_files()
     if threads:
         torch.set_num_threads(threads)
     try:
@@ -742,7 +775,7 @@ def main(
         _fail(str(error))
     except OSError as error:
         _fail(
-            f"{error.filename}: {error.strerror}; what was written before is whole, and the same command goes on from its last checkpoint"
+            f"{error.filename or 'a file'}: {error.strerror or error}; what was written before is whole, and the same command goes on from its last checkpoint"
         )
 
 
@@ -756,6 +789,21 @@ def _keep_freed_memory() -> None:
         malloc_option(mmap_threshold, 2**30)
 
 
+def _survive_without_standard_files() -> None:
+    """Put /dev/null in the place of standard files that are closed, whose numbers would go to the next files opened; and
+    of a standard error that cannot be flushed when the process ends, which would turn its exit status into 120."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+
+    def let_go() -> None:
+        try:
+            sys.stderr.flush()
+        except (OSError, ValueError, AttributeError):
+            os.dup2(handle, 2)
+
+    atexit.register(let_go)
+
+
 def _change(text: str) -> tuple[str, Any]:
     """``field=value`` of ``--set``, the value read as YAML."""
     field, equals, value = text.partition("=")
@@ -767,7 +815,8 @@ def _change(text: str) -> tuple[str, Any]:
 def _fail(text: str, code: int = 1, once: bool = False) -> None:
     """Print ``text`` and leave; ``once``: what every process says alike is said by the first."""
     if not once or os.environ.get("RANK", "0") == "0":
-        print(f"error: {text}" if code == 1 else text, file=sys.stderr)
+        lines = (f"error: {text}" if code == 1 else text).split("\n")
+        print("\n".join(map(printable, lines)), file=_Progress(), flush=True)
     raise typer.Exit(code)
 
 

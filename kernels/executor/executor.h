@@ -24,6 +24,8 @@ struct Loader {
     Allocate allocate;
     void* context;
     const char* wrong = nullptr;
+    struct Shared { const void* at; isize room; isize op; };    // copies of constants, and the last operation that names a weight
+    Shared* shared = nullptr;
 
     template <class T>
     T* make(isize n) {
@@ -40,16 +42,30 @@ struct Loader {
         }
         return (const T*)t->constants[index].at;
     }
-    // Copied, with room behind it: kernels read whole vectors.
+    // Copied, with room behind it: kernels read whole vectors. Once, however often it is named.
     template <class T>
     const T* keep(int64_t index, isize values, isize rounded) {
         const T* from = constant<T>(index, values);
         if (!from) return nullptr;
+        if (shared[index].at && shared[index].room >= rounded * (isize)sizeof(T)) return (const T*)shared[index].at;
         T* to = make<T>(rounded);
         if (!to) return nullptr;
         fill(to, 0, rounded * (isize)sizeof(T));
         copy(to, from, values * (isize)sizeof(T));
+        shared[index].at = to, shared[index].room = rounded * (isize)sizeof(T);
         return to;
+    }
+    // The operation before `o` that has prepared this weight in the same way, or null.
+    const NetOp* prepared(int64_t index, const NetOp* o) {
+        const isize last = shared[index].op, c = net->slot[o->input].c;
+        shared[index].op = o - net->op;
+        for (isize k = last; k >= 0; --k) {
+            const NetOp& p = net->op[k];
+            if (t->ops[k * OP_FIELDS + 17] == index && p.source == o->source && p.kind == o->kind && p.c == o->c && p.kh == o->kh &&
+                p.kw == o->kw && p.groups == o->groups && net->slot[p.input].c == c)
+                return &p;
+        }
+        return nullptr;
     }
 };
 
@@ -77,8 +93,11 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const int64_t* f
     const isize size = o->kind == Weights::float32 ? 4 : o->kind == Weights::bfloat16 ? 2 : 1;
     const uint8_t* from = bits ? l->constant<uint8_t>(f[17], o->c * ceil_div(k, 8)) : l->constant<uint8_t>(f[17], o->c * k * size);
     if (!from) { if (!l->wrong) l->wrong = "a weight is missing"; return; }
+    const NetOp* const same = l->prepared(f[17], o);
     const isize panels = ceil_div(og, panel), bytes = o->groups * panels * k * panel * size;
-    if (!bits && o->groups == 1 && og % panel == 0 && panels >= 4 && l->t->constants[f[17]].ours && (uintptr_t)from % 64 == 0) {
+    if (same) {
+        o->weights = same->weights;
+    } else if (!bits && o->groups == 1 && og % panel == 0 && panels >= 4 && l->t->constants[f[17]].ours && (uintptr_t)from % 64 == 0) {
         uint8_t* const one = l->make<uint8_t>(panel * k * size);
         if (!one) return;
         for (uint8_t* at = (uint8_t*)from; at < from + bytes; at += panel * k * size) {       // where they lie, a panel after the other
@@ -156,11 +175,12 @@ inline void load_op(Loader* l, const int64_t* f, NetOp* o) {
         if (o->source == Source::real_conv) return make_panels(l, o, in, f);
         const uint8_t* stored = l->constant<uint8_t>(f[17], g.o * ceil_div(g.k(), 8));
         if (!stored) { if (!l->wrong) l->wrong = "a weight is missing"; return; }
-        uint8_t* blob = l->make<uint8_t>(blob_bytes(*n.v, g));
-        uint8_t* scratch = blob ? l->make<uint8_t>(prepack_scratch_bytes(g)) : nullptr;
-        uint8_t* memory = scratch ? l->make<uint8_t>(plan_bytes(g)) : nullptr;
+        const NetOp* const same = l->prepared(f[17], o);
+        uint8_t* const blob = same ? (uint8_t*)same->plan.blob.tap_counts - sizeof(BlobHeader) : l->make<uint8_t>(blob_bytes(*n.v, g));
+        uint8_t* const scratch = blob && !same ? l->make<uint8_t>(prepack_scratch_bytes(g)) : nullptr;
+        uint8_t* const memory = same || scratch ? l->make<uint8_t>(plan_bytes(g)) : nullptr;
         if (!memory) return;
-        prepack(*n.v, g, stored, blob, scratch);
+        if (!same) prepack(*n.v, g, stored, blob, scratch);
         Epilogue e;
         e.out = own_bits ? Out::bits : Out::float32;
         e.pool = own_bits ? o->pool : 1;
@@ -246,9 +266,13 @@ const char* load(const Variant& v, const NetTables& t, Allocate allocate, void* 
     out->v = &v, out->r = &real_for(v.name);
     net::Loader l{out, &t, allocate, context};
     out->micro_bytes = t.micro_bytes, out->chunk_bytes = t.chunk_bytes;
-    if (t.micro_bytes < 0 || t.chunk_bytes < 0) return "an area has a negative size";
+    // bytes of one image: times the images of a chunk and the threads, they stay far from overflowing
+    const isize limit = (isize)1 << 40;
+    if (t.micro_bytes < 0 || t.chunk_bytes < 0 || t.micro_bytes > limit || t.chunk_bytes > limit) return "an area has an impossible size";
     out->slot = l.make<NetSlot>(t.slot_count), out->op = l.make<NetOp>(t.op_count), out->stage = l.make<NetStage>(t.stage_count);
+    l.shared = l.make<net::Loader::Shared>(t.constant_count);
     if (l.wrong) return l.wrong;
+    for (isize i = 0; i < t.constant_count; ++i) l.shared[i] = {nullptr, 0, -1};
     for (isize i = 0; i < t.slot_count; ++i)
         if (const char* wrong = net::load_slot(t.slots + i * SLOT_FIELDS, out->slot + i, t)) return wrong;
     out->slots = t.slot_count, out->stages = t.stage_count;
