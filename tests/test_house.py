@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A room imports from itself and from those before it.
 ROOMS = [
-    "paths", "printable", "quantizers", "packing", "ops", "layers", "models", "records", "recipes", "data", "deploy", "training",
+    "paths", "quantizers", "packing", "ops", "layers", "models", "records", "recipes", "data", "deploy", "training",
     "experiments", "benchmarks", "book", "cli",
 ]  # fmt: skip
 # `python -m bnnlib.train` and its like: another name of a command, and nothing else
@@ -40,7 +40,7 @@ def imports(path: Path) -> set[str]:
             found |= {room(f"{node.module}.{name.name}") for name in node.names}
         elif isinstance(node, ast.Import):
             found |= {room(name.name) for name in node.names if name.name.startswith("bnnlib.")}
-    return found - {"", "__version__"}
+    return found - {"", "__version__", "printable"}  # what the package itself holds
 
 
 def files() -> list[Path]:

@@ -3,7 +3,7 @@
     python -m bnnlib.book.studies.scale_gradients search mlp    # validation accuracy of a grid of rates
     python -m bnnlib.book.studies.scale_gradients run mlp       # ten seeds at the best rate; the errors of each, by image
 
-Batch norm and Adam hide the scale of a gradient. The recipes ``gradient-<net>-<gradient>`` have neither. ``search`` trains
+Batch norm and Adam hide the scale of a gradient. The recipes ``ours-<net>-gradient-<gradient>`` have neither. ``search`` trains
 each of them at every rate of ``RATES`` with the seeds of ``SEARCH_SEEDS``, which ``run`` does not use, and keeps the
 accuracy on validation images; the test set plays no part in it. The rate that a recipe states is the best of its grid. ``run``
 writes the record of each run as any training does, and which test images it got wrong, so that two gradients can be
@@ -33,7 +33,7 @@ SEARCH_SEEDS = (100, 101)
 
 def names(net: str) -> dict[str, str]:
     """The recipe of each gradient for ``net``. Raises :class:`bnnlib.recipes.RecipeError` for a net without such recipes."""
-    return {gradient: recipes.load(f"gradient-{net}-{gradient}").name for gradient in GRADIENTS}
+    return {gradient: recipes.load(f"ours-{net}-gradient-{gradient}").name for gradient in GRADIENTS}
 
 
 def rates_path(net: str) -> Path:
@@ -109,7 +109,7 @@ def _keep(found: dict, path: Path) -> None:
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
-Net = Annotated[str, typer.Argument(help="mlp, of the recipes gradient-mlp-*")]
+Net = Annotated[str, typer.Argument(help="mlp, of the recipes ours-mlp-gradient-*")]
 Data = Annotated[Path | None, typer.Option("--data", help="folder of the data sets")]
 
 
