@@ -23,7 +23,7 @@ bench = typer.Typer(no_args_is_help=True, help="Measure this machine: kernels, o
 
 # command: module, what it does
 MODULES = {
-    "train": ("bnnlib.training.loop", "Train a recipe; the same command resumes a run that was stopped."),
+    "train": ("bnnlib.training.cli", "Train a recipe; the same command resumes a run that was stopped."),
     "report": ("bnnlib.experiments.report", "Print the scoreboard, or write it into a file."),
     "data": ("bnnlib.data.__main__", "Say which data sets are here, or fetch one."),
     "deploy": ("bnnlib.deploy.__main__", "Pack a trained network, look into a packed file, run one on images."),

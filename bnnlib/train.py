@@ -1,4 +1,4 @@
-"""``python -m bnnlib.train`` is ``bnn train``: see :mod:`bnnlib.training.loop`."""
+"""``python -m bnnlib.train`` is ``bnn train``: see :mod:`bnnlib.training.cli`."""
 
 from bnnlib.cli import run
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from bnnlib import data, deploy, quantizers, recipes, records
 from bnnlib.recipes import RecipeError
-from bnnlib.training import building, checkpoint, loop
+from bnnlib.training import building, checkpoint, cli, loop
 
 TINY = """
 title: a tiny run on the embedded digits
@@ -288,7 +288,7 @@ def test_a_closed_standard_error_is_no_other_files(recipe, tmp_path):
     command = f"{sys.executable} -m bnnlib.train {recipe} --seed -1 --runs {tmp_path}"
     for closed in ("2>&-", "2>/dev/full"):
         assert subprocess.run(f"{command} {closed}", shell=True, cwd=records.ROOT).returncode == 1
-    where = "import os, sys; from bnnlib import train; loop._survive_without_standard_files(); print(os.open(sys.argv[1], 0))"
+    where = "import os, sys; from bnnlib.training import cli; cli._survive_without_standard_files(); print(os.open(sys.argv[1], 0))"
     done = subprocess.run(f"{sys.executable} -c '{where}' {recipe} 2>&-", shell=True, cwd=records.ROOT, stdout=subprocess.PIPE)
     assert int(done.stdout) > 2
 
@@ -377,7 +377,7 @@ def test_distillation_needs_a_teacher_that_fits(recipe, tmp_path):
     student = run(recipe, tmp_path, overrides={"distill.teacher": str(path), "distill.mix": 1.0}).record
     assert (student.teacher.recipe, student.teacher.top1) == ("tiny", teacher.record.top1_last)
     assert student.curve[0].train_loss != teacher.record.curve[0].train_loss
-    with pytest.raises(RecipeError, match="trained with input normalized, tiny has unit"):
+    with pytest.raises(RecipeError, match="trained with input 'normalized', tiny has unit"):
         run(recipe, tmp_path, overrides={"distill.teacher": str(path), "input": "unit"})
 
 
@@ -441,7 +441,7 @@ def test_weight_decay_groups():
     ids=["recipe", "value", "field", "form", "YAML", "profile"],
 )
 def test_the_command_line_answers_mistakes_in_one_line(arguments, said):
-    answer = CliRunner().invoke(loop.app, arguments)
+    answer = CliRunner().invoke(cli.app, arguments)
     assert answer.exit_code == 1
     assert said in answer.stderr
     assert answer.stderr.count("\n") == 1 and answer.stdout == ""
@@ -451,7 +451,7 @@ def test_the_command_line_trains(recipe, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "bnnlib.training.loop",
+        "bnnlib.train",
         str(recipe),
         "--profile",
         "quick",

@@ -16,23 +16,19 @@ each) there.
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import dataclasses
 import math
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import typer
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -41,6 +37,7 @@ from bnnlib.data import evaluate, random
 from bnnlib.ops import precision
 from bnnlib.recipes import Recipe
 from bnnlib.training import building, checkpoint, objectives, schedules
+from bnnlib.training.progress import StandardError
 
 CHECKPOINT_SECONDS = 300
 EPOCH_CHECKPOINT_SECONDS = 10  # short epochs share a checkpoint
@@ -108,9 +105,9 @@ def train(
         def lock() -> None:
             held.enter_context(checkpoint.Lock(run_dir))
 
-        _by_first(fabric, lock)
+        on_rank_zero(fabric, lock)
         if progress and first:
-            print(f"{recipe.name} seed {seed} ({profile}): run folder {run_dir}", file=_Progress(), flush=True)
+            print(f"{recipe.name} seed {seed} ({profile}): run folder {run_dir}", file=StandardError(), flush=True)
         if out is None and recipe.name in recipes.names():
             out = records.FOLDER
         elsewhere = profile != "full" or overrides or out is None
@@ -138,7 +135,7 @@ def _fabric(precision: str):
     return fabric
 
 
-def _by_first(fabric, call: Callable[[], Any]) -> Any:
+def on_rank_zero(fabric, call: Callable[[], Any]) -> Any:
     """``call()`` by the first process alone; what it gives, or the error it raises, is every process's. So
     none waits for one that gave up."""
     outcome: tuple[Any, Exception | None] = (None, None)
@@ -175,7 +172,7 @@ class _Run:
             run_dir,
             progress,
         )
-        self.shown = _Progress()
+        self.shown = StandardError()
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         with fabric.rank_zero_first(local=True):  # what has to be fetched, unpacked or decoded is, once
             self.dataset = data.load(recipe.dataset, data_root)
@@ -307,14 +304,14 @@ class _Run:
                 path.unlink(missing_ok=True)
             return checkpoint.load(path, self.identity)
 
-        state = _by_first(self.fabric, read)
+        state = on_rank_zero(self.fabric, read)
         if state is None:
             return
         try:
             self._restore(state)
         except Exception as error:  # what is missing, of another shape or of another type can raise almost anything
             raise checkpoint.damaged(path, error) from None
-        self._say(f"resumed at epoch {self.epoch + 1}, step {self.step}")
+        self._log(f"resumed at epoch {self.epoch + 1}, step {self.step}")
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name in (
@@ -363,7 +360,7 @@ class _Run:
                 dataset=self.dataset,
             )
             records.write(record, kept)
-            self._say(
+            self._log(
                 f"{record.top1_last:.2f} % top-1 at the last epoch, {record.top1_best:.2f} at the best of {record.best_of}; record {kept}"
             )
         return RunResult(record, model.eval(), self.run_dir, kept or self.run_dir)
@@ -489,7 +486,7 @@ class _Run:
         self.curve.append(point.model_dump())
         for name in ("lr", "train_loss", "train_top1", "test_loss", "test_top1"):
             log.add_scalar(name, getattr(point, name), point.epoch)
-        self._say(
+        self._log(
             f"epoch {point.epoch}/{self.recipe.epochs}: loss {point.train_loss:.4f}, train {point.train_top1:.2f} %, test {point.test_top1:.2f} %, "
             f"{images / max(seconds, 1e-9):.0f} images/s, {self._time_left()} left"
         )
@@ -635,7 +632,7 @@ class _Run:
         left = self.wall / (self.epoch + 1) * (self.recipe.epochs - self.epoch - 1)
         return f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
 
-    def _say(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         if self.progress and self.fabric.is_global_zero:
             tqdm.write(printable(text), file=self.shown)
             self.shown.flush()
@@ -675,23 +672,6 @@ class _Run:
         )
 
 
-class _Progress:
-    """The standard error as far as it goes: what cannot be written (a pipe that was closed, a full disk) is dropped, and
-    the training goes on."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
-
-    def write(self, text: str) -> int:
-        with suppress(OSError, ValueError, AttributeError):  # the last: a process without standard error
-            sys.stderr.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError, ValueError, AttributeError):
-            sys.stderr.flush()
-
-
 class _Silent:
     def add_scalar(self, *args) -> None:
         pass
@@ -716,109 +696,3 @@ def _augment(recipe: Recipe, train: data.Split | data.LazySplit) -> Any:
         )
         raise recipes.RecipeError(f"recipe {recipe.name}: images of {recipe.dataset} are {what}")
     return data.view(a.view, train=True) if lazy else data.Augment(**a.model_dump(exclude={"view"}))
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    recipe: Annotated[str, typer.Argument(help="a recipe's name, or the path of a .yaml file")],
-    seed: int = 0,
-    profile: Annotated[str, typer.Option(help="full: as the recipe says; quick: seconds on a CPU")] = "full",
-    data_root: Annotated[
-        Path | None,
-        typer.Option("--data", help="folder of the data sets; else $BNN_DATA, else the cache folder"),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="folder of the records of full runs [results/runs; of a recipe of your own: its run folder]"
-        ),
-    ] = None,
-    runs: Annotated[
-        Path | None, typer.Option(help="folder of the run folders; else $BNN_RUNS, else the cache folder")
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="FIELD=VALUE", help="change a field (optimizer.lr=0.001); may be repeated"
-        ),
-    ] = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="forget the checkpoint in the run folder")
-    ] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
-) -> None:
-    """Train RECIPE, resuming where an earlier run of the same recipe and seed left off."""
-    _keep_freed_memory()
-    _survive_without_standard_files()
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        overrides = dict(_change(text) for text in changes or [])
-        train(
-            recipe,
-            seed=seed,
-            profile=profile,
-            data_root=data_root,
-            out=out,
-            runs=runs,
-            overrides=overrides or None,
-            restart=restart,
-        )
-    except Interrupted as stopped:
-        _fail(str(stopped), code=130, once=True)
-    except (ValueError, FileNotFoundError, checkpoint.CheckpointError, checkpoint.RunBusy) as error:
-        _fail(str(error), once=True)
-    except TrainingError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(
-            f"{error.filename or 'a file'}: {error.strerror or error}; what was written before is whole, and the same command goes on from its last checkpoint"
-        )
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc's malloc keep what is freed. By default it gives every large block back to the system, whose
-    pages must be cleared anew at the next step: a tenth to a third of a LeNet-5 training step on a CPU."""
-    malloc_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if malloc_option is not None:
-        trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
-        malloc_option(trim_threshold, 2**31 - 1)
-        malloc_option(mmap_threshold, 2**30)
-
-
-def _survive_without_standard_files() -> None:
-    """Put /dev/null in the place of standard files that are closed, whose numbers would go to the next files opened; and
-    of a standard error that cannot be flushed when the process ends, which would turn its exit status into 120."""
-    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-
-    def let_go() -> None:
-        try:
-            sys.stderr.flush()
-        except (OSError, ValueError, AttributeError):
-            os.dup2(handle, 2)
-
-    atexit.register(let_go)
-
-
-def _change(text: str) -> tuple[str, Any]:
-    """``field=value`` of ``--set``, the value read as YAML."""
-    field, equals, value = text.partition("=")
-    if not equals:
-        raise recipes.RecipeError(f"--set {text}: write it as field=value")
-    return field, recipes.parse_value(value)
-
-
-def _fail(text: str, code: int = 1, once: bool = False) -> None:
-    """Print ``text`` and leave; ``once``: what every process says alike is said by the first."""
-    if not once or os.environ.get("RANK", "0") == "0":
-        lines = (f"error: {text}" if code == 1 else text).split("\n")
-        print("\n".join(map(printable, lines)), file=_Progress(), flush=True)
-    raise typer.Exit(code)
-
-
-if __name__ == "__main__":
-    app(prog_name="bnn train")
