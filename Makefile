@@ -5,9 +5,10 @@ SEED    ?= 0
 PROFILE ?= stored
 NAME    ?= mnist
 JOBS    ?= all
+MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help env kernels book test data chapters train reproduce bench bench-kernels lab clean pins
+.PHONY: help env kernels book test fuzz data chapters train reproduce bench bench-kernels lab clean pins
 
 # What a recipe starts, and what that starts in turn, comes from .venv.
 IN_ENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -16,6 +17,7 @@ help:
 	@echo "make env        set up .venv: Python packages (pinned, checked by hash), bnnlib editable"
 	@echo "make book       run every chapter from the stored results, build the book: build/html/index.html"
 	@echo "make test       run the tests"
+	@echo "make fuzz       attack the library with random input   MINUTES=10  (a SEED of your own: ARGS='--seed 1')"
 	@echo "make kernels    compile the native kernels and list those that this CPU can run"
 	@echo "make data       fetch a data set                    NAME=mnist (or cifar10, tiny-imagenet)"
 	@echo "make chapters   run the chapters into build/        PROFILE=stored (or quick, full)  SEED=0"
@@ -41,6 +43,10 @@ book: kernels
 # One thread a worker: the workers share the cores.
 test: kernels
 	@$(IN_ENV) OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 8 $(ARGS)
+
+# What a finding prints reproduces it.
+fuzz: kernels
+	@$(IN_ENV) python -m bnnlib.fuzz --minutes $(MINUTES) $(ARGS)
 
 data: env
 	@$(IN_ENV) python -m bnnlib.data fetch $(NAME)

@@ -451,7 +451,7 @@ def test_the_command_line_trains(recipe, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "bnnlib.train",
+        "bnnlib.training.loop",
         str(recipe),
         "--profile",
         "quick",

@@ -700,20 +700,43 @@ class _TorchCall(nn.Module):
     def __init__(self, traced: torch.fx.GraphModule, node: torch.fx.Node) -> None:
         super().__init__()
         self.module = known.module_of(node, traced)
-        self.node, self.sources = node, list(dict.fromkeys(node.all_input_nodes))
-        self.shapes = [tuple(n.meta["shape"][1:]) for n in self.sources]
+        sources = list(dict.fromkeys(node.all_input_nodes))
+        self.shapes = [tuple(n.meta["shape"][1:]) for n in sources]
         if node.op == "get_attr":
             raise ConvertError(f"{node.target} is read outside of a module: put it into one")
+        # places instead of nodes, which hold the whole trace and cannot be pickled
+        place = {n: _Place(i) for i, n in enumerate(sources)}
+        self.op, self.target = node.op, node.target
+        self.given = torch.fx.node.map_arg((node.args, node.kwargs), place.__getitem__)
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        given = {n: t.reshape(t.shape[0], *s) for n, t, s in zip(self.sources, tensors, self.shapes, strict=True)}
-        args = torch.fx.node.map_arg(self.node.args, lambda n: given[n])
-        kwargs = torch.fx.node.map_arg(self.node.kwargs, lambda n: given[n])
+        args, kwargs = _filled(self.given, [t.reshape(t.shape[0], *s) for t, s in zip(tensors, self.shapes, strict=True)])
         if self.module is not None:
             return self.module(*args, **kwargs)
-        if self.node.op == "call_method":
-            return getattr(args[0], self.node.target)(*args[1:], **kwargs)
-        return self.node.target(*args, **kwargs)
+        if self.op == "call_method":
+            return getattr(args[0], self.target)(*args[1:], **kwargs)
+        return self.target(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Stands for the tensor of this number."""
+
+    number: int
+
+
+def _filled(value: Any, tensors: list[Tensor]) -> Any:
+    """``value`` with tensors in their places."""
+    if isinstance(value, _Place):
+        return tensors[value.number]
+    if isinstance(value, tuple | list):
+        filled = [_filled(v, tensors) for v in value]
+        return filled if isinstance(value, list) else tuple(filled)
+    if isinstance(value, dict):
+        return {k: _filled(v, tensors) for k, v in value.items()}
+    if isinstance(value, slice):
+        return slice(*(_filled(v, tensors) for v in (value.start, value.stop, value.step)))
+    return value
 
 
 def _side_by_side(window: dict[str, Any], shape: tuple[int, int, int]) -> int | None:

@@ -104,7 +104,7 @@ def teacher(
     for field in ("dataset", "input"):
         if about.get(field) != getattr(recipe, field):
             raise RecipeError(
-                f"the teacher {path} was trained with {field} {about.get(field)!r:.100}, {recipe.name} has "
+                f"the teacher {path} was trained with {field} {about.get(field)!s:.100}, {recipe.name} has "
                 f"{getattr(recipe, field)}: name a teacher trained alike"
             )
     try:

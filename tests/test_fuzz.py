@@ -1,0 +1,80 @@
+"""The attack on the library, for a few seconds; and that it finds what is wrong."""
+
+from __future__ import annotations
+
+import random
+import sys
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from bnnlib import fuzz
+from bnnlib.deploy.graph import Graph, Op, Slot
+
+
+@pytest.mark.parametrize("kind", fuzz.CASES)
+def test_a_short_attack_finds_nothing(kind):
+    done = CliRunner().invoke(fuzz.app, ["--minutes", "5", "--seed", "30", "--only", kind, "--cases", "40"])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("seed 30\n") and "40 cases, 0 findings" in done.output
+
+
+BAD = """
+import os, signal, sys
+from bnnlib import fuzz
+def bad(draw, folder):
+    number = draw.randrange(4)
+    if number == 0:
+        raise ValueError("wrong")
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if number == 2:
+        bytearray(fuzz.MEMORY * 2)
+fuzz.CASES["bad"] = bad
+fuzz.app(sys.argv[1:])
+"""
+
+
+def test_exceptions_signals_and_memory_are_findings_with_their_number():
+    tried, findings = fuzz.hunt("bad", 3, 5, 12, 300, [sys.executable, "-c", BAD])
+    assert tried == 12
+    wanted = {n: random.Random(f"3 bad {n}").randrange(4) for n in range(5, 17)}
+    said = {0: "ValueError: wrong", 1: "SIGSEGV", 2: "MemoryError"}
+    assert {number for number, _ in findings} == {n for n, kind in wanted.items() if kind < 3}
+    assert all(said[wanted[number]] in what for number, what in findings)
+    again = fuzz.hunt("bad", 3, findings[0][0], 1, 300, [sys.executable, "-c", BAD])
+    assert again == (1, findings[:1]) or again[1][0][0] == findings[0][0]
+
+
+def test_a_finding_is_printed_with_the_command_that_reproduces_it(monkeypatch):
+    monkeypatch.setattr(fuzz, "hunt", lambda *arguments: (7, [(5, "something is wrong")]))
+    done = CliRunner().invoke(fuzz.app, ["--seed", "9", "--only", "yaml"])
+    assert done.exit_code == 1
+    assert "yaml: 7 cases" in done.output and "python -m bnnlib.fuzz --only yaml --seed 9 --case 5 --cases 1" in done.output
+    assert CliRunner().invoke(fuzz.app, ["--only", "no"]).exit_code == 2
+
+
+def test_the_interpreter_by_hand():
+    """A convolution with a border, a pooling and a sign, in numbers that one can follow."""
+    tensors = {"w": np.array([0b1101], np.uint8).reshape(1, 1), "low": np.zeros(1, np.float32), "high": np.full(1, 1.5, np.float32)}
+    geometry = {"kernel": [2, 2], "stride": [1, 1], "padding": [0, 1], "dilation": [1, 1], "groups": 1}
+    stages = [{"op": "store", "slot": "y"}, {"op": "sign", "low": "low", "high": "high", "slot": "b"}]
+    slots = {"x": Slot("float32", (2, 2, 1)), "y": Slot("float32", (1, 3, 1)), "b": Slot("bits", (1, 3, 1))}
+    op = Op("real_conv", ["x"], {**geometry, "weights": "bits"}, {"weight": "w"}, stages)
+    graph = Graph(["x"], ["y", "b"], slots, [op], tensors)
+    graph.validate()
+    held = fuzz.interpret(graph, np.array([[[[1, 2], [3, 4]]]], np.float32))
+    assert held["y"].ravel().tolist() == [-1 + 3, 1 - 2 + 3 + 4, 2 + 4]  # weights 1 -1 / 1 1
+    assert held["b"].ravel().tolist() == [-1, -1, -1]
+
+
+def test_random_graphs_hold_every_operation_and_stage():
+    from bnnlib.deploy.graph import OPERATIONS, STAGES
+
+    graphs = [fuzz.Maker(random.Random(seed)).graph for seed in range(80)]
+    for graph in graphs:
+        graph.validate()
+    ops = [op for graph in graphs for op in graph.ops]
+    assert {op.kind for op in ops} == set(OPERATIONS) - {"torch"}
+    assert {stage["op"] for op in ops for stage in op.stages} == set(STAGES)
