@@ -5,6 +5,7 @@ XNOR-Net paper's, alpha detached, and the formula as S4's README misprints it ar
 checks and must be refused.
 """
 
+import json
 import math
 import re
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from bnnlib import data, layers, models, recipes, records
-from bnnlib.book.studies import gradients, jacobians
+from bnnlib.book.studies import gradients, jacobians, scale_gradients
 from bnnlib.quantizers import mean_scale, scaled_sign, sign
 
 SIZES = [1, 2, 3, 8, 75, 500]  # 75 and 500: a filter of a first and of LeNet-5's binary convolution
@@ -696,3 +697,12 @@ def test_the_consistent_gradient_by_hand():
     p = 0.5  # mean(g s) = (1 - 2 - 1 + 4) / 4
     expected = [[p + 0.75 * (1 - p), -p, p + 0.75 * (-1 - p), p + 0.75 * (4 - p)]]
     torch.testing.assert_close(w.grad, torch.tensor(expected))
+
+
+def test_each_gradient_is_trained_at_the_rate_that_its_search_found_best():
+    best = scale_gradients.best_rates("mlp")
+    for gradient, name in scale_gradients.names("mlp").items():
+        assert recipes.load(name).optimizer.lr == best[gradient], gradient
+    tried = json.loads(scale_gradients.rates_path("mlp").read_text())["validation_top1"]
+    assert {tuple(map(float, rates)) for rates in tried.values()} == {scale_gradients.RATES}
+    assert min(scale_gradients.SEARCH_SEEDS) >= max(recipes.load(n).seeds for n in scale_gradients.names("mlp").values())
