@@ -3,7 +3,7 @@
 #include "isa/variants.h"
 
 #include "executor/executor.h"
-#include "gradients/lookup.h"
+#include "gradients/all.h"
 #include "measure/one_word.h"
 #include "measure/peaks.h"
 #include "executor/real_variants.h"

@@ -167,9 +167,26 @@ void conv2d(const std::string& name, const std::vector<isize>& conv, py::array b
     bnn::parallel_for(threads, bnn::work_items(plan), bnn::work_bytes(plan), [&](isize item, uint8_t* mine) { bnn::run(plan, item, mine); });
 }
 
-bnn::Conv gradient_geometry(const std::string& name, const std::vector<isize>& conv) {
+py::list list_gradients() {
+    py::list all;
+    for (const bnn::Gradients* g = bnn::all_gradients; g->name; ++g) all.append(py::make_tuple(g->name, g->supported()));
+    return all;
+}
+
+// The name of the best that go with a variant, or None.
+py::object gradients_of(const std::string& variant) {
+    const bnn::Gradients* g = bnn::find_gradients(variant.c_str());
+    return g ? py::object(py::str(g->name)) : py::object(py::none());
+}
+
+const bnn::Gradients& gradients(const std::string& name) {
+    const bnn::Gradients* g = bnn::gradients_named(name.c_str());
+    if (!g || !g->supported()) fail("there are no gradients \"" + name + "\" on this CPU");
+    return *g;
+}
+
+bnn::Conv gradient_geometry(const std::vector<isize>& conv) {
     const bnn::Conv g = geometry(conv);
-    if (!bnn::find_gradients(name.c_str())) fail("kernel variant \"" + name + "\" has no gradients on this CPU");
     if (const char* wrong = bnn::check_gradient(g)) fail(std::string(wrong) + "; geometry " + text(conv));
     return g;
 }
@@ -177,23 +194,25 @@ bnn::Conv gradient_geometry(const std::string& name, const std::vector<isize>& c
 // dy: bf16 as int16 [N][OH][OW][O]; weights: int64 [O][kh][kw][words(C)]; scale: float32 [O]; dx: as dy, [N][H][W][C].
 void gradient_of_input(const std::string& name, const std::vector<isize>& conv, py::array dy, py::array weights, py::array scale,
                        py::array dx, isize threads) {
-    const bnn::Conv g = gradient_geometry(name, conv);
+    const bnn::Gradients& by = gradients(name);
+    const bnn::Conv g = gradient_geometry(conv);
     const uint16_t* from = (const uint16_t*)data<const int16_t>(dy, "gradient", {g.n, g.oh(), g.ow(), g.o});
     const uint64_t* w = (const uint64_t*)data<const int64_t>(weights, "weights", {g.o, g.kh, g.kw, bnn::words(g.c)});
     const float* s = data<const float>(scale, "scale", {g.o});
     uint16_t* to = (uint16_t*)data<int16_t>(dx, "result", {g.n, g.h, g.w, g.c});
     py::gil_scoped_release release;
-    bnn::find_gradients(name.c_str())->of_input(g, from, w, s, to, threads);
+    by.of_input(g, from, w, s, to, threads);
 }
 
 // signs: int64 [N][H][W][words(C)]; dw: float32 [O][kh][kw][C].
 void gradient_of_weight(const std::string& name, const std::vector<isize>& conv, py::array dy, py::array signs, py::array dw, isize threads) {
-    const bnn::Conv g = gradient_geometry(name, conv);
+    const bnn::Gradients& by = gradients(name);
+    const bnn::Conv g = gradient_geometry(conv);
     const uint16_t* from = (const uint16_t*)data<const int16_t>(dy, "gradient", {g.n, g.oh(), g.ow(), g.o});
     const uint64_t* x = (const uint64_t*)data<const int64_t>(signs, "signs", {g.n, g.h, g.w, bnn::words(g.c)});
     float* to = data<float>(dw, "result", {g.o, g.kh, g.kw, g.c});
     py::gil_scoped_release release;
-    bnn::find_gradients(name.c_str())->of_weight(g, from, x, to, threads);
+    by.of_weight(g, from, x, to, threads);
 }
 
 // n, h, w, c, window, stride, padding
@@ -245,7 +264,8 @@ PYBIND11_MODULE(bnn_kernels, m) {
     m.def("prepack", prepack);
     m.def("pack", pack);
     m.def("conv2d", conv2d);
-    m.def("has_gradients", [](const std::string& name) { return bnn::find_gradients(name.c_str()) != nullptr; });
+    m.def("gradients", list_gradients);
+    m.def("gradients_of", gradients_of);
     m.def("gradient_of_input", gradient_of_input);
     m.def("gradient_of_weight", gradient_of_weight);
     m.def("or_pool", or_pool);

@@ -1,5 +1,5 @@
 """The two ways to compute: compiled kernels, or plain PyTorch where they cannot be compiled. The same functions
-in each, but for the gradients by look-up, which some kernels alone have.
+in each, but for the gradients of bfloat16, which some kernels alone have.
 
 Tensors in and out are plain CPU tensors whose layout ``bnnlib.ops`` has already arranged; see its docstring
 for the formats.
@@ -35,7 +35,7 @@ class Native:
 
     def __init__(self, module, variant: str):
         self.module, self.variant = module, variant
-        self.gradients = module.has_gradients(variant)  # whether it has the two functions of that name
+        self.gradients = module.gradients_of(variant)  # the name of those it has, or None
 
     def pack(self, x: Tensor, out: Tensor) -> None:
         self.module.pack(self.variant, _array(x), _array(out), torch.get_num_threads())
@@ -57,13 +57,13 @@ class Native:
 
     def gradient_of_input(self, geometry: Geometry, dy: Tensor, weights: Tensor, scale: Tensor, out: Tensor) -> None:
         self.module.gradient_of_input(
-            self.variant, geometry, _array(dy.view(torch.int16)), _array(weights), _array(scale),
+            self.gradients, geometry, _array(dy.view(torch.int16)), _array(weights), _array(scale),
             _array(out.view(torch.int16)), torch.get_num_threads(),
         )  # fmt: skip
 
     def gradient_of_weight(self, geometry: Geometry, dy: Tensor, signs: Tensor, out: Tensor) -> None:
         self.module.gradient_of_weight(
-            self.variant, geometry, _array(dy.view(torch.int16)), _array(signs), _array(out), torch.get_num_threads()
+            self.gradients, geometry, _array(dy.view(torch.int16)), _array(signs), _array(out), torch.get_num_threads()
         )
 
     def or_pool(self, sizes: Sequence[int], bits: Tensor, flip: Tensor | None, out: Tensor) -> None:
@@ -76,7 +76,7 @@ class Fallback:
     """
 
     variant = "pytorch"
-    compiled = gradients = False
+    compiled, gradients = False, None
 
     def pack(self, x: Tensor, out: Tensor) -> None:
         out.copy_(pack_words(x.permute(0, 2, 3, 1) >= 0))

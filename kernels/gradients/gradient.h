@@ -3,14 +3,16 @@
 //   dx[n][y][x][c] = sum over o, i, j of scale[o] dy[n][y + ph - i][x + pw - j][o] w[o][i][j][c]
 //   dw[o][i][j][c] = sum over n, y, x of dy[n][y][x][o] s[n][y + i - ph][x + j - pw][c]
 //
-// with w and s of -1 and +1, and what lies outside nothing. lookup.h does the work. For the rest there is the framework.
+// with w and s of -1 and +1, and what lies outside nothing. amx.h multiplies,
+// lookup.h looks up. For the rest there is the framework.
 #pragma once
 #include "isa/variant.h"
 
 namespace bnn {
 
 struct Gradients {
-    const char* name;                   // how the variants that go with it begin
+    const char* name;
+    const char* variants;               // how those that go with it begin
     bool (*supported)();
     // dy: [N][OH][OW][O]; weights: [O][kh][kw][words(C)]; scale: [O]; dx: bf16 [N][H][W][C].
     void (*of_input)(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale, uint16_t* dx, isize threads);
@@ -18,8 +20,11 @@ struct Gradients {
     void (*of_weight)(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads);
 };
 
-// Those that go with the variant of this name, or null: it has none, or this CPU lacks what they take.
+// Those of this program, best first, one without a name at the end; the best that go with the variant of this name, or null: it has
+// none, or this CPU lacks what they take; and those of this name, or null. all.h has them all.
+extern const Gradients all_gradients[];
 const Gradients* find_gradients(const char* variant);
+const Gradients* gradients_named(const char* name);
 
 // Null, or why the convolution is not one of these.
 inline const char* check_gradient(const Conv& g) {

@@ -9,30 +9,9 @@
 // at most, and by nothing where the values are multiples of it; on normally distributed values that is less than what rounding the
 // result to bf16 takes away with AVX-512, whose sums have a bit more, and up to a third more than it with AVX2. A value that is not finite makes every sum it is in NaN.
 #pragma once
-#include "isa/cpu.h"
-#include "gradients/gradient.h"
 #include "threads.h"
 
 #if defined(__x86_64__)
 #include "gradients/lookup_avx2.h"
 #include "gradients/lookup_avx512.h"
 #endif
-
-namespace bnn {
-
-// Best first. Not with AMX, which multiplies five times as many in a cycle as can be looked up.
-const Gradients all_gradients[] = {
-#if defined(__x86_64__)
-    {"avx512", [] { return cpu().avx512bw && !cpu().amx; }, lookup_avx512::gradient_of_input, lookup_avx512::gradient_of_weight},
-    {"avx2", [] { return cpu().avx2 && cpu().fma && !cpu().amx; }, lookup_avx2::gradient_of_input, lookup_avx2::gradient_of_weight},
-#endif
-    {},
-};
-
-const Gradients* find_gradients(const char* variant) {
-    for (const Gradients* g = all_gradients; g->name; ++g)
-        if (g->supported() && !__builtin_strncmp(variant, g->name, __builtin_strlen(g->name))) return g;
-    return nullptr;
-}
-
-}  // namespace bnn

@@ -7,6 +7,10 @@
 
 #if defined(__x86_64__) && !defined(BNN_EMULATE)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 #define BNN_PRAGMA(x) _Pragma(#x)
@@ -40,7 +44,7 @@ struct Cpu {
     bool popcnt = false, avx2 = false, avx512bw = false, avx512vpopcntdq = false;
     bool fma = false, avx512bf16 = false;                           // for float work
     bool avx512vnni = false, avxvnniint8 = false;                   // for peaks.h alone
-    bool amx = false;                                               // multiplies bf16 in tiles
+    bool amx_int8 = false, amx_bf16 = false;                        // tiles; for those that amx_permitted() lets have them
 };
 
 inline Cpu ask_cpu() {
@@ -60,13 +64,14 @@ inline Cpu ask_cpu() {
     c.avx512bw = c.avx2 && zmm && (b >> 16 & 1) && (b >> 30 & 1);   // F and BW
     c.avx512vpopcntdq = c.avx512bw && (cx >> 14 & 1);
     c.avx512vnni = c.avx512bw && (cx >> 11 & 1);
-    c.amx = d >> 22 & 1;
+    const bool tiles = c.avx512bw && (low & 0x60000) == 0x60000 && (d >> 24 & 1);
+    c.amx_int8 = tiles && (d >> 25 & 1), c.amx_bf16 = tiles && (d >> 22 & 1);
     if (__get_cpuid_count(7, 1, &a, &b, &cx, &d)) {
         c.avx512bf16 = c.avx512bw && (a >> 5 & 1);
         c.avxvnniint8 = c.avx2 && (d >> 4 & 1);
     }
 #elif defined(BNN_EMULATE)
-    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.fma = true;
+    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.fma = c.amx_int8 = c.amx_bf16 = true;
 #endif
     return c;
 }
@@ -74,6 +79,19 @@ inline Cpu ask_cpu() {
 inline const Cpu& cpu() {
     static const Cpu c = ask_cpu();
     return c;
+}
+
+// Whether this process may use tiles: Linux saves their 8 KiB only for those that ask for it. Asked once; it holds for all threads.
+inline bool amx_permitted() {
+#if defined(BNN_EMULATE)
+    return true;
+#elif defined(__x86_64__) && defined(__linux__)
+    constexpr long request = 0x1023, tile_data = 18;                // ARCH_REQ_XCOMP_PERM, a component of XCR0
+    static const bool permitted = syscall(SYS_arch_prctl, request, tile_data) == 0;
+    return permitted;
+#else
+    return false;
+#endif
 }
 
 }  // namespace bnn

@@ -4,6 +4,7 @@
 // one line for each variant and each kind of gradients, and exits with 1 at the first difference.
 #if defined(BNN_EMULATE)
 #include "emulate.h"
+#include "amx_emulate.h"
 #endif
 #include <cstdio>
 #include <cstdlib>
@@ -11,7 +12,7 @@
 #include <vector>
 
 #include "conv/conv.h"
-#include "gradients/lookup.h"
+#include "gradients/all.h"
 #include "isa/variants.h"
 
 using bnn::isize;

@@ -1,0 +1,31 @@
+// All gradients of this build, best first. Dispatch, tests and benchmarks walk this one table. For one unit of a program.
+#pragma once
+#include "gradients/amx.h"
+#include "gradients/lookup.h"
+
+namespace bnn {
+
+const Gradients all_gradients[] = {
+#if defined(BNN_AMX)
+    {"amx", "avx512vpopcnt", [] { return cpu().amx_bf16 && amx_permitted(); }, amx::gradient_of_input, amx::gradient_of_weight},
+#endif
+#if defined(__x86_64__)
+    {"avx512", "avx512", [] { return cpu().avx512bw; }, lookup_avx512::gradient_of_input, lookup_avx512::gradient_of_weight},
+    {"avx2", "avx2", [] { return cpu().avx2 && cpu().fma; }, lookup_avx2::gradient_of_input, lookup_avx2::gradient_of_weight},
+#endif
+    {},
+};
+
+const Gradients* find_gradients(const char* variant) {
+    for (const Gradients* g = all_gradients; g->name; ++g)
+        if (!__builtin_strncmp(variant, g->variants, __builtin_strlen(g->variants)) && g->supported()) return g;
+    return nullptr;
+}
+
+const Gradients* gradients_named(const char* name) {
+    for (const Gradients* g = all_gradients; g->name; ++g)
+        if (!__builtin_strcmp(name, g->name)) return g;
+    return nullptr;
+}
+
+}  // namespace bnn
