@@ -39,7 +39,7 @@ namespace bnn {
 struct Cpu {
     bool popcnt = false, avx2 = false, avx512bw = false, avx512vpopcntdq = false;
     bool fma = false, avx512bf16 = false;                           // for float work
-    bool avx512vnni = false, avxvnniint8 = false;                   // for peaks.h alone
+    bool avx512vnni = false;                                        // for peaks.h alone
     bool amx = false;                                               // multiplies bf16 in tiles
 };
 
@@ -61,10 +61,7 @@ inline Cpu ask_cpu() {
     c.avx512vpopcntdq = c.avx512bw && (cx >> 14 & 1);
     c.avx512vnni = c.avx512bw && (cx >> 11 & 1);
     c.amx = d >> 22 & 1;
-    if (__get_cpuid_count(7, 1, &a, &b, &cx, &d)) {
-        c.avx512bf16 = c.avx512bw && (a >> 5 & 1);
-        c.avxvnniint8 = c.avx2 && (d >> 4 & 1);
-    }
+    if (__get_cpuid_count(7, 1, &a, &b, &cx, &d)) c.avx512bf16 = c.avx512bw && (a >> 5 & 1);
 #elif defined(BNN_EMULATE)
     c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.fma = true;
 #endif

@@ -8,6 +8,7 @@
 #include "isa/avx512.h"
 #endif
 #if defined(__x86_64__) && !defined(BNN_EMULATE)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -32,6 +33,13 @@ inline double clock_chain(isize rounds) {
         __asm__ volatile("eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n"
                          "eor %0, %0, %1\n eor %0, %0, %1" : "+r"(x) : "r"(y));
     return 8.0 * (double)rounds;
+#else
+    uint64_t x = 3;                                                 // most other machines take 3 to 5 cycles: no more than a guess
+    for (isize i = 0; i < rounds; ++i) {
+        x *= x;
+        __asm__ volatile("" : "+r"(x));
+    }
+    return 3.0 * (double)rounds;
 #endif
 }
 
@@ -115,19 +123,23 @@ inline double vnni_int8_avx2(isize rounds) {
 }
 BNN_TARGET_END
 
+// What only this file asks of CPUID: EDX of leaf 7.
+inline unsigned leaf7_edx(unsigned sub) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, sub, &a, &b, &c, &d) ? d : 0;
+}
+
 // Linux lets a process use tiles (their state is 8 KB) once it has asked; XCR0 bits 17 and 18 say that it saves them.
 inline bool tiles_allowed() {
-    unsigned a, b, c, d, low, high;
-    if (!cpu().avx512bw || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 24 & 1)) return false;
+    if (!cpu().avx512bw || !(leaf7_edx(0) >> 24 & 1)) return false;
+    unsigned low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     constexpr long request_permission = 0x1023, tile_data = 18;
     return (low >> 17 & 3) == 3 && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 }
 
-inline bool has_tile_unit(int bit) {                                // of CPUID leaf 7, EDX
-    unsigned a, b, c, d;
-    return tiles_allowed() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> bit & 1);
-}
+#if defined(__clang__) || __GNUC__ >= 11                            // the first that know tiles
+#define BNN_TILE_INTRINSICS
 
 // Four independent sums of 16 x 16; their factors are zero, which takes as long as any other.
 struct TileShapes {
@@ -153,6 +165,7 @@ struct TileShapes {
 
 BNN_TILE_LIMIT(tiles_int8, "amx-tile,amx-int8", 16 * 16 * 64, _tile_dpbssd)
 BNN_TILE_LIMIT(tiles_bf16, "amx-tile,amx-bf16", 16 * 16 * 32, _tile_dpbf16ps)
+#endif
 
 BNN_TARGET_BEGIN("popcnt")
 inline double scalar_popcount(isize rounds) {
@@ -174,13 +187,15 @@ const Limit limits[] = {
     {"fma-avx2", "float32, fused multiply-add, AVX2", [] { return cpu().avx2 && cpu().fma; }, fma_avx2},
     {"fma-avx512", "float32, fused multiply-add, AVX-512", [] { return cpu().avx512bw; }, fma_avx512},
     {"bf16-avx512", "bfloat16, vdpbf16ps", [] { return cpu().avx512bf16; }, bf16_avx512},
-    {"bf16-amx", "bfloat16, tdpbf16ps, AMX tiles", [] { return has_tile_unit(22); }, tiles_bf16},
+#if defined(BNN_TILE_INTRINSICS)
+    {"bf16-amx", "bfloat16, tdpbf16ps, AMX tiles", [] { return tiles_allowed() && (leaf7_edx(0) >> 22 & 1); }, tiles_bf16},
+    {"int8-amx", "int8, tdpbssd, AMX tiles", [] { return tiles_allowed() && (leaf7_edx(0) >> 25 & 1); }, tiles_int8},
+#endif
     {"lookup-avx512", "a sign and 16 bits, tables of six, vpermi2w + vpaddw, AVX-512", [] { return cpu().avx512bw; }, tables_of_six},
     {"lookup-avx2", "a sign and 15 bits, tables of four, 4 vpshufb + 6 for their sums, AVX2", [] { return cpu().avx2; }, tables_of_four},
     {"int8-avx2", "int8, vpmaddubsw + vpmaddwd + vpaddd, AVX2", [] { return cpu().avx2; }, int8_avx2},
     {"int8-avx512", "int8, vpdpbusd, AVX-512", [] { return cpu().avx512vnni; }, vnni_avx512},
-    {"int8-avx2-vnni", "int8, vpdpbssd, AVX-VNNI-INT8", [] { return cpu().avxvnniint8; }, vnni_int8_avx2},
-    {"int8-amx", "int8, tdpbssd, AMX tiles", [] { return has_tile_unit(25); }, tiles_int8},
+    {"int8-avx2-vnni", "int8, vpdpbssd, AVX-VNNI-INT8", [] { return cpu().avx2 && (leaf7_edx(1) >> 4 & 1); }, vnni_int8_avx2},
     {"popcount-scalar", "1 bit, xor + popcnt + add, 64-bit words", [] { return cpu().popcnt; }, scalar_popcount},
     {"popcount-avx2", "1 bit, shuffle popcount, AVX2", [] { return cpu().avx2; }, shuffle_popcount_avx2},
     {"pair-table-avx2", "1 bit, pair tables, AVX2", [] { return cpu().avx2; }, pair_table_avx2},
