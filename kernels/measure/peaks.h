@@ -8,8 +8,7 @@
 #include "isa/avx512.h"
 #endif
 #if defined(__x86_64__) && !defined(BNN_EMULATE)
-#include <sys/syscall.h>
-#include <unistd.h>
+#include <cpuid.h>
 #endif
 
 namespace bnn {
@@ -32,6 +31,13 @@ inline double clock_chain(isize rounds) {
         __asm__ volatile("eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n eor %0, %0, %1\n"
                          "eor %0, %0, %1\n eor %0, %0, %1" : "+r"(x) : "r"(y));
     return 8.0 * (double)rounds;
+#else
+    uint64_t x = 3;                                                 // most other machines take 3 to 5 cycles: no more than a guess
+    for (isize i = 0; i < rounds; ++i) {
+        x *= x;
+        __asm__ volatile("" : "+r"(x));
+    }
+    return 3.0 * (double)rounds;
 #endif
 }
 
@@ -115,6 +121,9 @@ inline double vnni_int8_avx2(isize rounds) {
 }
 BNN_TARGET_END
 
+#if defined(__clang__) || __GNUC__ >= 11                            // the first that know tiles
+#define BNN_TILE_INTRINSICS
+
 // Four independent sums of 16 x 16; their factors are zero, which takes as long as any other.
 struct TileShapes {
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -139,6 +148,7 @@ struct TileShapes {
 
 BNN_TILE_LIMIT(tiles_int8, "amx-tile,amx-int8", 16 * 16 * 64, _tile_dpbssd)
 BNN_TILE_LIMIT(tiles_bf16, "amx-tile,amx-bf16", 16 * 16 * 32, _tile_dpbf16ps)
+#endif
 
 BNN_TARGET_BEGIN("popcnt")
 inline double scalar_popcount(isize rounds) {
@@ -160,13 +170,15 @@ const Limit limits[] = {
     {"fma-avx2", "float32, fused multiply-add, AVX2", [] { return cpu().avx2 && cpu().fma; }, fma_avx2},
     {"fma-avx512", "float32, fused multiply-add, AVX-512", [] { return cpu().avx512bw; }, fma_avx512},
     {"bf16-avx512", "bfloat16, vdpbf16ps", [] { return cpu().avx512bf16; }, bf16_avx512},
+#if defined(BNN_TILE_INTRINSICS)
     {"bf16-amx", "bfloat16, tdpbf16ps, AMX tiles", [] { return cpu().amx_bf16 && amx_permitted(); }, tiles_bf16},
+    {"int8-amx", "int8, tdpbssd, AMX tiles", [] { return cpu().amx_int8 && amx_permitted(); }, tiles_int8},
+#endif
     {"lookup-avx512", "a sign and 16 bits, tables of six, vpermi2w + vpaddw, AVX-512", [] { return cpu().avx512bw; }, tables_of_six},
     {"lookup-avx2", "a sign and 15 bits, tables of four, 4 vpshufb + 6 for their sums, AVX2", [] { return cpu().avx2; }, tables_of_four},
     {"int8-avx2", "int8, vpmaddubsw + vpmaddwd + vpaddd, AVX2", [] { return cpu().avx2; }, int8_avx2},
     {"int8-avx512", "int8, vpdpbusd, AVX-512", [] { return cpu().avx512vnni; }, vnni_avx512},
     {"int8-avx2-vnni", "int8, vpdpbssd, AVX-VNNI-INT8", [] { return cpu().avxvnniint8; }, vnni_int8_avx2},
-    {"int8-amx", "int8, tdpbssd, AMX tiles", [] { return cpu().amx_int8 && amx_permitted(); }, tiles_int8},
     {"popcount-scalar", "1 bit, xor + popcnt + add, 64-bit words", [] { return cpu().popcnt; }, scalar_popcount},
     {"popcount-avx2", "1 bit, shuffle popcount, AVX2", [] { return cpu().avx2; }, shuffle_popcount_avx2},
     {"pair-table-avx2", "1 bit, pair tables, AVX2", [] { return cpu().avx2; }, pair_table_avx2},
