@@ -199,7 +199,7 @@ class BinaryConv2d(_Binary):
         binary_input: False leaves the input as it is, so that the weights alone are binary (XNOR-Net's
             "BWN").
 
-    In training on a CPU the forward pass counts bits and the gradients may be looked up
+    In training on a CPU the forward pass counts bits and the gradients may come from its bits
     (:func:`bnnlib.ops.conv2d_of_signs`); see :func:`counting` for evaluation.
 
     Raises ``ValueError`` for a value that is not among the choices and for an input whose channels do not

@@ -59,12 +59,13 @@ def conv2d_of_signs(
     On a CPU it counts bits and rounds once; the gradients are ``F.conv2d``'s, that of ``sign(x)`` for ``x``, and so is
     everything in float64 or where the kernels are not compiled.
 
-    Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, on a CPU with AVX-512 or AVX2 (and
-    no AMX, which is faster still), with stride 1, dilation 1 and one group, the gradients are looked up in tables of the
-    sums of a few values, which takes less time than a multiplication. The sums are of integers: 128 or 192 values at a
-    time are rounded to multiples of a power of two, so that no sum of theirs overflows, whatever the signs are. On
-    normally distributed gradients that is off by less than bfloat16's own rounding with AVX-512, by up to a third more
-    than it with AVX2.
+    Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, on a CPU with AMX, AVX-512 or AVX2,
+    with stride 1, dilation 1 and one group, the kernels compute the gradients from the packed signs. With AMX they
+    multiply signs, and for the input weights rounded to bfloat16, by the gradient; sums are of float32, and numbers
+    too small for its normal range count as 0. Otherwise they look sums of a few values up in tables, which takes less
+    time than a multiplication. These sums are of integers: 128 or 192 values at a time are rounded to multiples of a
+    power of two, so that no sum of theirs overflows, whatever the signs are. On normally distributed gradients that is
+    off by less than bfloat16's own rounding with AVX-512, by up to a third more than it with AVX2.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     geometry = pair(stride), pair(padding), pair(dilation), groups
@@ -190,7 +191,7 @@ def _conv2d_of_signs_backward(ctx, gradient, _):
 def _gradients_of_signs(
     gradient, x, weight, bits, stride, padding, dilation, groups, dropout, needed
 ) -> tuple[Tensor, Tensor]:
-    """Looked up where the kernels can (``kernels/gradients/lookup.h``); an empty tensor for one that is not needed."""
+    """By the kernels where they can (``kernels/gradients/gradient.h``); an empty tensor for one that is not needed."""
     (n, c, h, w), (o, _, kh, kw) = x.shape, weight.shape
     plain = [*stride, *dilation, groups] == [1, 1, 1, 1, 1]
     if not (plain and gradient.dtype == torch.bfloat16 and _backend.backend().gradients and len(bits)):

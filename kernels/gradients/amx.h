@@ -75,6 +75,16 @@ inline __m512i signed_pair(__m512i minus, uint16_t first, uint16_t second) {
 }
 inline uint16_t signs_of(const uint64_t* row, isize block) { return (uint16_t)(row[block / 4] >> block % 4 * SIDE); }
 
+// SIDE floats, as to_bf16 rounds them.
+inline void store_bf16(const float* from, uint16_t* to) {
+    const __m512i word = _mm512_loadu_si512(from), odd = _mm512_and_si512(_mm512_srli_epi32(word, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(_mm512_add_epi32(word, odd), _mm512_set1_epi32(0x7fff));
+    const __m512i size = _mm512_and_si512(word, _mm512_set1_epi32(0x7fffffff));
+    const __mmask16 nan = _mm512_cmpgt_epi32_mask(size, _mm512_set1_epi32(0x7f800000));
+    const __m512i half = _mm512_mask_blend_epi32(nan, _mm512_srli_epi32(up, 16), _mm512_set1_epi32(0x7fc0));
+    _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16(half));
+}
+
 // A grid of slots: `lines` of `width` slots for each image. In it the image begins at line `top`, slot `left`.
 struct Grid {
     isize lines, width, top, left;
@@ -136,7 +146,9 @@ struct Input {
             for (isize x = skip_x; x < g.ow() - skip_x; ++x) {
                 const uint16_t* const from = dy + (((first + image) * g.oh() + y) * g.ow() + x) * g.o;
                 uint16_t* const to = left + (image * grid.image() + (y + grid.top) * grid.width + x + grid.left) * DEPTH;
-                for (isize o = 0; o < g.o; o += DEPTH) copy(to + o * slots, from + o, least(DEPTH, g.o - o) * 2);
+                isize o = 0;
+                for (; o + DEPTH <= g.o; o += DEPTH) copy(to + o * slots, from + o, DEPTH * 2);
+                if (o < g.o) copy(to + o * slots, from + o, (g.o - o) * 2);
             }
         }
         const Tiles tiles;
@@ -163,8 +175,13 @@ struct Input {
                 uint16_t* const to = dx + (((first + image) * g.h + y) * g.w + x) * g.c + block * BLOCK;
                 const float* const from = sums + r / SIDE * 2 * SIDE * SIDE + r % SIDE * SIDE;
                 const isize left = g.c - block * BLOCK;
-                avx2::plain::to_bf16(from, least(SIDE, left), to);
-                if (left > SIDE) avx2::plain::to_bf16(from + SIDE * SIDE, least(SIDE, left - SIDE), to + SIDE);
+                if (left >= BLOCK) {
+                    store_bf16(from, to);
+                    store_bf16(from + SIDE * SIDE, to + SIDE);
+                } else {
+                    avx2::plain::to_bf16(from, least(SIDE, left), to);
+                    if (left > SIDE) avx2::plain::to_bf16(from + SIDE * SIDE, left - SIDE, to + SIDE);
+                }
             }
             if (++x == grid.width) {
                 x = 0;
