@@ -2,6 +2,8 @@
 splits."""
 
 import io
+import os
+import pickle
 import shutil
 
 import numpy as np
@@ -350,6 +352,17 @@ def test_archives_are_unpacked_by_torchvision(small_imagenet, monkeypatch):
         torchvision.datasets, "ImageNet", lambda root, split: shutil.copytree(hidden / split, root / split)
     )
     assert len(data.load("imagenet", small_imagenet).train) == 21
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", pickle.dumps(os.system), pickle.dumps(7)], ids=["empty", "text", "code", "number"])
+def test_what_a_stranger_left_in_meta_bin_is_an_error(small_imagenet, content):
+    folder = small_imagenet / "imagenet"
+    shutil.rmtree(folder / "val")
+    for name in imagenet.ARCHIVES:
+        (folder / name).touch()
+    (folder / "meta.bin").write_bytes(content)
+    with pytest.raises(data.DataError, match="img_val.tar: could not be unpacked"):
+        data.load("imagenet", small_imagenet)
 
 
 def test_imagenette_is_torchvisions(photos, tmp_path):
