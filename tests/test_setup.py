@@ -103,13 +103,8 @@ def test_no_second_lock_file() -> None:
 
 def test_make_help_lists_the_targets() -> None:
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-<<<<<<< HEAD
     listed = re.findall(r"^make ([\w-]+) ", shown, re.MULTILINE)
-    assert set(listed) == set("env book test kernels data chapters train reproduce bench bench-kernels lab clean".split())
-=======
-    listed = re.findall(r"^make (\w+) ", shown, re.MULTILINE)
-    assert set(listed) == set("env book test fuzz kernels data chapters train reproduce bench lab clean".split())
->>>>>>> attack-merge
+    assert set(listed) == set("env book test fuzz kernels data chapters train reproduce bench bench-kernels lab clean".split())
     makefile = (ROOT / "Makefile").read_text()
     for target in listed:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
