@@ -79,7 +79,7 @@ def test_avx512_by_emulation(tmp_path):
     need(shutil.which("g++") is not None, "g++")
     need(Path("/usr/include/simde/x86/avx512.h").exists(), "SIMDe (Debian: libsimde-dev)")
     said = run([str(build(tmp_path, ["g++"], "-O1", "-DBNN_EMULATE", "-Wno-psabi"))])
-    for variant in ("avx512vpopcnt", "avx512bw", "avx2", "gradients amx", "gradients avx512", "gradients avx2"):
+    for variant in ("amx", "avx512vpopcnt", "avx512bw", "avx2", "gradients amx", "gradients avx512", "gradients avx2"):
         assert said[variant] == f"{CASES} cases equal"
 
 

@@ -393,7 +393,8 @@ inline void count_tile(const Plan& p, isize item, uint8_t* memory, Tile* t) {
         const auto count = [&](isize i, isize many, isize from, isize to) {
             uint16_t* counts = w.counts + shift + i * w.count_stride;
             if (p.lines)
-                v.count_lines(at + i, line_stride, line_bytes, many, weights, g.row_bytes(), from, to, low, high, counts, w.count_stride);
+                v.count_lines(at + i, line_stride, line_bytes, many, weights, g.row_bytes(), from, to, low, high, counts, w.count_stride,
+                              w.scratch);
             else
                 v.count(rows + i * stride, stride, many, weights, g.row_bytes(), from, to, low, high, counts, w.count_stride, w.scratch);
         };

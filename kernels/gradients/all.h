@@ -7,7 +7,7 @@ namespace bnn {
 
 const Gradients all_gradients[] = {
 #if defined(BNN_AMX)
-    {"amx", "avx512vpopcnt", [] { return cpu().amx_bf16 && amx_permitted(); }, amx::gradient_of_input, amx::gradient_of_weight},
+    {"amx", "avx512vpopcnt", [] { return cpu().amx_bf16 && amx_permitted(); }, amx_gradients::gradient_of_input, amx_gradients::gradient_of_weight},
 #endif
 #if defined(__x86_64__)
     {"avx512", "avx512", [] { return cpu().avx512bw; }, lookup_avx512::gradient_of_input, lookup_avx512::gradient_of_weight},
@@ -17,6 +17,7 @@ const Gradients all_gradients[] = {
 };
 
 const Gradients* find_gradients(const char* variant) {
+    if (!__builtin_strcmp(variant, "amx")) variant = "avx512vpopcnt";       // which it is, but for its tiles
     for (const Gradients* g = all_gradients; g->name; ++g)
         if (!__builtin_strncmp(variant, g->variants, __builtin_strlen(g->variants)) && g->supported()) return g;
     return nullptr;

@@ -9,14 +9,13 @@
 //
 // The right factor of a tile multiplication has pairs in a row: [k / 2][16 columns][2], which is a vector for each pair.
 #pragma once
-#if defined(BNN_EMULATE) || (defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11))
-#define BNN_AMX
+#if defined(BNN_AMX)
 #include "gradients/gradient.h"
 #include "isa/avx2.h"
 #include "threads.h"
 
 BNN_TARGET_BEGIN("amx-tile,amx-bf16,avx512f,avx512bw")
-namespace bnn::amx {
+namespace bnn::amx_gradients {
 
 constexpr isize SIDE = 16, DEPTH = 32;                  // rows and columns of a tile of sums; bf16 in a row of a factor
 constexpr isize TILE = SIDE * DEPTH;                    // bf16 in a factor
@@ -309,6 +308,6 @@ inline void gradient_of_weight(const Conv& g, const uint16_t* dy, const uint64_t
     parallel_for(threads, g.o, 0, [&](isize o, uint8_t*) { work.finish(o); });
 }
 
-}  // namespace bnn::amx
+}  // namespace bnn::amx_gradients
 BNN_TARGET_END
 #endif

@@ -83,7 +83,7 @@ void count_pixels(const uint8_t* const* at, isize line_stride, isize lines, isiz
 }
 
 inline void count_lines(const uint8_t* const* at, isize line_stride, isize line_bytes, isize pixels, const uint8_t* weights,
-                        isize row_bytes, isize from, isize to, isize first, isize last, uint16_t* counts, isize counts_stride) {
+                        isize row_bytes, isize from, isize to, isize first, isize last, uint16_t* counts, isize counts_stride, uint8_t*) {
     const isize padded = round_up(row_bytes, 4), n = ceil_div(line_bytes, 4), lines = (to - from) / line_bytes;
     for (isize o = first; o < last; o += BLOCK * WIDTH) {
         const isize lanes = round_up(least(BLOCK * WIDTH, last - o), WIDTH);
@@ -98,7 +98,8 @@ inline void count(const uint8_t* rows, isize stride, isize pixels, const uint8_t
     for (isize p = 0; p < pixels; p += 64) {
         const isize some = least(64, pixels - p);
         for (isize i = 0; i < some; ++i) at[i] = rows + (p + i) * stride + from;
-        count_lines(at, 0, to - from, some, weights, row_bytes, from, to, first, last, counts + p * counts_stride, counts_stride);
+        count_lines(at, 0, to - from, some, weights, row_bytes, from, to, first, last, counts + p * counts_stride, counts_stride,
+                    nullptr);
     }
 }
 

@@ -38,6 +38,11 @@
 #define BNN_KEEP(a, b)
 #endif
 
+// The compilers that know tiles.
+#if defined(BNN_EMULATE) || (defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11))
+#define BNN_AMX
+#endif
+
 namespace bnn {
 
 struct Cpu {

@@ -24,7 +24,8 @@ struct Variant {
     // at[p][k / line_bytes * line_stride + k % line_bytes]. line_bytes is a multiple of `step`, `from` and `to` of line_bytes.
     // Null where a variant has none.
     void (*count_lines)(const uint8_t* const* at, isize line_stride, isize line_bytes, isize pixels, const uint8_t* weights,
-                        isize row_bytes, isize from, isize to, isize first, isize last, uint16_t* counts, isize counts_stride);
+                        isize row_bytes, isize from, isize to, isize first, isize last, uint16_t* counts, isize counts_stride,
+                        uint8_t* scratch);
 
     // to[p][o] = (base[p][o] - 2 counts[p][o]) [* scale[o]] [+ bias[o]] [+ residual[p][o]]; scale, bias, residual may be null.
     // Each step rounds on its own (no fused multiply-add), so that results equal the framework's.

@@ -1,9 +1,9 @@
-// All variants of this build, best first. Dispatch, tests and benchmarks walk this one table. For one unit of a program.
+// All variants of this build, best first (by what was measured). Dispatch, tests and benchmarks walk this one table. For one unit of a program.
 #pragma once
 #include "isa/reference.h"
 #include "isa/scalar.h"
 #if defined(__x86_64__)
-#include "isa/avx512.h"
+#include "isa/amx.h"
 #elif defined(__aarch64__)
 #include "isa/neon.h"
 #endif
@@ -13,6 +13,9 @@ namespace bnn {
 const Variant* const variants[] = {
 #if defined(__x86_64__)
     &avx512vpopcnt::variant,
+#if defined(BNN_AMX)
+    &amx::variant,                  // measured slower than popcount on most layers so far; not the default until it is faster
+#endif
     &avx512bw::variant,
     &avx2::variant,
 #elif defined(__aarch64__)

@@ -121,8 +121,7 @@ inline double vnni_int8_avx2(isize rounds) {
 }
 BNN_TARGET_END
 
-#if defined(__clang__) || __GNUC__ >= 11                            // the first that know tiles
-#define BNN_TILE_INTRINSICS
+#if defined(BNN_AMX)
 
 // Four independent sums of 16 x 16; their factors are zero, which takes as long as any other.
 struct TileShapes {
@@ -170,7 +169,7 @@ const Limit limits[] = {
     {"fma-avx2", "float32, fused multiply-add, AVX2", [] { return cpu().avx2 && cpu().fma; }, fma_avx2},
     {"fma-avx512", "float32, fused multiply-add, AVX-512", [] { return cpu().avx512bw; }, fma_avx512},
     {"bf16-avx512", "bfloat16, vdpbf16ps", [] { return cpu().avx512bf16; }, bf16_avx512},
-#if defined(BNN_TILE_INTRINSICS)
+#if defined(BNN_AMX)
     {"bf16-amx", "bfloat16, tdpbf16ps, AMX tiles", [] { return cpu().amx_bf16 && amx_permitted(); }, tiles_bf16},
     {"int8-amx", "int8, tdpbssd, AMX tiles", [] { return cpu().amx_int8 && amx_permitted(); }, tiles_int8},
 #endif

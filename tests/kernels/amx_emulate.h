@@ -1,4 +1,4 @@
-// The instructions of AMX on bf16, by what their manual says; for emulate.h. Of the configuration it knows rows and bytes of a row,
+// The instructions of AMX on bf16 and int8, by what their manual says; for emulate.h. Of the configuration it knows rows and bytes of a row,
 // and that without one there are no tiles.
 #pragma once
 #include <cstdint>
@@ -61,6 +61,18 @@ inline void multiply_bf16(int sum, int left, int right) {
         }
 }
 
+inline void multiply_int8(int sum, int left, int right) {
+    Tile &s = tile(sum), &a = tile(left), &b = tile(right);
+    if (s.rows != a.rows || s.bytes != b.bytes || a.bytes / 4 != b.rows) std::abort();
+    for (int m = 0; m < s.rows; ++m)
+        for (int n = 0; n < s.bytes / 4; ++n) {
+            int32_t x;
+            std::memcpy(&x, s.at[m] + 4 * n, 4);
+            for (int k = 0; k < 4 * b.rows; ++k) x += (int8_t)a.at[m][k] * (int8_t)b.at[k / 4][4 * n + k % 4];
+            std::memcpy(s.at[m] + 4 * n, &x, 4);
+        }
+}
+
 }  // namespace emulated_tiles
 
 #define _tile_loadconfig emulated_tiles::load_configuration
@@ -69,3 +81,4 @@ inline void multiply_bf16(int sum, int left, int right) {
 #define _tile_loadd emulated_tiles::load
 #define _tile_stored emulated_tiles::store
 #define _tile_dpbf16ps emulated_tiles::multiply_bf16
+#define _tile_dpbssd emulated_tiles::multiply_int8

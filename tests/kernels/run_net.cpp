@@ -29,6 +29,7 @@ static inline __m256i emulated_narrow(__m512i wide) {
     return _mm256_loadu_si256((const __m256i*)to);
 }
 #define _mm512_cvtepi32_epi16 emulated_narrow
+#include "amx_emulate.h"
 #endif
 #include <cstdio>
 #include <cstdlib>
