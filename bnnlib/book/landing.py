@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from bnnlib import __version__
 from bnnlib.experiments import report
 
 _CLAIMED_SPEED = 64  # products a 64-bit word combines at once; S1 and S2 call it the speed-up
@@ -218,6 +219,18 @@ def _bytes(count: int) -> str:
     ('83 kB', '9.2 MB')
     """
     return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def citation() -> str:
+    """The book as a BibTeX entry, with the library's version."""
+    return f"""```bibtex
+@misc{{bnn-reproduced,
+  title = {{Binary neural networks, reproduced}},
+  note  = {{Executable book and the bnnlib library, version {__version__}}},
+  year  = {{2026}}
+}}
+```
+"""
 
 
 def start(chapters: Iterable[str]) -> str:

@@ -140,6 +140,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "hero": landing.hero(root),
         "start": landing.start(listed),
         "findings": landing.findings(root, listed),
+        "citation": landing.citation(),
         "headlines": report.headline_table(folder),
         "scoreboard": report.grouped_tables(folder),
         "runs": runs_table([recipes.load(name) for name in recipes.names()], records.read_all(folder)),
