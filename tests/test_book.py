@@ -268,10 +268,10 @@ def test_a_chapter_opens_with_its_question(tmp_path):
         book.chapter_cards([path])
     path = publish(root, "two", notebook("Two: a title", "**The question.** How\nmany?\n\nMore."))
     assert (
-        "{grid-item-card} Two: a title\n:link: notebooks/two\n:link-type: doc\n\nHow many?\n+++\n1 min to read\n"
+        "{grid-item-card} Two: a title\n:link: notebooks/two\n:link-type: doc\n\nHow many?\n:::{card-footer}\n1 min to read\n"
         in book.chapter_cards([path])
     )
-    assert "\n\nWhy so many?\n" in book.chapter_cards([path], {"two": "Why so many?"})
+    assert "\n\nWhy so many?\n:::" in book.chapter_cards([path], {"two": "Why so many?"})
 
 
 @pytest.mark.parametrize(

@@ -204,12 +204,12 @@ def chapter_cards(notebooks: Iterable[Path], questions: Mapping[str, str] | None
         title, opening = _opening(path)
         question = (questions or {}).get(path.stem, opening)
         cards.append(
-            f":::{{grid-item-card}} {title}\n:link: notebooks/{path.stem}\n:link-type: doc\n\n{question}\n"
-            f"+++\n{reading_minutes(path)} min to read\n:::"
+            f"::::{{grid-item-card}} {title}\n:link: notebooks/{path.stem}\n:link-type: doc\n\n{question}\n"
+            f":::{{card-footer}}\n{reading_minutes(path)} min to read\n:::\n::::"
         )
     if not cards:
         return "*None yet.*\n"
-    return "::::{grid} 1 1 2 3\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::\n"
+    return ":::::{grid} 1 1 2 3\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n:::::\n"
 
 
 def reading_minutes(path: Path) -> int:
