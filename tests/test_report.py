@@ -138,7 +138,7 @@ def test_groups_of_the_scoreboard(tmp_path, put):
     assert "`s3-mlp` | S3 | mnist | 97.00 | 98.00* | 1 |" in parts[3]
     assert "{dropdown}" in parts[3] and "`python -m bnnlib.train s4-nin`" in parts[3]
     (headline,) = [line for line in report.headline_table(tmp_path).splitlines() if "S4" in line]
-    assert headline == "| LeNet-5, binary | S4 | mnist | 99.23* | 98.00* | 1 | below by 1.23 |"
+    assert headline == "| S4, mnist: LeNet-5, binary | 99.23* | 98.00* | 1 | below by 1.23 |"
 
 
 @pytest.mark.parametrize(

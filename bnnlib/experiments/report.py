@@ -171,8 +171,8 @@ def headline_table(folder: Path = records.FOLDER, *, links: bool = False) -> str
     """The rows that have both a published figure and a record, as a Markdown table. ``links``: to the recipes'
     files."""
     lines = [
-        "| network | source | data | claimed, top-1 % | measured | seeds | verdict |",
-        "|---|---|---|---:|---:|---:|---|",
+        "| network | claimed % | measured % | seeds | verdict |",
+        "|---|---:|---:|---:|---|",
     ]
     for row in rows(folder):
         if row.last is None or group(row) != "headlines":
@@ -181,11 +181,11 @@ def headline_table(folder: Path = records.FOLDER, *, links: bool = False) -> str
         name = _title(r)
         if links:
             name = f"[{name}]({recipes.file_of(r.name).relative_to(ROOT).as_posix()})"
-        cells = [name, r.source, r.dataset, f"{r.published.top1:.2f}{star}", f"{row.compared}{star}"]
+        cells = [f"{r.source}, {r.dataset}: {name}", f"{r.published.top1:.2f}{star}", f"{row.compared}{star}"]
         lines.append(f"| {' | '.join(cells)} | {row.last.n} | {row.verdict} |")
     return (
         "\n".join(lines)
-        + "\n\n\\* best epoch, picked on the test set by the source; ours is picked the same way.\n"
+        + "\n\n\\* best epoch, picked on the test set by the source; ours is picked the same way. All are top-1 accuracies.\n"
     )
 
 
