@@ -134,8 +134,8 @@ def test_groups_of_the_scoreboard(tmp_path, put):
     assert [part.partition("\n")[0] for part in parts] == [
         report.GROUPS[name] for name in ("headlines", "ours", "ablations", "other")
     ]
-    assert "| 99.23* | 97.00 | 98.00* | 1 | below by 1.23 |" in parts[0]
-    assert "`s3-mlp` | S3 | mnist | 97.00 | 98.00* | 1 |" in parts[3]
+    assert "| 99.23* | 97.00 | 98.00* | 1 | below by 1.23 | S4, mnist |" in parts[0]
+    assert "`s3-mlp` | 97.00 | 98.00* | 1 | S3, mnist |" in parts[3]
     assert "{dropdown}" in parts[3] and "`python -m bnnlib.train s4-nin`" in parts[3]
     (headline,) = [line for line in report.headline_table(tmp_path).splitlines() if "S4" in line]
     assert headline == "| S4, mnist: LeNet-5, binary | 99.23* | 98.00* | 1 | below by 1.23 |"

@@ -201,29 +201,22 @@ def grouped_tables(folder: Path = records.FOLDER) -> str:
                 pending.append(f"- {r.source}: {_title(r)}, {p.top1:.2f} %. {row.needs or command(r)}")
                 notes += [f"- {_title(r)}: {p.doubt}."] if p.doubt else []
             continue
-        cells = [f"{_title(r)}<br>`{r.name}`", r.source, r.dataset]
+        cells = [f"{_title(r)}<br>`{r.name}`"]
         where = group(row)
         if where == "headlines":
             cells.append(f"{p.top1:.2f}{'*' if p.epoch == 'best-on-test' else ''}")
         cells += [str(row.last), f"{row.best}*", str(row.last.n)]
         cells += [row.verdict] if where == "headlines" else []
+        cells.append(f"{r.source}, {r.dataset}")
         gathered[where].append(f"| {' | '.join(cells)} |")
     parts = []
     for name, lines in gathered.items():
         if not lines:
             continue
         stated = name == "headlines"
-        head = [
-            "network",
-            "source",
-            "data",
-            *(["claimed %"] if stated else []),
-            "last epoch %",
-            "best epoch %*",
-            "seeds",
-        ]
-        rule = ["---"] * 3 + ["---:"] * (len(head) - 3) + (["---"] if stated else [])
-        head += ["verdict"] if stated else []
+        figures = [*(["claimed %"] if stated else []), "last epoch %", "best epoch %*", "seeds"]
+        head = ["network", *figures, *(["verdict"] if stated else []), "source, data"]
+        rule = ["---", *["---:"] * len(figures), *["---"] * (len(head) - len(figures) - 1)]
         parts.append(
             "\n".join([f"### {GROUPS[name]}\n", f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *lines])
         )
