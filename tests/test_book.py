@@ -12,8 +12,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from bnnlib import recipes, records
-from bnnlib.book import chapters
-from bnnlib.book.site import site as book
+from bnnlib.book import chapters, landing
+from bnnlib.book import site as book
 
 ROOT = Path(__file__).resolve().parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -23,7 +23,7 @@ format: jb-book
 root: index
 parts:
   - caption: Begin here
-    chapters: [{file: notation}, {file: reproduce}, {file: scoreboard}]
+    chapters: [{file: notation}, {file: reproduce}, {file: scoreboard}, {file: file-format}]
   - caption: MNIST
     numbered: true
     chapters: [{file: notebooks/one}, {file: notebooks/two}]
@@ -88,6 +88,9 @@ def repository(folder):
     shutil.copy(ROOT / "_config.yml", folder)
     shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "_toc.yml").write_text(TOC)
+    # The page of what does not hold leads to chapters that are not here.
+    index = folder / "book" / "index.md"
+    index.write_text(index.read_text().replace("what-does-not-hold.md", "scoreboard.md"))
     return folder
 
 
@@ -187,8 +190,10 @@ def test_the_first_page_maps_the_chapters_and_shows_the_scoreboard(site):
     text = page(site, "index.html")
     for link in ("notebooks/one.html", "notebooks/two.html", "reproduce.html", "scoreboard.html"):
         assert f'href="{link}"' in text
-    assert "How much is lost with" in text
-    assert "s4-lenet5" in text and "99.23" in text
+    assert "How much is lost with" in text and "1 min to read" in text
+    assert "XNOR has 5 ones" in text and "64 times faster?" in text
+    assert "s4-lenet5" not in text, "the scoreboard has a page of its own"
+    assert "s4-alexnet" in page(site, "scoreboard.html")
     assert '<span class="pre">make</span> <span class="pre">book</span>' in text
 
 
@@ -263,9 +268,10 @@ def test_a_chapter_opens_with_its_question(tmp_path):
         book.chapter_cards([path])
     path = publish(root, "two", notebook("Two: a title", "**The question.** How\nmany?\n\nMore."))
     assert (
-        "{grid-item-card} Two: a title\n:link: notebooks/two\n:link-type: doc\n\nHow many?\n"
+        "{grid-item-card} Two: a title\n:link: notebooks/two\n:link-type: doc\n\nHow many?\n:::{card-footer}\n1 min to read\n"
         in book.chapter_cards([path])
     )
+    assert "\n\nWhy so many?\n:::" in book.chapter_cards([path], {"two": "Why so many?"})
 
 
 @pytest.mark.parametrize(
@@ -327,6 +333,31 @@ def test_the_table_of_runs_is_read_from_the_records(a_record):
 def test_every_chapter_is_in_the_table_of_contents():
     listed = {Path(entry).stem for entry in book.entries(ROOT / "_toc.yml") if entry.startswith("notebooks/")}
     assert {path.stem for path in chapters.sources()} <= listed
+
+
+def test_a_cards_question_has_at_most_25_words_and_every_chapter_has_one():
+    questions = book._questions(ROOT)
+    assert {path.stem for path in chapters.sources()} <= set(questions)
+    assert all(question.endswith("?") and len(question.split()) <= 25 for question in questions.values())
+
+
+def test_the_findings_are_computed_from_the_records(tmp_path):
+    whole = landing.findings(ROOT, ["shipping-one-bit"])
+    assert whole.count(":link:") == 1, "only chapters that are there are linked"
+    found = landing.speed(ROOT / "results" / "bench")
+    assert f"**{found.limit:.0f}×** over float32" in whole and f"{found.low:.0f}× to {found.high:.0f}×" in whole
+    assert f"{landing.sizes('s2-student').factor:.1f}×" in whole and "the net reaches" in whole
+    bare = landing.findings(tmp_path, [])
+    assert "`make bench` measures" in bare and "the net reaches" not in bare
+
+
+def test_a_packed_net_is_listed_with_its_size_and_the_accuracy_of_its_file():
+    table, files = landing.packed_nets(ROOT)
+    net = ROOT / "results" / "models" / "s1-vgg.safetensors"
+    assert files["models/s1-vgg.safetensors"] == net.read_bytes()
+    verified = json.loads((ROOT / "results" / "verified" / "s1-vgg.json").read_text())["agreement"]["top1"]
+    row = next(line for line in table.splitlines() if "`s1-vgg " in line)
+    assert f"{net.stat().st_size / 1e6:.1f} MB | int8 | {verified['int8']:.2f} | this file" in row
 
 
 def test_the_prose_pages_type_no_result(a_record):

@@ -120,11 +120,25 @@ def test_write_and_check_between_the_markers(tmp_path, put):
     assert run(report.app, ["--check", str(readme), "--folder", str(folder)]).exit_code == 1
     assert run(report.app, ["--write", str(readme), "--folder", str(folder)]).exit_code == 0
     text = readme.read_text()
-    assert text.startswith(f"before\n{report.START}\n| recipe") and text.endswith(f"{report.END}\nafter\n")
+    assert text.startswith(f"before\n{report.START}\n| network") and text.endswith(f"{report.END}\nafter\n")
     assert run(report.app, ["--check", str(readme), "--folder", str(folder)]).exit_code == 0
     put(folder, "s4-lenet5", 1, 98.0, 99.1)
     answer = run(report.app, ["--check", str(readme), "--folder", str(folder)])
     assert answer.exit_code == 1 and "python -m bnnlib.report --write" in answer.stderr
+
+
+def test_groups_of_the_scoreboard(tmp_path, put):
+    for name in ("s4-lenet5", "s4-lenet5-15ep-paper", "s3-mlp", "ours-lenet5"):
+        put(tmp_path, name, 0, 97.0, 98.0)
+    parts = report.grouped_tables(tmp_path).split("### ")[1:]
+    assert [part.partition("\n")[0] for part in parts] == [
+        report.GROUPS[name] for name in ("headlines", "ours", "ablations", "other")
+    ]
+    assert "| 99.23* | 97.00 | 98.00* | 1 | below by 1.23 | S4, mnist |" in parts[0]
+    assert "`s3-mlp` | 97.00 | 98.00* | 1 | S3, mnist |" in parts[3]
+    assert "{dropdown}" in parts[3] and "`python -m bnnlib.train s4-nin`" in parts[3]
+    (headline,) = [line for line in report.headline_table(tmp_path).splitlines() if "S4" in line]
+    assert headline == "| S4, mnist: LeNet-5, binary | 99.23* | 98.00* | 1 | below by 1.23 |"
 
 
 @pytest.mark.parametrize(

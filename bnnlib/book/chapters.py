@@ -49,9 +49,9 @@ from bnnlib.paths import ROOT  # noqa: E402
 
 PROFILES = ("stored", "quick", "full")
 
-# What a chapter's output depends on besides itself, less the two modules that only carry chapters around.
+# What a chapter's output depends on besides itself, less the modules that only carry chapters around.
 _DEPENDS = ("bnnlib", "kernels", "results")
-_CARRIERS = ("bnnlib/book/chapters.py", "bnnlib/book/site.py")
+_CARRIERS = ("bnnlib/book/chapters.py", "bnnlib/book/landing.py", "bnnlib/book/site.py")
 _PACKAGES = ("torch", "numpy", "matplotlib", "pandas", "ipykernel")
 _NOT_SOURCE = {".so", ".pyd", ".o", ".pyc", ".tmp", ".lock"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"

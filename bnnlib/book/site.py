@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +27,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from bnnlib.book import chapters
+from bnnlib.book import chapters, landing
 from bnnlib.paths import ROOT
 
 _BUILT_BY = (
@@ -76,6 +76,7 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
         if path.is_file()
         and path.relative_to(root / "book").parts[0] != "_ext"
         and not path.name.startswith(".")
+        and path.name != "questions.yml"
     }
     shared = chapters.surroundings(root)
     notebooks, wrong = [], []
@@ -97,6 +98,8 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
         run = f"python -m bnnlib.chapters run --profile {profile}"
         raise BookError("\n".join([*wrong, f"chapters are run by: {run}"]))
     files |= {f"generated/{name}.md": text.encode() for name, text in _generated(root, notebooks).items()}
+    table, nets = landing.packed_nets(root)
+    files |= {"generated/packed-nets.md": table.encode()} | nets
     files["_toc.yml"] = toc.read_bytes()
     return files
 
@@ -132,10 +135,16 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
     from bnnlib.experiments import report
 
     folder = root / "results" / "runs"
+    listed = [path.stem for path in notebooks]
     return {
-        "scoreboard": report.markdown_table(folder),
+        "hero": landing.hero(root),
+        "start": landing.start(listed),
+        "findings": landing.findings(root, listed),
+        "citation": landing.citation(),
+        "headlines": report.headline_table(folder),
+        "scoreboard": report.grouped_tables(folder),
         "runs": runs_table([recipes.load(name) for name in recipes.names()], records.read_all(folder)),
-        "chapters": chapter_cards(notebooks),
+        "chapters": chapter_cards(notebooks, _questions(root)),
         "chapter-times": chapter_times(notebooks),
     }
 
@@ -181,17 +190,32 @@ def _spread(values: list[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
-def chapter_cards(notebooks: Iterable[Path]) -> str:
-    """A card for each chapter: its title, and the question that it opens with."""
+def _questions(root: Path) -> dict[str, str]:
+    """The short questions of ``book/questions.yml``, by chapter."""
+    path = root / "book" / "questions.yml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def chapter_cards(notebooks: Iterable[Path], questions: Mapping[str, str] | None = None) -> str:
+    """A card for each chapter: its title, its question (of ``questions``, else the one that it opens with), and how
+    long it takes to read."""
     cards = []
     for path in notebooks:
-        title, question = _opening(path)
+        title, opening = _opening(path)
+        question = (questions or {}).get(path.stem, opening)
         cards.append(
-            f":::{{grid-item-card}} {title}\n:link: notebooks/{path.stem}\n:link-type: doc\n\n{question}\n:::"
+            f"::::{{grid-item-card}} {title}\n:link: notebooks/{path.stem}\n:link-type: doc\n\n{question}\n"
+            f":::{{card-footer}}\n{reading_minutes(path)} min to read\n:::\n::::"
         )
     if not cards:
         return "*None yet.*\n"
-    return "::::{grid} 1 1 2 2\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::\n"
+    return ":::::{grid} 1 1 2 3\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n:::::\n"
+
+
+def reading_minutes(path: Path) -> int:
+    """Minutes that a chapter's prose takes at 200 words a minute; code is not counted."""
+    prose = " ".join(cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown")
+    return max(1, round(len(prose.split()) / 200))
 
 
 def _opening(path: Path) -> tuple[str, str]:
@@ -247,7 +271,7 @@ def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) ->
 def _digest(files: dict[str, bytes], root: Path) -> str:
     """All that the site is made from: pages, settings, extension, and the versions of what makes it."""
     digest = hashlib.sha256()
-    extra = [root / "_config.yml", Path(__file__), *sorted((root / "book" / "_ext").glob("*.py"))]
+    extra = [root / "_config.yml", Path(__file__), Path(landing.__file__), *sorted((root / "book" / "_ext").glob("*.py"))]
     for name, content in [*sorted(files.items()), *((path.name, path.read_bytes()) for path in extra)]:
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     for package in _BUILT_BY:

@@ -1,5 +1,5 @@
-"""The scoreboard: records beside the sources' figures. ``python -m bnnlib.report`` prints it, ``--write
-README.md`` puts it between its markers.
+"""The scoreboard: records beside the sources' figures. ``python -m bnnlib.report`` prints it whole, ``--write
+README.md`` puts its headline rows between the file's markers.
 
 Accuracies are of the last epoch, as mean +- standard deviation over n seeds; where the source's figure is a
 best epoch picked on the test set, ours picked the same way stands beside it and is what the verdict
@@ -119,11 +119,9 @@ def row(recipe: Recipe, runs: Sequence[Record]) -> Row:
     return Row(recipe, last, best, stale)
 
 
-def markdown_table(
-    folder: Path = records.FOLDER, names: list[str] | None = None, *, links: bool = False
-) -> str:
-    """The scoreboard as a Markdown table; by default of every recipe that has a record or a published
-    figure. ``links``: to the recipes' files."""
+def markdown_table(folder: Path = records.FOLDER, names: list[str] | None = None) -> str:
+    """The scoreboard as one Markdown table; by default of every recipe that has a record or a published
+    figure."""
     lines = [
         "| recipe | source | data | source's top-1 % | ours, last epoch | ours, best epoch | seeds | verdict |",
         "|---|---|---|---:|---:|---:|---:|---|",
@@ -140,13 +138,97 @@ def markdown_table(
         marks = ("*" if r.published.epoch == "best-on-test" else "") + ("?" if r.published.doubt else "")
         published = "–" if r.published.top1 is None else f"{r.published.top1:.2f}{marks}"
         ours = (str(row.last), f"{row.best}*", str(row.last.n)) if row.last else ("–", "–", "0")
-        name = f"[`{r.name}`]({recipes.file_of(r.name).relative_to(ROOT).as_posix()})" if links else f"`{r.name}`"
         lines.append(
-            f"| {name} {_title(r)} | {r.source} | {r.dataset} | {published} | {' | '.join(ours)} | {row.verdict} |"
+            f"| `{r.name}` {_title(r)} | {r.source} | {r.dataset} | {published} | {' | '.join(ours)} | {row.verdict} |"
         )
     if needs:
         notes.append("Rows that need ImageNet; hours and memory are estimates:\n\n" + "\n".join(needs))
     return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
+
+
+GROUPS = {
+    "headlines": "Figures that a source states",
+    "ours": "Our own nets",
+    "ablations": "Ablations: one thing changed",
+    "short": "Short runs: fewer epochs than the source",
+    "other": "Nets without a published figure",
+}
+
+
+def group(row: Row) -> str:
+    """The group of :data:`GROUPS` that a recorded row belongs to."""
+    recipe = row.recipe
+    if recipe.published.top1 is not None:
+        return "headlines"
+    if recipe.source == "ours":
+        return "ours"
+    if re.search(r"-ablation-|-\d+ep-", recipe.name):
+        return "ablations"
+    return "short" if re.search(r"-\d+ep$", recipe.name) else "other"
+
+
+def headline_table(folder: Path = records.FOLDER, *, links: bool = False) -> str:
+    """The rows that have both a published figure and a record, as a Markdown table. ``links``: to the recipes'
+    files."""
+    lines = [
+        "| network | claimed % | measured % | seeds | verdict |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for row in rows(folder):
+        if row.last is None or group(row) != "headlines":
+            continue
+        r, star = row.recipe, "*" if row.recipe.published.epoch == "best-on-test" else ""
+        name = _title(r)
+        if links:
+            name = f"[{name}]({recipes.file_of(r.name).relative_to(ROOT).as_posix()})"
+        cells = [f"{r.source}, {r.dataset}: {name}", f"{r.published.top1:.2f}{star}", f"{row.compared}{star}"]
+        lines.append(f"| {' | '.join(cells)} | {row.last.n} | {row.verdict} |")
+    return (
+        "\n".join(lines)
+        + "\n\n\\* best epoch, picked on the test set by the source; ours is picked the same way. All are top-1 accuracies.\n"
+    )
+
+
+def grouped_tables(folder: Path = records.FOLDER) -> str:
+    """The scoreboard for reading: a Markdown table for each of :data:`GROUPS`, then a folded list of the
+    published figures that have no record."""
+    gathered: dict[str, list[str]] = {name: [] for name in GROUPS}
+    pending, notes = [], []
+    for row in rows(folder):
+        r, p = row.recipe, row.recipe.published
+        if row.last is None:
+            if p.top1 is not None:
+                pending.append(f"- {r.source}: {_title(r)}, {p.top1:.2f} %. {row.needs or command(r)}")
+                notes += [f"- {_title(r)}: {p.doubt}."] if p.doubt else []
+            continue
+        cells = [f"{_title(r)}<br>`{r.name}`"]
+        where = group(row)
+        if where == "headlines":
+            cells.append(f"{p.top1:.2f}{'*' if p.epoch == 'best-on-test' else ''}")
+        cells += [str(row.last), f"{row.best}*", str(row.last.n)]
+        cells += [row.verdict] if where == "headlines" else []
+        cells.append(f"{r.source}, {r.dataset}")
+        gathered[where].append(f"| {' | '.join(cells)} |")
+    parts = []
+    for name, lines in gathered.items():
+        if not lines:
+            continue
+        stated = name == "headlines"
+        figures = [*(["claimed %"] if stated else []), "last epoch %", "best epoch %*", "seeds"]
+        head = ["network", *figures, *(["verdict"] if stated else []), "source, data"]
+        rule = ["---", *["---:"] * len(figures), *["---"] * (len(head) - len(figures) - 1)]
+        parts.append(
+            "\n".join([f"### {GROUPS[name]}\n", f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *lines])
+        )
+    parts.append("\\* best epoch, picked on the test set.")
+    if pending:
+        listed = "\n".join(
+            [*pending, *(["", "Doubts about the published figure:", "", *notes] if notes else [])]
+        )
+        parts.append(
+            f":::{{dropdown}} Published figures without a record here, and how to make one\n{listed}\n:::"
+        )
+    return "\n\n".join(parts) + "\n"
 
 
 def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> str:
@@ -269,13 +351,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    write: Annotated[Path | None, typer.Option(help="put the table between this file's markers")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="put the headline rows between this file's markers")
+    ] = None,
     check: Annotated[
         Path | None, typer.Option(help="fail if this file's table is not what the records say")
     ] = None,
     folder: Annotated[Path, typer.Option(help="folder of the records")] = records.FOLDER,
 ) -> None:
-    """Print the scoreboard, or write it into a file, or check that a file has it."""
+    """Print the scoreboard, or write its headline rows into a file, or check that a file has them."""
     try:
         for row in rows(folder):
             if row.stale:
@@ -287,7 +371,7 @@ def main(
             print(markdown_table(folder))
         for path in (p for p in (write, check) if p is not None):
             text = path.read_text(encoding="utf-8")
-            new = with_table(text, markdown_table(folder, links=True))
+            new = with_table(text, headline_table(folder, links=True))
             if path == write:
                 records.write_atomically(path, new.encode())
             elif new != text:

@@ -1,0 +1,253 @@
+"""What the landing page and the scoreboard page include: the hero figure, the findings, and the packed nets.
+
+Every figure is computed from the records, the benchmark records and the packed files of ``root/results``. What
+those do not hold is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bnnlib import __version__
+from bnnlib.experiments import report
+
+_CLAIMED_SPEED = 64  # products a 64-bit word combines at once; S1 and S2 call it the speed-up
+_CLAIMED_SIZE = 32  # bits in a float32 weight; S2 calls it the saving in memory
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One CPU's speed-ups of 1-bit over float32. ``limit``: of its arithmetic units; ``low`` and ``high``: of
+    whole layers, packing included; ``used``: share of its float32 peak that PyTorch reaches on the layer of
+    ``high``."""
+
+    cpu: str
+    limit: float
+    low: float
+    high: float
+    used: float
+
+
+def speed(folder: Path) -> Speed | None:
+    """The newest benchmark record in ``folder``, on one thread; None where there is none."""
+    from bnnlib.benchmarks import speed as measured
+
+    found = measured.newest(folder)
+    if not found:
+        return None
+    record, limits = found[0], measured.limits(found[0])
+    layers = sorted(record["runs"][0]["layers"], key=lambda layer: layer["fp32_over"]["channels_last"])
+    best = layers[-1]
+    fastest = min(best["times"][kind]["median_us"] for kind in ("fp32-nchw", "fp32-channels_last")) / 1e6
+    return Speed(
+        cpu=record["environment"]["cpu"],
+        limit=limits["1 bit"]["per_second"] / limits["float32"]["per_second"],
+        low=layers[0]["fp32_over"]["channels_last"],
+        high=best["fp32_over"]["channels_last"],
+        used=best["macs"] / fastest / limits["float32"]["per_second"],
+    )
+
+
+def sizes(recipe: str):
+    """The sizes as files of the recipe's network."""
+    from bnnlib import recipes
+    from bnnlib.deploy import sizes
+
+    model = recipes.load(recipe).model
+    return sizes.of(model.name, model.options)
+
+
+# ------------------------------------------------------------------------------------------------ hero figure
+
+
+def hero(root: Path) -> str:
+    """The hero figure as MyST: how eight products become an XNOR and a count of ones, and the claimed speed-up
+    beside the measured ones."""
+    found = speed(root / "results" / "bench")
+    panels = [_products()]
+    if found:
+        panels.append(_bars(found))
+    caption = "Left: eight products of ±1 take one XNOR and one count of ones."
+    if found:
+        caption += (
+            f" Right: speed-up of a 1-bit layer over float32 on one core of the {found.cpu}: as S1 and S2 claim it, "
+            "the limit of the processor's arithmetic units, and whole convolutions against PyTorch."
+        )
+    return (
+        "```{raw} html\n"
+        f'<figure class="hero">\n<div class="hero-panels">\n{"".join(panels)}</div>\n'
+        f"<figcaption>{caption}</figcaption>\n</figure>\n```\n"
+    )
+
+
+def _products() -> str:
+    """Two rows of eight bits, their XNOR, and the popcount that gives the dot product."""
+    a, b = (1, 0, 1, 1, 0, 0, 1, 0), (1, 1, 1, 0, 0, 1, 1, 0)
+    same = [int(x == y) for x, y in zip(a, b, strict=True)]
+    ones = sum(same)
+    parts = []
+    for row, (name, bits, kind) in enumerate(
+        [("inputs", a, "bit"), ("weights", b, "bit"), ("XNOR", same, "same")]
+    ):
+        y = 12 + 44 * row + (12 if row == 2 else 0)
+        parts.append(f'<text x="0" y="{y + 21}">{name}</text>')
+        for place, bit in enumerate(bits):
+            x = 76 + 33 * place
+            parts.append(f'<rect class="{kind}{bit}" x="{x}" y="{y}" width="29" height="30" rx="5"/>')
+            parts.append(f'<text class="on{kind}{bit}" x="{x + 14.5}" y="{y + 21}">{bit}</text>')
+    parts.append('<line x1="76" y1="94" x2="336" y2="94"/>')
+    parts.append(
+        f'<text x="0" y="170">popcount</text><text class="strong" x="76" y="170">{ones} ones of 8</text>'
+    )
+    parts.append(
+        f'<text x="0" y="196">sum</text><text class="strong" x="76" y="196">2 · {ones} − 8 = {2 * ones - 8}</text>'
+    )
+    label = (
+        f"Eight input bits and eight weight bits; their XNOR has {ones} ones, so the sum of the eight products "
+        f"of plus and minus one is {2 * ones - 8}."
+    )
+    return f'<svg viewBox="0 0 340 206" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
+
+
+def _bars(found: Speed) -> str:
+    """The claim and what was measured, as bars to one scale."""
+    rows = [
+        ("claimed by S1 and S2", _CLAIMED_SPEED, "claim", f"{_CLAIMED_SPEED}×"),
+        ("limit of the units", found.limit, "limit", f"{found.limit:.0f}×"),
+        ("best layer, measured", found.high, "ours", f"{found.high:.0f}×"),
+        ("slowest layer, measured", found.low, "ours", f"{found.low:.0f}×"),
+    ]
+    parts = []
+    for row, (name, value, kind, text) in enumerate(rows):
+        y, width = 50 * row, 290 * value / _CLAIMED_SPEED
+        parts.append(f'<text x="0" y="{y + 16}">{name}</text>')
+        parts.append(f'<rect class="{kind}" x="0" y="{y + 23}" width="{width:.1f}" height="18" rx="3"/>')
+        parts.append(f'<text class="strong" x="{width + 6:.1f}" y="{y + 38}">{text}</text>')
+    label = "Speed-up over float32: " + "; ".join(f"{name} {text}" for name, _, _, text in rows) + "."
+    return f'<svg viewBox="0 0 340 206" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
+
+
+# --------------------------------------------------------------------------------------------------- findings
+
+
+def findings(root: Path, chapters: Iterable[str]) -> str:
+    """Three findings as cards of a grid; a card links to its chapter where ``chapters`` has it."""
+    there = set(chapters)
+    cards = []
+    for title, text, chapter in (_speed(root), _size(), _scale(root)):
+        link = f":link: notebooks/{chapter}\n:link-type: doc\n" if chapter in there else ""
+        cards.append(f":::{{grid-item-card}} {title}\n{link}\n{text}\n:::")
+    return "::::{grid} 1 1 3 3\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::\n"
+
+
+def _speed(root: Path) -> tuple[str, str, str]:
+    found = speed(root / "results" / "bench")
+    if found is None:
+        return (
+            f"{_CLAIMED_SPEED} times faster?",
+            f"S1 and S2 claim {_CLAIMED_SPEED} times. `make bench` measures this machine.",
+            "one-bit-at-a-time",
+        )
+    text = (
+        f"S1 and S2 claim **{_CLAIMED_SPEED}×**. The arithmetic units of the {found.cpu} allow "
+        f"**{found.limit:.0f}×** over float32. Whole layers reach **{found.low:.0f}× to {found.high:.0f}×** over "
+        "PyTorch, packing included."
+    )
+    if found.high > found.limit:
+        text += f" The best exceeds the limit because PyTorch uses {100 * found.used:.0f} % of the float32 units there."
+    return f"{_CLAIMED_SPEED} times faster?", text, "one-bit-at-a-time"
+
+
+def _size() -> tuple[str, str, str]:
+    theirs, ours = sizes("s2-student"), sizes("ours-vgg-20ep")
+    text = (
+        f"S2 claims **{_CLAIMED_SIZE}×**. Its convolutions shrink {theirs.latent / theirs.bits:.0f}×, but its whole "
+        f"file shrinks **{theirs.factor:.1f}×**, since its classifier stays real-valued "
+        f"({theirs.fp32 / theirs.int8:.1f}× with that as int8). Our net for the same data shrinks "
+        f"{ours.factor:.0f}×, and **{ours.fp32 / ours.int8:.0f}×** with int8."
+    )
+    return f"{_CLAIMED_SIZE} times smaller?", text, "shipping-one-bit"
+
+
+def _scale(root: Path) -> tuple[str, str, str]:
+    folder = root / "results" / "runs"
+    text = "S2's code detaches its learned scale from the gradient, so the scale stays at **1**."
+    names = ["s2-student", "s2-student-learned", "s2-ablation-shortcut-kd-mean"]
+    one, learned, mean = (row.last for row in report.rows(folder, names))
+    if one and learned and mean:
+        text += (
+            f" With the scale at 1 the net reaches {one} %. With a scale that does learn it reaches {learned} %, "
+            f"and with the mean of |W|, which S2 replaced, {mean} %."
+        )
+    return "A learned scale that never learns", text, "bireal-distillation"
+
+
+# ------------------------------------------------------------------------------------------------- packed nets
+
+
+def packed_nets(root: Path) -> tuple[str, dict[str, bytes]]:
+    """A table of the packed files in ``results/models`` with a download of each, and the files by their path
+    below the book's sources. An accuracy is of the packed file itself where a verification has measured it, else
+    as recorded in training."""
+    from bnnlib import deploy, recipes
+
+    rows = [
+        "| network | data | file | real-valued rest | top-1 % | measured on | download |",
+        "|---|---|---:|---|---:|---|---|",
+    ]
+    files = {}
+    for path in sorted((root / "results" / "models").glob("*.safetensors")):
+        about = deploy.info(path)
+        top1, where = about["top1"], "the trained net"
+        verified = root / "results" / "verified" / f"{path.stem}.json"
+        if verified.is_file() and (agreement := json.loads(verified.read_text())["agreement"]):
+            top1, where = agreement["top1"][about["real"]], "this file"
+        files[f"models/{path.name}"] = path.read_bytes()
+        title = recipes.load(about["recipe"]).title.replace("|", "\\|")
+        cells = [title, about["dataset"], _bytes(path.stat().st_size), about["real"]]
+        cells += [f"{top1:.2f}", where, f"{{download}}`{path.stem} <models/{path.name}>`"]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n" if files else "*None yet.*\n", files
+
+
+def _bytes(count: int) -> str:
+    """
+    >>> _bytes(83_022), _bytes(9_230_040)
+    ('83 kB', '9.2 MB')
+    """
+    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def citation() -> str:
+    """The book as a BibTeX entry, with the library's version."""
+    return f"""```bibtex
+@misc{{bnn-reproduced,
+  title = {{Binary neural networks, reproduced}},
+  note  = {{Executable book and the bnnlib library, version {__version__}}},
+  year  = {{2026}}
+}}
+```
+"""
+
+
+def start(chapters: Iterable[str]) -> str:
+    """The three ways in, as a grid of cards; the first chapter is the one to read."""
+    first = next(iter(chapters), None)
+    read = f"notebooks/{first}" if first else "notation"
+    cards = [
+        ("Read", read, "Begin with chapter 1. You need Python and the idea of a gradient."),
+        (
+            "Run",
+            "reproduce",
+            "`make book` rebuilds every figure from the stored records. No training, no GPU.",
+        ),
+        ("Build", "file-format", "Take a packed net, or train your own and ship it as one file of bits."),
+    ]
+    made = [
+        f":::{{grid-item-card}} {title}\n:link: {link}\n:link-type: doc\n\n{text}\n:::"
+        for title, link, text in cards
+    ]
+    return "::::{grid} 1 1 3 3\n:gutter: 3\n\n" + "\n\n".join(made) + "\n::::\n"
