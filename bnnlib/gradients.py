@@ -1,0 +1,6 @@
+"""``python -m bnnlib.gradients`` is ``bnn gradients``: see :mod:`bnnlib.book.studies.gradients`."""
+
+from bnnlib.cli import run
+
+if __name__ == "__main__":
+    run("gradients")

@@ -1,0 +1,6 @@
+"""``python -m bnnlib.report`` is ``bnn report``: see :mod:`bnnlib.experiments.report`."""
+
+from bnnlib.cli import run
+
+if __name__ == "__main__":
+    run("report")
