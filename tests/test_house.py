@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from bnnlib import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 # A room imports from itself and from those before it.
@@ -77,3 +81,18 @@ def test_layers_need_torch_and_numpy_alone():
         "snakemake", "tensorboard", "torchmetrics", "torchvision", "typer",
     }  # fmt: skip
     assert not heavy & set(done.stdout.split())
+
+
+def test_every_command_has_its_module():
+    for command, (module, says) in cli.MODULES.items():
+        assert importlib.util.find_spec(module) is not None, command
+        assert says.endswith(".")
+    for path in COMMANDS[1:]:  # what the older names run is a command
+        text = (ROOT / "bnnlib" / f"{path}.py").read_text(encoding="utf-8")
+        assert re.search(r'run\("([a-z ]+)"\)', text)[1] in cli.MODULES
+
+
+@pytest.mark.parametrize("command", cli.MODULES)
+def test_every_command_says_how_it_is_used(command):
+    done = subprocess.run([sys.executable, "-m", "bnnlib", *command.split(), "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "usage" in done.stdout.lower(), done.stderr[-2000:]

@@ -1,6 +1,6 @@
-"""``python -m bnnlib.book`` is ``bnn book``: see :mod:`bnnlib.book.site.site`."""
+"""``python -m bnnlib.book`` is ``bnn book``: see :mod:`bnnlib.book.site`."""
 
 import runpy
 
 if __name__ == "__main__":
-    runpy.run_module("bnnlib.book.site.site", run_name="__main__", alter_sys=True)
+    runpy.run_module("bnnlib.book.site", run_name="__main__", alter_sys=True)

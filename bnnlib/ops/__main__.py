@@ -3,13 +3,15 @@ machine runs. Status 1 where they do not compile, unless ``BNN_KERNEL=pytorch`` 
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 
 from bnnlib.ops import _backend, _build
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    argparse.ArgumentParser(prog="bnn kernels", description=__doc__).parse_args(arguments)
     rows = []
     try:
         rows = _backend.variants()
