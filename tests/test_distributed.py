@@ -233,7 +233,7 @@ def test_the_command_under_torchrun_on_images_of_any_size(tmp_path):
         RECIPE.format(dataset=f"lazyfolder:{tmp_path / 'tree'}").replace("image: 32", "image: 224")
         + "augment: {view: s5}\nquick: {train: 8, test: 5, batch_size: 4}\n"
     )
-    done = torchrun("-m", "bnnlib.training.loop", recipe, "--profile", "quick", BNN_RUNS=str(runs))
+    done = torchrun("-m", "bnnlib.train", recipe, "--profile", "quick", BNN_RUNS=str(runs))
     assert done.returncode == 0, done.stderr[-4000:]
     (path,) = runs.rglob("record.json")
     record = records.read(path)
@@ -241,6 +241,6 @@ def test_the_command_under_torchrun_on_images_of_any_size(tmp_path):
     assert (record.dataset.train, record.dataset.test) == (8, 5)
     assert deploy.load(path.parent / "model.safetensors")(torch.zeros(1, 3, 224, 224)).shape == (1, CLASSES)
     assert done.stderr.count("record ") == 1, "the first process alone speaks"
-    again = torchrun("-m", "bnnlib.training.loop", recipe, "--profile", "quck", BNN_RUNS=str(runs))
+    again = torchrun("-m", "bnnlib.train", recipe, "--profile", "quck", BNN_RUNS=str(runs))
     assert again.returncode != 0
     assert again.stderr.count("error: unknown profile 'quck'") == 1

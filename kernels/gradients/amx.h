@@ -9,8 +9,10 @@
 //
 // The right factor of a tile multiplication has pairs in a row: [k / 2][16 columns][2], which is a vector for each pair.
 #pragma once
-#if defined(BNN_AMX)
 #include "gradients/gradient.h"
+#include "isa/cpu.h"
+
+#if defined(BNN_AMX)
 #include "isa/avx2.h"
 #include "threads.h"
 
