@@ -39,7 +39,7 @@
 #endif
 
 // The compilers that know tiles.
-#if defined(BNN_EMULATE) || (defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11))
+#if defined(BNN_EMULATE) || (defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11))
 #define BNN_AMX
 #endif
 
