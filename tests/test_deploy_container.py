@@ -308,6 +308,8 @@ def with_graph(change):
         (with_graph(lambda g: g.update(ops=7)), "not a graph"),
         (with_graph(lambda g: g.update(inputs=[])), "not written before"),
         (with_graph(lambda g: g.update(outputs=["nowhere"])), "never written"),
+        (with_graph(lambda g: g.update(outputs=2 * g["outputs"])), "is named twice"),
+        (with_graph(lambda g: g.update(inputs=2 * g["inputs"])), "is named twice"),
         (with_graph(lambda g: g["ops"].reverse()), "not written before"),
         (with_graph(lambda g: g["ops"].append(g["ops"][1])), "written already"),
         (with_graph(lambda g: g["ops"][0].update(inputs=["logits"])), "not written before"),  # a cycle

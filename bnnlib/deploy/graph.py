@@ -243,8 +243,9 @@ class Graph:
                 ) from None
             written.update(op.writes())
         _need(bool(self.outputs), "there is no output")
-        for name in self.outputs:
+        for position, name in enumerate(self.outputs):
             _need(isinstance(name, str) and name in written, f"the output {name!r} is never written")
+            _need(name not in self.outputs[:position], f"the output {name} is named twice")
 
     def _check_op(self, op: Op, written: set[str]) -> None:
         _need(isinstance(op.name, str), f"its name is {op.name!r:.40}, not text")
