@@ -171,6 +171,15 @@ def read_all(folder: Path = FOLDER, recipe: str | None = None) -> list[Record]:
     return found
 
 
+def plain(text: Any) -> str:
+    """A name from a record as a page may show it: what would be Markdown, HTML or a terminal's business is left out.
+
+    >>> plain("AMD EPYC | <b>9\\nB14 (tm)")
+    'AMD EPYC b9B14 (tm)'
+    """
+    return " ".join(re.sub(r"[^\w .,:;@()+/-]", "", str(text)).split())[:100]
+
+
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Write a file whole or not at all: to a temporary file beside it, then renamed, and the folder brought to
     the disk as well. An ``OSError`` (disk full) names ``path`` and leaves what was there. The file's mode is what

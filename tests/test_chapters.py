@@ -280,6 +280,7 @@ def with_kernel(name):
         (chapter("1", parameters='profile = "stored"  # which\nseed = 0'), "has: seed = 0"),
         (chapter("1", parameters='profile = "stored"  # a=b\nseed = 0  # s'), "has: profile"),
         (chapter("%pip install torch"), "installs something"),
+        (chapter("x = 1  # " + "a" * 70), "wider than the page's 76 columns"),
         (with_kernel("conda-env"), "its kernel is 'conda-env'"),
         (executed(), "executed copy"),
     ],

@@ -188,3 +188,9 @@ def test_the_records_of_this_book_can_be_read():
                 everyone = [name for name in layer["times"] if speed.kind(name)]
                 assert layer["times"][rival]["median_us"] == min(layer["times"][n]["median_us"] for n in everyone)
                 assert speed.ratio(layer, speed.eager_fp32(layer), "bits").paired
+
+
+def test_a_name_of_a_processor_brings_no_markup_onto_a_page(tmp_path):
+    put(tmp_path, "bad", record("2026-01-02", "CPU <img src=x> | *a*\x1b[1m `b`"))
+    (found,) = speed.newest(tmp_path)
+    assert not set("<>|*`\x1b=") & set(found["environment"]["cpu"])

@@ -65,7 +65,7 @@ def test_a_flipped_bit_is_counted(bnn_data, monkeypatch):
 
 def test_records_come_in_the_order_of_the_book(tmp_path):
     for name in ("zzz", "s4-lenet5", "s2-student"):
-        record = {"net": name, "date": "2026-01-01", "environment": {}, "agreement": None, "memory": []}
+        record = {"net": name, "date": "2026-01-01", "environment": {"cpu": "A"}, "agreement": None, "memory": []}
         (tmp_path / f"{name}.json").write_text(json.dumps(record))
     assert [record["net"] for record in verify.read(tmp_path)] == ["s2-student", "s4-lenet5", "zzz"]
     assert "no accuracy" in verify.summary(record)

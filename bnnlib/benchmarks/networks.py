@@ -44,7 +44,7 @@ from bnnlib.benchmarks import onnx_runtime as bench_onnx
 from bnnlib.benchmarks import speed
 from bnnlib.deploy import images, onnx_export
 from bnnlib.paths import RESULTS
-from bnnlib.records import write_atomically
+from bnnlib.records import plain, write_atomically
 
 FOLDER = RESULTS / "bench"
 # the topologies that the book compares, by a recipe that builds them; and whatever else comes with the book
@@ -290,7 +290,8 @@ def newest_of_each(folder: Path = FOLDER) -> list[dict]:
         try:
             record = json.loads(path.read_text())
             if not record["quick"] and {"nets", "runs"} <= set(record):
-                cpu, row = record["environment"]["cpu"], (record["date"], path.name, record)
+                cpu = record["environment"]["cpu"] = plain(record["environment"]["cpu"])
+                row = (record["date"], path.name, record)
                 found[cpu] = max(found.get(cpu, row), row, key=lambda row: row[:2])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise BenchError(f"{path} is no benchmark record ({error!r}): run make bench again") from None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnnlib.paths import RESULTS
+from bnnlib.records import plain
 
 FOLDER = RESULTS / "bench"
 KINDS = ("float32", "bfloat16", "int8", "1 bit")  # ways to multiply, as kernels/measure/peaks.h names them
@@ -56,7 +57,8 @@ def newest(folder: Path = FOLDER) -> list[dict]:
             continue
         try:
             record = json.loads(path.read_text())
-            cpu, day = record["environment"]["cpu"], record["date"]
+            cpu = record["environment"]["cpu"] = plain(record["environment"]["cpu"])
+            day = record["date"]
             if record["quick"] or not all({"layers", "gemms", "peaks"} <= set(run) for run in record["runs"]):
                 raise SpeedError(f"{path} is no whole record of this version: run make bench again")
         except (json.JSONDecodeError, KeyError, TypeError) as error:

@@ -28,7 +28,7 @@ from bnnlib.benchmarks import kernels as bench
 from bnnlib.benchmarks.networks import BATCHES, REALS, model_of, nets, real_twin, shape_of, shipped, topology
 from bnnlib.deploy import images
 from bnnlib.paths import RESULTS, ROOT
-from bnnlib.records import write_atomically
+from bnnlib.records import plain, write_atomically
 
 FOLDER = RESULTS / "verified"
 MEMORY = ("fp32-eager", "packed", "packed-alone", "packed-alone-int8")
@@ -158,6 +158,7 @@ def read(folder: Path = FOLDER) -> list[dict]:
     for path in sorted(folder.glob("*.json")):
         try:
             record = json.loads(path.read_text())
+            record["environment"]["cpu"] = plain(record["environment"]["cpu"])
             found[record["net"]] = {key: record[key] for key in ("net", "date", "environment", "agreement", "memory")}
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise VerifyError(f"{path} is no record of a packed network ({error!r}): run make bench again") from None

@@ -48,6 +48,7 @@ import nbformat  # noqa: E402
 from bnnlib.paths import ROOT  # noqa: E402
 
 PROFILES = ("stored", "quick", "full")
+COLUMNS = 76  # of code that a page shows without wrapping it
 
 # What a chapter's output depends on besides itself, less the modules that only carry chapters around.
 _DEPENDS = ("bnnlib", "kernels", "results")
@@ -431,7 +432,8 @@ def _machine_paths() -> list[str]:
 
 
 def source_problems(notebook: nbformat.NotebookNode, name: str) -> list[str]:
-    """Why a notebook may not be committed: outputs in it, no parameters, another kernel, installs."""
+    """Why a notebook may not be committed: outputs in it, no parameters, another kernel, installs, lines cut by
+    the page."""
     found = []
     try:
         defaults = parameters(notebook, name)
@@ -456,6 +458,9 @@ def source_problems(notebook: nbformat.NotebookNode, name: str) -> list[str]:
             continue
         if cell.outputs or cell.execution_count is not None:
             found.append(f"{name}: cell {position} is stored with outputs; clear them (JupyterLab: Edit)")
+        wide = [line for line in cell.source.splitlines() if len(line) > COLUMNS]
+        if wide:
+            found.append(f"{name}: cell {position} is wider than the page's {COLUMNS} columns: {wide[0].strip()}")
         if re.search(r"^\s*[%!]\s*(pip|conda|apt)\b|sys\.path", cell.source, re.MULTILINE):
             found.append(
                 f"{name}: cell {position} installs something or turns sys.path; the environment does that"

@@ -316,21 +316,12 @@ def machine(hardware: Mapping[str, Any]) -> str:
     >>> machine({"cpu": "AMD EPYC", "threads": 2})
     'AMD EPYC, 2 threads'
     """
-    parts = [_plain(hardware.get("gpu") or hardware.get("cpu", "unknown processor"))]
+    parts = [records.plain(hardware.get("gpu") or hardware.get("cpu", "unknown processor"))]
     for kind in ("processes", "threads"):
         count = hardware.get(kind, 1)
         if isinstance(count, int) and count > 1 and not (kind == "threads" and "gpu" in hardware):
             parts.append(f"{count} {kind}")
     return ", ".join(parts)
-
-
-def _plain(text: Any) -> str:
-    """A name from a record as a page may show it: what would be Markdown, HTML or a terminal's business is left out.
-
-    >>> _plain("AMD EPYC | <b>9\\nB14 (tm)")
-    'AMD EPYC b9B14 (tm)'
-    """
-    return " ".join(re.sub(r"[^\w .,:;@()+/-]", "", str(text)).split())[:100]
 
 
 def reaches(record: Record, top1: float) -> int | None:
