@@ -228,3 +228,22 @@ def test_the_processor_of_a_record_is_no_markup():
     for name in ("<script>alert(1)</script>", "a | b", "[x](http://y)", "`code`", "a\nb\x1b[2J", "x" * 10_000):
         assert not set(report.machine({"cpu": name})) & set("<>|[]`*\n\x1b") and len(report.machine({"cpu": name})) <= 100
     assert report.machine({"cpu": "Intel(R) Xeon(R) Processor family 6 model 207"}) == "Intel(R) Xeon(R) Processor family 6 model 207"
+
+
+def test_a_best_epoch_chosen_on_validation_images_has_no_star(tmp_path, put, a_record):
+    path = put(tmp_path, "s4-lenet5", 0, 97.0, 98.0)
+    (row,) = report.rows(tmp_path, ["s4-lenet5"])
+    assert row.best_marked == "98.00*"
+    fields = records.read(path).model_dump()
+    for point in fields["curve"]:
+        point["validation_top1"] = 50.0 + point["test_top1"] / 10
+    records.write(records.Record.model_validate({**fields, "best_of": "validation"}), path)
+    (row,) = report.rows(tmp_path, ["s4-lenet5"])
+    assert row.best_marked == "98.00"
+
+
+def test_groups_go_by_what_a_recipe_states_and_not_by_its_name(tmp_path):
+    groups = {name: report.group(report.row(recipes.load(name), [])) for name in recipes.names()}
+    assert groups["s1-vgg-5ep-relu"] == groups["s2-ablation-plain-kd-one-3ep"] == groups["ours-mlp-gradient-paper"] == "ablations"
+    assert groups["s1-vgg-lr1e-3"] == groups["s2-student"] == "headlines" and groups["s4-nin-60ep"] == "short"
+    assert groups["ours-vgg-6ep"] == "ours" and groups["s3-mlp"] == "other"

@@ -8,7 +8,6 @@ compares. Every number comes from a record.
 
 from __future__ import annotations
 
-import re
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -60,6 +59,12 @@ class Row:
     last: Spread | None
     best: Spread | None
     stale: tuple[int, ...]
+    best_on_test: bool = False  # whether the best epoch was picked on the test set, not on validation images
+
+    @property
+    def best_marked(self) -> str:
+        """The best epoch's figure, with a star where it was picked on the test set."""
+        return f"{self.best}{'*' if self.best_on_test else ''}"
 
     @property
     def compared(self) -> Spread | None:
@@ -116,7 +121,7 @@ def row(recipe: Recipe, runs: Sequence[Record]) -> Row:
     stale = tuple(r.seed for r in runs if recipe.changed_since(r.resolved))
     last = Spread.of([r.top1_last for r in runs]) if runs else None
     best = Spread.of([r.top1_best for r in runs]) if runs else None
-    return Row(recipe, last, best, stale)
+    return Row(recipe, last, best, stale, any(r.best_of == "test" for r in runs))
 
 
 def markdown_table(folder: Path = records.FOLDER, names: list[str] | None = None) -> str:
@@ -137,7 +142,7 @@ def markdown_table(folder: Path = records.FOLDER, names: list[str] | None = None
             notes.append(f"? `{r.name}`: {r.published.doubt}.")
         marks = ("*" if r.published.epoch == "best-on-test" else "") + ("?" if r.published.doubt else "")
         published = "–" if r.published.top1 is None else f"{r.published.top1:.2f}{marks}"
-        ours = (str(row.last), f"{row.best}*", str(row.last.n)) if row.last else ("–", "–", "0")
+        ours = (str(row.last), row.best_marked, str(row.last.n)) if row.last else ("–", "–", "0")
         lines.append(
             f"| `{r.name}` {_title(r)} | {r.source} | {r.dataset} | {published} | {' | '.join(ours)} | {row.verdict} |"
         )
@@ -160,11 +165,11 @@ def group(row: Row) -> str:
     recipe = row.recipe
     if recipe.published.top1 is not None:
         return "headlines"
+    if recipe.factors:
+        return "ablations"
     if recipe.source == "ours":
         return "ours"
-    if re.search(r"-ablation-|-\d+ep-", recipe.name):
-        return "ablations"
-    return "short" if re.search(r"-\d+ep$", recipe.name) else "other"
+    return "short" if recipe.shortens else "other"
 
 
 def headline_table(folder: Path = records.FOLDER, *, links: bool = False) -> str:
@@ -205,7 +210,7 @@ def grouped_tables(folder: Path = records.FOLDER) -> str:
         where = group(row)
         if where == "headlines":
             cells.append(f"{p.top1:.2f}{'*' if p.epoch == 'best-on-test' else ''}")
-        cells += [str(row.last), f"{row.best}*", str(row.last.n)]
+        cells += [str(row.last), row.best_marked, str(row.last.n)]
         cells += [row.verdict] if where == "headlines" else []
         cells.append(f"{r.source}, {r.dataset}")
         gathered[where].append(f"| {' | '.join(cells)} |")
@@ -214,7 +219,7 @@ def grouped_tables(folder: Path = records.FOLDER) -> str:
         if not lines:
             continue
         stated = name == "headlines"
-        figures = [*(["claimed %"] if stated else []), "last epoch %", "best epoch %*", "seeds"]
+        figures = [*(["claimed %"] if stated else []), "last epoch %", "best epoch %", "seeds"]
         head = ["network", *figures, *(["verdict"] if stated else []), "source, data"]
         rule = ["---", *["---:"] * len(figures), *["---"] * (len(head) - len(figures) - 1)]
         parts.append(
