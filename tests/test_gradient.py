@@ -650,6 +650,7 @@ def test_the_short_recipes_differ_in_the_gradient_alone():
         model = fields.pop("model")
         net = models.build(model.pop("name"), **model)
         assert {m.gradient for m in layers.binary_layers(net).values()} == {gradient}
+        assert fields.pop("factors") == {"gradient": gradient}
         rest.append({k: v for k, v in fields.items() if k not in ("name", "title")})
     assert all(fields == rest[0] for fields in rest)
     assert rest[0]["published"]["top1"] is None
