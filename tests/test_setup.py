@@ -61,7 +61,7 @@ def direct(*extras: str) -> list[Requirement]:
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
 def test_requirements_pin_every_direct_dependency_within_its_range(python: str) -> None:
     versions = pinned_versions(python)
-    for requirement in direct("train", "book", "test", "dev"):
+    for requirement in direct("train", "book", "bench", "test", "dev"):
         version = versions.get(canonicalize_name(requirement.name))
         assert version, f"{requirement.name} is in pyproject.toml but not in requirements.txt: make pins"
         assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}: make pins"
@@ -77,19 +77,13 @@ def test_requirements_are_hashed_and_name_no_source() -> None:
     assert not re.search(r"^\s*(-i|-f|--index|--extra-index|--find-links|--trusted)", text, re.MULTILINE)
 
 
-def test_the_benchmarks_extra_stays_out_of_the_environment() -> None:
-    names = set(pinned_versions("3.11"))
-    for requirement in direct("bench")[len(direct()) :]:
-        assert canonicalize_name(requirement.name) not in names
-
-
 def test_conda_environment_repeats_the_pins_of_the_direct_dependencies() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *conda, last = environment["dependencies"]
     assert sorted(re.split("[=<>]", line)[0] for line in conda) == ["cxx-compiler", "pip", "python"]
     python = next(line for line in conda if line.startswith("python")).split("=")[1]
     versions = pinned_versions(python)
-    names = sorted(canonicalize_name(requirement.name) for requirement in direct("train", "book", "test"))
+    names = sorted(canonicalize_name(requirement.name) for requirement in direct("train", "book", "bench", "test"))
     assert last["pip"] == [f"{name}=={versions[name]}" for name in names]
 
 
