@@ -15,7 +15,6 @@ import hashlib
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
+from statistics import fmean
 
 import nbformat
 import yaml
@@ -164,12 +164,12 @@ def runs_table(known: Iterable, found: Iterable) -> str:
         seeds = f"{len(runs)} of {recipe.seeds}"
         cells = [f"`{recipe.name}`", recipe.dataset, str(recipe.epochs), seeds, "–", "–", "–"]
         if runs:
-            seconds = statistics.fmean(record.wall_time_s for record in runs)
+            seconds = fmean(record.wall_time_s for record in runs)
             places = {report.machine(record.hardware) for record in runs}
             cells[4:] = [
                 _duration(seconds),
                 "; ".join(sorted(places)),
-                _spread([record.top1_last for record in runs]),
+                str(report.Spread.of([record.top1_last for record in runs])),
             ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
@@ -183,11 +183,6 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _spread(values: list[float]) -> str:
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def _questions(root: Path) -> dict[str, str]:
