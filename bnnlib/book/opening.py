@@ -1,8 +1,8 @@
-"""How a chapter opens: its question, its answer as numbers from the cells below, and what running it costs.
+"""How a chapter opens: its question, its answer from a cell below, and what running it costs.
 
-The chapter's first cell states question and answer in prose; ``{glue:text}`loss``` in it stands for a number that a
-cell below hands over with ``opening.answer(loss="0.12 points")``. The second cell calls :func:`cost`. CONTRIBUTING has
-the pattern cell by cell.
+The first cell of a chapter states its question. A cell tagged ``answer``, wherever the numbers are known, puts out the
+answer as Markdown or as a figure, and the page shows it below the question. The second cell, tagged ``cost``, calls
+:func:`cost`. CONTRIBUTING has the pattern cell by cell.
 """
 
 from __future__ import annotations
@@ -19,14 +19,6 @@ from bnnlib.paths import ROOT
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
-
-
-def answer(**numbers: object) -> None:
-    """Hand numbers to the chapter's text, by the name that ``{glue:text}`` calls them."""
-    from myst_nb import glue
-
-    for name, shown in numbers.items():
-        glue(name.replace("_", "-"), str(shown), display=False)
 
 
 def duration(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """An executed chapter as its page: what the tags of its cells mean there, and what a page has no use for.
 
-``parameters`` and ``imports`` are folded; of ``cost`` and ``sentence`` only what the cell puts out is shown.
+``parameters`` and ``imports`` are folded. Of ``cost`` and ``sentence`` only what the cell puts out is shown. ``answer`` is
+a sentence that stands below the chapter's question, however late its numbers are computed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import nbformat
 from bnnlib.book import chapters, opening
 
 FOLDED = {"parameters": "parameters", "imports": "imports"}
-OUTPUT_ALONE = {"cost", "sentence"}
+OUTPUT_ALONE = {"cost", "sentence", "answer"}
 
 
 def as_page(path: Path, profile: str = "stored") -> bytes:
@@ -38,4 +39,8 @@ def as_page(path: Path, profile: str = "stored") -> bytes:
             for output in cell.outputs:
                 if shown := output.get("data", {}).get("text/markdown"):
                     output.data["text/markdown"] = opening.with_times(shown, seconds)
+    # The sort keeps the order of equals: the question first, then the answer, then all the rest.
+    answers = ["answer" in cell.metadata.get("tags", []) for cell in notebook.cells]
+    order = sorted(range(len(answers)), key=lambda i: i > 0 and 2 - answers[i])
+    notebook.cells = [notebook.cells[i] for i in order]
     return nbformat.writes(notebook).encode()
