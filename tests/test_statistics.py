@@ -8,7 +8,16 @@ import pytest
 from scipy import stats
 
 from bnnlib.experiments import statistics
-from bnnlib.experiments.statistics import Spread, detectable, difference, half_width, holm, pooled, prediction, seed_effect
+from bnnlib.experiments.statistics import (
+    Spread,
+    detectable,
+    difference,
+    half_width,
+    holm,
+    pooled,
+    prediction,
+    seed_effect,
+)
 
 TRIALS = 10_000
 NEAR = 0.01  # of the nominal coverage
