@@ -27,7 +27,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from bnnlib.book import chapters, landing
+from bnnlib.book import chapters, landing, live
 from bnnlib.paths import ROOT
 
 _BUILT_BY = (
@@ -100,6 +100,11 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
     files |= {f"generated/{name}.md": text.encode() for name, text in _generated(root, notebooks).items()}
     table, nets = landing.packed_nets(root)
     files |= {"generated/packed-nets.md": table.encode()} | nets
+    if "live.md" in files:
+        pages, scripts, wrong = live.parts(root)
+        files |= {f"generated/{name}.md": text.encode() for name, text in pages.items()} | scripts
+        if wrong:
+            print(f"note: the page live.md stands still: {wrong}", file=sys.stderr)
     files["_toc.yml"] = toc.read_bytes()
     return files
 
@@ -258,6 +263,7 @@ def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) ->
     _write(source, files)
     _jupyter_book(root, source, work)
     built = work / "_build" / "html"
+    live.copy_scripts(source, built)
     prune(built)
     loads = outside(built)
     if loads:
