@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from bnnlib import data
-from bnnlib.book import live, live_pictures, live_strokes
+from bnnlib.book.live import page as live
+from bnnlib.book.live import digits, pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -107,17 +108,17 @@ def test_the_float_twin_gives_the_same_logits(visit, digit):
 
 
 def test_a_drawing_becomes_the_same_image_as_in_python(visit):
-    drawings = [live_strokes.drawing(d, style, 3) for d in range(10) for style in live_strokes.STYLES]
+    drawings = [digits.drawing(d, style, 3) for d in range(10) for style in digits.STYLES]
     drawings += [[[(0.5, 0.5)]], [[(0.1, 0.9), (0.1, 0.9)]], [[(0.2, 0.2), (0.8, 0.2)]]]
     found = visit("page").evaluate("all => all.map(strokes => [...bnnLive.digitImage(strokes)])", drawings)
     for strokes, image in zip(drawings, found, strict=True):
         # the last step rounds: the order of a sum may move one pixel of thousands by 1
-        assert np.abs(np.array(image) - live_strokes.image(strokes).ravel().astype(int)).max() <= 1
+        assert np.abs(np.array(image) - digits.image(strokes).ravel().astype(int)).max() <= 1
 
 
 def test_written_digits_are_read(visit):
     """60 drawings in six styles: the page's own way to its answer, at least 47 of 50 right."""
-    wanted = [(d, live_strokes.drawing(d, style, 0)) for style in live_strokes.STYLES for d in range(10)]
+    wanted = [(d, digits.drawing(d, style, 0)) for style in digits.STYLES for d in range(10)]
     script = "all => all.map(strokes => { const { view } = document.querySelector('.live'); view.pad.set(strokes); return view.answer; })"
     found = visit("page").evaluate(script, [strokes for _, strokes in wanted])
     right = sum(answer == d for (d, _), answer in zip(wanted, found, strict=True))
@@ -137,7 +138,7 @@ def draw(page, strokes) -> None:
 @pytest.mark.parametrize("name", ["page", "hero"])
 def test_a_stroke_of_the_mouse(visit, name, record_property):
     page = visit(name)
-    draw(page, live_strokes.drawing(4, "slanted", 2))
+    draw(page, digits.drawing(4, "slanted", 2))
     assert page.locator("[data-part=answer] b").text_content() == "4"
     assert page.locator(".live-best").text_content().startswith("4")
     page.wait_for_function("document.querySelector('.live').view.times")
@@ -152,7 +153,7 @@ def test_by_touch_on_a_phone(visit):
     page = visit("page", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     box = page.locator("[data-part=pad] canvas").bounding_box()
     session = page.context.new_cdp_session(page)
-    for stroke in live_strokes.drawing(7, "plain", 0):
+    for stroke in digits.drawing(7, "plain", 0):
         for k, (x, y) in enumerate(stroke):
             point = {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"]}
             session.send("Input.dispatchTouchEvent", {"type": "touchMove" if k else "touchStart", "touchPoints": [point]})
@@ -178,12 +179,12 @@ def test_by_keyboard(visit):
 def test_one_sum_is_the_kernel_s(visit, digit):
     """Every bit of layer 2, from the sums that the page counts bit by bit; and the sum that it says is numpy's."""
     page = visit("page")
-    strokes = live_strokes.drawing(5, "plain", 4)
+    strokes = digits.drawing(5, "plain", 4)
     page.evaluate("strokes => document.querySelector('.live').view.pad.set(strokes)", strokes)
     sums = np.array(page.evaluate("""() => { const { view } = document.querySelector('.live'), all = [];
       for (let f = 0; f < 50; ++f) for (let y = 0; y < 8; ++y) for (let x = 0; x < 8; ++x) all.push(view.sum(f, view.window(y, x)));
       return all; }""")).reshape(50, 8, 8)
-    graph, image = digit.net.graph, live_strokes.image(strokes)[None, None]
+    graph, image = digit.net.graph, digits.image(strokes)[None, None]
     slots = digit.net.values(live.seen(digit, image), ["conv2.layer.input", "fc1.layer.input"])
     weights = np.unpackbits(graph.tensors["conv2.layer.weight"], axis=1, count=500, bitorder="little").astype(int) * 2 - 1
     signs = torch.from_numpy(weights.reshape(50, 20, 5, 5)).float()
@@ -213,10 +214,10 @@ def test_a_filter_and_its_place_can_be_chosen(visit):
 
 def test_pictures_are_named_as_python_names_them(visit, tmp_path):
     net = live._net(ROOT, live.PICTURE)
-    pictures = live_pictures.drawn()
+    examples = pictures.drawn()
     page = visit("picture")
-    found = answers(page, np.stack(list(pictures.values())))
-    for logits, picture in zip(found, pictures.values(), strict=True):
+    found = answers(page, np.stack(list(examples.values())))
+    for logits, picture in zip(found, examples.values(), strict=True):
         assert np.array_equal(logits.astype(np.float32), live.logits(net, picture.transpose(2, 0, 1)[None].copy())[0])
     page.locator("[data-picture=ship]").click()
     assert page.locator("[data-part=answer] b").text_content() == "ship"
@@ -230,7 +231,7 @@ def test_a_picture_of_one_s_own(visit, tmp_path):
     from PIL import Image
 
     page = visit("picture")
-    ship = Image.fromarray(live_pictures.drawn()["ship"]).resize((640, 640), Image.Resampling.BOX)
+    ship = Image.fromarray(pictures.drawn()["ship"]).resize((640, 640), Image.Resampling.BOX)
     wide = Image.new("RGB", (900, 640))
     wide.paste(ship, (130, 0))
     wide.save(tmp_path / "mine.png")

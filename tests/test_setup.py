@@ -83,7 +83,7 @@ def test_conda_environment_repeats_the_pins_of_the_direct_dependencies() -> None
     assert sorted(re.split("[=<>]", line)[0] for line in conda) == ["cxx-compiler", "pip", "python"]
     python = next(line for line in conda if line.startswith("python")).split("=")[1]
     versions = pinned_versions(python)
-    names = sorted(canonicalize_name(requirement.name) for requirement in direct("train", "book", "bench", "test"))
+    names = sorted({canonicalize_name(requirement.name) for requirement in direct("train", "book", "bench", "test")})
     assert last["pip"] == [f"{name}=={versions[name]}" for name in names]
 
 

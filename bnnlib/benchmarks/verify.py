@@ -24,18 +24,15 @@ import torch
 from torch import Tensor
 
 from bnnlib import data, deploy, layers, recipes
-from bnnlib.benchmarks import kernels as bench
+from bnnlib.benchmarks import record as bench_record
 from bnnlib.benchmarks.networks import BATCHES, REALS, model_of, nets, real_twin, shape_of, shipped, topology
+from bnnlib.benchmarks.record import BenchError
 from bnnlib.deploy import images
 from bnnlib.paths import RESULTS, ROOT
-from bnnlib.records import plain, write_atomically
+from bnnlib.records import write_atomically
 
 FOLDER = RESULTS / "verified"
 MEMORY = ("fp32-eager", "packed", "packed-alone", "packed-alone-int8")
-
-
-class VerifyError(Exception):
-    """A record that cannot be used, or a process that failed; the message says what to do."""
 
 
 # ----------------------------------------------------------------------------------------------------- memory
@@ -70,7 +67,7 @@ def measure_memory(names: Iterable[str], batches: Iterable[int] = BATCHES) -> li
                         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, cwd=ROOT
                     )
                     if done.returncode:
-                        raise VerifyError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
+                        raise BenchError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
                     found.append({"net": name, "batch": batch, "kind": kind, **json.loads(done.stdout)})
     return found
 
@@ -138,7 +135,7 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
 def measure(name: str, quick: bool = False) -> dict:
     """The record of the recipe ``name``. ``quick``: batch 1 and a few images."""
     return {
-        "net": name, "date": date.today().isoformat(), "environment": bench.environment(), "quick": quick,
+        "net": name, "date": date.today().isoformat(), "environment": bench_record.environment(), "quick": quick,
         "agreement": measure_agreement(name, 200 if quick else None),
         "memory": measure_memory([name], BATCHES[:1] if quick else BATCHES),
     }  # fmt: skip
@@ -153,15 +150,14 @@ def names() -> list[str]:
 
 
 def read(folder: Path = FOLDER) -> list[dict]:
-    """The records, in the order of :func:`names`. Raises :class:`VerifyError` for a damaged file."""
+    """The records, in the order of :func:`names`. Raises :class:`BenchError` for a damaged file."""
     found = {}
     for path in sorted(folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-            record["environment"]["cpu"] = plain(record["environment"]["cpu"])
-            found[record["net"]] = {key: record[key] for key in ("net", "date", "environment", "agreement", "memory")}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise VerifyError(f"{path} is no record of a packed network ({error!r}): run make bench again") from None
+        record = bench_record.read(path)
+        wanted = ("net", "date", "environment", "agreement", "memory")
+        if missing := [key for key in wanted if key not in record]:
+            raise BenchError(f"{path} is no record of a packed network (no {missing[0]!r}): run make bench again")
+        found[record["net"]] = {key: record[key] for key in wanted}
     order = {name: at for at, name in enumerate(names())}
     return sorted(found.values(), key=lambda record: (order.get(record["net"], len(order)), record["net"]))
 
@@ -195,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.nets or (["s4-lenet5"] if options.quick else names()):
         try:
             record = measure(name, options.quick)
-        except VerifyError as error:
+        except BenchError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         print(summary(record), flush=True)

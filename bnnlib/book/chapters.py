@@ -52,7 +52,7 @@ COLUMNS = 76  # of code that a page shows without wrapping it
 
 # What a chapter's output depends on besides itself, less the modules that only carry chapters around.
 _DEPENDS = ("bnnlib", "kernels", "results")
-_CARRIERS = ("bnnlib/book/chapters.py", "bnnlib/book/landing.py", "bnnlib/book/site.py")
+_CARRIERS = ("bnnlib/book/chapters.py", "bnnlib/book/site.py", "bnnlib/book/pages/")
 _PACKAGES = ("torch", "numpy", "matplotlib", "pandas", "ipykernel")
 _NOT_SOURCE = {".so", ".pyd", ".o", ".pyc", ".tmp", ".lock"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -166,7 +166,7 @@ def surroundings(root: Path = ROOT) -> str:
         for path in sorted((root / folder).rglob("*")):
             name = path.relative_to(root).as_posix()
             hidden = any(part.startswith((".", "__pycache__")) for part in path.relative_to(root).parts)
-            if hidden or path.suffix in _NOT_SOURCE or name in _CARRIERS or not path.is_file():
+            if hidden or path.suffix in _NOT_SOURCE or name.startswith(_CARRIERS) or not path.is_file():
                 continue
             digest.update(f"{name}\0{path.stat().st_size}\0".encode())
             digest.update(path.read_bytes())

@@ -24,10 +24,12 @@ from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
 
-import nbformat
 import yaml
 
-from bnnlib.book import chapters, landing, live
+from bnnlib.book import chapters
+from bnnlib.book.live import page as live
+from bnnlib.book.opening import duration as _duration
+from bnnlib.book.pages import chapter, figures, landing
 from bnnlib.paths import ROOT
 
 _BUILT_BY = (
@@ -93,7 +95,7 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
         else:
             wrong += chapters.check(path, profile=profile)
             notebooks.append(path)
-            files[f"{entry}.ipynb"] = _as_page(path)
+            files[f"{entry}.ipynb"] = chapter.as_page(path, profile)
     if wrong:
         run = f"python -m bnnlib.chapters run --profile {profile}"
         raise BookError("\n".join([*wrong, f"chapters are run by: {run}"]))
@@ -107,20 +109,6 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
             print(f"note: the page live.md stands still: {wrong}", file=sys.stderr)
     files["_toc.yml"] = toc.read_bytes()
     return files
-
-
-def _as_page(path: Path) -> bytes:
-    """An executed chapter less what no page needs: papermill's timings and its injected cell."""
-    notebook = chapters.read(path)
-    notebook.metadata = {
-        key: notebook.metadata[key] for key in ("kernelspec", "language_info") if key in notebook.metadata
-    }
-    for cell in notebook.cells:
-        for key in ("papermill", "execution", "ExecuteTime"):
-            cell.metadata.pop(key, None)
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata.tags.append("remove-cell")
-    return nbformat.writes(notebook).encode()
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
@@ -178,16 +166,6 @@ def runs_table(known: Iterable, found: Iterable) -> str:
             ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> [_duration(s) for s in (12.3, 200, 4000, 40000)]
-    ['12 s', '3 min', '67 min', '11.1 h']
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _spread(values: list[float]) -> str:
@@ -263,6 +241,7 @@ def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) ->
     _write(source, files)
     _jupyter_book(root, source, work)
     built = work / "_build" / "html"
+    figures.inline(built)
     live.copy_scripts(source, built)
     prune(built)
     loads = outside(built)
@@ -277,7 +256,8 @@ def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) ->
 def _digest(files: dict[str, bytes], root: Path) -> str:
     """All that the site is made from: pages, settings, extension, and the versions of what makes it."""
     digest = hashlib.sha256()
-    extra = [root / "_config.yml", Path(__file__), Path(landing.__file__), *sorted((root / "book" / "_ext").glob("*.py"))]
+    extra = [root / "_config.yml", Path(__file__), *sorted((root / "book" / "_ext").glob("*.py"))]
+    extra += sorted(Path(landing.__file__).parent.glob("*.py"))
     for name, content in [*sorted(files.items()), *((path.name, path.read_bytes()) for path in extra)]:
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     for package in _BUILT_BY:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bnnlib.layers import BinaryConv2d, Dropout, RPReLU, RSign
+from bnnlib.layers import BinaryConv2d, Dropout, RSign
 from bnnlib.models import register
 from bnnlib.models.blocks import activation
 
@@ -160,24 +160,57 @@ class OursBlock(nn.Module):
     """RSign - binary 3x3 conv - [2x2 max-pool] - BN, plus a shortcut without weights, then RPReLU.
 
     The shortcut is pooled where the conv is, and doubled along the channels where the width doubles: the
-    body holds no real-valued conv.
+    body holds no real-valued conv. ``shifts=False``: a plain sign; ``act``: another activation;
+    ``shortcut=False``: none.
     """
 
-    def __init__(self, channels: int, out_channels: int, pool: bool, layer: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        pool: bool,
+        layer: dict[str, Any],
+        shifts: bool = True,
+        act: str = "rprelu",
+        shortcut: bool = True,
+    ) -> None:
         super().__init__()
-        self.repeat, self.pool = out_channels // channels, pool
-        # the estimator is the shifted sign's: the conv lets the gradient of what it takes for signs through
-        self.sign = RSign(channels, layer["ste"], signs=False)
-        self.conv = BinaryConv2d(channels, out_channels, 3, padding=1, **{**layer, "ste": "identity"})
+        self.pool, self.shortcut = pool, shortcut
+        if shifts:
+            # the estimator is the shifted sign's: the conv lets the gradient of what it takes for signs through
+            self.sign: nn.Module = RSign(channels, layer["ste"], signs=False)
+            layer = {**layer, "ste": "identity"}
+        else:
+            self.sign = nn.Identity()
+        self.conv = BinaryConv2d(channels, out_channels, 3, padding=1, **layer)
         self.bn = nn.BatchNorm2d(out_channels)
-        self.act = RPReLU(out_channels)
+        self.act = activation(act, out_channels)
+
+    def side(self, x: Tensor) -> Tensor:
+        """What the shortcut adds, in the shape of the block's output."""
+        x = F.avg_pool2d(x, 2) if self.pool else x
+        return _widen(x, self.conv.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(self.sign(x))
-        if self.pool:
-            y, x = F.max_pool2d(y, 2), F.avg_pool2d(x, 2)
-        side = x if self.repeat == 1 else x.repeat(1, self.repeat, 1, 1)
-        return self.act(self.bn(y) + side)
+        y = self.bn(F.max_pool2d(y, 2) if self.pool else y)
+        return self.act(y + self.side(x) if self.shortcut else y)
+
+
+class OursPair(nn.Module):
+    """Two :class:`OursBlock` without shortcuts of their own, and one around both, added to their output."""
+
+    def __init__(self, first: OursBlock, second: OursBlock) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x)) + self.second.side(self.first.side(x))
+
+
+def _widen(x: Tensor, channels: int) -> Tensor:
+    """``x`` repeated along its channels until there are ``channels``."""
+    return x if x.shape[1] == channels else x.repeat(1, channels // x.shape[1], 1, 1)
 
 
 @register("ours-vgg")
@@ -186,14 +219,20 @@ def ours_vgg(
     classes: int = 10,
     dropout: float = 0.0,
     classifier: Literal["average", "flatten"] = "flatten",
+    shifts: bool = True,
+    act: str = "rprelu",
+    shortcut: Literal["each", "pairs", "none"] = "each",
     layer: dict[str, Any] | None = None,
 ) -> VGG:
     """Our net on S1's body: the same six binary convs at the same widths, with ReActNet's shifts and
     shortcuts that hold no weights.
 
     ``classifier``: ``flatten`` (linear from 8192, as VGG-small has it) or ``average`` (global average pool,
-    linear from 512).
+    linear from 512). ``shifts``: whether a learned shift stands before each sign; ``act``: behind each conv and the
+    first, see :func:`bnnlib.models.blocks.activation`; ``shortcut``: around each binary conv, around pairs of them, or none.
     """
+    if shortcut not in ("each", "pairs", "none"):
+        raise ValueError(f"unknown shortcut {shortcut!r}: choose each, pairs or none")
     if classifier not in ("average", "flatten"):
         raise ValueError(f"unknown classifier {classifier!r}: choose average or flatten")
     options = {
@@ -204,10 +243,13 @@ def ours_vgg(
         "weight_ste": "identity",
         **(layer or {}),
     }
-    channels, blocks = 128, []
+    channels = 128
+    blocks: list[nn.Module] = []
     for width, pool in WIDTHS:
-        blocks.append(OursBlock(channels, width, pool, options))
+        blocks.append(OursBlock(channels, width, pool, options, shifts, act, shortcut == "each"))
         channels = width
+    if shortcut == "pairs":
+        blocks = [OursPair(*pair) for pair in zip(blocks[::2], blocks[1::2], strict=True)]
     squeeze: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)] if classifier == "average" else []
     head = nn.Sequential(
         *squeeze,
@@ -217,6 +259,6 @@ def ours_vgg(
         nn.Linear(512 if squeeze else 8192, classes),
     )
     stem = nn.Sequential(
-        nn.Conv2d(in_channels, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128), RPReLU(128)
+        nn.Conv2d(in_channels, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128), activation(act, 128)
     )
     return VGG(stem, blocks, head)

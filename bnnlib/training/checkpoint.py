@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from bnnlib import paths
 from bnnlib.records import remove_leftovers, write_atomically
 
 _MARK = b"\nbnnlib sha256 "
@@ -38,7 +39,7 @@ def runs_folder(folder: Path | None = None) -> Path:
         return Path(folder)
     if os.environ.get("BNN_RUNS"):
         return Path(os.environ["BNN_RUNS"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnlib" / "runs"
+    return paths.cache("runs")
 
 
 class Lock:

@@ -1,4 +1,4 @@
-// From strokes of a pen to an image as MNIST has them; what bnnlib/book/live_strokes.py does, step by step.
+// From strokes of a pen to an image as MNIST has them; what bnnlib/book/live/digits.py does, step by step.
 (live => {
   const SIDE = 28, BOX = 20, LINE = 2.6, SOFT = 1.3, LARGEST = 60;
 

@@ -109,7 +109,7 @@ def _keep(found: dict, path: Path) -> None:
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
-Net = Annotated[str, typer.Argument(help="mlp, of the recipes ours-mlp-gradient-*")]
+Net = Annotated[str, typer.Argument(help="mlp or lenet5, of the recipes ours-<net>-gradient-*")]
 Data = Annotated[Path | None, typer.Option("--data", help="folder of the data sets")]
 
 

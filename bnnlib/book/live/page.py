@@ -1,6 +1,6 @@
 """The page on which a 1-bit net answers in the reader's browser, and its small version on the landing page.
 
-What a page needs is made from the repository: the kernels as WebAssembly (:mod:`bnnlib.book.live_module`), the packed networks of
+What a page needs is made from the repository: the kernels as WebAssembly (:mod:`bnnlib.book.live.module`), the packed networks of
 ``results/models``, and the still pictures that stand there until, or unless, scripts run. The scripts are in ``book/live``. They are
 loaded by ``start.js`` when the reader comes near, data and all, as scripts, since a page opened from a folder may fetch nothing else.
 """
@@ -22,8 +22,9 @@ import torch
 from PIL import Image
 
 from bnnlib import deploy
-from bnnlib.book import live_module, live_pictures, live_strokes
-from bnnlib.book.live_still import bars, drawing, maps
+from bnnlib.book.live import module as kernels
+from bnnlib.book.live import digits, pictures
+from bnnlib.book.live.still import bars, drawing, maps
 from bnnlib.data import evaluate
 from bnnlib.deploy import sizes
 from bnnlib.paths import ROOT
@@ -42,8 +43,8 @@ def parts(root: Path = ROOT) -> tuple[dict[str, str], dict[str, bytes], str]:
     """
     nets = {kind: _net(root, name) for kind, name in (("digit", DIGIT), ("picture", PICTURE))}
     try:
-        module = live_module.build()
-    except live_module.ModuleError as error:
+        module = kernels.build()
+    except kernels.ModuleError as error:
         module, wrong = b"", str(error)
     else:
         wrong = ""
@@ -53,8 +54,8 @@ def parts(root: Path = ROOT) -> tuple[dict[str, str], dict[str, bytes], str]:
         start = f'<script defer src="_static/{FOLDER}/start.js"></script>'
         pages = {name: f"{page}{start if name != 'picture' else ''}\n" for name, page in pages.items()}
         examples = {
-            "digit": {digit: live_strokes.drawing(digit) for digit in range(10)},
-            "picture": {name: _base64(picture.tobytes()) for name, picture in live_pictures.drawn().items()},
+            "digit": {digit: digits.drawing(digit) for digit in range(10)},
+            "picture": {name: _base64(picture.tobytes()) for name, picture in pictures.drawn().items()},
         }
         files[f"{FOLDER}/data-module.js"] = f"bnnLive.data.module = {json.dumps(_base64(module))};\n".encode()
         for kind, net in nets.items():
@@ -125,8 +126,8 @@ def _filled(root: Path, kind: str, nets: dict[str, SimpleNamespace], module: int
 
 
 def _digit_values(net: SimpleNamespace, kind: str) -> dict[str, str]:
-    strokes = live_strokes.drawing(EXAMPLE)
-    image = live_strokes.image(strokes)
+    strokes = digits.drawing(EXAMPLE)
+    image = digits.image(strokes)
     slots = ["conv2.layer.input", "fc1.layer.input", "fc1.act", "fc2"]
     held = net.net.values(seen(net, image[None, None]), slots)
     first, second, third, scores = (held[name][0].numpy() for name in slots)
@@ -179,21 +180,21 @@ def strongest(net: SimpleNamespace, first: np.ndarray) -> tuple[tuple[int, int, 
 
 
 def _picture_values(net: SimpleNamespace) -> dict[str, str]:
-    pictures, classes = live_pictures.drawn(), net.about["images"]["classes"]
+    examples, classes = pictures.drawn(), net.about["images"]["classes"]
     name = next(op.inputs[0] for op in net.net.graph.ops if op.kind == "binary_conv")
-    held = net.net.values(seen(net, pictures[SHOWN].transpose(2, 0, 1)[None].copy()), [name, net.net.graph.outputs[0]])
+    held = net.net.values(seen(net, examples[SHOWN].transpose(2, 0, 1)[None].copy()), [name, net.net.graph.outputs[0]])
     bits = held[name][0].numpy().transpose(1, 2, 0)
     shares = held[net.net.graph.outputs[0]][0].softmax(0).numpy()
     best = int(shares.argmax())
 
     def image(what: str, label: str) -> str:
         file = io.BytesIO()
-        Image.fromarray(pictures[what]).save(file, "PNG", optimize=True)
+        Image.fromarray(examples[what]).save(file, "PNG", optimize=True)
         return f'<img src="data:image/png;base64,{_base64(file.getvalue())}" width="32" height="32" alt="{label}">'
 
     return {
         "photo": image(SHOWN, f"A drawn {SHOWN}, 32 by 32 pixels"),
-        "drawn": "".join(f'<button type="button" data-picture="{what}" disabled>{image(what, f"drawn {what}")}</button>' for what in pictures),
+        "drawn": "".join(f'<button type="button" data-picture="{what}" disabled>{image(what, f"drawn {what}")}</button>' for what in examples),
         "answer": f"<b>{classes[best]}</b> <span>{_percent(shares[best])} sure</span>",
         "first": SHOWN,
         "class": classes[best],
@@ -219,7 +220,7 @@ PENS = {"thin": 0.025, "medium": 0.07, "thick": 0.15}
 
 def preparation(net: SimpleNamespace) -> str:
     """How many of the written digits the net reads, by what is done to a drawing before the net sees it: a Markdown table."""
-    wanted = [(digit, live_strokes.drawing(digit, style)) for style in live_strokes.STYLES for digit in range(10)]
+    wanted = [(digit, digits.drawing(digit, style)) for style in digits.STYLES for digit in range(10)]
     ways = {
         "the whole pad, scaled to 28 × 28": {"box": False, "mass": False},
         "the same, centre of mass in the middle": {"box": False},
@@ -229,10 +230,10 @@ def preparation(net: SimpleNamespace) -> str:
     rows = [f"| what the net is shown, right of {len(wanted)} | {' | '.join(f'{name} pen' for name in PENS)} |", "|---|" + "---:|" * len(PENS)]
 
     def right(**how) -> int:
-        answers = logits(net, np.stack([live_strokes.image(strokes, **how) for _, strokes in wanted])[:, None]).argmax(1)
+        answers = logits(net, np.stack([digits.image(strokes, **how) for _, strokes in wanted])[:, None]).argmax(1)
         return int((answers == [digit for digit, _ in wanted]).sum())
 
     for said, how in ways.items():
         rows.append(f"| {said} | {' | '.join(str(right(pen=pen, **how)) for pen in PENS.values())} |")
-    rows.append(f"| both, and the line {live_strokes.LINE} pixels wide whatever the pen: this page | " + " | ".join([str(right())] * len(PENS)) + " |")
+    rows.append(f"| both, and the line {digits.LINE} pixels wide whatever the pen: this page | " + " | ".join([str(right())] * len(PENS)) + " |")
     return "\n".join(rows) + "\n"
