@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from bnnlib import data
-from bnnlib.book.live import page as live
 from bnnlib.book.live import digits, pictures
+from bnnlib.book.live import page as live
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from bnnlib import deploy
-from bnnlib.book.live import module as kernels
 from bnnlib.book.live import digits, pictures
+from bnnlib.book.live import module as kernels
 from bnnlib.book.live.still import bars, drawing, maps
 from bnnlib.data import evaluate
 from bnnlib.deploy import sizes
