@@ -292,6 +292,7 @@ class BinaryConv2d(_Binary):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"BinaryConv2d expects (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        _check_floating("BinaryConv2d", x)
         k = (
             quantizers.box_mean(x, self.kernel_size, self.stride, self.padding, self.dilation)
             if self.input_scale
@@ -404,6 +405,7 @@ class BinaryLinear(_Binary):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.in_features:
             raise ValueError(f"BinaryLinear expects (..., {self.in_features}), got {tuple(x.shape)}")
+        _check_floating("BinaryLinear", x)
         k = x.abs().mean(dim=-1, keepdim=True) if self.input_scale else None
         b = self._binary_input(x)
         folded = self.training and self.scale_kind == "mean"
@@ -499,6 +501,14 @@ def set_temperature_(model: nn.Module, temperature: float) -> None:
 def binary_layers(model: nn.Module) -> dict[str, _Binary]:
     """The binary layers of ``model`` by their qualified name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, _Binary)}
+
+
+def _check_floating(layer: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise ValueError(
+            f"{layer} expects floating-point values, got {str(x.dtype).removeprefix('torch.')}: give x.float(), for images "
+            "scaled as the network was trained to see them"
+        )
 
 
 def _per_channel(p: Tensor, x: Tensor) -> Tensor:

@@ -486,3 +486,28 @@ def test_info_and_export_commands(recipe, good, tmp_path):
         assert failed.exit_code == 1
         assert message in failed.output
         assert "Traceback" not in failed.output
+
+
+# ---- what cannot be read again is not written --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"name": "nin", "options": {}}, "is not what .*'nin'.* builds"),
+        ({"name": "no-such", "options": {}}, "unknown model 'no-such'"),
+        ({"name": "lenet5", "options": {"no": 1}}, "unknown option 'no'"),
+        ({"name": "lenet5", "options": {"classes": 7}}, "unknown option 'classes'|is not what"),
+        ({"name": "tiny", "options": {"width": 4}}, "is not what .*'tiny'.* builds"),
+        ({"name": "lenet5"}, "is described as"),
+        ("lenet5", "is described as"),
+    ],
+)
+def test_a_model_that_its_description_does_not_build_is_not_saved(tmp_path, said, message):
+    path = tmp_path / "net"
+    for model in (models.build("lenet5"), models.build("tiny")):
+        with pytest.raises(ValueError, match=message):
+            deploy.save(model, path, about={"model": said})
+    assert not path.exists()
+    deploy.save(models.build("lenet5"), path, about={"model": {"name": "lenet5", "options": {}}})
+    assert deploy.load(path)

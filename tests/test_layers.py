@@ -978,3 +978,14 @@ def test_channels_last(name):
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int64, torch.int8, torch.bool])
+@pytest.mark.parametrize("training", [True, False])
+def test_whole_numbers_are_refused_in_training_as_in_evaluation(kind, training):
+    """Their gradient would be lost, and their sums were zeros."""
+    image, row = torch.ones(1, 3, 5, 5).to(kind), torch.ones(2, 3).to(kind)
+    for layer, x in ((BinaryConv2d(3, 4, 3), image), (BinaryConv2d(3, 4, 3, padding=1, padding_value=1), image),
+                     (BinaryConv2d(3, 4, 3, binary_input=False), image), (BinaryLinear(3, 4), row)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"floating-point values, got \w+: give x.float\(\)"):
+            layer.train(training)(x)

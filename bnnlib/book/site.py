@@ -11,23 +11,25 @@ Nothing is built twice from the same pages (``--force`` does).
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
 
-import nbformat
 import yaml
 
-from bnnlib.book import chapters, landing
+from bnnlib import __version__
+from bnnlib.book import chapters
+from bnnlib.book.live import page as live
+from bnnlib.book.pages import cards, chapter, commands, costs, figures, landing, reference
 from bnnlib.paths import ROOT
 
 _BUILT_BY = (
@@ -78,9 +80,15 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
         and not path.name.startswith(".")
         and path.name != "questions.yml"
     }
+    for name, content in files.items():
+        if name.endswith(".md"):
+            files[name] = content.replace(b"{{ version }}", __version__.encode())
     shared = chapters.surroundings(root)
     notebooks, wrong = [], []
+    whole = _whole_pages()
     for entry in entries(toc):
+        if entry in whole:
+            files[f"{entry}.md"] = whole[entry]().encode()
         if not entry.startswith("notebooks/"):
             if not {f"{entry}.md", f"{entry}.ipynb", entry} & set(files):
                 wrong.append(f"{toc.name} lists {entry}, but there is no book/{entry}.md")
@@ -93,29 +101,21 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
         else:
             wrong += chapters.check(path, profile=profile)
             notebooks.append(path)
-            files[f"{entry}.ipynb"] = _as_page(path)
+            files[f"{entry}.ipynb"] = chapter.as_page(path, profile)
     if wrong:
         run = f"python -m bnnlib.chapters run --profile {profile}"
         raise BookError("\n".join([*wrong, f"chapters are run by: {run}"]))
     files |= {f"generated/{name}.md": text.encode() for name, text in _generated(root, notebooks).items()}
     table, nets = landing.packed_nets(root)
     files |= {"generated/packed-nets.md": table.encode()} | nets
+    files |= {f"pictures/{name}.{kind}": drawn for name, (kind, drawn) in cards.pictures(notebooks).items()}
+    if "live.md" in files:
+        pages, scripts, wrong = live.parts(root)
+        files |= {f"generated/{name}.md": text.encode() for name, text in pages.items()} | scripts
+        if wrong:
+            print(f"note: the page live.md stands still: {wrong}", file=sys.stderr)
     files["_toc.yml"] = toc.read_bytes()
     return files
-
-
-def _as_page(path: Path) -> bytes:
-    """An executed chapter less what no page needs: papermill's timings and its injected cell."""
-    notebook = chapters.read(path)
-    notebook.metadata = {
-        key: notebook.metadata[key] for key in ("kernelspec", "language_info") if key in notebook.metadata
-    }
-    for cell in notebook.cells:
-        for key in ("papermill", "execution", "ExecuteTime"):
-            cell.metadata.pop(key, None)
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.metadata.tags.append("remove-cell")
-    return nbformat.writes(notebook).encode()
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> None:
@@ -136,6 +136,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
 
     folder = root / "results" / "runs"
     listed = [path.stem for path in notebooks]
+    known, found = [recipes.load(name) for name in recipes.names()], records.read_all(folder)
     return {
         "hero": landing.hero(root),
         "start": landing.start(listed),
@@ -143,100 +144,22 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "citation": landing.citation(),
         "headlines": report.headline_table(folder),
         "scoreboard": report.grouped_tables(folder),
-        "runs": runs_table([recipes.load(name) for name in recipes.names()], records.read_all(folder)),
-        "chapters": chapter_cards(notebooks, _questions(root)),
-        "chapter-times": chapter_times(notebooks),
+        "runs": costs.runs_table(known, found),
+        "pending": costs.pending(known, found),
+        "totals": costs.totals(found),
+        "chapters": cards.chapter_cards(notebooks, cards.questions(root), cards.pictures(notebooks)),
+        "chapter-times": costs.chapter_times(notebooks, root),
+        "reference": reference.home(),
     }
 
 
-def runs_table(known: Iterable, found: Iterable) -> str:
-    """What each recipe takes and gives, from the records: a Markdown table, with what was run at its top."""
-    from bnnlib.experiments import report
-
-    rows = [
-        "| recipe | data | epochs | seeds | time a seed | on | top-1 %, last epoch |",
-        "|---|---|---:|---:|---:|---|---:|",
-    ]
-    found = list(found)
-    run = {record.recipe for record in found}
-    for recipe in sorted(known, key=lambda recipe: recipe.name not in run):
-        runs = [record for record in found if record.recipe == recipe.name]
-        seeds = f"{len(runs)} of {recipe.seeds}"
-        cells = [f"`{recipe.name}`", recipe.dataset, str(recipe.epochs), seeds, "–", "–", "–"]
-        if runs:
-            seconds = statistics.fmean(record.wall_time_s for record in runs)
-            places = {report.machine(record.hardware) for record in runs}
-            cells[4:] = [
-                _duration(seconds),
-                "; ".join(sorted(places)),
-                _spread([record.top1_last for record in runs]),
-            ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
-
-
-def _duration(seconds: float) -> str:
-    """
-    >>> [_duration(s) for s in (12.3, 200, 4000, 40000)]
-    ['12 s', '3 min', '67 min', '11.1 h']
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _spread(values: list[float]) -> str:
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
-
-
-def _questions(root: Path) -> dict[str, str]:
-    """The short questions of ``book/questions.yml``, by chapter."""
-    path = root / "book" / "questions.yml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def chapter_cards(notebooks: Iterable[Path], questions: Mapping[str, str] | None = None) -> str:
-    """A card for each chapter: its title, its question (of ``questions``, else the one that it opens with), and how
-    long it takes to read."""
-    cards = []
-    for path in notebooks:
-        title, opening = _opening(path)
-        question = (questions or {}).get(path.stem, opening)
-        cards.append(
-            f"::::{{grid-item-card}} {title}\n:link: notebooks/{path.stem}\n:link-type: doc\n\n{question}\n"
-            f":::{{card-footer}}\n{reading_minutes(path)} min to read\n:::\n::::"
-        )
-    if not cards:
-        return "*None yet.*\n"
-    return ":::::{grid} 1 1 2 3\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n:::::\n"
-
-
-def reading_minutes(path: Path) -> int:
-    """Minutes that a chapter's prose takes at 200 words a minute; code is not counted."""
-    prose = " ".join(cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown")
-    return max(1, round(len(prose.split()) / 200))
-
-
-def _opening(path: Path) -> tuple[str, str]:
-    """A chapter's title, and the paragraph below it: its question. Raises :class:`BookError` without them."""
-    text = "\n\n".join(cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown")
-    opening = re.match(r"\s*# +(\S.*)\n+([^\s#:`>|\-][^\n]*(?:\n[^\n]+)*)", text)
-    if opening is None:
-        raise BookError(
-            f"chapter {path.stem} must open with a title (# ...) and, below it, the question that it answers"
-        )
-    question = re.sub(r"^\*\*(The )?question[.:]?\*\*[.:]?\s*", "", opening[2], flags=re.IGNORECASE)
-    return opening[1].strip(), " ".join(question.split())
-
-
-def chapter_times(notebooks: Iterable[Path]) -> str:
-    """How long each chapter took to run for this book."""
-    rows = ["| chapter | seconds in the `stored` profile, when this book was built |", "|---|---:|"]
-    for path in notebooks:
-        seconds = chapters.read(path).metadata.papermill.duration
-        rows.append(f"| {_opening(path)[0]} | {seconds:.0f} |")
-    return "\n".join(rows) + "\n" if len(rows) > 2 else ""
+def _whole_pages() -> dict[str, Callable[[], str]]:
+    """Pages that are generated from end to end, and made where the table of contents lists them."""
+    pages = {f"reference/{name}": functools.partial(reference.page, name) for name in reference.PAGES}
+    return pages | {
+        "reference/commands": commands.page,
+        "changelog": lambda: (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+    }
 
 
 # ------------------------------------------------------------------------------------------------ building
@@ -258,6 +181,8 @@ def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) ->
     _write(source, files)
     _jupyter_book(root, source, work)
     built = work / "_build" / "html"
+    figures.inline(built)
+    live.copy_scripts(source, built)
     prune(built)
     loads = outside(built)
     if loads:
@@ -271,7 +196,8 @@ def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) ->
 def _digest(files: dict[str, bytes], root: Path) -> str:
     """All that the site is made from: pages, settings, extension, and the versions of what makes it."""
     digest = hashlib.sha256()
-    extra = [root / "_config.yml", Path(__file__), Path(landing.__file__), *sorted((root / "book" / "_ext").glob("*.py"))]
+    extra = [root / "_config.yml", Path(__file__), *sorted((root / "book" / "_ext").glob("*.py"))]
+    extra += sorted(Path(landing.__file__).parent.glob("*.py"))
     for name, content in [*sorted(files.items()), *((path.name, path.read_bytes()) for path in extra)]:
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     for package in _BUILT_BY:

@@ -83,7 +83,7 @@ def save(
 ) -> Path:
     """Write ``net`` to ``path``; whole or not at all. Returns ``path``.
 
-    A module must be the one that ``recipe.model`` (or the ``model`` of ``about``) builds, and ``real`` says how its
+    A module must be the one that ``recipe.model`` (or the ``model`` of ``about``) builds (else ``ValueError``), and ``real`` says how its
     real-valued weights are stored (int8: symmetric, a scale per output channel). A packed network or its
     :class:`Graph` needs no recipe; ``real`` was chosen when it was converted.
 
@@ -115,6 +115,7 @@ def save(
     if "model" not in described:
         raise ValueError("to save a module, say what builds it: give its recipe, or about= with a 'model'")
     document, tensors = trained.pack(net, real)
+    trained.check(path, {**described, **document}, tensors)
     return container.write(path, {**described, **document, "real": real}, tensors)
 
 

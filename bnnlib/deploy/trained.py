@@ -59,12 +59,8 @@ def unpack(path: Path, about: Mapping[str, Any], tensors: Mapping[str, np.ndarra
     """The module, in evaluation mode, with a binary layer's weights +-1 and its scale a parameter. Raises
     :class:`DeployError`, before memory is taken, where the tensors are not those of the model that ``about`` names."""
     try:
-        name, options = about["model"]["name"], about["model"]["options"]
-        # shapes alone: a file that names a model of terabytes, or of a billion layers, is refused here
-        with torch.device("meta"), _at_most(4 * len(tensors) + 100):
-            plan = models.build(name, **options)
-        _fit(path, plan, about, tensors)
-        model = models.build(name, **options)
+        _fit(path, _plan(about, tensors), about, tensors)
+        model = models.build(about["model"]["name"], **about["model"]["options"])
         state = {}
         for key, layer in layers.binary_layers(model).items():
             bits = torch.from_numpy(tensors[f"{key}.weight.bits"])
@@ -82,6 +78,26 @@ def unpack(path: Path, about: Mapping[str, Any], tensors: Mapping[str, np.ndarra
             f"{path} does not hold the model it names: {type(error).__name__}: {str(error)[:500]}"
         ) from None
     return model.eval()
+
+
+def check(path: Path, about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises ``ValueError`` unless a file of these tensors can be read: the model that ``about`` names must have them."""
+    said = about["model"]
+    if not isinstance(said, Mapping) or set(said) != {"name", "options"} or not isinstance(said["options"], Mapping):
+        raise ValueError(f"the model is described as {said!r:.100}, expected {{'name': ..., 'options': {{...}}}}")
+    try:
+        _fit(path, _plan(about, tensors), about, tensors)
+    except (DeployError, KeyError) as error:
+        what = f"no binary layer {error}" if isinstance(error, KeyError) else str(error).removeprefix(str(path)).strip(": ")
+        raise ValueError(f"{path} was not written: the model to save is not what {dict(said)!r:.200} builds ({what:.300})") from None
+    except ValueError as error:
+        raise ValueError(f"{path} was not written: {error}; a module of your own is saved converted (deploy.convert)") from None
+
+
+def _plan(about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> nn.Module:
+    """The model that ``about`` names, shapes alone: one of terabytes, or of a billion layers, is refused here."""
+    with torch.device("meta"), _at_most(4 * len(tensors) + 100):
+        return models.build(about["model"]["name"], **about["model"]["options"])
 
 
 @contextmanager

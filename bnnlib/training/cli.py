@@ -47,6 +47,12 @@ def main(
     restart: Annotated[
         bool, typer.Option("--restart", help="forget the checkpoint in the run folder")
     ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="put the record in the place of the one that is there, which else stays")
+    ] = False,
+    accept_changed_code: Annotated[
+        bool, typer.Option("--accept-changed-code", help="go on from a checkpoint that other code made")
+    ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
 ) -> None:
     """Train RECIPE, resuming where an earlier run of the same recipe and seed left off."""
@@ -69,6 +75,8 @@ def main(
             runs=runs,
             overrides=overrides or None,
             restart=restart,
+            replace=replace,
+            accept_changed_code=accept_changed_code,
         )
     except loop.Interrupted as stopped:
         _fail(str(stopped), code=130, once=True)

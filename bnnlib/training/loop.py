@@ -36,7 +36,7 @@ from bnnlib import data, deploy, layers, printable, recipes, records
 from bnnlib.data import evaluate, random
 from bnnlib.ops import precision
 from bnnlib.recipes import Recipe
-from bnnlib.training import building, checkpoint, objectives, schedules
+from bnnlib.training import building, checkpoint, code, objectives, repeat, schedules
 from bnnlib.training.progress import StandardError
 
 CHECKPOINT_SECONDS = 300
@@ -59,12 +59,14 @@ class Interrupted(KeyboardInterrupt):
 @dataclass
 class RunResult:
     """What :func:`train` gives back: the record, the trained model in evaluation mode, the run folder, and
-    the record's path if it was kept."""
+    the record's path if it was kept. ``notes``: what a reader must know of this run, a sentence each (it was taken from
+    an earlier call, its code changed, how it compares with the record that was there)."""
 
     record: records.Record
     model: nn.Module
     run_dir: Path
     record_path: Path
+    notes: tuple[str, ...] = ()
 
 
 def train(
@@ -77,6 +79,8 @@ def train(
     runs: Path | None = None,
     overrides: dict[str, Any] | None = None,
     restart: bool = False,
+    replace: bool = False,
+    accept_changed_code: bool = False,
     progress: bool = True,
 ) -> RunResult:
     """Train ``recipe`` (a name, a path, or a loaded recipe) and return its :class:`RunResult`.
@@ -84,7 +88,9 @@ def train(
     ``data_root``: as :func:`bnnlib.data.load` takes it. ``out``: folder of full records; where None,
     ``results/runs`` for the recipes that come with the library, the run folder for any other. ``runs``:
     where run folders go. ``overrides``: dotted fields to values; such a run is kept apart from the recipe's
-    own. ``restart``: forget a checkpoint.
+    own. ``restart``: forget a checkpoint. ``replace``: put the record in the place of one that is there; otherwise that
+    one stays, and this run's goes into its run folder. ``accept_changed_code``: go on from a checkpoint that other code
+    made; otherwise a full run asks, and a shorter one starts anew.
 
     Raises :class:`RecipeError`, :class:`bnnlib.data.DataNotFound`, :class:`CheckpointError`,
     :class:`RunBusy`, :class:`TrainingError` (NaN).
@@ -112,9 +118,18 @@ def train(
             out = records.FOLDER
         elsewhere = profile != "full" or overrides or out is None
         kept = run_dir / "record.json" if elsewhere else records.path_of(recipe.name, seed, out)
-        return _Run(fabric, recipe, seed, profile, data_root, run_dir, restart, progress and first).result(
-            kept if first else None
+        there = None if elsewhere or replace else on_rank_zero(fabric, lambda: _record_there(kept))
+        run = _Run(
+            fabric, recipe, seed, profile, data_root, run_dir, restart, accept_changed_code, progress and first
         )
+        if there is not None:
+            run._log(f"{kept} is on record and stays: this run's record goes to {run_dir} (--replace or --out decide)")
+        return run.result(kept if first else None, there)
+
+
+def _record_there(path: Path) -> records.Record | None:
+    """The record that a run would overwrite."""
+    return records.read(path) if path.exists() else None
 
 
 def _fabric(precision: str):
@@ -162,6 +177,7 @@ class _Run:
         data_root: Path | None,
         run_dir: Path,
         restart: bool,
+        accept_changed_code: bool,
         progress: bool,
     ) -> None:
         self.fabric, self.recipe, self.seed, self.profile, self.run_dir, self.progress = (
@@ -176,8 +192,11 @@ class _Run:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         with fabric.rank_zero_first(local=True):  # what has to be fetched, unpacked or decoded is, once
             self.dataset = data.load(recipe.dataset, data_root)
-        if profile == "quick":
-            self.dataset = self.dataset.subset(train=recipe.quick.train, test=recipe.quick.test)
+        if profile != "full":
+            few = recipe.quick if profile == "quick" else recipe.demo
+            self.dataset = self.dataset.subset(
+                train=min(few.train, len(self.dataset.train)), test=min(few.test, len(self.dataset.test))
+            )
         self._prepare_data()
         torch.manual_seed(seed)
         self.model = building.model(recipe)
@@ -189,10 +208,12 @@ class _Run:
             self.model = self.model.double()
         self.model = self.model.to(fabric.device)
         self.commit = records.commit()  # of the code that is loaded now; the checkout may move on
+        self.code, self.notes = code.hashes(recipe), []
         self.teacher, self.teacher_known = None, None
         if recipe.distill:
             everyones = run_dir.parent.parent.parent
             self.teacher, self.teacher_known = building.teacher(recipe, profile, everyones, fabric.device)
+            self.code["the teacher's file"] = self.teacher_known.sha256
         self.average = (
             torch.optim.swa_utils.AveragedModel(
                 self.model,
@@ -223,7 +244,7 @@ class _Run:
             "seed": seed,
             "fingerprint": self.dataset.fingerprint,
         }
-        self._resume(restart)
+        self._resume(restart, accept_changed_code)
 
     def _prepare_data(self) -> None:
         r, d, device = self.recipe, self.dataset, self.fabric.device
@@ -280,6 +301,8 @@ class _Run:
     def _state(self) -> dict[str, Any]:
         state = {
             **self.identity,
+            "code": self.code,
+            "commit": self.commit.model_dump(),
             "started": self.started,
             "epoch": self.epoch,
             "step": self.step,
@@ -295,23 +318,51 @@ class _Run:
             state["average"] = self.average.state_dict()
         return state
 
-    def _resume(self, restart: bool) -> None:
+    def _resume(self, restart: bool, accept_changed_code: bool) -> None:
         """Go on from the checkpoint, which the first process reads for all: they may be on other machines."""
         path = self.run_dir / "checkpoint.pt"
 
-        def read() -> dict[str, Any] | None:
+        def read() -> tuple[dict[str, Any] | None, list[str]]:
             if restart:
                 path.unlink(missing_ok=True)
-            return checkpoint.load(path, self.identity)
+            state = checkpoint.load(path, self.identity)
+            try:
+                changed = [] if state is None else code.changed(state.get("code"), self.code)
+            except ValueError as error:
+                raise checkpoint.damaged(path, error) from None
+            named = ", ".join(map(printable, changed[:3])) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            if changed and self.profile == "full" and not accept_changed_code:
+                raise checkpoint.CheckpointError(
+                    f"checkpoint {path} was made by other code: {named} changed since. --restart trains anew; "
+                    "--accept-changed-code goes on, and marks the record as made by changed code"
+                )
+            if changed and not accept_changed_code:
+                self._note(f"{named} changed since this run was begun: it starts anew")
+                path.unlink(missing_ok=True)
+                state = None
+            return state, changed
 
-        state = on_rank_zero(self.fabric, read)
+        state, changed = on_rank_zero(self.fabric, read)
         if state is None:
             return
         try:
             self._restore(state)
+            self.commit = records.Commit.model_validate(state.get("commit", self.commit.model_dump()))
         except Exception as error:  # what is missing, of another shape or of another type can raise almost anything
+            if changed:
+                raise checkpoint.CheckpointError(
+                    f"checkpoint {path} does not fit the changed code: train anew with --restart"
+                ) from None
             raise checkpoint.damaged(path, error) from None
-        self._log(f"resumed at epoch {self.epoch + 1}, step {self.step}")
+        if changed:
+            self.commit = self.commit.model_copy(update={"dirty": True})
+        if self.epoch == self.recipe.epochs:
+            self._note(
+                f"this run was finished before (begun {printable(str(self.started))}): its result is given again, nothing "
+                "is trained; --restart trains anew"
+            )
+        else:
+            self._log(f"resumed at epoch {self.epoch + 1}, step {self.step}")
 
     def _restore(self, state: dict[str, Any]) -> None:
         for name in (
@@ -343,7 +394,7 @@ class _Run:
 
     # -- the loop ----------------------------------------------------------------------------------------------------------------------
 
-    def result(self, kept: Path | None) -> RunResult:
+    def result(self, kept: Path | None, there: records.Record | None = None) -> RunResult:
         with self._signals(), self._logger() as log:
             while self.epoch < self.recipe.epochs:
                 self._train_epoch()
@@ -359,11 +410,15 @@ class _Run:
                 top1=record.top1_last,
                 dataset=self.dataset,
             )
-            records.write(record, kept)
+            if there is not None and not repeat.same_run(there, record):
+                kept, shipped = self.run_dir / "record.json", kept
+                self._note(repeat.told(there, record, _seeds(shipped)))
+            if there is None or kept.parent == self.run_dir:
+                records.write(record, kept)
             self._log(
                 f"{record.top1_last:.2f} % top-1 at the last epoch, {record.top1_best:.2f} at the best of {record.best_of}; record {kept}"
             )
-        return RunResult(record, model.eval(), self.run_dir, kept or self.run_dir)
+        return RunResult(record, model.eval(), self.run_dir, kept or self.run_dir, tuple(self.notes))
 
     def _train_epoch(self) -> None:
         r, steps = self.recipe, self.steps
@@ -632,6 +687,10 @@ class _Run:
         left = self.wall / (self.epoch + 1) * (self.recipe.epochs - self.epoch - 1)
         return f"{left / 60:.0f} min" if left > 90 else f"{left:.0f} s"
 
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self._log(text)
+
     def _log(self, text: str) -> None:
         if self.progress and self.fabric.is_global_zero:
             tqdm.write(printable(text), file=self.shown)
@@ -670,6 +729,11 @@ class _Run:
             versions=records.versions(),
             hardware=records.hardware(self.fabric.device, self.fabric.world_size),
         )
+
+
+def _seeds(path: Path) -> list[records.Record]:
+    """All records beside ``path``: those of the same recipe, a seed each."""
+    return [records.read(p) for p in sorted(path.parent.glob("seed*.json"))]
 
 
 class _Silent:

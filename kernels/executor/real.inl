@@ -109,7 +109,7 @@ inline void stage(Do what, float* __restrict x, isize n, const float* __restrict
             }
         }
         break;
-    case Do::step: for (isize i = 0; i < n; ++i) x[i] = (x[i] >= a[i]) & (x[i] <= b[i]) ? 1.0f : -1.0f; break;
+    case Do::step: for (isize i = 0; i < n; ++i) x[i] = ((x[i] >= a[i]) & (x[i] <= b[i])) ? 1.0f : -1.0f; break;
     default: break;
     }
 }
