@@ -15,7 +15,8 @@ from bnnlib.ops import _backend
 
 @pytest.fixture
 def file(tmp_path):
-    path = tmp_path / "net.safetensors"
+    path = tmp_path / "files" / "net.safetensors"
+    path.parent.mkdir()
     path.write_bytes(b"a packed net")
     return path
 

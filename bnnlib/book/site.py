@@ -11,6 +11,7 @@ Nothing is built twice from the same pages (``--force`` does).
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import re
@@ -18,17 +19,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
-from statistics import fmean
 
 import yaml
 
+from bnnlib import __version__
 from bnnlib.book import chapters
-from bnnlib.book.opening import duration as _duration
-from bnnlib.book.pages import chapter, figures, landing
+from bnnlib.book.live import page as live
+from bnnlib.book.pages import cards, chapter, commands, costs, figures, landing, reference
 from bnnlib.paths import ROOT
 
 _BUILT_BY = (
@@ -79,9 +80,15 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
         and not path.name.startswith(".")
         and path.name != "questions.yml"
     }
+    for name, content in files.items():
+        if name.endswith(".md"):
+            files[name] = content.replace(b"{{ version }}", __version__.encode())
     shared = chapters.surroundings(root)
     notebooks, wrong = [], []
+    whole = _whole_pages()
     for entry in entries(toc):
+        if entry in whole:
+            files[f"{entry}.md"] = whole[entry]().encode()
         if not entry.startswith("notebooks/"):
             if not {f"{entry}.md", f"{entry}.ipynb", entry} & set(files):
                 wrong.append(f"{toc.name} lists {entry}, but there is no book/{entry}.md")
@@ -101,6 +108,12 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
     files |= {f"generated/{name}.md": text.encode() for name, text in _generated(root, notebooks).items()}
     table, nets = landing.packed_nets(root)
     files |= {"generated/packed-nets.md": table.encode()} | nets
+    files |= {f"pictures/{name}.{kind}": drawn for name, (kind, drawn) in cards.pictures(notebooks).items()}
+    if "live.md" in files:
+        pages, scripts, wrong = live.parts(root)
+        files |= {f"generated/{name}.md": text.encode() for name, text in pages.items()} | scripts
+        if wrong:
+            print(f"note: the page live.md stands still: {wrong}", file=sys.stderr)
     files["_toc.yml"] = toc.read_bytes()
     return files
 
@@ -123,6 +136,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
 
     folder = root / "results" / "runs"
     listed = [path.stem for path in notebooks]
+    known, found = [recipes.load(name) for name in recipes.names()], records.read_all(folder)
     return {
         "hero": landing.hero(root),
         "start": landing.start(listed),
@@ -130,85 +144,22 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "citation": landing.citation(),
         "headlines": report.headline_table(folder),
         "scoreboard": report.grouped_tables(folder),
-        "runs": runs_table([recipes.load(name) for name in recipes.names()], records.read_all(folder)),
-        "chapters": chapter_cards(notebooks, _questions(root)),
-        "chapter-times": chapter_times(notebooks),
+        "runs": costs.runs_table(known, found),
+        "pending": costs.pending(known, found),
+        "totals": costs.totals(found),
+        "chapters": cards.chapter_cards(notebooks, cards.questions(root), cards.pictures(notebooks)),
+        "chapter-times": costs.chapter_times(notebooks, root),
+        "reference": reference.home(),
     }
 
 
-def runs_table(known: Iterable, found: Iterable) -> str:
-    """What each recipe takes and gives, from the records: a Markdown table, with what was run at its top."""
-    from bnnlib.experiments import report
-
-    rows = [
-        "| recipe | data | epochs | seeds | time a seed | on | top-1 %, last epoch |",
-        "|---|---|---:|---:|---:|---|---:|",
-    ]
-    found = list(found)
-    run = {record.recipe for record in found}
-    for recipe in sorted(known, key=lambda recipe: recipe.name not in run):
-        runs = [record for record in found if record.recipe == recipe.name]
-        seeds = f"{len(runs)} of {recipe.seeds}"
-        cells = [f"`{recipe.name}`", recipe.dataset, str(recipe.epochs), seeds, "–", "–", "–"]
-        if runs:
-            seconds = fmean(record.wall_time_s for record in runs)
-            places = {report.machine(record.hardware) for record in runs}
-            cells[4:] = [
-                _duration(seconds),
-                "; ".join(sorted(places)),
-                str(report.Spread.of([record.top1_last for record in runs])),
-            ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
-
-
-def _questions(root: Path) -> dict[str, str]:
-    """The short questions of ``book/questions.yml``, by chapter."""
-    path = root / "book" / "questions.yml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def chapter_cards(notebooks: Iterable[Path], questions: Mapping[str, str] | None = None) -> str:
-    """A card for each chapter: its title, its question (of ``questions``, else the one that it opens with), and how
-    long it takes to read."""
-    cards = []
-    for path in notebooks:
-        title, opening = _opening(path)
-        question = (questions or {}).get(path.stem, opening)
-        cards.append(
-            f"::::{{grid-item-card}} {title}\n:link: notebooks/{path.stem}\n:link-type: doc\n\n{question}\n"
-            f":::{{card-footer}}\n{reading_minutes(path)} min to read\n:::\n::::"
-        )
-    if not cards:
-        return "*None yet.*\n"
-    return ":::::{grid} 1 1 2 3\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n:::::\n"
-
-
-def reading_minutes(path: Path) -> int:
-    """Minutes that a chapter's prose takes at 200 words a minute; code is not counted."""
-    prose = " ".join(cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown")
-    return max(1, round(len(prose.split()) / 200))
-
-
-def _opening(path: Path) -> tuple[str, str]:
-    """A chapter's title, and the paragraph below it: its question. Raises :class:`BookError` without them."""
-    text = "\n\n".join(cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown")
-    opening = re.match(r"\s*# +(\S.*)\n+([^\s#:`>|\-][^\n]*(?:\n[^\n]+)*)", text)
-    if opening is None:
-        raise BookError(
-            f"chapter {path.stem} must open with a title (# ...) and, below it, the question that it answers"
-        )
-    question = re.sub(r"^\*\*(The )?question[.:]?\*\*[.:]?\s*", "", opening[2], flags=re.IGNORECASE)
-    return opening[1].strip(), " ".join(question.split())
-
-
-def chapter_times(notebooks: Iterable[Path]) -> str:
-    """How long each chapter took to run for this book."""
-    rows = ["| chapter | seconds in the `stored` profile, when this book was built |", "|---|---:|"]
-    for path in notebooks:
-        seconds = chapters.read(path).metadata.papermill.duration
-        rows.append(f"| {_opening(path)[0]} | {seconds:.0f} |")
-    return "\n".join(rows) + "\n" if len(rows) > 2 else ""
+def _whole_pages() -> dict[str, Callable[[], str]]:
+    """Pages that are generated from end to end, and made where the table of contents lists them."""
+    pages = {f"reference/{name}": functools.partial(reference.page, name) for name in reference.PAGES}
+    return pages | {
+        "reference/commands": commands.page,
+        "changelog": lambda: (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+    }
 
 
 # ------------------------------------------------------------------------------------------------ building
@@ -231,6 +182,7 @@ def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) ->
     _jupyter_book(root, source, work)
     built = work / "_build" / "html"
     figures.inline(built)
+    live.copy_scripts(source, built)
     prune(built)
     loads = outside(built)
     if loads:

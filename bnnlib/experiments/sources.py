@@ -24,7 +24,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Figure:
-    """A number as its source prints it. ``where``: file or section of the source; ``says``: what it is the figure of."""
+    """A number as its source (S1 to S5, or a paper of :data:`LITERATURE`) prints it. ``where``: file or section of the source; ``says``: what it is the figure of."""
 
     source: str
     key: str
@@ -47,6 +47,9 @@ SOURCES = {
         Source("S5", "XNOR-Net++ on ResNet-18", "code:s5", "cv-tricks.com; its paper is arXiv 1909.13863"),
     )
 }
+
+# Papers whose own figures stand in a chapter, by their key in the bibliography.
+LITERATURE = ("rastegari2016xnor", "bulat2019xnorpp", "bannink2021larq", "code:xnornet")
 
 _README, _SUMMARY, _TABLE = "README.md", "PROJECT_SUMMARY.md", "README.md, table of batch 128 on one thread"
 
@@ -99,6 +102,15 @@ _FIGURES = [
     Figure("S5", "real", "69.3", "top-1 % of the real-valued ResNet-18", "paper"),
     Figure("S5", "xnor", "51.2", "top-1 % of XNOR-Net with the analytic scale", "paper"),
     Figure("S5", "gain", "5.9", "points of the learned over the analytic scale", "paper"),
+    Figure("rastegari2016xnor", "alexnet", "44.2", "top-1 % on ImageNet of AlexNet with one bit", "its abstract"),
+    Figure("rastegari2016xnor", "faster", "58", "times faster convolutions", "its abstract"),
+    Figure("rastegari2016xnor", "smaller", "32", "times less memory", "its abstract"),
+    Figure("code:xnornet", "alexnet", "43.3", "top-1 % of the model that its code offers", "README"),
+    Figure("bulat2019xnorpp", "top1", "57.1", "top-1 % on ImageNet of XNOR-Net++", "its tables"),
+    Figure("bulat2019xnorpp", "xnor", "51.2", "top-1 % on ImageNet of XNOR-Net", "its tables"),
+    Figure("bulat2019xnorpp", "gain", "5.9", "points between the two", "its tables"),
+    Figure("bannink2021larq", "low", "8.5", "times faster convolutions, at least", "its abstract"),
+    Figure("bannink2021larq", "high", "18.5", "times faster convolutions, at most", "its abstract"),
     Figure("S5", "epochs", "64", "epochs, as the article says", "article"),
     Figure("S5", "epochs-command", "90", "epochs, as its command runs", "code"),
     Figure("S5", "cycle", "63", "epochs to the schedule's minimum", "code"),
