@@ -559,7 +559,7 @@ def test_weight_decay_groups():
         (["s4-lenet5", "--set", "optimizer.lrr=1"], "unknown field 'optimizer.lrr': did you mean lr?"),
         (["s4-lenet5", "--set", "epochs"], "write it as field=value"),
         (["s4-lenet5", "--set", "epochs=[1"], "[1"),
-        (["s4-lenet5", "--profile", "quik"], "unknown profile 'quik': choose full or quick"),
+        (["s4-lenet5", "--profile", "quik"], "unknown profile 'quik': choose full, demo or quick"),
     ],
     ids=["recipe", "value", "field", "form", "YAML", "profile"],
 )

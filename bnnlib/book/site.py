@@ -27,6 +27,7 @@ import yaml
 
 from bnnlib import __version__
 from bnnlib.book import chapters
+from bnnlib.book.live import page as live
 from bnnlib.book.pages import (
     cards,
     chapter,
@@ -117,6 +118,11 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
     table, nets = landing.packed_nets(root)
     files |= {"generated/packed-nets.md": table.encode()} | nets
     files |= {f"pictures/{name}.{kind}": drawn for name, (kind, drawn) in cards.pictures(notebooks).items()}
+    if "live.md" in files:
+        pages, scripts, wrong = live.parts(root)
+        files |= {f"generated/{name}.md": text.encode() for name, text in pages.items()} | scripts
+        if wrong:
+            print(f"note: the page live.md stands still: {wrong}", file=sys.stderr)
     files["_toc.yml"] = toc.read_bytes()
     return files
 
@@ -188,6 +194,7 @@ def build(
     _jupyter_book(root, source, work)
     built = work / "_build" / "html"
     figures.inline(built)
+    live.copy_scripts(source, built)
     finish.finish(built, root, finish.Published.here())
     prune.prune(built)
     loads = offline.outside(built)

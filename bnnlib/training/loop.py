@@ -192,8 +192,11 @@ class _Run:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         with fabric.rank_zero_first(local=True):  # what has to be fetched, unpacked or decoded is, once
             self.dataset = data.load(recipe.dataset, data_root)
-        if profile == "quick":
-            self.dataset = self.dataset.subset(train=recipe.quick.train, test=recipe.quick.test)
+        if profile != "full":
+            few = recipe.quick if profile == "quick" else recipe.demo
+            self.dataset = self.dataset.subset(
+                train=min(few.train, len(self.dataset.train)), test=min(few.test, len(self.dataset.test))
+            )
         self._prepare_data()
         torch.manual_seed(seed)
         self.model = building.model(recipe)
