@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from bnnlib import recipes, records
 from bnnlib.book import chapters
 from bnnlib.book import site as book
-from bnnlib.book.pages import cards, costs, landing
+from bnnlib.book.pages import cards, costs, landing, offline
 
 ROOT = Path(__file__).resolve().parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -134,7 +134,7 @@ def page(site, name):
 
 
 def test_nothing_is_asked_of_other_hosts(site):
-    assert book.outside(site) == []
+    assert offline.outside(site) == []
     for path in site.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert "thebe" not in text.lower(), path
@@ -292,16 +292,16 @@ def test_what_a_page_would_load_is_found(tmp_path, html):
     (tmp_path / "a.html").write_text(
         f"<html><a href='https://example.org'>a link loads nothing</a>{html}</html>"
     )
-    assert len(book.outside(tmp_path)) == 1
+    assert len(offline.outside(tmp_path)) == 1
 
 
 def test_links_and_style_sheets(tmp_path):
     (tmp_path / "a.html").write_text(
         "<link rel=canonical href='https://example.org'><a href='https://example.org'>x</a>"
     )
-    assert book.outside(tmp_path) == []
+    assert offline.outside(tmp_path) == []
     (tmp_path / "a.css").write_text("@font-face { src: url(https://example.org/a.woff) }")
-    assert book.outside(tmp_path) == ["a.css: url(https://example.org/a.woff)"]
+    assert offline.outside(tmp_path) == ["a.css: url(https://example.org/a.woff)"]
 
 
 # ------------------------------------------------------------------------------------------------------
