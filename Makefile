@@ -20,7 +20,7 @@ help:
 	@echo "make fuzz       attack the library with random input   MINUTES=10  (a SEED of your own: ARGS='--seed 1')"
 	@echo "make kernels    compile the native kernels and list those that this CPU can run"
 	@echo "make data       fetch a data set                    NAME=mnist (or cifar10, tiny-imagenet)"
-	@echo "make chapters   run the chapters into build/        PROFILE=stored (or quick, full)  SEED=0"
+	@echo "make chapters   run the chapters into build/        PROFILE=stored (or quick, demo, full)  SEED=0"
 	@echo "make train      train one recipe, write its record  RECIPE=s4-lenet5  SEED=0  PROFILE=full"
 	@echo "make reproduce  train -> records -> chapters -> book, where something is missing  JOBS=all (CPU cores)"
 	@echo "make bench      measure kernels and packed networks on this machine into results/bench/ and results/verified/"
@@ -56,7 +56,7 @@ chapters: kernels
 
 # Training knows no stored profile: its default is full.
 train: env
-	@$(IN_ENV) python -m bnnlib.train $(RECIPE) --seed $(SEED) --profile $(if $(filter quick,$(PROFILE)),quick,full) $(ARGS)
+	@$(IN_ENV) python -m bnnlib.train $(RECIPE) --seed $(SEED) --profile $(if $(filter quick demo,$(PROFILE)),$(PROFILE),full) $(ARGS)
 
 reproduce: kernels
 	@$(IN_ENV) snakemake --cores $(JOBS) $(ARGS)

@@ -231,7 +231,7 @@ def test_a_title_with_bars_stays_in_its_cell():
 def test_a_chapters_table_compares_no_quick_run_and_no_other_set(a_record):
     small = {"name": "digits", "fingerprint": "sha256:" + "0" * 64, "train": 32, "test": 32}
     table = report.runs_table({"s4-lenet5": [a_record(profile="quick", dataset=small)]})
-    assert "| 90.00 | 91.00 | 1 | 100 | a quick run: means nothing |" in table
+    assert "| 90.00 | 91.00 | 1 | 100 | a quick run: no result |" in table
     with pytest.raises(records.RecordError, match="seed 0 is of digits, the recipe of mnist"):
         report.runs_table({"s4-lenet5": [a_record(dataset=small)]})
 

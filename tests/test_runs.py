@@ -1,4 +1,4 @@
-"""The runs of a chapter in its three profiles, and the nets that come with the book."""
+"""The runs of a chapter in its profiles, and the nets that come with the book."""
 
 from __future__ import annotations
 
@@ -43,22 +43,26 @@ def test_quick_trains_teachers_first_and_leaves_nothing_behind(digits, tmp_path)
     assert not digits.exists() and not (tmp_path / "runs").exists()
 
 
-def test_quick_without_the_data_says_so_and_shows_what_is_stored(tmp_path, a_record, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "small", "instead"),
+    [("s4-lenet5", {}, "digits"), ("s1-vgg", {"model.width": 8}, "digits-32"),
+     ("tiny-s5-resnet18-xnorpp-7ep", {"model.width": 16}, "digits-64")],
+)  # fmt: skip
+def test_quick_without_the_data_takes_the_embedded_digits_and_says_so(tmp_path, monkeypatch, name, small, instead):
     monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
-    records.write(a_record(), records.path_of(LENET, 0, tmp_path))
-    found = runs.collect([LENET], "quick", folder=tmp_path)
-    assert found.last(LENET) == [90.0]
-    assert found.note.startswith("*Nothing was trained: data set 'mnist' is not on this machine.")
-    assert str(tmp_path) not in found.note
-
-
-def test_a_quick_run_of_tiny_imagenet_takes_an_excerpt_made_up_where_it_is_absent(tmp_path, monkeypatch):
-    monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
-    name = "tiny-s5-resnet18-xnorpp-7ep"
-    found = runs.collect([name], "quick", small={"model.width": 16, "quick.train": 16, "quick.test": 8})
+    found = runs.collect([name], "quick", small={**small, "quick.train": 16, "quick.test": 8}, folder=tmp_path)
     (record,) = found[name]
-    assert (record.dataset.train, record.dataset.test) == (16, 8)
-    assert "the images are made up" in found.note and str(tmp_path) not in found.note
+    assert (record.dataset.name, record.dataset.train, record.dataset.test) == (instead, 16, 8)
+    assert "scikit-learn's digits" in found.note and str(tmp_path) not in found.note
+
+
+def test_a_demo_run_learns(digits):
+    found = runs.collect(["small"], "demo", folder=digits)
+    (record,) = found["small"]
+    assert record.profile == "demo" and len(record.curve) == 8 and record.teacher.recipe == "big"
+    assert record.top1_last > 60, "chance is 10 %"
+    assert "demo runs" in found.note and "no number here is a result" in found.note
+    assert not digits.exists()
 
 
 def test_full_trains_what_has_no_record_and_nothing_else(digits, monkeypatch):

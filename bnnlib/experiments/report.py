@@ -308,13 +308,13 @@ def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> s
             cells += ["–", "–", "0", *([] if top5 else ["–"]), "not run yet" + _teacher_first(recipe)]
             lines.append(f"| {head} | {' | '.join(cells)} |")
             continue
-        quick = any(record.profile == "quick" for record in found)
+        short = next((record.profile for record in found if record.profile != "full"), None)
         for field in ("top1_last", "top5_last" if top5 else "top1_best"):
             cells.append(str(Spread.of([getattr(r, field) for r in found])))
         cells.append(str(len(found)))
         if not top5:
             cells.append(_speeds(found, machines))
-        verdict = "a quick run: means nothing" if quick else gathered[name].verdict
+        verdict = f"a {short} run: no result" if short else gathered[name].verdict
         cells.append("" if verdict == "no figure to compare" and not compared else verdict)
         lines.append(f"| {head} | {' | '.join(cells)} |")
     notes = ["\\* picked on the test set."] if starred else []
