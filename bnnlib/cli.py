@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Binary neural networks, reproduced: recipes, training, records, packed networks, benchmarks, the book.",
 )
-bench = typer.Typer(no_args_is_help=True, help="Measure this machine: kernels, or whole packed networks.")
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine: kernels, a GPU, or whole packed networks.")
 
 # command: module, what it does
 MODULES = {
@@ -36,6 +36,7 @@ MODULES = {
     "book": ("bnnlib.book.site", "Build the book into build/html."),
     "kernels": ("bnnlib.ops.__main__", "Compile the native kernels and list those that this CPU can run."),
     "bench kernels": ("bnnlib.benchmarks.kernels", "Time the kernels against PyTorch's."),
+    "bench gpu": ("bnnlib.benchmarks.gpu", "Time the kernels on this machine's NVIDIA GPU against PyTorch's."),
     "bench networks": ("bnnlib.benchmarks.networks", "Time whole packed networks against PyTorch's."),
 }
 

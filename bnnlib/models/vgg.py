@@ -193,8 +193,9 @@ class OursBlock(nn.Module):
 
     def side(self, x: Tensor) -> Tensor:
         """What the shortcut adds, in the shape of the block's output."""
+        repeat = self.conv.out_channels // self.conv.in_channels  # not of x: a model that is traced has no sizes yet
         x = F.avg_pool2d(x, 2) if self.pool else x
-        return _widen(x, self.conv.out_channels)
+        return x if repeat == 1 else x.repeat(1, repeat, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(self.sign(x))
@@ -211,11 +212,6 @@ class OursPair(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.second(self.first(x)) + self.second.side(self.first.side(x))
-
-
-def _widen(x: Tensor, channels: int) -> Tensor:
-    """``x`` repeated along its channels until there are ``channels``."""
-    return x if x.shape[1] == channels else x.repeat(1, channels // x.shape[1], 1, 1)
 
 
 @register("ours-vgg")
