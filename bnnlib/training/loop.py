@@ -112,6 +112,7 @@ def train(
     with ExitStack() as held:
         on_rank_zero(fabric, lambda: held.enter_context(checkpoint.Lock(folder)) and None)
         display.log(f"{recipe.name} seed {seed} ({profile}): run folder {folder}")
+        display.log(f"curves: tensorboard --logdir {folder / 'tensorboard'}")
         there = None if replace or kept.parent == folder else on_rank_zero(fabric, lambda: _read_if_there(kept))
         if there is not None:
             display.log(f"{kept} is on record and stays: this run's goes to {folder} (--replace or --out decide)")

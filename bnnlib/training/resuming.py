@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from bnnlib import printable
-from bnnlib.training import checkpoint, code
+from bnnlib.training import checkpoint, code, status
 from bnnlib.training.setup import on_rank_zero
 from bnnlib.training.state import Checkpoint, Progress
 
@@ -30,6 +30,16 @@ def save(run: Run) -> None:
             totals=torch.tensor([sums[name] for name in ("loss", "top1", "images")], dtype=torch.float64),
         )
         checkpoint.save(run.folder / "checkpoint.pt", state.file())
+        told = status.Status(
+            recipe=net.recipe.name,
+            seed=net.seed,
+            epoch=run.progress.epoch,
+            share=min(1.0, run.progress.step / net.steps),
+            epochs=net.recipe.epochs,
+            seconds=run.progress.wall,
+            top1=run.progress.curve[-1]["test_top1"] if run.progress.curve else None,
+        )
+        status.write(run.folder, told)
     run.saved = time.perf_counter()
 
 
