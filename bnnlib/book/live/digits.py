@@ -32,6 +32,7 @@ def image(strokes: Sequence[Stroke], *, box: bool = True, mass: bool = True, pen
     the whole pad becomes the image, without ``mass`` the middle of the box is in the middle, and with ``pen``, its width as
     a share of the pad's side, the line stays as wide as it was drawn.
     """
+    strokes = [stroke for stroke in strokes if len(stroke)]
     points = [point for stroke in strokes for point in stroke]
     if not points:
         return np.zeros((SIDE, SIDE), np.uint8)
