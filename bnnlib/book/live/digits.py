@@ -20,8 +20,8 @@ LINE = 2.6
 """Pixels: the width of the line in the image, whatever the pen was."""
 SOFT = 1.3
 """Pixels over which the edge of the line fades."""
-LARGEST = 60.0
-"""Pixels to the side of the pad, at most: a dot stays a dot."""
+LARGEST = 200.0
+"""Pixels to the side of the pad, at most: what is smaller than a twelfth of it is a dot or a dash, and stays one."""
 
 
 def image(strokes: Sequence[Stroke], *, box: bool = True, mass: bool = True, pen: float | None = None) -> np.ndarray:
