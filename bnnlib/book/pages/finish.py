@@ -203,8 +203,10 @@ def _not_found(site: Path, published: Published) -> str:
         count=1,
         flags=re.DOTALL,
     )
+    text = re.sub(r'<footer class="prev-next-footer.*?</footer>', "", text, flags=re.DOTALL)
+    text = re.sub(r'(<nav id="pst-page-toc-nav"[^>]*>).*?</nav>', r"\1</nav>", text, flags=re.DOTALL)
     text = re.sub(
-        r'<link rel="canonical"[^>]*>\n?|<meta property="og:[^>]*>\n?|<p class="page-source">.*?</p>',
+        r'<link rel="canonical"[^>]*>\n?|<meta name="(?:description|twitter:card)"[^>]*>\n?|<meta property="og:[^>]*>\n?|<p class="page-source">.*?</p>',
         "",
         text,
     )
