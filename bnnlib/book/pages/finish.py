@@ -186,7 +186,7 @@ def _sitemap(pages: list[tuple[str, str | None]], site: str) -> str:
 
 def _not_found(site: Path, published: Published) -> str:
     """The page for an address that is none: the first page's frame. A server shows it at any depth, so its links are
-    taken from the site's address, else from the root of the host."""
+    taken from the address of the site where that is known."""
     text = (site / "index.html").read_text(encoding="utf-8")
     start, end = text.index("<article"), text.index("</article>")
     told = (
