@@ -29,7 +29,7 @@ parts:
     numbered: true
     chapters: [{file: notebooks/one}, {file: notebooks/two}]
   - caption: Look up
-    chapters: [{file: glossary}, {file: references}]
+    chapters: [{file: glossary}, {file: references}, {file: costs}, {file: cite}]
 """
 
 
@@ -87,11 +87,12 @@ def repository(folder):
     for name in ("notebooks", "kernels", "bnnlib", "results/runs"):
         (folder / name).mkdir(parents=True)
     shutil.copy(ROOT / "_config.yml", folder)
-    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("__pycache__", "live*"))
     (folder / "_toc.yml").write_text(TOC)
-    # The page of what does not hold leads to chapters that are not here.
+    # The page of what does not hold leads to chapters that are not here; nor is the page that needs packed networks.
     index = folder / "book" / "index.md"
-    index.write_text(index.read_text().replace("what-does-not-hold.md", "scoreboard.md"))
+    text = index.read_text().replace("what-does-not-hold.md", "scoreboard.md")
+    index.write_text(text.replace("```{include} generated/live-hero.md\n```\n", ""))
     return folder
 
 

@@ -62,7 +62,7 @@ def site(tmp_path_factory):
         text = re.sub(r"\(notebooks/[\w-]+\.ipynb", "(index.md", path.read_text(encoding="utf-8"))
         path.write_text(text, encoding="utf-8")
     shutil.copytree(ROOT / "results", root / "results")
-    pages = ", ".join(f"{{file: {name}}}" for name in book.entries(ROOT / "_toc.yml") if "/" not in name)
+    pages = ", ".join(f"{{file: {name}}}" for name in book.entries(ROOT / "_toc.yml") if "notebooks/" not in name)
     toc = f"format: jb-book\nroot: index\nchapters: [{pages.replace('{file: index}, ', '')}]\n"
     (root / "_toc.yml").write_text(toc)
     return book.build(root)[0]
