@@ -91,9 +91,9 @@ def test_a_roofline_takes_the_slower_of_the_two():
 @pytest.mark.parametrize(
     ("target", "operation", "binary"),
     [("sm_80", "xor", {"BMMA.168256.XOR.POPC": 1}), ("sm_80", "and", {"BMMA.168256.AND.POPC": 1}), ("sm_90", "and", {"BMMA.168256.AND.POPC": 1}),
-     ("sm_90", "xor", {"BMMA.168256.AND.POPC": 2}), ("sm_100", "and", {})],
+     ("sm_90", "xor", {"BMMA.168256.AND.POPC": 2}), ("sm_100", "and", {"IMMA.16832.U8.U8": 8})],
 )  # fmt: skip
-def test_the_binary_product_is_an_instruction_up_to_hopper(target, operation, binary):
+def test_the_binary_product_is_an_instruction_up_to_hopper_then_eight_of_int8(target, operation, binary):
     """Why the kernels multiply with AND, and what ``default_formulation`` rests on."""
     found = machine_code.binary_product(target, operation)
     assert {name: count for name, count in found.items() if "MMA" in name} == binary

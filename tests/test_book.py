@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from bnnlib import recipes, records
+from bnnlib import __version__, recipes, records
 from bnnlib.book import chapters
 from bnnlib.book import site as book
 from bnnlib.book.pages import cards, costs, landing, offline
@@ -202,6 +202,19 @@ def test_the_bibliography_lists_every_paper(site):
     keys = re.findall(r"^@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text(), re.MULTILINE)
     text = page(site, "references.html")
     assert len(keys) == len(set(keys)) == text.count('<div class="citation"')
+
+
+def test_the_picture_of_the_readme_is_that_of_the_first_page():
+    assert (ROOT / "book" / "_static" / "bits.svg").read_text() == landing.picture()
+    assert "book/_static/bits.svg" in (ROOT / "README.md").read_text()
+
+
+def test_the_citation_file_has_the_librarys_version():
+    import yaml
+
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert told["version"] == __version__ and told["license"] == "MIT" and told["authors"]
+    assert {"cff-version", "message", "title", "type"} <= set(told)
 
 
 def test_the_icon_is_there(site):

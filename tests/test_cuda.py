@@ -8,6 +8,7 @@ import ctypes
 import importlib.util
 import inspect
 import os
+import platform
 import re
 import shutil
 import stat
@@ -26,6 +27,7 @@ KERNELS = Path(__file__).parent / "kernels"
 COMPILER = os.environ.get("CXX", "g++")
 needs_compiler = pytest.mark.skipif(shutil.which(COMPILER) is None, reason="no C++ compiler")
 FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", f"-I{nvrtc.SOURCES.parent}", f"-I{KERNELS}"]
+FLAGS += ["-mpopcnt"] if platform.machine() == "x86_64" else []
 
 
 class Emulated:

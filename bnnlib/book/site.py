@@ -29,6 +29,7 @@ from bnnlib import __version__
 from bnnlib.book import chapters
 from bnnlib.book.live import page as live
 from bnnlib.book.pages import (
+    board,
     cards,
     chapter,
     commands,
@@ -153,6 +154,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "citation": landing.citation(),
         "headlines": report.headline_table(folder),
         "scoreboard": report.grouped_tables(folder),
+        "all-runs": board.sortable(folder),
         "runs": costs.runs_table(known, found),
         "pending": costs.pending(known, found),
         "totals": costs.totals(found),

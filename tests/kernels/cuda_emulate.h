@@ -8,7 +8,9 @@
 #pragma once
 #define BNN_EMULATED 1
 
+#if !defined(__x86_64__)
 #include <ucontext.h>
+#endif
 
 #include <cstdint>
 #include <cstdio>
@@ -31,12 +33,41 @@ namespace emulated {
 
 struct Three { int x, y, z; };
 
+// Switching from one stack to another. The C library's swapcontext() does, but asks the kernel for the signal mask each time.
+#if defined(__x86_64__)
+struct Context { void* stack_pointer; };
+asm(".text\n"
+    ".type bnn_switch_stack, @function\n"
+    "bnn_switch_stack:\n"
+    "pushq %rbp; pushq %rbx; pushq %r12; pushq %r13; pushq %r14; pushq %r15\n"
+    "movq %rsp, (%rdi)\n"
+    "movq %rsi, %rsp\n"
+    "popq %r15; popq %r14; popq %r13; popq %r12; popq %rbx; popq %rbp\n"
+    "ret\n");
+extern "C" void bnn_switch_stack(void** from, void* to);
+inline void switch_to(Context* from, Context* to) { bnn_switch_stack(&from->stack_pointer, to->stack_pointer); }
+inline void prepare(Context* c, char* stack, size_t size, void (*enter)()) {
+    void** top = (void**)((uintptr_t)(stack + size) / 16 * 16);
+    *--top = nullptr, *--top = (void*)enter;
+    for (int i = 0; i < 6; ++i) *--top = nullptr;
+    c->stack_pointer = top;
+}
+#else
+using Context = ucontext_t;
+inline void switch_to(Context* from, Context* to) { swapcontext(from, to); }
+inline __attribute__((noinline)) void prepare(Context* c, char* stack, size_t size, void (*enter)()) {
+    getcontext(c);
+    c->uc_stack.ss_sp = stack, c->uc_stack.ss_size = size, c->uc_link = nullptr;
+    makecontext(c, enter, 0);
+}
+#endif
+
 constexpr size_t SHARED = 48 << 10, STACK = 96 << 10, GAP = 64;
 
 struct Warp { int size = 0, arrived = 0; unsigned generation = 0; uint64_t in[32][8], out[32][8]; };
 
 struct Thread {
-    ucontext_t context;
+    Context context;
     std::unique_ptr<char[]> stack;
     Three at;
     Warp* warp;
@@ -55,7 +86,7 @@ struct Block {
     unsigned generation = 0;
     Three grid, dimensions, at;
     std::vector<char> memory = std::vector<char>(SHARED + 16 * GAP);
-    ucontext_t scheduler;
+    Context scheduler;
     void* scheduler_fake = nullptr;
     const void* scheduler_stack = nullptr;
     size_t scheduler_size = 0;
@@ -73,7 +104,7 @@ inline void to_scheduler(bool last = false) {
     __sanitizer_start_switch_fiber(last ? nullptr : &me->fake_stack, block.scheduler_stack, block.scheduler_size);
 #endif
     (void)last;
-    swapcontext(&me->context, &block.scheduler);
+    switch_to(&me->context, &block.scheduler);
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(me->fake_stack, &block.scheduler_stack, &block.scheduler_size);
 #endif
@@ -119,16 +150,10 @@ inline void resume(Thread& t) {
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&block.scheduler_fake, t.stack.get(), STACK);
 #endif
-    swapcontext(&block.scheduler, &t.context);
+    switch_to(&block.scheduler, &t.context);
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(block.scheduler_fake, nullptr, nullptr);
 #endif
-}
-
-inline __attribute__((noinline)) void begin(Thread* t) {
-    getcontext(&t->context);
-    t->context.uc_stack.ss_sp = t->stack.get(), t->context.uc_stack.ss_size = STACK, t->context.uc_link = nullptr;
-    makecontext(&t->context, enter, 0);
 }
 
 inline void run_block() {
@@ -143,7 +168,7 @@ inline void run_block() {
         if (!t.stack) t.stack.reset(new char[STACK]);
         t.at = {i % block.dimensions.x, i / block.dimensions.x % block.dimensions.y, i / block.dimensions.x / block.dimensions.y};
         t.warp = &block.warps[(size_t)i / 32], t.lane = i % 32, t.shared = 0, t.done = false, t.waits_on = nullptr, t.fake_stack = nullptr;
-        begin(&t);
+        prepare(&t.context, t.stack.get(), STACK, enter);
     }
     while (block.alive) {
         bool moved = false;

@@ -92,6 +92,7 @@ def finish(site: Path, root: Path, published: Published) -> None:
         if name not in _NO_PAGE:
             listed.append((name, date))
         text = text.replace("</title>", "</title>\n" + _head(name, text, published), 1)
+        text = stacked(text)
         text = text.replace("</article>", "</article>\n" + _foot(source, date, published), 1)
         path.write_text(text, encoding="utf-8")
     if published.site:
@@ -102,6 +103,28 @@ def finish(site: Path, root: Path, published: Published) -> None:
     if (site / "search.html").is_file():
         (site / "404.html").write_text(_not_found(site, published), encoding="utf-8")
     _search(site / "_static" / "searchtools.js")
+
+
+def stacked(text: str) -> str:
+    """Cells of tables with five columns or more know their column: a phone shows each row as a list of its cells."""
+
+    def put(found: re.Match[str]) -> str:
+        table = found[0]
+        head = re.search(r"<thead>(.*?)</thead>", table, re.DOTALL)
+        columns = re.findall(r"<th\b[^>]*>(.*?)</th>", head[1], re.DOTALL) if head else []
+        if len(columns) < 5 or "rowspan" in table or "colspan" in table:
+            return table
+        names = [html.escape(html.unescape(_TAGS.sub("", told)).strip(), quote=True) for told in columns]
+
+        def row(line: re.Match[str]) -> str:
+            place = iter(names)
+            return re.sub(r"<td\b", lambda _: f'<td data-column="{next(place, "")}"', line[0])
+
+        start, end = table.index("<tbody>"), table.index("</tbody>")
+        body = re.sub(r"<tr\b.*?</tr>", row, table[start:end], flags=re.DOTALL)
+        return table[:start].replace("<table", '<table data-stacked=""', 1) + body + table[end:]
+
+    return re.sub(r"<table\b(?:(?!<table\b).)*?<tbody>.*?</table>", put, text, flags=re.DOTALL)
 
 
 def description(text: str) -> str:

@@ -108,6 +108,22 @@ def _products() -> str:
     return f'<svg viewBox="0 0 340 206" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
 
 
+_PICTURE_STYLE = (
+    "text{font:14px system-ui,sans-serif;fill:#1f2328}.strong{font-weight:650}line{stroke:#6b7280}"
+    "rect{stroke:#2463eb;stroke-width:1.5;fill:#fff}.bit1{fill:#2463eb}.same0,.same1{stroke:#0b7a43}.same1{fill:#0b7a43}"
+    ".onbit0,.onbit1,.onsame0,.onsame1{text-anchor:middle}.onbit1,.onsame1{fill:#fff;font-weight:650}"
+)
+
+
+def picture() -> str:
+    """The left panel of the hero figure as a file of its own, for the README; on white in either theme."""
+    drawn = _products().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="510" ', 1)
+    head, _, rest = drawn.partition(">")
+    head = head.replace('viewBox="0 0 340 206"', 'viewBox="-12 -6 364 218"')
+    ground = '<path d="M-12-6h364v218h-364z" fill="#fff"/>'
+    return f"{head}><style>{_PICTURE_STYLE}</style>{ground}{rest}"
+
+
 def _bars(found: list[Speed]) -> str:
     """The claim and what was measured, as bars to one scale."""
     rows = [("claimed by S1 and S2", _CLAIMED_SPEED, "claim")]

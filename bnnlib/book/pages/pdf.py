@@ -52,8 +52,16 @@ def make(site: Path, order: list[str], program: str) -> Path:
     try:
         with tempfile.TemporaryDirectory() as profile:
             command = [program, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}"]
-            command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--allow-file-access-from-files", "--no-pdf-header-footer"]
-            command += ["--generate-pdf-document-outline", "--virtual-time-budget=120000", f"--print-to-pdf={out}"]
+            command += [
+                "--host-resolver-rules=MAP * ~NOTFOUND",
+                "--allow-file-access-from-files",
+                "--no-pdf-header-footer",
+            ]
+            command += [
+                "--generate-pdf-document-outline",
+                "--virtual-time-budget=120000",
+                f"--print-to-pdf={out}",
+            ]
             done = subprocess.run([*command, whole.as_uri()], capture_output=True, text=True, timeout=_LIMIT)
     except subprocess.TimeoutExpired:
         raise PdfError(f"Chromium has not printed the book within {_LIMIT} s") from None
