@@ -8,7 +8,7 @@ JOBS    ?= all
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help env kernels book test fuzz data chapters train reproduce bench bench-kernels lab clean pins
+.PHONY: help env kernels book test fuzz data chapters train plan reproduce bench bench-kernels lab clean pins
 
 # What a recipe starts, and what that starts in turn, comes from .venv.
 IN_ENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -22,6 +22,7 @@ help:
 	@echo "make data       fetch a data set                    NAME=mnist (or cifar10, tiny-imagenet)"
 	@echo "make chapters   run the chapters into build/        PROFILE=stored (or quick, demo, full)  SEED=0"
 	@echo "make train      train one recipe, write its record  RECIPE=s4-lenet5  SEED=0  PROFILE=full"
+	@echo "make plan       what has no record yet, and the hours it takes"
 	@echo "make reproduce  train -> records -> chapters -> book, where something is missing  JOBS=all (CPU cores)"
 	@echo "make bench      measure kernels and packed networks on this machine into results/bench/ and results/verified/"
 	@echo "make bench-kernels  measure the kernels alone, minutes    ARGS=--layers: layers only, printed and not kept"
@@ -57,6 +58,9 @@ chapters: kernels
 # Training knows no stored profile: its default is full.
 train: env
 	@$(IN_ENV) python -m bnnlib.train $(RECIPE) --seed $(SEED) --profile $(if $(filter quick demo,$(PROFILE)),$(PROFILE),full) $(ARGS)
+
+plan: env
+	@$(IN_ENV) python -m bnnlib plan $(ARGS)
 
 reproduce: kernels
 	@$(IN_ENV) snakemake --cores $(JOBS) $(ARGS)

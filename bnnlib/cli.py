@@ -24,6 +24,9 @@ bench = typer.Typer(no_args_is_help=True, help="Measure this machine: kernels, a
 # command: module, what it does
 MODULES = {
     "train": ("bnnlib.training.cli", "Train a recipe; the same command resumes a run that was stopped."),
+    "runs": ("bnnlib.experiments.folders", "List the run folders: epoch, last accuracy, time left."),
+    "compare": ("bnnlib.experiments.pair", "Put the figures and curves of two runs side by side."),
+    "plan": ("bnnlib.experiments.plan", "Say which runs have no record yet, and how many hours they take."),
     "report": ("bnnlib.experiments.report", "Print the scoreboard, or write it into a file."),
     "data": ("bnnlib.data.__main__", "Say which data sets are here, or fetch one."),
     "deploy": ("bnnlib.deploy.__main__", "Pack a trained network, look into a packed file, run one on images."),
@@ -68,7 +71,7 @@ app.add_typer(bench, name="bench")
 def recipes(
     words: Annotated[list[str] | None, typer.Argument(help="show those alone that hold all of these words")] = None,
 ) -> None:
-    """List the recipes: name, title, source, data, epochs, cost, and the accuracy of their records."""
+    """List the recipes: name, title, source, data, epochs, hours, accuracy of their records, and their packed file."""
     from bnnlib.experiments import catalogue
 
     typer.echo(catalogue.table(words or []))

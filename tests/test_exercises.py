@@ -19,7 +19,7 @@ GIVEN = {"one-binary-neuron": {"profile": "quick", "width": 20}}
 OLDER = {
     *("ablation-eleven-points", "alexnet-imagenet", "bireal-distillation", "gradient-of-the-scaled-sign"),
     *("network-in-network", "one-bit-at-a-time", "shipping-one-bit", "xnor-gemm-mlp"),
-    *("xnor-net-plus-plus", "xnor-net-vgg"),
+    *("xnor-net-plus-plus",),
 }
 PATHS = {path.stem: path for path in chapters.sources()}
 NAMES = sorted(PATHS.keys() - OLDER)

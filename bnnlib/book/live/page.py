@@ -132,7 +132,7 @@ def _digit_values(net: SimpleNamespace, kind: str) -> dict[str, str]:
     held = net.net.values(seen(net, image[None, None]), slots)
     first, second, third, scores = (held[name][0].numpy() for name in slots)
     first, second = first.transpose(1, 2, 0), second.transpose(1, 2, 0)
-    third = third.reshape(1, 1, -1)
+    third = third.reshape(10, 50, 1)
     shares = torch.from_numpy(scores.reshape(-1)).softmax(0).numpy()
     answer = int(shares.argmax())
     place, bits = strongest(net, first)
@@ -152,7 +152,7 @@ def _digit_values(net: SimpleNamespace, kind: str) -> dict[str, str]:
         ),
         "layer2": maps(second, 10, "Fifty maps of 4 by 4 bits", "The 50 maps of bits that layer 3 reads",
                        None if small else [(place[0], place[1] // 2, place[2] // 2, 1, 1)]),
-        "layer3": maps((third - third.min()) / (third.max() - third.min()), 50, "Five hundred values as shades of grey", "The 500 values of layer 3"),
+        "layer3": maps((third - third.min()) / (third.max() - third.min()), 1, "Five hundred values as shades of grey", "The 500 values of layer 3"),
         **{
             f"bits-{name}": maps(bits[key].reshape(20, 25).T.reshape(5, 5, 20), 20, label, label)
             for name, key, label in (

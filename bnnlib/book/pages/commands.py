@@ -23,7 +23,11 @@ _COLUMNS = 76
 @functools.cache
 def helps() -> dict[str, str]:
     """Command, subcommands included, to its help."""
-    environment = os.environ | {"TYPER_USE_RICH": "0", "COLUMNS": str(_COLUMNS), "TERMINAL_WIDTH": str(_COLUMNS)}
+    environment = os.environ | {
+        "TYPER_USE_RICH": "0",
+        "COLUMNS": str(_COLUMNS),
+        "TERMINAL_WIDTH": str(_COLUMNS),
+    }
     command = [sys.executable, "-m", "bnnlib.book.pages.commands"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     if done.returncode:
