@@ -5,7 +5,6 @@
 // the last map (linear layers, whose weights are read once for all images), and for what passes between the two phases.
 #pragma once
 #include "executor/net.h"
-#include <initializer_list>
 
 namespace bnn {
 
