@@ -11,10 +11,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from bnnlib import recipes, records
+from bnnlib import __version__, recipes, records
 from bnnlib.book import chapters
 from bnnlib.book import site as book
-from bnnlib.book.pages import cards, costs, landing
+from bnnlib.book.pages import cards, costs, landing, offline
 
 ROOT = Path(__file__).resolve().parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -29,7 +29,7 @@ parts:
     numbered: true
     chapters: [{file: notebooks/one}, {file: notebooks/two}]
   - caption: Look up
-    chapters: [{file: glossary}, {file: references}]
+    chapters: [{file: glossary}, {file: references}, {file: costs}, {file: cite}]
 """
 
 
@@ -87,11 +87,12 @@ def repository(folder):
     for name in ("notebooks", "kernels", "bnnlib", "results/runs"):
         (folder / name).mkdir(parents=True)
     shutil.copy(ROOT / "_config.yml", folder)
-    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("__pycache__", "live*"))
     (folder / "_toc.yml").write_text(TOC)
-    # The page of what does not hold leads to chapters that are not here.
+    # The page of what does not hold leads to chapters that are not here; nor is the page that needs packed networks.
     index = folder / "book" / "index.md"
-    index.write_text(index.read_text().replace("what-does-not-hold.md", "scoreboard.md"))
+    text = index.read_text().replace("what-does-not-hold.md", "scoreboard.md")
+    index.write_text(text.replace("```{include} generated/live-hero.md\n```\n", ""))
     return folder
 
 
@@ -134,7 +135,7 @@ def page(site, name):
 
 
 def test_nothing_is_asked_of_other_hosts(site):
-    assert book.outside(site) == []
+    assert offline.outside(site) == []
     for path in site.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert "thebe" not in text.lower(), path
@@ -202,6 +203,19 @@ def test_the_bibliography_lists_every_paper(site):
     keys = re.findall(r"^@\w+\{([^,]+),", (ROOT / "book" / "references.bib").read_text(), re.MULTILINE)
     text = page(site, "references.html")
     assert len(keys) == len(set(keys)) == text.count('<div class="citation"')
+
+
+def test_the_picture_of_the_readme_is_that_of_the_first_page():
+    assert (ROOT / "book" / "_static" / "bits.svg").read_text() == landing.picture()
+    assert "book/_static/bits.svg" in (ROOT / "README.md").read_text()
+
+
+def test_the_citation_file_has_the_librarys_version():
+    import yaml
+
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert told["version"] == __version__ and told["license"] == "MIT" and told["authors"]
+    assert {"cff-version", "message", "title", "type"} <= set(told)
 
 
 def test_the_icon_is_there(site):
@@ -292,16 +306,16 @@ def test_what_a_page_would_load_is_found(tmp_path, html):
     (tmp_path / "a.html").write_text(
         f"<html><a href='https://example.org'>a link loads nothing</a>{html}</html>"
     )
-    assert len(book.outside(tmp_path)) == 1
+    assert len(offline.outside(tmp_path)) == 1
 
 
 def test_links_and_style_sheets(tmp_path):
     (tmp_path / "a.html").write_text(
         "<link rel=canonical href='https://example.org'><a href='https://example.org'>x</a>"
     )
-    assert book.outside(tmp_path) == []
+    assert offline.outside(tmp_path) == []
     (tmp_path / "a.css").write_text("@font-face { src: url(https://example.org/a.woff) }")
-    assert book.outside(tmp_path) == ["a.css: url(https://example.org/a.woff)"]
+    assert offline.outside(tmp_path) == ["a.css: url(https://example.org/a.woff)"]
 
 
 # ------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
         body = pages[f"live-{name}"].removeprefix("```{raw} html\n").removesuffix("```\n")
         if name == "picture":
             body += '<script defer src="_static/live/start.js"></script>'
-        head = '<meta charset="utf-8"><link rel="stylesheet" href="_static/live.css">'
+        head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="stylesheet" href="_static/live.css">'
         (made / f"{name}.html").write_text(f"<!doctype html><html lang=en data-theme=light><head>{head}</head><body>{body}</body></html>")
     return made
 

@@ -56,13 +56,14 @@ def test_quick_without_the_data_takes_the_embedded_digits_and_says_so(tmp_path, 
     assert "scikit-learn's digits" in found.note and str(tmp_path) not in found.note
 
 
-def test_a_demo_run_learns(digits):
-    found = runs.collect(["small"], "demo", folder=digits)
-    (record,) = found["small"]
-    assert record.profile == "demo" and len(record.curve) == 8 and record.teacher.recipe == "big"
-    assert record.top1_last > 60, "chance is 10 %"
+def test_a_demo_run_learns(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
+    found = runs.collect([LENET], "demo", small={"quick.train": 7}, folder=tmp_path)
+    (record,) = found[LENET]
+    assert (record.profile, record.dataset.name, record.dataset.train) == ("demo", "digits", 1437)
+    assert len(record.curve) == 8 and record.top1_last > 80, "chance is 10 %"
     assert "demo runs" in found.note and "no number here is a result" in found.note
-    assert not digits.exists()
+    assert [p.name for p in tmp_path.iterdir()] == []
 
 
 def test_full_trains_what_has_no_record_and_nothing_else(digits, monkeypatch):

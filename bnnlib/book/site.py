@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from importlib import metadata
 from pathlib import Path
 
@@ -29,15 +28,26 @@ import yaml
 from bnnlib import __version__
 from bnnlib.book import chapters
 from bnnlib.book.live import page as live
-from bnnlib.book.pages import cards, chapter, commands, costs, figures, landing, reference
+from bnnlib.book.pages import (
+    board,
+    cards,
+    chapter,
+    commands,
+    costs,
+    figures,
+    finish,
+    landing,
+    offline,
+    pdf,
+    prune,
+    reference,
+)
 from bnnlib.paths import ROOT
 
 _BUILT_BY = (
     *("jupyter-book", "sphinx", "myst-nb"),
     *("sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline"),
 )
-# What a page may load of MathJax: the component, its fonts, and the TeX extensions it fetches when needed.
-_MATHJAX_KEPT = ("tex-chtml.js", "output/chtml/fonts/", "input/tex/extensions/")
 
 
 class BookError(Exception):
@@ -144,6 +154,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "citation": landing.citation(),
         "headlines": report.headline_table(folder),
         "scoreboard": report.grouped_tables(folder),
+        "all-runs": board.sortable(folder),
         "runs": costs.runs_table(known, found),
         "pending": costs.pending(known, found),
         "totals": costs.totals(found),
@@ -165,10 +176,13 @@ def _whole_pages() -> dict[str, Callable[[], str]]:
 # ------------------------------------------------------------------------------------------------ building
 
 
-def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) -> tuple[Path, bool]:
+def build(
+    root: Path = ROOT, toc: Path | None = None, *, force: bool = False, printer: str | None = None
+) -> tuple[Path, bool]:
     """Build the site and return ``build/html`` and whether anything had to be done.
 
-    Raises :class:`BookError` with Sphinx's warnings when there are any.
+    printer: the Chromium that prints the whole book into one PDF; None: no PDF. Raises :class:`BookError` with Sphinx's
+    warnings when there are any.
     """
     root = Path(root).resolve()
     toc = Path(toc).resolve() if toc else root / "_toc.yml"
@@ -183,10 +197,12 @@ def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) ->
     built = work / "_build" / "html"
     figures.inline(built)
     live.copy_scripts(source, built)
-    prune(built)
-    loads = outside(built)
+    finish.finish(built, root, finish.Published.here())
+    prune.prune(built)
+    loads = offline.outside(built)
     if loads:
         raise BookError("pages load from other hosts:\n" + "\n".join(loads))
+    pdf.link(built, pdf.make(built, entries(toc), printer) if printer else None)
     (built / ".staged").write_text(digest)
     _swap(built, site)
     shutil.rmtree(work)
@@ -200,6 +216,7 @@ def _digest(files: dict[str, bytes], root: Path) -> str:
     extra += sorted(Path(landing.__file__).parent.glob("*.py"))
     for name, content in [*sorted(files.items()), *((path.name, path.read_bytes()) for path in extra)]:
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    digest.update(repr((finish.Published.here(), finish.changes(root))).encode())
     for package in _BUILT_BY:
         digest.update(metadata.version(package).encode())
     return digest.hexdigest()
@@ -235,92 +252,17 @@ def _swap(new: Path, site: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def prune(site: Path) -> None:
-    """Remove what no page asks for: most of MathJax (24 MB with all its output formats and speech engines),
-    the theme's templates and translations, and the maps to the sources of its scripts."""
-    mathjax = site / "_static" / "mathjax"
-    for path in sorted(mathjax.rglob("*"), reverse=True):
-        if path.is_dir():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif not path.relative_to(mathjax).as_posix().startswith(_MATHJAX_KEPT):
-            path.unlink()
-    (site / ".buildinfo").unlink(missing_ok=True)
-    shutil.rmtree(site / "_static" / "locales", ignore_errors=True)
-    for path in [*(site / "_static").rglob("*.map"), *(site / "_static").glob("*webpack-macros.html")]:
-        path.unlink()
-
-
-# -------------------------------------------------------------------------------------- nothing from outside
-
-_LOADING = {
-    *((tag, "src") for tag in ("script", "img", "source", "iframe", "audio", "video", "embed")),
-    *((tag, "srcset") for tag in ("img", "source")),
-    *(("video", "poster"), ("object", "data"), ("link", "href")),
-}
-_REMOTE = re.compile(r"^\s*(?:https?:)?//", re.IGNORECASE)
-_LINKS_THAT_LOAD_NOTHING = set("canonical next prev index search author license help alternate".split())
-
-
-class _Loads(HTMLParser):
-    """Collects what a browser would fetch from another host to show a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.inside = ""
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        given = dict(attributes)
-        self.inside = tag
-        if tag == "link" and set((given.get("rel") or "").split()) & _LINKS_THAT_LOAD_NOTHING:
-            return
-        for name, value in given.items():
-            if (tag, name) in _LOADING and value and _REMOTE.match(value):
-                self.found.append(f"<{tag} {name}={value}>")
-        self.found += _styles_outside(given.get("style") or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self.inside == "style":
-            self.found += _styles_outside(data)
-        elif self.inside == "script":
-            self.found += [
-                f"script: {url}" for url in re.findall(r"https?://(?:unpkg|cdn|cdnjs)[^\s\"']*", data)
-            ]
-
-
-def _styles_outside(css: str) -> list[str]:
-    return re.findall(
-        r"url\(\s*[\"']?(?:https?:)?//[^)]*\)|@import\s+[\"'](?:https?:)?//[^\"']*[\"']", css, re.IGNORECASE
-    )
-
-
-def outside(site: Path) -> list[str]:
-    """What the pages and style sheets of a site would load from other hosts, as ``page: what``."""
-    found = []
-    for path in sorted(site.rglob("*.html")):
-        parser = _Loads()
-        parser.feed(path.read_text(encoding="utf-8"))
-        found += [f"{path.relative_to(site)}: {what}" for what in parser.found]
-    for path in sorted(site.rglob("*.css")):
-        found += [
-            f"{path.relative_to(site)}: {what}" for what in _styles_outside(path.read_text(encoding="utf-8"))
-        ]
-    return found
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="bnn book", description="Build the book into build/html."
     )
     parser.add_argument("--toc", type=Path, help="another table of contents (_toc.yml)")
     parser.add_argument("--force", action="store_true", help="build although nothing has changed")
+    parser.add_argument("--no-pdf", action="store_true", help="do not print the book (printed where Chromium is installed)")
     options = parser.parse_args(arguments)
     started = time.monotonic()
-    site, anew = build(ROOT, options.toc, force=options.force)
+    printer = None if options.no_pdf else pdf.chromium()
+    site, anew = build(ROOT, options.toc, force=options.force, printer=printer)
     pages = len(entries(options.toc or ROOT / "_toc.yml"))
     what = f"{pages} pages in {time.monotonic() - started:.0f} s" if anew else "up to date"
     print(f"{site / 'index.html'}  ({what})")
@@ -330,5 +272,5 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (BookError, chapters.ChapterError) as mistake:
+    except (BookError, chapters.ChapterError, finish.AddressError, pdf.PdfError) as mistake:
         sys.exit(f"error: {mistake}")

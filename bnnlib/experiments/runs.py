@@ -112,7 +112,7 @@ def _short(names: list[str], profile: str, seed: int, changes: dict[str, int]) -
             if recipe.distill:
                 asked["distill.teacher"] = files.get(recipe.distill.teacher, recipe.distill.teacher)
             run = loop.train(
-                name, seed=seed, profile=profile, runs=Path(scratch), overrides=asked or None, progress=False
+                name, seed=seed, profile=profile, runs=Path(scratch), overrides=asked or None, progress=None
             )
             files[name] = str(run.run_dir / "model.safetensors")
             found[name], nets[name] = [run.record], run.model
@@ -142,7 +142,7 @@ def _full(names: list[str], seed: int, folder: Path) -> Runs:
     for name in _teachers_first(names):
         one = seed if name in names else 0
         if not records.path_of(name, one, folder).is_file():
-            nets[name] = loop.train(name, seed=one, profile="full", out=folder, progress=False).model
+            nets[name] = loop.train(name, seed=one, profile="full", out=folder, progress=None).model
     made = ", ".join(f"`{name}`" for name in nets) or "nothing: every run of this seed is recorded"
     return Runs(_stored(names, folder), nets, f"*Trained just now: {made}.*")
 

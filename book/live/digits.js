@@ -67,7 +67,7 @@
         { marks: marked ? [{ map: place.filter, y: place.y >> 1, x: place.x >> 1, h: 1, w: 1 }] : [] });
       if (!this.part('layer3')) return;
       const values = net.values(THIRD), low = Math.min(...values), high = Math.max(...values);
-      live.drawMaps(this.part('layer3'), values.map(v => (v - low) / (high - low || 1)), [1, 1, 500], narrow ? 25 : 50);
+      live.drawMaps(this.part('layer3'), values.map(v => (v - low) / (high - low || 1)), narrow ? [20, 25, 1] : [10, 50, 1], 1);
       const winner = place ?? this.strongest();
       this.choose(winner.filter, winner.y, winner.x, false);
     }

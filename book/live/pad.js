@@ -90,7 +90,7 @@
     paint() {
       const canvas = this.canvas, side = Math.round(canvas.clientWidth * (devicePixelRatio || 1));
       if (!side) return;
-      if (canvas.width !== side) canvas.width = canvas.height = side;
+      if (canvas.height !== side) canvas.width = canvas.height = side;     // a new canvas is 300 x 150
       const to = canvas.getContext('2d'), { ink, line, accent } = live.colours(canvas);
       to.clearRect(0, 0, side, side);
       to.lineCap = to.lineJoin = 'round';

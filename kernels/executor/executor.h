@@ -5,6 +5,7 @@
 // the last map (linear layers, whose weights are read once for all images), and for what passes between the two phases.
 #pragma once
 #include "executor/net.h"
+#include <initializer_list>
 
 namespace bnn {
 
@@ -347,7 +348,8 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         choose_tiles(&c.plan, threads);
         c.tile = c.plan.tile, c.tiles = c.plan.tiles, c.chunk = c.plan.chunk, c.chunks = c.plan.chunks;
         c.float_stride = round_up(c.chunk, 64);
-        c.work = round_up(work_bytes(c.plan), 64) + (o.output >= 0 ? 0 : most(ROWS_AT_ONCE, c.window) * c.float_stride * 4 + 64);
+        const isize rows = c.plan.images.use ? image_pixels(c.plan.images) : most(ROWS_AT_ONCE, c.window);
+        c.work = round_up(work_bytes(c.plan), 64) + (o.output >= 0 ? 0 : rows * (c.plan.images.use ? 64 : c.float_stride) * 4 + 64);
     } else if (o.source == Source::real_conv) {
         const isize k = o.kh * o.kw * in.c / o.groups, panel = n.r->panel;
         const View v = view(in, f);
@@ -474,8 +476,42 @@ inline const NetSlot* home(const Net& n, const NetOp& o, isize window) {
     return window == 1 ? found : nullptr;
 }
 
+// The same where images are multiplied: 64 channels of all pixels of an item are floats at once.
+inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
+    const Plan& p = c.plan;
+    const isize low = item % p.chunks * p.chunk, high = least(o.c, low + p.chunk);
+    float* const floats = (float*)(memory + round_up(work_bytes(p), 64));
+    const NetStage* s = n.stage + o.first_stage;
+    isize fused = 0;
+    const float *scale = nullptr, *bias = nullptr, *residual = nullptr;
+    if (fused < o.stages && s[fused].what == Do::scale && !s[fused].spatial_a) scale = s[fused++].a;
+    if (fused < o.stages && s[fused].what == Do::bias && !s[fused].spatial_a) bias = s[fused++].a;
+    if (fused < o.stages && c.window == 1 && s[fused].what == Do::residual) {
+        const NetSlot& other = n.slot[s[fused].slot];
+        const View v = view(other, f);
+        if (v.sc == 1 && other.c == o.c && joined(v, other) && v.sn == other.h * other.w * other.c) residual = v.at, ++fused;
+    }
+    const NetSlot* const to = home(n, o, c.window);
+    const isize stride = to ? to->c : 64;
+    isize start = 0, many = 0;
+    const auto place = [&](isize first) { return to ? (float*)locate(*to, f) + start * to->c + first : floats; };
+    const auto begin = [&](isize from, isize some) { start = from, many = some; };
+    const auto emit = [&](const Sums& sums, isize first) {
+        const isize from = first / 64 * 64;
+        p.v->images->to_float(sums, scale ? scale + first : nullptr, bias ? bias + first : nullptr, residual ? residual + start * o.c + first : nullptr,
+                              place(from) + first - from, stride);
+    };
+    const auto done = [&](isize first, isize channels) {
+        const isize at_once = most(1, ROWS_AT_ONCE / c.window);
+        for (isize i = 0; i < many; i += at_once)
+            finish(n, o, f, fused, place(first) + i * c.window * stride, stride, start + i, least(at_once, many - i), c.window, first, channels);
+    };
+    run_images(*p.v->images, p.images, p.activations, p.blob.for_images, p.e.pool, c.window > 1, low, high, item / p.chunks, memory, begin, emit, done);
+}
+
 inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
     if (o.output >= 0) return run(c.plan, item, memory);
+    if (c.plan.images.use) return run_binary_images(n, o, f, c, item, memory);
     Tile t;
     count_tile(c.plan, item, memory, &t);
     float* x = (float*)(memory + round_up(work_bytes(c.plan), 64));
@@ -709,6 +745,7 @@ void run_op(const Net& n, const NetOp& o, const Frame& f, isize threads, uint8_t
 }
 
 inline isize work_of(const Net& n, const Outside* outside, isize images, isize threads, isize phase) {
+    if (images == 0) return 64;
     isize work = 64;
     static const uint8_t nowhere[1] = {0};
     for (isize i = 0; i < n.ops; ++i) {
@@ -729,9 +766,10 @@ RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threa
     p.micro = round_up(n.micro_bytes * p.images + ROW_SLACK, 64);
     p.chunk = round_up(n.chunk_bytes * p.chunk_images + ROW_SLACK, 64);
     p.by_image = p.threads > 1 && ceil_div(p.chunk_images, p.images) >= p.threads;
-    p.work = most(net::work_of(n, outside, p.images, 1, 0), net::work_of(n, outside, p.chunk_images, 1, 1));
-    if (p.threads > 1)
-        p.work = most(p.work, most(net::work_of(n, outside, p.images, p.threads, 0), net::work_of(n, outside, p.chunk_images, p.threads, 1)));
+    static_assert(MICRO == 2, "pieces of one image and of two");
+    p.work = 64;
+    const isize some[] = {p.images, 1, p.chunk_images, images % p.chunk_images};         // the last piece may be smaller, and cut otherwise
+    for (isize i = 0; i < 8; ++i) p.work = most(p.work, net::work_of(n, outside, some[i % 4], i < 4 ? 1 : p.threads, i % 4 / 2));
     p.bytes = p.chunk + p.micro + p.work;
     return p;
 }

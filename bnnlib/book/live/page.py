@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -132,7 +133,7 @@ def _digit_values(net: SimpleNamespace, kind: str) -> dict[str, str]:
     held = net.net.values(seen(net, image[None, None]), slots)
     first, second, third, scores = (held[name][0].numpy() for name in slots)
     first, second = first.transpose(1, 2, 0), second.transpose(1, 2, 0)
-    third = third.reshape(1, 1, -1)
+    third = third.reshape(10, 50, 1)
     shares = torch.from_numpy(scores.reshape(-1)).softmax(0).numpy()
     answer = int(shares.argmax())
     place, bits = strongest(net, first)
@@ -152,7 +153,7 @@ def _digit_values(net: SimpleNamespace, kind: str) -> dict[str, str]:
         ),
         "layer2": maps(second, 10, "Fifty maps of 4 by 4 bits", "The 50 maps of bits that layer 3 reads",
                        None if small else [(place[0], place[1] // 2, place[2] // 2, 1, 1)]),
-        "layer3": maps((third - third.min()) / (third.max() - third.min()), 50, "Five hundred values as shades of grey", "The 500 values of layer 3"),
+        "layer3": maps((third - third.min()) / (third.max() - third.min()), 1, "Five hundred values as shades of grey", "The 500 values of layer 3"),
         **{
             f"bits-{name}": maps(bits[key].reshape(20, 25).T.reshape(5, 5, 20), 20, label, label)
             for name, key, label in (
@@ -216,24 +217,29 @@ def _percent(share: float) -> str:
 
 PENS = {"thin": 0.025, "medium": 0.07, "thick": 0.15}
 """Widths, as shares of the pad's side."""
+FRESH = range(11, 19)
+"""Seeds of drawings on which nothing was chosen."""
 
 
 def preparation(net: SimpleNamespace) -> str:
-    """How many of the written digits the net reads, by what is done to a drawing before the net sees it: a Markdown table."""
-    wanted = [(digit, digits.drawing(digit, style)) for style in digits.STYLES for digit in range(10)]
+    """How many of the written digits the net reads, by what is done to a drawing before the net sees it: a Markdown table, and how
+    many of others, which had no part in the choice."""
+
+    def right(seeds: Iterable[int], **how) -> tuple[int, int]:
+        wanted = [(digit, style, seed) for style in digits.STYLES for digit in range(10) for seed in seeds]
+        answers = logits(net, np.stack([digits.image(digits.drawing(*one), **how) for one in wanted])[:, None]).argmax(1)
+        return int((answers == [digit for digit, _, _ in wanted]).sum()), len(wanted)
+
+    found, count = right([0])
+    rows = [f"| what the net is shown, right of {count} | {' | '.join(f'{name} pen' for name in PENS)} |", "|---|" + "---:|" * len(PENS)]
     ways = {
         "the whole pad, scaled to 28 × 28": {"box": False, "mass": False},
         "the same, centre of mass in the middle": {"box": False},
         "longer side scaled to 20 pixels": {"mass": False},
         "both": {},
     }
-    rows = [f"| what the net is shown, right of {len(wanted)} | {' | '.join(f'{name} pen' for name in PENS)} |", "|---|" + "---:|" * len(PENS)]
-
-    def right(**how) -> int:
-        answers = logits(net, np.stack([digits.image(strokes, **how) for _, strokes in wanted])[:, None]).argmax(1)
-        return int((answers == [digit for digit, _ in wanted]).sum())
-
     for said, how in ways.items():
-        rows.append(f"| {said} | {' | '.join(str(right(pen=pen, **how)) for pen in PENS.values())} |")
-    rows.append(f"| both, and the line {digits.LINE} pixels wide whatever the pen: this page | " + " | ".join([str(right())] * len(PENS)) + " |")
-    return "\n".join(rows) + "\n"
+        rows.append(f"| {said} | {' | '.join(str(right([0], pen=pen, **how)[0]) for pen in PENS.values())} |")
+    rows.append(f"| both, and the line {digits.LINE} pixels wide whatever the pen: this page | {' | '.join([str(found)] * len(PENS))} |")
+    others, of = right(FRESH)
+    return "\n".join(rows) + f"\n\nOf {of} other drawings in the same styles, which had no part in the choice, the page's net reads {others}.\n"

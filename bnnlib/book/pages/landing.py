@@ -42,7 +42,9 @@ def speeds(folder: Path) -> list[Speed]:
         for rival in (speed.eager_fp32, speed.best_rival):
             ratios = sorted(speed.ratio(layer, rival(layer), "channels_last").median for layer in layers)
             spans.append((ratios[0], statistics.median(ratios), ratios[-1]))
-        found.append(Speed(speed.core(record), limits["1 bit"]["per_second"] / limits["float32"]["per_second"], *spans))
+        found.append(
+            Speed(speed.core(record), limits["1 bit"]["per_second"] / limits["float32"]["per_second"], *spans)
+        )
     return found
 
 
@@ -106,22 +108,44 @@ def _products() -> str:
     return f'<svg viewBox="0 0 340 206" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
 
 
+_PICTURE_STYLE = (
+    "text{font:14px system-ui,sans-serif;fill:#1f2328}.strong{font-weight:650}line{stroke:#6b7280}"
+    "rect{stroke:#2463eb;stroke-width:1.5;fill:#fff}.bit1{fill:#2463eb}.same0,.same1{stroke:#0b7a43}.same1{fill:#0b7a43}"
+    ".onbit0,.onbit1,.onsame0,.onsame1{text-anchor:middle}.onbit1,.onsame1{fill:#fff;font-weight:650}"
+)
+
+
+def picture() -> str:
+    """The left panel of the hero figure as a file of its own, for the README; on white in either theme."""
+    drawn = _products().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="510" ', 1)
+    head, _, rest = drawn.partition(">")
+    head = head.replace('viewBox="0 0 340 206"', 'viewBox="-12 -6 364 218"')
+    ground = '<path d="M-12-6h364v218h-364z" fill="#fff"/>'
+    return f"{head}><style>{_PICTURE_STYLE}</style>{ground}{rest}"
+
+
 def _bars(found: list[Speed]) -> str:
     """The claim and what was measured, as bars to one scale."""
     rows = [("claimed by S1 and S2", _CLAIMED_SPEED, "claim")]
     for one in found:
         rows.append((f"{one.core}, over float32", one.over_float32[1], "ours"))
         rows.append((f"{one.core}, over the best rival", one.over_best[1], "limit"))
-    step = 206 / len(rows)
+    step = 36
     parts = []
     for row, (name, value, kind) in enumerate(rows):
         y, width = step * row, 290 * value / _CLAIMED_SPEED
-        high = min(18, step - 18)
+        high = 14
         parts.append(f'<text x="0" y="{y + 12:.1f}">{name}</text>')
-        parts.append(f'<rect class="{kind}" x="0" y="{y + 16:.1f}" width="{width:.1f}" height="{high:.1f}" rx="3"/>')
-        parts.append(f'<text class="strong" x="{width + 6:.1f}" y="{y + 16 + high / 2 + 5:.1f}">{_times(value)}</text>')
-    label = "Speed-up of a 1-bit layer: " + "; ".join(f"{name} {_times(value)}" for name, value, _ in rows) + "."
-    return f'<svg viewBox="0 0 340 206" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
+        parts.append(
+            f'<rect class="{kind}" x="0" y="{y + 16:.1f}" width="{width:.1f}" height="{high:.1f}" rx="3"/>'
+        )
+        parts.append(
+            f'<text class="strong" x="{width + 6:.1f}" y="{y + 16 + high / 2 + 5:.1f}">{_times(value)}</text>'
+        )
+    label = (
+        "Speed-up of a 1-bit layer: " + "; ".join(f"{name} {_times(value)}" for name, value, _ in rows) + "."
+    )
+    return f'<svg viewBox="0 0 340 {step * len(rows)}" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
 
 
 def _times(value: float) -> str:
@@ -151,7 +175,9 @@ def _speed(root: Path) -> tuple[str, str, str]:
         )
     limit = max(one.limit for one in found)
     over = [value for one in found for value in one.over_float32]
-    by_core = ", ".join(f"{_times(one.over_best[0])} to {_times(one.over_best[2])} on {one.core}" for one in found)
+    by_core = ", ".join(
+        f"{_times(one.over_best[0])} to {_times(one.over_best[2])} on {one.core}" for one in found
+    )
     text = (
         f"S1 and S2 claim **{_CLAIMED_SPEED}×**. A core's arithmetic units allow at most **{limit:.0f}×** over float32. Whole "
         f"layers run **{_times(min(over))} to {_times(max(over))}** as fast as PyTorch's float32. Over its best rival, int8 "

@@ -22,7 +22,16 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
         "What makes a network binary: functions with their gradients, and layers for a model of your own.",
         {
             "bnnlib.quantizers": (
-                *("sign", "binarize", "surrogate", "mean_scale", "scaled_sign", "standardize", "center", "box_mean"),
+                *(
+                    "sign",
+                    "binarize",
+                    "surrogate",
+                    "mean_scale",
+                    "scaled_sign",
+                    "standardize",
+                    "center",
+                    "box_mean",
+                ),
             ),
             "bnnlib.layers": (
                 *("BinaryConv2d", "BinaryLinear", "RSign", "RPReLU", "Dropout"),
@@ -83,15 +92,26 @@ def page(name: str) -> str:
 def _entry(module: ModuleType, name: str) -> str:
     """Heading, signature and docstring of a function or a class, and of a class's methods."""
     found = getattr(module, name)
-    parts = [f"### {name}", f"```python\n{signature(name, found)}\n```", docstring(inspect.getdoc(found) or "")]
+    parts = [
+        f"### {name}",
+        f"```python\n{signature(name, found)}\n```",
+        docstring(inspect.getdoc(found) or ""),
+    ]
     if inspect.isclass(found):
         if table := _fields(found):
             parts.append(table)
         for method, value in vars(found).items():
             call = inspect.unwrap(getattr(value, "__func__", value))
-            if method.startswith("_") or not inspect.isfunction(call) or not call.__doc__ or method == "forward":
+            if (
+                method.startswith("_")
+                or not inspect.isfunction(call)
+                or not call.__doc__
+                or method == "forward"
+            ):
                 continue
-            parts.append(f"```python\n{signature(f'{name}.{method}', call)}\n```\n\n{docstring(inspect.getdoc(call))}")
+            parts.append(
+                f"```python\n{signature(f'{name}.{method}', call)}\n```\n\n{docstring(inspect.getdoc(call))}"
+            )
     return "\n\n".join(part for part in parts if part)
 
 
@@ -138,7 +158,9 @@ def _fields(found: type) -> str:
     rows = []
     if hasattr(found, "model_fields"):
         for name, field in found.model_fields.items():
-            default = "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
+            default = (
+                "required" if field.is_required() else _default(field.get_default(call_default_factory=True))
+            )
             rows.append({"field": f"`{name}`", "type": _type(found, name), "default": default})
     elif is_dataclass(found):
         for field in fields(found):
@@ -151,7 +173,11 @@ def _fields(found: type) -> str:
 def _type(found: type, name: str) -> str:
     for each in found.__mro__:
         if name in (held := inspect.get_annotations(each)):
-            told = held[name] if isinstance(held[name], str) else getattr(held[name], "__name__", str(held[name]))
+            told = (
+                held[name]
+                if isinstance(held[name], str)
+                else getattr(held[name], "__name__", str(held[name]))
+            )
             return f"`{re.sub(r'Annotated.(.*), Field.*', _bare, told)}`"
     return ""
 
