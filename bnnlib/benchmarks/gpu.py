@@ -277,8 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.backends.cudnn.benchmark = True
     try:
         driver = cuda.backend(device).device
-        usable = [f for f in cuda.FORMULATIONS if f != "tensor" or cuda.default_formulation(driver.capability) == "tensor"]
-        bench = Bench(device, {name: cuda.Cuda(driver, name) for name in usable}, Clock())
+        bench = Bench(device, {name: cuda.Cuda(driver, name) for name in cuda.FORMULATIONS}, Clock())
         quick = {"sizes": SIZES[:2], "layers": LAYERS[-1:], "batches": (1,), "nets": NETS[:1]} if given.quick else {}
         found = measure(bench, **quick)
     except (CudaError, bench_record.BenchError) as error:

@@ -42,6 +42,7 @@ from bnnlib.book.pages import (
     pdf,
     prune,
     reference,
+    sizes,
 )
 from bnnlib.paths import ROOT
 
@@ -156,6 +157,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "headlines": report.headline_table(folder),
         "claims": claims.page(root, listed),
         "scoreboard": report.grouped_tables(folder),
+        "sizes": sizes.accuracy_against_size(root),
         "all-runs": board.sortable(folder),
         "runs": costs.runs_table(known, found),
         "pending": costs.pending(known, found),

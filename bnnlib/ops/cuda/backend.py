@@ -177,8 +177,8 @@ def _check(geometry: Sequence[int]) -> None:
 
 
 def default_formulation(capability: tuple[int, int]) -> str:
-    """``tensor`` where the binary product is an instruction. The machine code for compute capability 10.0 and 12.0
-    computes it with ordinary ones instead; ``carry-save`` there."""
+    """``tensor`` where the binary product is an instruction. For compute capability 10.0 and 12.0 the compiler makes eight
+    int8 products of it; ``carry-save`` there, until ``bnn bench gpu`` has measured one."""
     return "tensor" if (8, 0) <= capability <= (9, 0) else "carry-save"
 
 
