@@ -18,7 +18,7 @@ GIVEN = {"one-binary-neuron": {"profile": "quick", "width": 20}}
 # Chapters that do not open by the pattern yet.
 OLDER = {
     *("ablation-eleven-points", "alexnet-imagenet", "bireal-distillation", "gradient-of-the-scaled-sign"),
-    *("network-in-network", "one-bit-at-a-time", "shipping-one-bit", "xnor-gemm-mlp"),
+    *("network-in-network", "one-bit-at-a-time", "shipping-one-bit"),
     *("xnor-net-plus-plus",),
 }
 PATHS = {path.stem: path for path in chapters.sources()}
