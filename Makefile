@@ -26,7 +26,7 @@ help:
 	@echo "make reproduce  train -> records -> chapters -> book, where something is missing  JOBS=all (CPU cores)"
 	@echo "make bench      measure kernels and packed networks on this machine into results/bench/ and results/verified/"
 	@echo "make bench-kernels  measure the kernels alone, minutes    ARGS=--layers: layers only, printed and not kept"
-	@echo "make lab        open the chapters in JupyterLab"
+	@echo "make lab        open copies of the chapters in JupyterLab: build/lab/00-start.ipynb"
 	@echo "make clean      remove what was built; .venv, data and run folders stay"
 	@echo "PYTHON=/path/to/python and CXX=compiler choose those of make env."
 	@echo "ARGS=... is handed on, e.g. make test ARGS='-k quantizers'."
@@ -73,7 +73,7 @@ bench: bench-kernels
 	@$(IN_ENV) python -m bnnlib.verify $(ARGS)
 
 lab: kernels
-	@$(IN_ENV) jupyter lab notebooks $(ARGS)
+	@$(IN_ENV) python -m bnnlib lab $(ARGS)
 
 clean:
 	rm -rf build .pytest_cache .hypothesis .ruff_cache .snakemake

@@ -88,7 +88,7 @@ def test_profile_and_seed_are_checked(profile, seed, message):
 
 def test_every_chapter_checks_its_parameters_first():
     """Plain papermill and JupyterLab hand anything over."""
-    for path in sorted((chapters.ROOT / "notebooks").glob("*.ipynb")):
+    for path in chapters.sources():
         code = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
         at = next(i for i, c in enumerate(code) if "parameters" in c.metadata.get("tags", []))
         called = [line for line in code[at + 1].source.splitlines() if line and not line.startswith((" ", "from ", "import ", ")"))]

@@ -85,6 +85,7 @@ each_check = pytest.mark.parametrize(
 
 @each_check
 def test_the_corrected_formula_passes(check, n):
+    """In these checks the sign has a slope of its own, or none: they test the part through alpha, and no estimator."""
     check("corrected", n)
 
 
@@ -173,8 +174,9 @@ def test_a_batch_of_channels_is_one_jacobian_each():
 
 
 def test_one_weight_has_no_cross_terms():
-    """n = 1: W~ = W, and the paper's formula, the corrected one and the true derivative are all 1 away from
-    zero.
+    """n = 1: W~ = W, and the part through alpha of the paper's formula, of the corrected one, and the true derivative are
+    all 1 away from zero. With an estimator for the sign's derivative the corrected one is 1 + |W|: see the consistent
+    gradient below.
     """
     for value in (-2.0, -0.3, 0.7):
         w = torch.tensor([value], dtype=torch.float64)

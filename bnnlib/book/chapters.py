@@ -51,6 +51,7 @@ from bnnlib.paths import ROOT  # noqa: E402
 
 PROFILES = ("stored", "quick", "demo", "full")
 SHORT = ("quick", "demo")  # of these no verdict is drawn
+START = "00-start"  # the notebook that JupyterLab opens: no chapter
 COLUMNS = 76  # of code that a page shows without wrapping it
 
 # What a chapter's output depends on besides itself, less the modules that only carry chapters around.
@@ -75,7 +76,7 @@ class ChapterError(Exception):
 
 def sources(root: Path = ROOT) -> list[Path]:
     """The chapters' notebooks, by name."""
-    return sorted((root / "notebooks").glob("*.ipynb"))
+    return sorted(path for path in (root / "notebooks").glob("*.ipynb") if path.stem != START)
 
 
 def source(name: str, root: Path = ROOT) -> Path:

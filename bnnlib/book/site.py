@@ -41,6 +41,7 @@ from bnnlib.book.pages import (
     pdf,
     prune,
     reference,
+    sizes,
 )
 from bnnlib.paths import ROOT
 
@@ -154,6 +155,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "citation": landing.citation(),
         "headlines": report.headline_table(folder),
         "scoreboard": report.grouped_tables(folder),
+        "sizes": sizes.accuracy_against_size(root),
         "all-runs": board.sortable(folder),
         "runs": costs.runs_table(known, found),
         "pending": costs.pending(known, found),

@@ -112,7 +112,7 @@ def _short(names: list[str], profile: str, seed: int, changes: dict[str, int]) -
             if recipe.distill:
                 asked["distill.teacher"] = files.get(recipe.distill.teacher, recipe.distill.teacher)
             run = loop.train(
-                name, seed=seed, profile=profile, runs=Path(scratch), overrides=asked or None, progress=False
+                name, seed=seed, profile=profile, runs=Path(scratch), overrides=asked or None, progress=None
             )
             files[name] = str(run.run_dir / "model.safetensors")
             found[name], nets[name] = [run.record], run.model
@@ -142,7 +142,7 @@ def _full(names: list[str], seed: int, folder: Path) -> Runs:
     for name in _teachers_first(names):
         one = seed if name in names else 0
         if not records.path_of(name, one, folder).is_file():
-            nets[name] = loop.train(name, seed=one, profile="full", out=folder, progress=False).model
+            nets[name] = loop.train(name, seed=one, profile="full", out=folder, progress=None).model
     made = ", ".join(f"`{name}`" for name in nets) or "nothing: every run of this seed is recorded"
     return Runs(_stored(names, folder), nets, f"*Trained just now: {made}.*")
 
@@ -159,7 +159,7 @@ def some_inputs(count: int = 32, seed: int = 0) -> tuple[Tensor, str]:
     except data.DataNotFound:
         coarse = torch.randn(count, 3, 8, 8, generator=draw)
         smooth = nn.functional.interpolate(coarse, size=32, mode="bicubic")
-        return smooth / smooth.std(), "images of smooth noise (CIFAR-10 is not on this machine)"
+        return smooth / smooth.std(), "images of smooth noise, in place of CIFAR-10"
     chosen = torch.randperm(len(cifar.test), generator=draw)[:count]
     normalise = evaluate.input_transform("normalized", cifar)
     return normalise(cifar.test.images[chosen]), "test images of CIFAR-10"

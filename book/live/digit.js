@@ -1,6 +1,6 @@
 // From strokes of a pen to an image as MNIST has them; what bnnlib/book/live/digits.py does, step by step.
 (live => {
-  const SIDE = 28, BOX = 20, LINE = 2.6, SOFT = 1.3, LARGEST = 60;
+  const SIDE = 28, BOX = 20, LINE = 2.6, SOFT = 1.3, LARGEST = 200;
 
   // How much of the line each pixel sees, 0 to 1: by the distance of its centre from the nearest stroke.
   const ink = (strokes, width) => {

@@ -126,13 +126,13 @@ struct ImageWork {
     const int8_t** tile;                    // [tiles]
     int32_t* at;                            // [tiles][SUMS_TILE]: windows or pixels from `start`; -1: none
     int8_t *bytes, *weights;
-    int32_t* sums;                          // a block's, or all where the weights are cut
+    int32_t* sums;                          // two blocks', or all where the weights are cut
     isize total;
 };
 
 inline ImageWork image_work(const ImagePlan& m, uint8_t* memory) {
     ImageWork w = {};
-    const isize tiles = m.panels * m.tiles, blocks = m.steps > WEIGHT_STEPS ? ceil_div(tiles, 2) : 1;
+    const isize tiles = m.panels * m.tiles, blocks = m.steps > WEIGHT_STEPS ? ceil_div(tiles, 2) : 2;
     const auto take = [&](isize bytes) {
         uint8_t* const at = memory ? memory + w.total : nullptr;
         w.total += round_up(bytes, 64);
@@ -216,6 +216,7 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
     begin(start, many);
     v.begin();
     for (isize o = low; o < high; o += SUMS_CHANNELS) {
+        Sums ready = {};
         for (isize k = 0; k < m.steps; k += WEIGHT_STEPS) {
             const isize some = least(WEIGHT_STEPS, m.steps - k);
             v.expand_weights(weights + (o / SUMS_CHANNELS * m.steps + k) * 256, some, w.weights);
@@ -223,13 +224,15 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
                 for (isize i = 0; i < some; ++i)
                     if ((k + i + 1) % m.in_line == 0) clear_weights(w.weights + i * 2048, g.kw * g.c % BYTES_STEP);
             for (isize t = 0; t < tiles; t += 2) {
-                int32_t* const sums = w.sums + (m.steps > WEIGHT_STEPS ? t / 2 * SUMS : 0);
+                int32_t* const sums = w.sums + (m.steps > WEIGHT_STEPS ? t / 2 : t / 2 % 2) * SUMS;
                 const bool two = t + 1 < tiles;
                 v.multiply(w.tile[t], two ? w.tile[t + 1] : nullptr, m.stride(), w.offsets + k, w.weights, some, k == 0, sums);
-                if (k + some == m.steps)
-                    emit(Sums{sums, w.at + t * SUMS_TILE, two ? 2 * SUMS_TILE : SUMS_TILE, least(SUMS_CHANNELS, high - o)}, o);
+                if (k + some < m.steps) continue;
+                if (ready.sums) emit(ready, o);                 // while the tiles of this block are still at work
+                ready = {sums, w.at + t * SUMS_TILE, two ? SUMS_PIXELS : SUMS_TILE, least(SUMS_CHANNELS, high - o)};
             }
         }
+        emit(ready, o);
         const isize from = o / 64 * 64;
         if (o % 64 || o + SUMS_CHANNELS >= high) done(from, least(64, high - from));
     }

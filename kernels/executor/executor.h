@@ -767,10 +767,8 @@ RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threa
     p.by_image = p.threads > 1 && ceil_div(p.chunk_images, p.images) >= p.threads;
     static_assert(MICRO == 2, "pieces of one image and of two");
     p.work = 64;
-    for (const isize many : {(isize)1, p.threads}) {            // on one thread and on all; the last piece may be smaller, and cut otherwise
-        for (const isize some : {p.images, (isize)1}) p.work = most(p.work, net::work_of(n, outside, some, many, 0));
-        for (const isize some : {p.chunk_images, images % p.chunk_images}) p.work = most(p.work, net::work_of(n, outside, some, many, 1));
-    }
+    const isize some[] = {p.images, 1, p.chunk_images, images % p.chunk_images};         // the last piece may be smaller, and cut otherwise
+    for (isize i = 0; i < 8; ++i) p.work = most(p.work, net::work_of(n, outside, some[i % 4], i < 4 ? 1 : p.threads, i % 4 / 2));
     p.bytes = p.chunk + p.micro + p.work;
     return p;
 }

@@ -20,8 +20,8 @@ LINE = 2.6
 """Pixels: the width of the line in the image, whatever the pen was."""
 SOFT = 1.3
 """Pixels over which the edge of the line fades."""
-LARGEST = 60.0
-"""Pixels to the side of the pad, at most: a dot stays a dot."""
+LARGEST = 200.0
+"""Pixels to the side of the pad, at most: what is smaller than a twelfth of it is a dot or a dash, and stays one."""
 
 
 def image(strokes: Sequence[Stroke], *, box: bool = True, mass: bool = True, pen: float | None = None) -> np.ndarray:
@@ -32,6 +32,7 @@ def image(strokes: Sequence[Stroke], *, box: bool = True, mass: bool = True, pen
     the whole pad becomes the image, without ``mass`` the middle of the box is in the middle, and with ``pen``, its width as
     a share of the pad's side, the line stays as wide as it was drawn.
     """
+    strokes = [stroke for stroke in strokes if len(stroke)]
     points = [point for stroke in strokes for point in stroke]
     if not points:
         return np.zeros((SIDE, SIDE), np.uint8)

@@ -13,6 +13,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -216,24 +217,29 @@ def _percent(share: float) -> str:
 
 PENS = {"thin": 0.025, "medium": 0.07, "thick": 0.15}
 """Widths, as shares of the pad's side."""
+FRESH = range(11, 19)
+"""Seeds of drawings on which nothing was chosen."""
 
 
 def preparation(net: SimpleNamespace) -> str:
-    """How many of the written digits the net reads, by what is done to a drawing before the net sees it: a Markdown table."""
-    wanted = [(digit, digits.drawing(digit, style)) for style in digits.STYLES for digit in range(10)]
+    """How many of the written digits the net reads, by what is done to a drawing before the net sees it: a Markdown table, and how
+    many of others, which had no part in the choice."""
+
+    def right(seeds: Iterable[int], **how) -> tuple[int, int]:
+        wanted = [(digit, style, seed) for style in digits.STYLES for digit in range(10) for seed in seeds]
+        answers = logits(net, np.stack([digits.image(digits.drawing(*one), **how) for one in wanted])[:, None]).argmax(1)
+        return int((answers == [digit for digit, _, _ in wanted]).sum()), len(wanted)
+
+    found, count = right([0])
+    rows = [f"| what the net is shown, right of {count} | {' | '.join(f'{name} pen' for name in PENS)} |", "|---|" + "---:|" * len(PENS)]
     ways = {
         "the whole pad, scaled to 28 × 28": {"box": False, "mass": False},
         "the same, centre of mass in the middle": {"box": False},
         "longer side scaled to 20 pixels": {"mass": False},
         "both": {},
     }
-    rows = [f"| what the net is shown, right of {len(wanted)} | {' | '.join(f'{name} pen' for name in PENS)} |", "|---|" + "---:|" * len(PENS)]
-
-    def right(**how) -> int:
-        answers = logits(net, np.stack([digits.image(strokes, **how) for _, strokes in wanted])[:, None]).argmax(1)
-        return int((answers == [digit for digit, _ in wanted]).sum())
-
     for said, how in ways.items():
-        rows.append(f"| {said} | {' | '.join(str(right(pen=pen, **how)) for pen in PENS.values())} |")
-    rows.append(f"| both, and the line {digits.LINE} pixels wide whatever the pen: this page | " + " | ".join([str(right())] * len(PENS)) + " |")
-    return "\n".join(rows) + "\n"
+        rows.append(f"| {said} | {' | '.join(str(right([0], pen=pen, **how)[0]) for pen in PENS.values())} |")
+    rows.append(f"| both, and the line {digits.LINE} pixels wide whatever the pen: this page | {' | '.join([str(found)] * len(PENS))} |")
+    others, of = right(FRESH)
+    return "\n".join(rows) + f"\n\nOf {of} other drawings in the same styles, which had no part in the choice, the page's net reads {others}.\n"

@@ -30,11 +30,9 @@ def sortable(folder: Path) -> str:
                 "kind": report.GROUPS[report.group(row)].partition(":")[0],
                 "source": r.source,
                 "data": r.dataset,
-                "epochs": r.epochs,
-                "claimed, %": r.published.top1,
-                "last epoch, %": round(row.last.mean, 2),
-                "± sd": None if row.last.sd is None else round(row.last.sd, 2),
-                "best epoch, %": round(row.best.mean, 2),
+                "claimed, %": "" if r.published.top1 is None else f"{r.published.top1:.2f}",
+                "last epoch, %": f"{row.last.mean:.2f}",
+                "± sd": "" if row.last.sd is None else f"{row.last.sd:.2f}",
                 "seeds": row.last.n,
             }
         )
@@ -49,6 +47,7 @@ def sortable(folder: Path) -> str:
         showIndex=False,
         classes="display compact",
         style="width: 100%; table-layout: auto",
+        columnDefs=[{"className": "dt-right", "targets": [4, 5, 6, 7]}, {"width": "34%", "targets": 0}],
         layout={"topStart": "search", "topEnd": None, "bottomStart": "info", "bottomEnd": "paging"},
         lengthMenu=[15, 50, 200],
         pageLength=15,

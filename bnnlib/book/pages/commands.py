@@ -28,7 +28,7 @@ def helps() -> dict[str, str]:
         "COLUMNS": str(_COLUMNS),
         "TERMINAL_WIDTH": str(_COLUMNS),
     }
-    command = [sys.executable, "-m", "bnnlib.book.pages.commands"]
+    command = [sys.executable, "-W", "ignore", "-m", "bnnlib.book.pages.commands"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(f"no help from the command line: {done.stderr.strip().splitlines()[-1:]}")
@@ -60,7 +60,7 @@ def _help(arguments: list[str]) -> str:
     before = sys.argv
     sys.argv = ["bnn", *arguments, "--help"]
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        with contextlib.redirect_stdout(out):
             cli.app(prog_name="bnn")
     except SystemExit:
         pass

@@ -186,7 +186,7 @@ def _sitemap(pages: list[tuple[str, str | None]], site: str) -> str:
 
 def _not_found(site: Path, published: Published) -> str:
     """The page for an address that is none: the first page's frame. A server shows it at any depth, so its links are
-    taken from the site's address, else from the root of the host."""
+    taken from the address of the site where that is known."""
     text = (site / "index.html").read_text(encoding="utf-8")
     start, end = text.index("<article"), text.index("</article>")
     told = (
@@ -203,8 +203,10 @@ def _not_found(site: Path, published: Published) -> str:
         count=1,
         flags=re.DOTALL,
     )
+    text = re.sub(r'<footer class="prev-next-footer.*?</footer>', "", text, flags=re.DOTALL)
+    text = re.sub(r'(<nav id="pst-page-toc-nav"[^>]*>).*?</nav>', r"\1</nav>", text, flags=re.DOTALL)
     text = re.sub(
-        r'<link rel="canonical"[^>]*>\n?|<meta property="og:[^>]*>\n?|<p class="page-source">.*?</p>',
+        r'<link rel="canonical"[^>]*>\n?|<meta name="(?:description|twitter:card)"[^>]*>\n?|<meta property="og:[^>]*>\n?|<p class="page-source">.*?</p>',
         "",
         text,
     )
