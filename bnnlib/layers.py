@@ -348,6 +348,42 @@ class BinaryConv2d(_Binary):
         return f"{text}, bias={self.bias is not None}, {self._describe()}"
 
 
+class BinaryConv1d(BinaryConv2d):
+    """1-d convolution of a binarised input with binarised weights: ``(N, C_in, L) -> (N, C_out, L_out)``, for text and signals.
+
+    Arguments as :class:`BinaryConv2d`, sizes as whole numbers. The weight is ``(C_out, C_in / groups, 1, kernel)``: the layer is a
+    two-dimensional one on rows one pixel high, and is packed as such. ``output_size`` (of a scale that differs from place to
+    place) is the length L_out.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        output_size: int | None = None,
+        **options: object,
+    ) -> None:
+        for name, size in (("kernel_size", kernel_size), ("stride", stride), ("padding", padding), ("dilation", dilation)):
+            if type(size) is not int:
+                raise ValueError(f"{name} is {size!r}: BinaryConv1d takes a whole number")
+        super().__init__(
+            in_channels, out_channels, (1, kernel_size), (1, stride), (0, padding), (1, dilation), groups, bias,
+            output_size=None if output_size is None else (1, output_size), **options,
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 3 or x.shape[1] != self.in_channels:
+            raise ValueError(f"BinaryConv1d expects (N, {self.in_channels}, L), got {tuple(x.shape)}")
+        return super().forward(x.unsqueeze(2)).squeeze(2)
+
+
 class BinaryLinear(_Binary):
     """Linear layer of a binarised input with binarised weights: ``(..., in_features) -> (...,
     out_features)``.

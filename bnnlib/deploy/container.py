@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-FORMAT = 2
+FORMAT = 3
 LARGEST_HEADER = 4 << 20
 """Bytes. The largest of the book's is a hundredth of it; a table of 1000 class names takes little."""
 LARGEST_FILE = 4 << 30

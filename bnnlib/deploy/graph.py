@@ -81,7 +81,7 @@ pixel, ``[H, W, C]``; ``threshold`` int32 ``[C]``; ``flip`` uint8 ``[ceil(C / 8)
 comparisons of ``sign``: its bit is 0.
 
 ``takes`` says what the inputs are, ``gives`` what the result is: a tensor ``{"tensor": number of the output, "shape": [...]}``, or
-``{"tuple": [...]}``, ``{"list": [...]}``, ``{"dict": {...}}`` of such. An input or output as PyTorch has it is its slot in the order (channels,
+``{"tuple": [...]}``, ``{"list": [...]}``, ``{"dict": [[name, ...], ...]}`` of such. An input or output as PyTorch has it is its slot in the order (channels,
 height, width), reshaped to that shape, which leaves out the batch. Graphs of version 1 have neither: a slot of one pixel is a vector,
 any other (C, H, W).
 """
@@ -269,9 +269,12 @@ class Graph:
             return
         _need(len(node) == 1 and set(node) <= {"tuple", "list", "dict"}, f"gives {node!r:.80}")
         kind, inside = next(iter(node.items()))
-        _need(isinstance(inside, dict if kind == "dict" else list) and 1 <= len(inside) <= 256, f"gives {node!r:.80}")
-        for one in inside.values() if kind == "dict" else inside:
-            self._check_gives(one, used, depth + 1)
+        _need(isinstance(inside, list) and 1 <= len(inside) <= 256, f"gives {node!r:.80}")
+        if kind == "dict":
+            pairs = all(isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) for one in inside)
+            _need(pairs and len({one[0] for one in inside}) == len(inside), f"gives {node!r:.80}")
+        for one in inside:
+            self._check_gives(one[1] if kind == "dict" else one, used, depth + 1)
 
     def _check_op(self, op: Op, written: set[str]) -> None:
         _need(isinstance(op.name, str), f"its name is {op.name!r:.40}, not text")

@@ -10,6 +10,7 @@ What cannot be traced stays whole, as one node of its module (:attr:`Trace.kept`
 from __future__ import annotations
 
 import copy
+import operator
 import re
 import traceback
 from collections.abc import Collection
@@ -142,6 +143,13 @@ class _Value(torch.fx.Proxy):
     def _of_values(self, *_: Any) -> Any:
         raise torch.fx.proxy.TraceError("it turns the value of a tensor into a number")
 
+    def _in_place(self, function: Any, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    __iadd__, __isub__, __imul__, __itruediv__, __ipow__ = (
+        lambda self, other, function=function: self._in_place(function, other)
+        for function in (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow)
+    )
     __int__ = __float__ = __index__ = _of_values
 
     def __contains__(self, _: Any) -> bool:
@@ -173,10 +181,15 @@ class _Tracer(torch.fx.Tracer):
             result = super().call_module(module, forward, args, kwargs)
         except Exception:
             if self.failed_in is None:
-                self.failed_in = name
+                # a whole module runs on plain tensors: what fails is what was handed to it
+                self.failed_in = self.places[-2] if self.is_leaf_module(module, name) else name
             raise
         self.places.pop()
         return result
+
+    def getattr(self, attr: str, value: Any, cache: dict[str, Any]) -> Any:
+        """Parameters as they are: what is done to them alone is done once, here."""
+        return value
 
     def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
         return _Value(node, self)
