@@ -159,7 +159,8 @@ class _Converter(Bits, Tensors):
                 return "identity" if root.meta["shape"] == full else "flatten"
             return "move"
         sources = [a for a in node.all_input_nodes if depends(a)]
-        if len(sources) != 1 or not all(carried(a) for a in sources):
+        twice = len(sources) == 1 and len(node.args) == 2 and node.args[0] is node.args[1]
+        if twice or len(sources) != 1 or not all(carried(a) for a in sources):
             return self._kind_of_two(node)
         if (old := known.kind(node, self.model)) != "torch":
             return old
@@ -229,6 +230,8 @@ class _Converter(Bits, Tensors):
         turned = node.args[1] is read
         other = node.args[0] if turned else node.args[1]
         if isinstance(other, torch.fx.Node):
+            if depends(other):
+                return None
             other = other.meta["value"]
             if isinstance(other, Tensor) and other.dim() == len(read.meta["shape"]):
                 if other.shape[0] not in (1, BATCH) or not bool((other == other[:1]).all()):
