@@ -316,6 +316,7 @@ class BinaryConv2d(_Binary):
             y = ops.conv2d_of_signs(b, w, bias, self.stride, padding, self.dilation, self.groups, dropout)
         else:
             y = F.conv2d(b, w, bias, self.stride, padding, self.dilation, self.groups)
+        y = _whole_in_onnx(y) if self.binary_input and not self.training else y
         dtype = y.dtype  # under autocast not that of scale and bias: all that follows would be float32 with them
         if self.scale_kind in SPATIAL and y.shape[2:] != late_scale.shape[1:]:
             raise ValueError(
@@ -450,6 +451,7 @@ class BinaryLinear(_Binary):
         if late_scale is None and k is None and self.training:
             return F.linear(b, w, self.bias)
         y = F.linear(b, w)
+        y = y if self.training else _whole_in_onnx(y)
         dtype = y.dtype
         if late_scale is not None:
             y = y * late_scale
@@ -537,6 +539,12 @@ def set_temperature_(model: nn.Module, temperature: float) -> None:
 def binary_layers(model: nn.Module) -> dict[str, _Binary]:
     """The binary layers of ``model`` by their qualified name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, _Binary)}
+
+
+def _whole_in_onnx(sums: Tensor) -> Tensor:
+    """Sums of +-1, as an exported graph must keep them: a runtime that moved the scale that follows into the weights would get sums of
+    zero that are not zero, and flip their signs. Rounding changes no whole number, and nothing is moved past it."""
+    return torch.round(sums) if torch.onnx.is_in_onnx_export() else sums
 
 
 def _check_floating(layer: str, x: Tensor) -> None:

@@ -438,3 +438,39 @@ def test_a_network_of_several_inputs_and_results_is_copied_and_pickled():
         assert torch.equal(other(*xs), net(*xs))
     with pytest.raises(ValueError, match="different batches"):
         net(xs[0], xs[1][:2])
+
+
+# ---- ONNX ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("exporter", ["ours", "torch", "torch, dynamo"])
+@pytest.mark.parametrize("optimised", [True, False])
+def test_onnx_keeps_signs_of_sums_that_are_zero(exporter, optimised, tmp_path):
+    """Binary layers one behind the other without a batch norm: half of the sums' signs hang on zeros. At any level of the runtime's
+    optimisation the model's numbers, in whatever mode the model was, which stays."""
+    pytest.importorskip("onnx")
+    ort = pytest.importorskip("onnxruntime")
+    if exporter == "torch, dynamo":
+        pytest.importorskip("onnxscript")
+    from bnnlib.deploy import onnx_export
+
+    torch.manual_seed(0)
+    model = nn.Sequential(B(3, 16, 3), B(16, 32, 3, padding=1, scale="learned"), B(32, 8, 3, bias=True), nn.Flatten(), layers.BinaryLinear(8 * 144, 10))
+    x, path = torch.randn(4, 3, 16, 16), tmp_path / "net.onnx"
+    with torch.no_grad():
+        want = copy.deepcopy(model).eval()(x)
+    if exporter == "ours":
+        model.train()
+        model[1].eval()
+        onnx_export.write(model, (3, 16, 16), path)
+        assert [m.training for m in model] == [True, False, True, True, True] and model.training
+    else:
+        dynamo = exporter != "torch"
+        torch.onnx.export(model.eval(), (x,), path, dynamo=dynamo, input_names=["images"], output_names=["logits"], verbose=False)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    same(want, torch.from_numpy(got))

@@ -36,7 +36,7 @@ from bnnlib import data, deploy, layers, printable, recipes, records
 from bnnlib.data import evaluate, random
 from bnnlib.ops import precision
 from bnnlib.recipes import Recipe
-from bnnlib.training import building, checkpoint, objectives, schedules
+from bnnlib.training import building, checkpoint, fits, objectives, schedules
 from bnnlib.training.progress import StandardError
 
 CHECKPOINT_SECONDS = 300
@@ -177,10 +177,11 @@ class _Run:
         with fabric.rank_zero_first(local=True):  # what has to be fetched, unpacked or decoded is, once
             self.dataset = data.load(recipe.dataset, data_root)
         if profile == "quick":
-            self.dataset = self.dataset.subset(train=recipe.quick.train, test=recipe.quick.test)
+            self.dataset = fits.quick(recipe, self.dataset)
         self._prepare_data()
         torch.manual_seed(seed)
         self.model = building.model(recipe)
+        fits.check(recipe, self.model, self.dataset)
         layers.project_(self.model)
         self.parameters = building.parameter_count(self.model)
         if recipe.channels_last:
@@ -431,7 +432,8 @@ class _Run:
             if self.epoch == first == 0:
                 self._check_gradients()
             self.optimizer.step()
-            layers.project_(self.model)
+            fits.check(recipe, self.model, self.dataset)
+        layers.project_(self.model)
             if self.average is not None:
                 self.average.update_parameters(self.model)
         with torch.no_grad():
