@@ -41,7 +41,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from bnnlib.fuzzgraphs import Maker, interpret
+from bnnlib.deploy.randomgraphs import Maker, interpret
 
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY = 1 << 30  # bytes beyond what a child begins with

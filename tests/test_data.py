@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import os
 import pickle
+import shutil
 import threading
 import urllib.error
 import urllib.request

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bnnlib import recipes
 from bnnlib.recipes import RecipeError
 from bnnlib.training import loop
 
@@ -25,8 +24,8 @@ def folder(tmp_path):
 
 
 def train(tmp_path, name, **changes):
-    recipe = recipes.load("s4-lenet5", {"dataset": name, "quick.train": 20, "quick.test": 10, **changes})
-    return loop.run(recipe, seed=0, profile="quick", run_dir=tmp_path / "run")
+    changes = {"dataset": name, "quick.train": 20, "quick.test": 10, **changes}
+    return loop.train("s4-lenet5", profile="quick", overrides=changes, runs=tmp_path / "runs", out=tmp_path / "out", progress=False)
 
 
 @pytest.mark.parametrize(

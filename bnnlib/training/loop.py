@@ -432,8 +432,7 @@ class _Run:
             if self.epoch == first == 0:
                 self._check_gradients()
             self.optimizer.step()
-            fits.check(recipe, self.model, self.dataset)
-        layers.project_(self.model)
+            layers.project_(self.model)
             if self.average is not None:
                 self.average.update_parameters(self.model)
         with torch.no_grad():
