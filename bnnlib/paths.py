@@ -1,9 +1,18 @@
-"""Where results lie: in the checkout that holds the library, else below the folder in which Python was started."""
+"""Where results lie: in the checkout that holds the library, else below the folder in which Python was started. Where the
+user's cache lies."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import platformdirs
+
 _ABOVE = Path(__file__).resolve().parents[1]
 ROOT = _ABOVE if (_ABOVE / "pyproject.toml").is_file() else Path.cwd()
 RESULTS = ROOT / "results"
+
+
+def cache(name: str) -> Path:
+    """The folder ``name`` (data, kernels, runs) in the user's cache: on Linux ``$XDG_CACHE_HOME/bnnlib/<name>``, else
+    ``~/.cache/bnnlib/<name>``. Nothing is made."""
+    return platformdirs.user_cache_path("bnnlib", appauthor=False) / name

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bnnlib import deploy, layers
-from bnnlib.deploy.run import Runner
+from bnnlib.deploy.device import DeviceRunner
+from bnnlib.deploy.run import Runner, result
 from bnnlib.deploy.tensorkinds import SUPPORTED
 
 B = layers.BinaryConv2d
@@ -190,6 +191,10 @@ def same(want: Any, got: Any, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance * max(1.0, want.abs().max().item()))
 
 
+def _as_slot(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dim() == 4 else x.reshape(len(x), x.shape[1], 1, -1)
+
+
 def test_every_row_of_the_table_has_examples():
     assert [row[0] for row in SUPPORTED] == list(EXAMPLES)
 
@@ -206,6 +211,8 @@ def test_what_is_supported_is_the_models_after_save_and_load(row, name, tmp_path
     same(want, net(*xs))
     loaded = deploy.load(deploy.save(net, tmp_path / "net"))
     same(want, loaded(*xs))
+    held = DeviceRunner(net.graph, torch.device("cpu")).values([_as_slot(x) for x in xs], net.graph.outputs)
+    same(want, result(net.graph, [held[name] for name in net.graph.outputs], False, lambda y: y))  # as on a GPU
     same(want, Runner(deploy.read_graph(tmp_path / "net")[0], threads=2)(*(x.numpy() for x in xs)))
 
 

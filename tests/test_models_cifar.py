@@ -157,11 +157,54 @@ def test_our_body_holds_no_real_valued_conv():
     assert sum(m.weight.numel() for m in layers.binary_layers(model).values()) == VGG_BODY
 
 
+@pytest.mark.parametrize("shifts", [True, False])
+@pytest.mark.parametrize("shortcut", ["each", "pairs", "none"])
+def test_our_body_taken_apart(shifts, shortcut):
+    """Each choice against the formula: the first two blocks, the second of which pools, and the two after them, in which
+    the width doubles."""
+    torch.manual_seed(0)
+    model = models.build("ours-vgg", shifts=shifts, act="prelu", shortcut=shortcut).eval()
+    blocks = [m for m in model.blocks.modules() if hasattr(m, "conv")]
+    assert len(blocks) == 6
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+        if isinstance(module, layers.RSign):
+            nn.init.normal_(module.shift, std=0.3)
+    with torch.no_grad():
+        given = x = start = model.stem(torch.randn(2, 3, 32, 32))
+        for at, block in enumerate(blocks):
+            signs = layers.quantizers.sign(x + block.sign.shift[:, None, None] if shifts else x)
+            y = F.conv2d(signs, layers.quantizers.sign(layers.quantizers.standardize(block.conv.weight)), padding=1)
+            pooled = at % 2 == 1
+            y = block.bn(F.max_pool2d(y, 2) if pooled else y)
+            side = F.avg_pool2d(x, 2) if pooled else x
+            if side.shape[1] != y.shape[1]:
+                side = torch.cat([side] * (y.shape[1] // side.shape[1]), 1)
+            x = block.act(y + side if shortcut == "each" else y)
+            if shortcut == "pairs" and pooled:
+                around = F.avg_pool2d(given, 2)
+                x = x + torch.cat([around] * (x.shape[1] // around.shape[1]), 1)
+                given = x
+        torch.testing.assert_close(model.blocks(start), x)
+    assert ("blocks.0.sign.shift" in model.state_dict()) == (shifts and shortcut != "pairs")
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("vgg", {"order": "bn-conv"}), ("ours-vgg", {"classifier": "max"}), ("nin", {"act": "gelu"})],
+    [("vgg", {"order": "bn-conv"}), ("ours-vgg", {"classifier": "max"}), ("ours-vgg", {"shortcut": "both"}), ("nin", {"act": "gelu"})],
     ids=str,
 )
 def test_unknown_choices_are_named(name, options):
     with pytest.raises(ValueError, match=repr(next(iter(options.values())))):
         models.build(name, **options)
+
+
+@pytest.mark.parametrize("shortcut", ["each", "pairs", "none"])
+def test_our_net_converts_whole(shortcut):
+    """Nothing of it is left to PyTorch, whatever it is taken apart into."""
+    from bnnlib import deploy
+
+    net = deploy.convert(models.build("ours-vgg", shortcut=shortcut).eval(), (3, 32, 32))
+    assert not net.calls

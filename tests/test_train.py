@@ -4,7 +4,9 @@ told."""
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
+import linecache
 import os
 import shutil
 import signal
@@ -17,9 +19,9 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from bnnlib import data, deploy, quantizers, recipes, records
+from bnnlib import data, deploy, models, quantizers, recipes, records
 from bnnlib.recipes import RecipeError
-from bnnlib.training import building, checkpoint, cli, loop
+from bnnlib.training import building, checkpoint, cli, loop, steps, stopping
 
 TINY = """
 title: a tiny run on the embedded digits
@@ -113,15 +115,15 @@ def test_stopped_by_a_signal_in_mid_epoch_then_resumed_equals_uninterrupted(
     recipe, tmp_path, monkeypatch, extra
 ):
     whole = run(recipe, tmp_path, "whole", overrides=extra)
-    step = loop._Run._train_step
+    step = loop.train_step
 
-    def stop_after_three(self, *arguments):
-        if (self.epoch, self.step) == (1, 2):
+    def stop_after_three(net, x, y, *at):
+        if at == (1, 2):
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *arguments)
+        return step(net, x, y, *at)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_train_step", stop_after_three)
+        patch.setattr(loop, "train_step", stop_after_three)
         with pytest.raises(
             loop.Interrupted, match=f"SIGTERM at epoch 2, step {4 if 'accumulate' in extra else 3}.*resumes"
         ):
@@ -133,15 +135,15 @@ def test_stopped_by_a_signal_in_mid_epoch_then_resumed_equals_uninterrupted(
 def test_killed_in_mid_epoch_then_resumed_equals_uninterrupted(recipe, tmp_path):
     script = f"""
         import os, signal, torch
-        from bnnlib.training import loop
+        from bnnlib.training import loop, stopping
         torch.set_num_threads(1)
-        loop.CHECKPOINT_SECONDS = 0  # after every step
-        step = loop._Run._train_step
-        def kill_at_step_3(self, *arguments):
-            if (self.epoch, self.step) == (1, 3):
+        stopping.CHECKPOINT_SECONDS = 0  # after every step
+        step = loop.train_step
+        def kill_at_step_3(net, x, y, *at):
+            if at == (1, 3):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return step(self, *arguments)
-        loop._Run._train_step = kill_at_step_3
+            return step(net, x, y, *at)
+        loop.train_step = kill_at_step_3
         loop.train({str(recipe)!r}, profile="quick", runs={str(tmp_path / "cut")!r}, progress=False)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
@@ -153,7 +155,7 @@ def test_killed_in_mid_epoch_then_resumed_equals_uninterrupted(recipe, tmp_path)
 
 def test_a_finished_run_called_again_trains_no_further(recipe, tmp_path, monkeypatch):
     first = run(recipe, tmp_path)
-    monkeypatch.setattr(loop._Run, "_train_epoch", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "train_epoch", lambda *a: pytest.fail("trained again"))
     assert_equal_runs(run(recipe, tmp_path), first)
 
 
@@ -172,18 +174,142 @@ def test_a_full_run_is_recorded_beside_its_recipe_and_a_changed_one_is_not(recip
     assert [p.relative_to(out).as_posix() for p in out.rglob("*.json")] == ["small/seed2.json"]
 
 
+def small_recipe(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text("extends: tiny\nepochs: 1\nschedule: {name: constant, warmup_epochs: 0}\n")
+    return path
+
+
+def test_a_record_that_is_there_is_not_overwritten_unasked(recipe, tmp_path):
+    small, out = small_recipe(tmp_path), tmp_path / "results"
+    first = loop.train(small, runs=tmp_path / "a", out=out, progress=False)
+    path = out / "small" / "seed0.json"
+    other = first.record.model_copy(update={"hardware": {"cpu": "another"}})
+    epoch = first.record.curve[0].model_copy(update={"test_top1": 50.0})
+    other = other.model_copy(update={"curve": [epoch], "top1_last": 50.0, "top1_best": 50.0})
+    shipped = records.write(other, path).read_bytes()
+    again = loop.train(small, runs=tmp_path / "b", out=out, progress=False)
+    assert path.read_bytes() == shipped
+    assert again.record_path == again.run_dir / "record.json" and records.read(again.record_path) == again.record
+    (said,) = again.notes
+    assert "seed 0 on record: 50.00 % top-1" in said and f"this run: {again.record.top1_last:.2f} %" in said
+    assert "other machine" in said and "there is one record of this recipe" in said
+    elsewhere = loop.train(small, runs=tmp_path / "b", out=tmp_path / "own", progress=False)
+    assert elsewhere.record_path == tmp_path / "own" / "small" / "seed0.json"
+    loop.train(small, runs=tmp_path / "b", out=out, replace=True, progress=False)
+    assert records.read(path) == again.record
+    path.write_text("{")
+    with pytest.raises(records.RecordError, match=r"seed0\.json is damaged"):
+        loop.train(small, runs=tmp_path / "c", out=out, progress=False)
+    assert not list((tmp_path / "c").rglob("checkpoint.pt")), "it trained first"
+
+
+def test_following_the_landing_page_leaves_the_shipped_record_as_it_is(tmp_path, monkeypatch):
+    """`python -m bnnlib.train s3-mlp --seed 0`, shortened: the recipe's own name, no --out."""
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "results")
+    short = recipes.load("s3-mlp").model_copy(update={"epochs": 1, "dataset": "digits"})
+    shipped = records.path_of("s3-mlp", 0, records.FOLDER)
+    first = loop.train(short, runs=tmp_path / "a", progress=False)
+    assert first.record_path == shipped
+    before = shipped.read_bytes()
+    second = loop.train(short, runs=tmp_path / "b", progress=False)
+    assert shipped.read_bytes() == before and not second.notes, "the same run, bit for bit"
+
+
+@pytest.fixture
+def own_net(tmp_path, monkeypatch):
+    """A recipe whose net lies in a file that may be edited; gives the function that edits and loads it."""
+    monkeypatch.setitem(models.BUILDERS, "own", None)
+    source = tmp_path / "own_net.py"
+
+    def edit(text):
+        source.write_text(text)
+        spec = importlib.util.spec_from_file_location("own_net", source)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        linecache.checkcache(str(source))
+        models.BUILDERS["own"] = module.net
+
+    path = tmp_path / "edited.yaml"
+    path.write_text(TINY.replace("name: lenet5", "name: own"))
+    return path, edit
+
+
+NET = """
+from torch import nn
+def net():  # a comment
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+"""
+
+
+def test_a_run_of_changed_code_starts_anew_in_quick_and_asks_in_full(own_net, tmp_path):
+    path, edit = own_net
+    edit(NET)
+    first = run(path, tmp_path)
+    (said,) = run(path, tmp_path).notes
+    assert "finished before" in said and "--restart" in said, "the reuse of a finished run is announced"
+    edit(NET.replace("a comment", "another"))
+    assert_equal_runs(run(path, tmp_path), first)
+    edit(NET.replace("10))", "10), nn.Identity())"))
+    second = run(path, tmp_path)
+    assert second.notes == ("own_net.py changed since this run was begun: it starts anew",)
+    assert_equal_runs(second, run(path, tmp_path, restart=True))
+    full = {"runs": tmp_path / "runs", "progress": False, "overrides": {"epochs": 2}}
+    whole = loop.train(path, **full)
+    edit(NET)
+    with pytest.raises(checkpoint.CheckpointError, match=r"made by other code: own_net\.py changed.*--restart.*--accept-changed-code"):
+        loop.train(path, **full)
+    taken = loop.train(path, accept_changed_code=True, **full)
+    assert taken.record.commit.dirty and without_times(taken.record) == without_times(whole.record)
+    loop.train(path, restart=True, **full)
+
+
+def test_a_student_of_another_teacher_starts_anew(recipe, tmp_path):
+    run(recipe, tmp_path)
+    student = tmp_path / "student.yaml"
+    student.write_text("extends: tiny\ndistill: {teacher: tiny}\n")
+    first = run(student, tmp_path)
+    teacher = tmp_path / "runs/tiny/quick/seed0/model.safetensors"
+    shutil.copy(run(recipe, tmp_path, "other", seed=1).run_dir / "model.safetensors", teacher)
+    second = run(student, tmp_path)
+    assert "the teacher's file changed" in second.notes[0]
+    assert second.record.teacher.sha256 != first.record.teacher.sha256
+
+
+def test_a_checkpoint_without_hashes_of_code_is_read(recipe, tmp_path):
+    """Earlier versions wrote none; runs that they began go on."""
+    first = run(recipe, tmp_path)
+    path = first.run_dir / "checkpoint.pt"
+    state = checkpoint.load(path, {})
+    for field in ("code", "commit"):
+        del state[field]
+    checkpoint.save(path, state)
+    assert_equal_runs(run(recipe, tmp_path), first)
+    checkpoint.save(path, {**state, "code": 7})
+    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint\.pt is damaged"):
+        run(recipe, tmp_path)
+
+
+def test_a_finished_run_keeps_the_commit_that_made_it(recipe, tmp_path, monkeypatch):
+    first = run(recipe, tmp_path)
+    monkeypatch.setattr(records, "commit", lambda: records.Commit(hash="later", dirty=False))
+    assert run(recipe, tmp_path).record.commit == first.record.commit != records.commit()
+
+
 @pytest.mark.parametrize(
     ("spoiled", "said"),
-    [("_loss", "the loss became nan"), ("_train_step", r"conv1\.\w+ is not finite")],
+    [("loss_of", "the loss became nan"), ("train_step", r"conv1\.\w+ is not finite")],
     ids=["loss", "input, which the signs hide"],
 )
 def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(recipe, tmp_path, monkeypatch, spoiled, said):
-    right = getattr(loop._Run, spoiled)
+    module = steps if spoiled == "loss_of" else loop
+    right, called = getattr(module, spoiled), []
 
-    def spoil(self, first, *rest):
-        return right(self, first * float("nan") if self.epoch == 1 else first, *rest)
+    def spoil(net, first, *rest):
+        called.append(1)
+        return right(net, first * float("nan") if len(called) > net.steps else first, *rest)
 
-    monkeypatch.setattr(loop._Run, spoiled, spoil)
+    monkeypatch.setattr(module, spoiled, spoil)
     with pytest.raises(loop.TrainingError, match=rf"tiny seed 0: {said} in epoch 2.*last good checkpoint"):
         run(recipe, tmp_path)
     state = checkpoint.load(tmp_path / "runs/tiny/quick/seed0/checkpoint.pt", {})
@@ -245,13 +371,13 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(recipe, tmp_path, monkeypat
 
 
 def test_a_closed_terminal_leaves_a_checkpoint(recipe, tmp_path, monkeypatch):
-    step = loop._Run._train_step
+    step = loop.train_step
 
-    def hang_up(self, *arguments):
+    def hang_up(*arguments):
         os.kill(os.getpid(), signal.SIGHUP)
-        return step(self, *arguments)
+        return step(*arguments)
 
-    monkeypatch.setattr(loop._Run, "_train_step", hang_up)
+    monkeypatch.setattr(loop, "train_step", hang_up)
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
         with pytest.raises(loop.Interrupted, match="SIGHUP at epoch 1, step 1.*resumes"):
@@ -320,39 +446,35 @@ def test_validation_chooses_the_best_epoch_without_the_test_set(recipe, tmp_path
 
 def test_an_epoch_breaks_off_below_a_loss(recipe, tmp_path, monkeypatch):
     taken = []
-    step = loop._Run._train_step
-    monkeypatch.setattr(
-        loop._Run, "_train_step", lambda self, *a: taken.append(self.epoch) or step(self, *a)
-    )
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda net, x, y, *at: taken.append(at[0]) or step(net, x, y, *at))
     run(recipe, tmp_path, overrides={"stop_epoch_below_loss": 1000.0})
     assert taken == [0, 1]
 
 
 def test_a_checkpoint_left_by_the_step_that_ends_an_epoch_resumes_in_the_next(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)  # after every step
+    monkeypatch.setattr(stopping, "CHECKPOINT_SECONDS", 0)  # after every step
     early = {"stop_epoch_below_loss": 1000.0}  # every epoch has one step
     whole = run(recipe, tmp_path, "whole", overrides=early)
-    finish = loop._Run._finish_epoch
 
-    def killed(self, log):
+    def killed(*arguments):
         raise RuntimeError("killed between an epoch's last step and its end")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_finish_epoch", killed)
+        patch.setattr(loop, "validate_epoch", killed)
         with pytest.raises(RuntimeError, match="killed"):
             run(recipe, tmp_path, "cut", overrides=early)
     resumed = run(recipe, tmp_path, "cut", overrides=early)
     assert resumed.record.images_per_second > 0
     assert_equal_runs(resumed, whole)
-    assert loop._Run._finish_epoch is finish
 
 
 def test_each_step_has_dropout_masks_of_its_own():
     # S1 to S4 have up to 469 steps an epoch; the CPU generator reads the low 32 bits of a seed
-    seeds = [loop.dropout_seed(0, epoch, step, 0) % 2**32 for epoch in range(60) for step in range(469)]
+    seeds = [steps.dropout_seed(0, epoch, step, 0) % 2**32 for epoch in range(60) for step in range(469)]
     assert len(set(seeds)) == len(seeds)
     masks = set()
-    for seed in (loop.dropout_seed(s, e, t, r) for s in range(2) for e in range(3) for t in range(40) for r in range(2)):
+    for seed in (steps.dropout_seed(s, e, t, r) for s in range(2) for e in range(3) for t in range(40) for r in range(2)):
         torch.manual_seed(seed)
         masks.add(tuple(nn.functional.dropout(torch.ones(64)).tolist()))
     assert len(masks) == 2 * 3 * 40 * 2
@@ -415,8 +537,6 @@ def test_a_teacher_is_found_by_its_recipe(recipe, tmp_path):
 
 
 def test_weight_decay_groups():
-    from bnnlib import models, recipes
-
     fields = recipes.load("s4-lenet5").model_dump()
     fields["optimizer"] |= {"weight_decay": 0.1, "no_decay": ("binary", "scale", "norm", "bias")}
     optimizer = building.optimizer(recipes.Recipe.model_validate(fields), models.build("lenet5"))
@@ -437,7 +557,7 @@ def test_weight_decay_groups():
         (["s4-lenet5", "--set", "optimizer.lrr=1"], "unknown field 'optimizer.lrr': did you mean lr?"),
         (["s4-lenet5", "--set", "epochs"], "write it as field=value"),
         (["s4-lenet5", "--set", "epochs=[1"], "[1"),
-        (["s4-lenet5", "--profile", "quik"], "unknown profile 'quik': choose full or quick"),
+        (["s4-lenet5", "--profile", "quik"], "unknown profile 'quik': choose full, demo or quick"),
     ],
     ids=["recipe", "value", "field", "form", "YAML", "profile"],
 )

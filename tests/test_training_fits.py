@@ -34,8 +34,6 @@ def train(tmp_path, name, **changes):
         ({"classes": 12}, {}, r"has 10 outputs, and imagefolder:.* has 12 classes: --set model.classes=12"),
         ({"classes": 2, "channels": 3}, {}, r"does not take images of imagefolder:.*, 3x28x28 .*--set model.in_channels=3"),
         ({"classes": 2, "size": 20}, {}, r"does not take images of .*, 1x20x20"),
-        ({"classes": 2}, {"quick.train": 500}, r"quick.train = 500, and .* has 24 images to train: --set quick.train=24"),
-        ({"classes": 2}, {"quick.test": 25}, r"quick.test = 25, .*--set quick.test=24"),
     ],
 )
 def test_what_does_not_fit_is_named(tree, changes, message, folder, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 from bnnlib import deploy
 from bnnlib.benchmarks import verify
+from bnnlib.benchmarks.record import BenchError
 from bnnlib.ops import _backend
 
 compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
@@ -75,7 +76,7 @@ def test_a_damaged_record_is_named(tmp_path):
     assert verify.read(tmp_path) == []
     for damage in ('{"net": 1', "{}", "[]"):
         (tmp_path / "x.json").write_text(damage)
-        with pytest.raises(verify.VerifyError, match="x.json is no record of a packed network"):
+        with pytest.raises(BenchError, match="x.json is no"):
             verify.read(tmp_path)
 
 

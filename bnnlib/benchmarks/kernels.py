@@ -30,7 +30,6 @@ import contextlib
 import json
 import math
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -45,8 +44,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bnnlib import ops, records
+from bnnlib import ops
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
+from bnnlib.benchmarks import record as bench_record
 from bnnlib.benchmarks import speed
 from bnnlib.ops import _backend, _build
 from bnnlib.paths import RESULTS
@@ -477,61 +477,24 @@ def measure_import() -> dict[str, float]:
     return {"first_s": round(first, 2), "later_s": round(later, 3)}
 
 
-def slug(cpu: str) -> str:
-    """A CPU's name as part of a file's."""
-    return re.sub(r"[^a-z0-9]+", "-", cpu.lower()).strip("-")
-
-
-def environment() -> dict:
-    compiler = subprocess.run(
-        [os.environ.get("CXX", "g++"), "--version"], capture_output=True, text=True
-    ).stdout.splitlines()
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
-    return {
-        "cpu": records.cpu_name(), "cpus": len(os.sched_getaffinity(0)), "machine": platform.machine(),
-        "system": platform.system(), "python": platform.python_version(), "torch": torch.__version__,
-        "compiler": compiler[0] if compiler else "", "variants": [list(v) for v in _build.load().variants()],
-        "commit": commit, "load_average": list(os.getloadavg()),
-    }  # fmt: skip
-
-
-def run_worker(threads: int, *options: str) -> dict:
-    """A process of its own, pinned: thread placement is read when the OpenMP runtime starts, and no later."""
-    cpus = sorted(os.sched_getaffinity(0))[:threads]
-    settings = {"OMP_NUM_THREADS": str(threads), "OMP_PROC_BIND": "true", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    command = [sys.executable, "-m", "bnnlib.benchmarks.kernels", "--worker", ",".join(map(str, cpus)), *options]
-    done = subprocess.run(
-        command,
-        env={**os.environ, **settings},
-        text=True,
-        stdout=subprocess.PIPE,
-        preexec_fn=lambda: os.sched_setaffinity(0, cpus),
-    )
-    if done.returncode:
-        raise SystemExit(f"the benchmark on {threads} thread(s) failed")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def measure(quick: bool = False, layers_only: bool = False) -> dict:
     """The record of this machine: one process for each number of threads, 1 and all."""
     record = {
         "date": date.today().isoformat(),
-        "environment": environment(),
+        "environment": bench_record.environment(),
         "quick": quick,
         "import": None if quick or layers_only else measure_import(),
     }
     threads = sorted({1, len(os.sched_getaffinity(0))})
     options = [*(["--quick"] if quick else []), *(["--layers"] if layers_only else [])]
-    return record | {"runs": [run_worker(many, *options) for many in threads]}
+    return record | {"runs": [bench_record.work("bnnlib.benchmarks.kernels", many, *options) for many in threads]}
 
 
 def measure_one(layer) -> dict:
     """A small record made in this process: one layer, one thread, few rounds. For a first look."""
     return {
         "date": date.today().isoformat(),
-        "environment": environment(),
+        "environment": bench_record.environment(),
         "quick": True,
         "import": None,
         "runs": [work(sorted(os.sched_getaffinity(0))[:1], quick=True, layer=layer)],
@@ -618,12 +581,7 @@ def main(arguments: list[str] | None = None) -> int:
         None if options.quick or options.layers else RESULTS / "bench"
     )
     if folder:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"{slug(record['environment']['cpu'])}-{record['date']}.json"
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(temporary, folder / name)
-        print(f"\nwritten: {folder / name}")
+        print(f"\nwritten: {bench_record.write(record, folder)}")
     return 0
 
 

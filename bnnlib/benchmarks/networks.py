@@ -27,7 +27,6 @@ import copy
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -41,21 +40,16 @@ from torch import nn
 from bnnlib import data, deploy, layers, models, recipes
 from bnnlib.benchmarks import kernels as bench
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
+from bnnlib.benchmarks import record as bench_record
 from bnnlib.benchmarks import speed
+from bnnlib.benchmarks.record import FOLDER, BenchError
 from bnnlib.deploy import images, onnx_export
-from bnnlib.paths import RESULTS
-from bnnlib.records import plain, write_atomically
 
-FOLDER = RESULTS / "bench"
 # the topologies that the book compares, by a recipe that builds them; and whatever else comes with the book
 NETS = ("s2-student", "s4-lenet5", "s4-nin", "tiny-s5-resnet18-xnorpp", "s1-vgg", "s3-mlp")
 BATCHES = (1, 128)
 REALS = ("float32", "bfloat16", "int8")
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "tiny-imagenet": (3, 64, 64), "imagenet": (3, 224, 224)}
-
-
-class BenchError(Exception):
-    """A record that cannot be used, or a measurement that failed; the message says what to do."""
 
 
 # --------------------------------------------------------------------------------------------------- networks
@@ -246,10 +240,11 @@ def measure(names: list[str] | None = None, quick: bool = False) -> dict:
     names = names or (["s4-lenet5"] if quick else nets())
     threads = [1] if quick else sorted({1, len(os.sched_getaffinity(0))})
     record: dict = {
-        "date": date.today().isoformat(), "environment": bench.environment(), "quick": quick,
+        "date": date.today().isoformat(), "environment": bench_record.environment(), "quick": quick,
         "nets": {name: describe(name) for name in names},
     }  # fmt: skip
-    record["runs"] = [_worker(many, names, quick) for many in threads]
+    options = [*names, *(["--quick"] if quick else [])]
+    record["runs"] = [bench_record.work("bnnlib.benchmarks.networks", many, *options) for many in threads]
     return record
 
 
@@ -265,37 +260,9 @@ def describe(name: str) -> dict:
     }  # fmt: skip
 
 
-def _worker(threads: int, names: list[str], quick: bool) -> dict:
-    """A process of its own, pinned, as :func:`bnnlib.benchmarks.kernels.run_worker` does it."""
-    cpus = sorted(os.sched_getaffinity(0))[:threads]
-    settings = {"OMP_NUM_THREADS": str(threads), "OMP_PROC_BIND": "true", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    command = [sys.executable, "-m", "bnnlib.benchmarks.networks", "--worker", ",".join(map(str, cpus)), *names]
-    done = subprocess.run(
-        [*command, *(["--quick"] if quick else [])],
-        env={**os.environ, **settings},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE if quick else None,
-        preexec_fn=lambda: os.sched_setaffinity(0, cpus),
-    )
-    if done.returncode:
-        raise BenchError(f"the measurement on {threads} thread(s) failed: {(done.stderr or '').strip()[-1000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def newest_of_each(folder: Path = FOLDER) -> list[dict]:
-    """The newest whole record of each CPU, newest first. Raises :class:`BenchError` for a damaged file."""
-    found: dict[str, tuple] = {}
-    for path in sorted(folder.glob("deploy-*.json")):
-        try:
-            record = json.loads(path.read_text())
-            if not record["quick"] and {"nets", "runs"} <= set(record):
-                cpu = record["environment"]["cpu"] = plain(record["environment"]["cpu"])
-                row = (record["date"], path.name, record)
-                found[cpu] = max(found.get(cpu, row), row, key=lambda row: row[:2])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise BenchError(f"{path} is no benchmark record ({error!r}): run make bench again") from None
-    return [row[2] for row in sorted(found.values(), key=lambda row: row[:2], reverse=True)]
+    """The newest record of the networks of each CPU, newest first. Raises :class:`BenchError` for a damaged file."""
+    return [one for one in bench_record.newest_of_each(list(folder.glob("deploy-*.json"))) if one.get("nets") is not None]
 
 
 def newest(folder: Path = FOLDER) -> dict | None:
@@ -358,9 +325,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(summary(record))
     folder = options.out or (None if options.quick or options.nets else FOLDER)
     if folder:
-        path = folder / f"deploy-{bench.slug(record['environment']['cpu'])}-{record['date']}.json"
-        write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
-        print(f"\nwritten: {path}")
+        print(f"\nwritten: {bench_record.write(record, folder, 'deploy-')}")
     return 0
 
 

@@ -8,17 +8,15 @@ module. Targets were set before anything was measured here, most of them for a C
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bnnlib.paths import RESULTS
-from bnnlib.records import plain
+from bnnlib.benchmarks import record as bench_record
+from bnnlib.benchmarks.record import FOLDER
 
-FOLDER = RESULTS / "bench"
 KINDS = ("float32", "bfloat16", "int8", "1 bit")  # ways to multiply, as kernels/measure/peaks.h names them
 # the limit in kernels/measure/peaks.h of what a variant's inner loop does
 LIMIT_OF = {
@@ -45,27 +43,16 @@ CORES = {
 CLOCKS_DIFFER = 0.05  # two clocks that differ by more are said to disagree
 
 
-class SpeedError(Exception):
-    """A benchmark record that cannot be used; the message says what to do."""
-
-
 def newest(folder: Path = FOLDER) -> list[dict]:
-    """The newest whole record of each CPU, newest first (of one day by name). Raises :class:`SpeedError` for a damaged file."""
-    found: dict[str, dict] = {}
-    for path in sorted(folder.glob("*.json")):
-        if path.name.startswith("deploy-"):  # whole networks: bnnlib.bench_deploy reads them
-            continue
-        try:
-            record = json.loads(path.read_text())
-            cpu = record["environment"]["cpu"] = plain(record["environment"]["cpu"])
-            day = record["date"]
-            if record["quick"] or not all({"layers", "gemms", "peaks"} <= set(run) for run in record["runs"]):
-                raise SpeedError(f"{path} is no whole record of this version: run make bench again")
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise SpeedError(f"{path} is no benchmark record ({error!r}): run make bench again") from None
-        if cpu not in found or found[cpu]["date"] <= day:
-            found[cpu] = record
-    return sorted(found.values(), key=lambda record: (record["date"], record["environment"]["cpu"]), reverse=True)
+    """The newest whole record of the kernels of each CPU, newest first. Raises :class:`bnnlib.benchmarks.record.BenchError` for
+    a damaged file and for one of an older version."""
+    paths = [path for path in folder.glob("*.json") if not path.name.startswith(("deploy-", "gpu-"))]  # whole networks; GPUs
+    found = bench_record.newest_of_each(paths)
+    for one in found:
+        if not one["runs"] or not all({"layers", "gemms", "peaks"} <= set(run) for run in one["runs"]):
+            cpu = one["environment"]["cpu"]
+            raise bench_record.BenchError(f"the record of {cpu} in {folder} is no whole one of this version: run make bench again")
+    return found
 
 
 def runs(record: dict) -> tuple[dict, dict | None]:

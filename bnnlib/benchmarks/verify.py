@@ -3,6 +3,7 @@ against PyTorch, into ``results/verified/<recipe>.json``.
 
 * ``agreement``, of a trained network whose test images are here: how many bits differ from PyTorch's, layer by layer, how
   many predictions, and the accuracies, also with real-valued layers of fewer bits;
+* ``predictions``: what its file answers on the whole test set, into ``results/predictions/``;
 * ``memory``: peaks of loading a network and running it once, in fresh processes.
 
 Neither is a time, so the machine need not be quiet.
@@ -24,18 +25,17 @@ import torch
 from torch import Tensor
 
 from bnnlib import data, deploy, layers, recipes
-from bnnlib.benchmarks import kernels as bench
+from bnnlib.benchmarks import record as bench_record
 from bnnlib.benchmarks.networks import BATCHES, REALS, model_of, nets, real_twin, shape_of, shipped, topology
+from bnnlib.benchmarks.record import BenchError
+from bnnlib.data import evaluate
 from bnnlib.deploy import images
+from bnnlib.experiments import predictions
 from bnnlib.paths import RESULTS, ROOT
-from bnnlib.records import plain, write_atomically
+from bnnlib.records import write_atomically
 
 FOLDER = RESULTS / "verified"
 MEMORY = ("fp32-eager", "packed", "packed-alone", "packed-alone-int8")
-
-
-class VerifyError(Exception):
-    """A record that cannot be used, or a process that failed; the message says what to do."""
 
 
 # ----------------------------------------------------------------------------------------------------- memory
@@ -70,7 +70,7 @@ def measure_memory(names: Iterable[str], batches: Iterable[int] = BATCHES) -> li
                         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, cwd=ROOT
                     )
                     if done.returncode:
-                        raise VerifyError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
+                        raise BenchError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
                     found.append({"net": name, "batch": batch, "kind": kind, **json.loads(done.stdout)})
     return found
 
@@ -132,13 +132,32 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
     }  # fmt: skip
 
 
+@torch.inference_mode()
+def write_predictions(name: str, folder: Path = predictions.FOLDER) -> Path | None:
+    """Keep what the packed file of ``name`` answers on the whole test set: on the bits, or, for a file without binary
+    layers, in PyTorch. None where the file or the images are not here."""
+    path = deploy.FOLDER / f"{name}.safetensors"
+    if not path.is_file():
+        return None
+    about = deploy.info(path)
+    try:
+        dataset = data.load(about["dataset"], download=False)
+        expected = images.expected(path, about)
+    except (data.DataNotFound, deploy.DeployError):
+        return None
+    model = deploy.load(path)
+    net = deploy.convert(model, expected.shape) if layers.binary_layers(model) else model
+    scores = evaluate.logits(net, dataset.test, expected.transform(), 100)
+    return predictions.write(name, path, scores, dataset.test.labels, dataset.fingerprint, folder)
+
+
 # ------------------------------------------------------------------------------------------------- the records
 
 
 def measure(name: str, quick: bool = False) -> dict:
     """The record of the recipe ``name``. ``quick``: batch 1 and a few images."""
     return {
-        "net": name, "date": date.today().isoformat(), "environment": bench.environment(), "quick": quick,
+        "net": name, "date": date.today().isoformat(), "environment": bench_record.environment(), "quick": quick,
         "agreement": measure_agreement(name, 200 if quick else None),
         "memory": measure_memory([name], BATCHES[:1] if quick else BATCHES),
     }  # fmt: skip
@@ -153,15 +172,14 @@ def names() -> list[str]:
 
 
 def read(folder: Path = FOLDER) -> list[dict]:
-    """The records, in the order of :func:`names`. Raises :class:`VerifyError` for a damaged file."""
+    """The records, in the order of :func:`names`. Raises :class:`BenchError` for a damaged file."""
     found = {}
     for path in sorted(folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text())
-            record["environment"]["cpu"] = plain(record["environment"]["cpu"])
-            found[record["net"]] = {key: record[key] for key in ("net", "date", "environment", "agreement", "memory")}
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise VerifyError(f"{path} is no record of a packed network ({error!r}): run make bench again") from None
+        record = bench_record.read(path)
+        wanted = ("net", "date", "environment", "agreement", "memory")
+        if missing := [key for key in wanted if key not in record]:
+            raise BenchError(f"{path} is no record of a packed network (no {missing[0]!r}): run make bench again")
+        found[record["net"]] = {key: record[key] for key in wanted}
     order = {name: at for at, name in enumerate(names())}
     return sorted(found.values(), key=lambda record: (order.get(record["net"], len(order)), record["net"]))
 
@@ -186,16 +204,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("nets", nargs="*", help="recipes (default: those that the book compares)")
     parser.add_argument("--quick", action="store_true", help="LeNet-5 alone, a few images: shows that it runs")
     parser.add_argument("--out", type=Path, help="folder of the records (default: results/verified; with --quick: none)")
+    parser.add_argument("--only", choices=["predictions"], help="write what the nets answer on their test sets, and measure nothing")
     options = parser.parse_args(arguments)
+    if options.quick and options.only:
+        parser.error("--quick writes no predictions: leave --only or --quick out")
     unknown = sorted(set(options.nets) - set(recipes.names()))
     if unknown:
         print(f"error: no recipe {unknown[0]!r}: choose from {', '.join(recipes.names())}", file=sys.stderr)
         return 1
     folder = options.out or (None if options.quick else FOLDER)
-    for name in options.nets or (["s4-lenet5"] if options.quick else names()):
+    if not options.quick:
+        for name in options.nets or [path.stem for path in sorted(deploy.FOLDER.glob("*.safetensors"))]:
+            wrote = write_predictions(name, options.out or predictions.FOLDER)
+            print(f"{name}: {f'answers in {wrote.name}' if wrote else 'no packed file with its test images here, so no answers'}", flush=True)
+    for name in [] if options.only else options.nets or (["s4-lenet5"] if options.quick else names()):
         try:
             record = measure(name, options.quick)
-        except VerifyError as error:
+        except BenchError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
         print(summary(record), flush=True)

@@ -23,13 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bnnlib import paths
+
 FORMAT = "1"  # raise when the same tree would decode to other arrays
 
 
 def folder() -> Path:
-    """The cache folder of this user: $XDG_CACHE_HOME/bnnlib/data, else ~/.cache/bnnlib/data."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "bnnlib" / "data"
+    """The folder of data sets in the user's cache."""
+    return paths.cache("data")
 
 
 def key(root: Path, files: list[tuple[str, int, int]]) -> tuple[str, str]:

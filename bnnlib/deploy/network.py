@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from bnnlib.deploy import program
+from bnnlib.deploy.device import DeviceRunner
 from bnnlib.deploy.graph import Graph, Op
 from bnnlib.deploy.run import empty, given, kernels, result, variant
+from bnnlib.ops import unpack_activation
 
 
 class PackedNetwork:
     """Runs a :class:`~bnnlib.deploy.graph.Graph` with the native executor, and what it leaves to PyTorch with PyTorch.
 
-    ``network(x)``: float32 ``(N, C, H, W)`` on the CPU, any strides, to what the model gives, float32 and without a gradient. An array of NumPy
+    ``network(x)``: float32 ``(N, C, H, W)``, any strides, to what the model gives, float32 and without a gradient. On the CPU or,
+    if ``x`` lies on a GPU, there (:mod:`bnnlib.deploy.device`). An array of NumPy
     serves as well, and gives a tensor; float64 is rounded; one image may come without the batch. Several inputs: ``network(x, y)``.
     Threads follow ``torch.set_num_threads``; the kernel variant is ``kernel``, else ``BNN_KERNEL``'s, else this CPU's best. Calls from several
     threads at once are safe. ``graph``, ``report()`` and ``memory_bytes()`` tell what it is.
@@ -36,6 +39,7 @@ class PackedNetwork:
         self.graph, self.calls, self.notes = graph, dict(calls or {}), notes or []
         self.kernel = kernel or variant()
         self._made_of = graph, calls, notes, kernel
+        self._elsewhere: dict[torch.device, DeviceRunner] = {}
         missing = [op.attributes["module"] for op in graph.ops if op.kind == "torch" and op.attributes["module"] not in self.calls]
         if missing:
             raise ValueError(f"the graph leaves {', '.join(missing)} to PyTorch, and no such modules were given")
@@ -63,6 +67,9 @@ class PackedNetwork:
         return self
 
     def __call__(self, *xs: Tensor | np.ndarray) -> Any:
+        if isinstance(xs[0] if xs else None, Tensor) and xs[0].device.type == "cuda":
+            held = self._on(xs, self.graph.outputs)
+            return result(self.graph, [held[name] for name in self.graph.outputs], False, lambda y: y)
         arrays, alone = given([_array(x) for x in xs], self.graph)
         held = self._run(arrays, self.parts)
         return result(self.graph, [held[name] for name in self.graph.outputs], alone, torch.from_numpy)
@@ -86,10 +93,32 @@ class PackedNetwork:
         unknown = [name for name in names if name not in self.graph.slots]
         if unknown:
             raise ValueError(f"no slot {unknown[0]!r}: there are {', '.join(self.graph.slots)}")
-        arrays, _ = given([_array(one) for one in (x if isinstance(x, (tuple, list)) else [x])], self.graph)
+        xs = x if isinstance(x, (tuple, list)) else [x]
+        if isinstance(xs[0], Tensor) and xs[0].device.type == "cuda":
+            found = self._on(xs, names)
+            kinds = {name: self.graph.slots[name] for name in names}
+            return {n: unpack_activation(y, kinds[n].shape[2]) > 0 if kinds[n].kind == "bits" else y for n, y in found.items()}
+        arrays, _ = given([_array(one) for one in xs], self.graph)
         same = set(names) == set(self.graph.outputs)
         held = self._run(arrays, self.parts if same else self._instrumented(set(names)))
         return {name: self._tensor(held[name], name) for name in names}
+
+    def _on(self, xs: Sequence[Tensor], names: list[str]) -> dict[str, Tensor]:
+        """Slots' values on the device of the inputs."""
+        device, shapes = xs[0].device, self.graph.input_shapes()
+        if len(xs) != len(shapes):
+            raise ValueError(f"the network takes {len(shapes)} inputs, got {len(xs)}")
+        inputs = []
+        for x, shape, name in zip(xs, shapes, self.graph.inputs, strict=True):
+            h, w, c = self.graph.slots[name].shape
+            if x.dtype != torch.float32:
+                raise ValueError(f"the network takes float32 images, got {x.dtype}")
+            if x.dim() < 2 or tuple(x.shape[1:]) not in (shape, (c, h, w)) or x.device != device:
+                raise ValueError(f"the network takes images [N, {', '.join(map(str, shape))}], got {list(x.shape)} on {x.device}")
+            inputs.append(x.detach().reshape(len(x), c, h, w))
+        if device not in self._elsewhere:
+            self._elsewhere[device] = DeviceRunner(self.graph, device, self.calls)
+        return self._elsewhere[device].values(inputs, names)
 
     def _instrumented(self, names: set[str]):
         parts = []

@@ -22,12 +22,12 @@ from bnnlib.models import register
 class MLP(nn.Module):
     """``(N, C, H, W) -> (N, classes)`` logits, with ``C * H * W == features``."""
 
-    def __init__(self, binary: bool, features: int, classes: int) -> None:
+    def __init__(self, binary: bool, features: int, classes: int, sign_of_zero: int = -1) -> None:
         super().__init__()
         self.fc1 = nn.Linear(features, 1024)
         self.fc2 = nn.Linear(1024, 768)
         self.fc3 = (
-            BinaryLinear(768, 512, scale="none", ste="identity", weight_ste="identity", sign_of_zero=-1)
+            BinaryLinear(768, 512, scale="none", ste="identity", weight_ste="identity", sign_of_zero=sign_of_zero)
             if binary
             else nn.Linear(768, 512)
         )
@@ -40,9 +40,9 @@ class MLP(nn.Module):
 
 
 @register("mlp")
-def mlp(features: int = 784, classes: int = 10) -> MLP:
-    """S3's MLP with the binary middle layer."""
-    return MLP(True, features, classes)
+def mlp(features: int = 784, classes: int = 10, sign_of_zero: int = -1) -> MLP:
+    """S3's MLP with the binary middle layer. ``sign_of_zero``: -1 as S3 has it; 1 makes the layer's input constant."""
+    return MLP(True, features, classes, sign_of_zero)
 
 
 @register("mlp-real")

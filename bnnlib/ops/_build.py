@@ -24,6 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from bnnlib import paths
+
 NAME = "bnn_kernels"
 _HERE = Path(__file__).resolve()
 # beside the library in a checkout, inside it in a wheel
@@ -46,11 +48,7 @@ def cache_folder() -> Path:
     a private temporary folder.
     """
     chosen = os.environ.get("BNN_KERNEL_CACHE")
-    base = (
-        Path(chosen)
-        if chosen
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bnnlib" / "kernels"
-    )
+    base = Path(chosen) if chosen else paths.cache("kernels")
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=base):

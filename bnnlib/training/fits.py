@@ -14,17 +14,6 @@ from bnnlib.deploy import images
 from bnnlib.recipes import Recipe, RecipeError
 
 
-def quick(recipe: Recipe, dataset: Dataset) -> Dataset:
-    """The part of ``dataset`` for a quick run. Raises :class:`RecipeError` where it has fewer images."""
-    for part, count in (("train", recipe.quick.train), ("test", recipe.quick.test)):
-        there = len(getattr(dataset, part))
-        if count is not None and count > there:
-            raise RecipeError(
-                f"recipe {recipe.name}: quick.{part} = {count}, and {dataset.name} has {there} images to {part}: --set quick.{part}={there}"
-            )
-    return dataset.subset(train=recipe.quick.train, test=recipe.quick.test)
-
-
 def check(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
     """Raises :class:`RecipeError` unless ``model`` (on the CPU) takes the images of ``dataset`` and has an output for each class;
     warns of outputs that no class has."""

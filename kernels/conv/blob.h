@@ -1,7 +1,7 @@
 // Weights made ready for one variant: a header, the popcount of every tap (zero padding needs them), and the interleaved rows.
 // A blob is one flat buffer without pointers; it is checked before use, so one made for another variant is refused, not misread.
 #pragma once
-#include "isa/variant.h"
+#include "conv/images.h"
 
 namespace bnn {
 
@@ -16,6 +16,7 @@ struct Blob {
     const int32_t* tap_counts;      // [taps][O]
     const uint8_t* weights;         // of group 0
     isize group_bytes;              // from one group to the next
+    const uint8_t* for_images;      // behind them, where the variant multiplies images of bytes and there is one group
 };
 
 inline void write_name(char* to, isize n, const char* name) {
@@ -25,9 +26,11 @@ inline void write_name(char* to, isize n, const char* name) {
 
 inline isize blob_weights_offset(const Conv& g) { return (isize)sizeof(BlobHeader) + round_up(g.taps() * g.o * 4, 64); }
 
-inline isize blob_bytes(const Variant& v, const Conv& g) {
-    return blob_weights_offset(g) + g.groups * round_up(v.weight_bytes(g.og(), g.row_bytes()), 64) + ROW_SLACK;
+inline isize blob_images_offset(const Variant& v, const Conv& g) {
+    return blob_weights_offset(g) + g.groups * round_up(v.weight_bytes(g.og(), g.row_bytes()), 64);
 }
+
+inline isize blob_bytes(const Variant& v, const Conv& g) { return blob_images_offset(v, g) + (v.images ? image_weight_bytes(g) : 0) + ROW_SLACK; }
 
 inline isize prepack_scratch_bytes(const Conv& g) { return g.og() * g.row_stride(); }
 
@@ -62,6 +65,7 @@ inline void prepack(const Variant& v, const Conv& g, const uint8_t* weights, uin
             }
         }
         v.interleave(scratch, stride, og, g.row_bytes(), blob + blob_weights_offset(g) + group * group_bytes);
+        if (v.images && g.groups == 1) interleave_for_images(g, scratch, stride, blob + blob_images_offset(v, g));
     }
 }
 
@@ -80,6 +84,7 @@ inline const char* open_blob(const Variant& v, const Conv& g, const uint8_t* blo
     out->tap_counts = (const int32_t*)(blob + sizeof head);
     out->weights = blob + blob_weights_offset(g);
     out->group_bytes = round_up(v.weight_bytes(g.og(), g.row_bytes()), 64);
+    out->for_images = blob + blob_images_offset(v, g);
     return nullptr;
 }
 

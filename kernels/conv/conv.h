@@ -11,6 +11,8 @@
 //     dot >= t  <=>  count < floor((base - t) / 2) + 1 = limit,
 // so that an epilogue that emits bits pays nothing for the padding. Lines of taps that lie outside are not even counted, where that
 // is worth while: neither `base` nor `count` then holds anything of them.
+//
+// A variant that multiplies bytes does so where it is faster by an estimate (images.h): none of this applies to it.
 #pragma once
 #include "conv/blob.h"
 
@@ -52,6 +54,8 @@ struct Plan {
     isize rows, columns;                    // number of classes
     int32_t* base;                          // [rows * columns][O]
     uint16_t* limit;                        // [rows * columns][round_up(O, 64)], bits only
+    int32_t* threshold;                     // [round_up(O, 64)], bits only
+    ImagePlan images;                       // where images.use, instead of tile and what follows
     isize tile, chunk, tiles, chunks;       // pixels (windows when pooling) and channels of one work item, and how many of each
     bool direct;                            // activations are rows already
     bool lines;                             // a tile's input is copied line by line, not gathered row by row
@@ -74,7 +78,7 @@ inline isize classes(isize outputs, isize stride, isize padding, isize dilation,
 inline isize row_classes(const Conv& g, int32_t* ids, Span* spans) { return classes(g.oh(), g.sh, g.ph, g.dh, g.kh, g.h, ids, spans); }
 inline isize column_classes(const Conv& g, int32_t* ids, Span* spans) { return classes(g.ow(), g.sw, g.pw, g.dw, g.kw, g.w, ids, spans); }
 
-struct PlanSizes { isize rows, columns, ids, spans, base, limit, total; };
+struct PlanSizes { isize rows, columns, ids, spans, base, limit, threshold, total; };
 
 inline PlanSizes plan_sizes(const Conv& g) {
     PlanSizes s = {};
@@ -83,7 +87,8 @@ inline PlanSizes plan_sizes(const Conv& g) {
     s.spans = round_up((s.rows + s.columns) * (isize)sizeof(Span), 64);
     s.base = round_up(s.rows * s.columns * g.o * 4, 64);
     s.limit = round_up(s.rows * s.columns * round_up(g.o, 64) * 2, 64);
-    s.total = s.ids + s.spans + s.base + s.limit;
+    s.threshold = round_up(g.o, 64) * 4;
+    s.total = s.ids + s.spans + s.base + s.limit + s.threshold;
     return s;
 }
 inline isize plan_bytes(const Conv& g) { return plan_sizes(g).total; }
@@ -112,6 +117,13 @@ inline const char* check(const Conv& g, const Epilogue& e) {
 // Chooses tiles so that a tile's rows and counts stay in the second-level cache and every thread has work.
 inline void choose_tiles(Plan* p, isize threads) {
     const Conv& g = p->g;
+    if (p->v->images && (p->images = plan_images(*p->v->images, g, p->e.pool, p->e.channels_first, threads)).use) {
+        p->tiles = p->images.items();
+        p->chunk = g.o;
+        if (p->tiles < threads) p->chunk = least(g.o, round_up(ceil_div(g.o, ceil_div(threads, p->tiles)), 64));
+        p->chunks = ceil_div(g.o, p->chunk);
+        return;
+    }
     const isize window = p->e.pool * p->e.pool, all = windows(*p);
     isize tile = least(64, most(2, (128 << 10) / g.row_stride()) / 2 * 2);
     if (g.o > 1024) tile = most(2, least(tile, 65536 / g.o / 2 * 2));
@@ -151,6 +163,8 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
     p.base = (int32_t*)(memory + s.ids + s.spans);
     p.limit = (uint16_t*)(memory + s.ids + s.spans + s.base);
     p.row_taps = spans, p.column_taps = spans + s.rows;
+    p.threshold = (int32_t*)(memory + s.ids + s.spans + s.base + s.limit);
+    for (isize o = 0; o < round_up(g.o, 64); ++o) p.threshold[o] = o >= g.o ? INT32_MAX : e.threshold ? e.threshold[o] : 0;
     row_classes(g, p.row_class, spans);
     column_classes(g, p.column_class, spans + s.rows);
     p.skip = skips_lines(v, g, e);
@@ -196,7 +210,7 @@ inline WorkSizes work_sizes(const Plan& p) {
     s.total = s.rows + s.counts + s.scratch + s.floats + s.bases + s.limits + s.bits;
     return s;
 }
-inline isize work_bytes(const Plan& p) { return work_sizes(p).total; }
+inline isize work_bytes(const Plan& p) { return p.images.use ? image_work(p.images, nullptr).total + SUMS * 4 : work_sizes(p).total; }
 inline isize work_items(const Plan& p) { return p.tiles * p.chunks; }
 
 // Windows [x, x + many) of line y of image n; `at` counts pixels of the tile before them.
@@ -308,14 +322,13 @@ inline void copy_lines(const Plan& p, const Run* run, isize runs, isize group, u
 
 struct Work { uint8_t* rows; uint16_t* counts; uint8_t* scratch; float* floats; int32_t* bases; uint16_t* limits; uint64_t* bits; isize count_stride; };
 
-// Float results as planes: pixels that lie side by side in one image are written together.
-inline void store_planes(const Plan& p, const Work& w, isize start, isize pixels, isize first, isize channels) {
+// Float results as planes, from[pixels][stride]: pixels that lie side by side in one image are written together.
+inline void store_planes(const Plan& p, const float* from, isize stride, isize start, isize pixels, isize first, isize channels) {
     const isize plane = p.g.oh() * p.g.ow();
-    const isize stride = round_up(p.chunk, 64);
     for (isize i = 0; i < pixels;) {
         const isize image = (start + i) / plane, at = (start + i) % plane, run = least(pixels - i, plane - at);
         float* to = (float*)p.e.to + (image * p.g.o + first) * plane + at;
-        p.v->transpose(w.floats + i * stride, stride, run, channels, to, plane);
+        p.v->transpose(from + i * stride, stride, run, channels, to, plane);
         if (p.e.residual) {
             const float* residual = p.e.residual + (image * p.g.o + first) * plane + at;
             for (isize o = 0; o < channels; ++o)
@@ -421,8 +434,51 @@ inline void count_tile(const Plan& p, isize item, uint8_t* memory, Tile* t) {
     t->start = start, t->many = many, t->pixels = pixels, t->first = first, t->channels = channels, t->w = w;
 }
 
+// One work item where images are multiplied. `memory`: work_bytes(p), aligned to 64, of this thread alone.
+inline void run_image_item(const Plan& p, isize item, uint8_t* memory) {
+    const Epilogue& e = p.e;
+    const Images& v = *p.v->images;
+    const isize o = p.g.o, line = words(o), low = item % p.chunks * p.chunk, high = least(o, low + p.chunk);
+    float* const floats = (float*)(memory + image_work(p.images, nullptr).total);
+    isize start = 0, many = 0;
+    const auto begin = [&](isize from, isize some) {
+        start = from, many = some;
+        for (isize i = 0; i < many && e.pool > 1; ++i) fill((uint64_t*)e.to + (start + i) * line + low / 64, 0, words(high - low) * 8);
+    };
+    const auto emit = [&](const Sums& s, isize first) {
+        const float *scale = e.scale ? e.scale + first : nullptr, *bias = e.bias ? e.bias + first : nullptr;
+        const isize at = start * o + first;
+        if (e.out == Out::bits) {
+            const uint64_t flip = e.flip && e.pool == 1 ? e.flip[first / 64] >> first % 64 : 0;
+            uint32_t* const to = (uint32_t*)((uint64_t*)e.to + start * line) + first / 32;
+            v.to_bits(s, p.threshold + first, (uint32_t)flip, e.pool > 1, to, 2 * line);
+            if (first % 64 == 0 && first + 32 >= o)
+                for (isize i = 0; i < s.pixels; ++i) if (s.at[i] >= 0) to[s.at[i] * 2 * line + 1] = 0;
+        } else if (e.out == Out::bfloat16) {
+            v.to_bf16(s, scale, bias, (uint16_t*)e.to + at, o);
+        } else if (e.out == Out::int16) {
+            v.to_int16(s, (int16_t*)e.to + at, o);
+        } else if (!e.channels_first) {
+            v.to_float(s, scale, bias, e.residual ? e.residual + at : nullptr, (float*)e.to + at, o);
+        } else {
+            int32_t same[SUMS_PIXELS];
+            for (int32_t i = 0; i < SUMS_PIXELS; ++i) same[i] = i;
+            v.to_float({s.sums, same, s.pixels, s.channels}, scale, bias, nullptr, floats, SUMS_CHANNELS);
+            for (isize i = 0, run; i < s.pixels; i += run) {
+                for (run = 1; i + run < s.pixels && s.at[i] >= 0 && s.at[i + run] == s.at[i] + run;) ++run;
+                if (s.at[i] >= 0) store_planes(p, floats + i * SUMS_CHANNELS, SUMS_CHANNELS, start + s.at[i], run, first, s.channels);
+            }
+        }
+    };
+    const auto done = [&](isize first, isize) {
+        for (isize i = 0; i < many && e.pool > 1 && e.flip; ++i) ((uint64_t*)e.to)[(start + i) * line + first / 64] ^= e.flip[first / 64];
+    };
+    run_images(v, p.images, p.activations, p.blob.for_images, e.pool, false, low, high, item / p.chunks, memory, begin, emit, done);
+}
+
 // One work item: a tile of pixels against a chunk of channels, and its epilogue. `memory` as for count_tile.
 inline void run(const Plan& p, isize item, uint8_t* memory) {
+    if (p.images.use) return run_image_item(p, item, memory);
     Tile t;
     count_tile(p, item, memory, &t);
     const Conv& g = p.g;
@@ -441,7 +497,7 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
             v.to_float(w.counts + i * w.count_stride, base[i], channels, e.scale ? e.scale + first : nullptr,
                        e.bias ? e.bias + first : nullptr, residual, to);
         }
-        if (e.channels_first) store_planes(p, w, start, pixels, first, channels);
+        if (e.channels_first) store_planes(p, w.floats, base_stride, start, pixels, first, channels);
     } else if (e.out == Out::bfloat16) {
         constexpr isize SOME = 512;
         alignas(64) float sums[SOME];

@@ -4,8 +4,42 @@
 
 namespace bnn::net {
 
+// The same where images are multiplied: 64 channels of all pixels of an item are floats at once.
+inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
+    const Plan& p = c.plan;
+    const isize low = item % p.chunks * p.chunk, high = least(o.c, low + p.chunk);
+    float* const floats = (float*)(memory + round_up(work_bytes(p), 64));
+    const NetStage* s = n.stage + o.first_stage;
+    isize fused = 0;
+    const float *scale = nullptr, *bias = nullptr, *residual = nullptr;
+    if (fused < o.stages && s[fused].what == Do::scale && !s[fused].spatial_a) scale = s[fused++].a;
+    if (fused < o.stages && s[fused].what == Do::bias && !s[fused].spatial_a) bias = s[fused++].a;
+    if (fused < o.stages && c.window == 1 && s[fused].what == Do::residual) {
+        const NetSlot& other = n.slot[s[fused].slot];
+        const View v = view(other, f);
+        if (v.sc == 1 && other.c == o.c && joined(v, other) && v.sn == other.h * other.w * other.c) residual = v.at, ++fused;
+    }
+    const NetSlot* const to = home(n, o, c.window);
+    const isize stride = to ? to->c : 64;
+    isize start = 0, many = 0;
+    const auto place = [&](isize first) { return to ? (float*)locate(*to, f) + start * to->c + first : floats; };
+    const auto begin = [&](isize from, isize some) { start = from, many = some; };
+    const auto emit = [&](const Sums& sums, isize first) {
+        const isize from = first / 64 * 64;
+        p.v->images->to_float(sums, scale ? scale + first : nullptr, bias ? bias + first : nullptr, residual ? residual + start * o.c + first : nullptr,
+                              place(from) + first - from, stride);
+    };
+    const auto done = [&](isize first, isize channels) {
+        const isize at_once = most(1, ROWS_AT_ONCE / c.window);
+        for (isize i = 0; i < many; i += at_once)
+            finish(n, o, f, fused, place(first) + i * c.window * stride, stride, start + i, least(at_once, many - i), c.window, first, channels);
+    };
+    run_images(*p.v->images, p.images, p.activations, p.blob.for_images, p.e.pool, c.window > 1, low, high, item / p.chunks, memory, begin, emit, done);
+}
+
 inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
     if (o.output >= 0) return run(c.plan, item, memory);
+    if (c.plan.images.use) return run_binary_images(n, o, f, c, item, memory);
     Tile t;
     count_tile(c.plan, item, memory, &t);
     float* x = (float*)(memory + round_up(work_bytes(c.plan), 64));

@@ -45,6 +45,7 @@ void run_op(const Net& n, const NetOp& o, const Frame& f, isize threads, uint8_t
 }
 
 inline isize work_of(const Net& n, const Outside* outside, isize images, isize threads, isize phase) {
+    if (images == 0) return 64;
     isize work = 64;
     static const uint8_t nowhere[1] = {0};
     for (isize i = 0; i < n.ops; ++i) {
@@ -65,9 +66,10 @@ RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threa
     p.micro = round_up(n.micro_bytes * p.images + ROW_SLACK, 64);
     p.chunk = round_up(n.chunk_bytes * p.chunk_images + ROW_SLACK, 64);
     p.by_image = p.threads > 1 && ceil_div(p.chunk_images, p.images) >= p.threads;
-    p.work = most(net::work_of(n, outside, p.images, 1, 0), net::work_of(n, outside, p.chunk_images, 1, 1));
-    if (p.threads > 1)
-        p.work = most(p.work, most(net::work_of(n, outside, p.images, p.threads, 0), net::work_of(n, outside, p.chunk_images, p.threads, 1)));
+    static_assert(MICRO == 2, "pieces of one image and of two");
+    p.work = 64;
+    const isize some[] = {p.images, 1, p.chunk_images, images % p.chunk_images};         // the last piece may be smaller, and cut otherwise
+    for (isize i = 0; i < 8; ++i) p.work = most(p.work, net::work_of(n, outside, some[i % 4], i < 4 ? 1 : p.threads, i % 4 / 2));
     p.bytes = p.chunk + p.micro + p.work;
     return p;
 }

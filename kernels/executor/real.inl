@@ -111,7 +111,7 @@ inline void stage(Do what, float* __restrict x, isize n, const float* __restrict
             }
         }
         break;
-    case Do::step: for (isize i = 0; i < n; ++i) x[i] = (x[i] >= a[i]) & (x[i] <= b[i]) ? 1.0f : -1.0f; break;
+    case Do::step: for (isize i = 0; i < n; ++i) x[i] = ((x[i] >= a[i]) & (x[i] <= b[i])) ? 1.0f : -1.0f; break;
     case Do::divide: for (isize i = 0; i < n; ++i) x[i] /= a[i]; break;
     case Do::abs: return f_each<Do::abs>(x, n, 0);
     case Do::square: return f_each<Do::square>(x, n, 0);

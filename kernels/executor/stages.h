@@ -62,7 +62,8 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         choose_tiles(&c.plan, threads);
         c.tile = c.plan.tile, c.tiles = c.plan.tiles, c.chunk = c.plan.chunk, c.chunks = c.plan.chunks;
         c.float_stride = round_up(c.chunk, 64);
-        c.work = round_up(work_bytes(c.plan), 64) + (o.output >= 0 ? 0 : most(ROWS_AT_ONCE, c.window) * c.float_stride * 4 + 64);
+        const isize rows = c.plan.images.use ? image_pixels(c.plan.images) : most(ROWS_AT_ONCE, c.window);
+        c.work = round_up(work_bytes(c.plan), 64) + (o.output >= 0 ? 0 : rows * (c.plan.images.use ? 64 : c.float_stride) * 4 + 64);
     } else if (o.source == Source::real_conv) {
         const isize k = o.kh * o.kw * in.c / o.groups, panel = n.r->panel;
         const View v = view(in, f);

@@ -47,6 +47,7 @@ namespace bnn {
 
 struct Cpu {
     bool popcnt = false, avx2 = false, avx512bw = false, avx512vpopcntdq = false;
+    bool gfni = false;                                              // with AVX-512
     bool fma = false, avx512bf16 = false;                           // for float work
     bool avx512vnni = false, avxvnniint8 = false;                   // for peaks.h alone
     bool amx_int8 = false, amx_bf16 = false;                        // tiles; for those that amx_permitted() lets have them
@@ -69,6 +70,7 @@ inline Cpu ask_cpu() {
     c.avx512bw = c.avx2 && zmm && (b >> 16 & 1) && (b >> 30 & 1);   // F and BW
     c.avx512vpopcntdq = c.avx512bw && (cx >> 14 & 1);
     c.avx512vnni = c.avx512bw && (cx >> 11 & 1);
+    c.gfni = c.avx512bw && (cx >> 8 & 1);
     const bool tiles = c.avx512bw && (low & 0x60000) == 0x60000 && (d >> 24 & 1);
     c.amx_int8 = tiles && (d >> 25 & 1), c.amx_bf16 = tiles && (d >> 22 & 1);
     if (__get_cpuid_count(7, 1, &a, &b, &cx, &d)) {
@@ -76,7 +78,7 @@ inline Cpu ask_cpu() {
         c.avxvnniint8 = c.avx2 && (d >> 4 & 1);
     }
 #elif defined(BNN_EMULATE)
-    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.fma = c.amx_int8 = c.amx_bf16 = true;
+    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.gfni = c.fma = c.amx_int8 = c.amx_bf16 = true;
 #endif
     return c;
 }

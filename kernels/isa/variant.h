@@ -4,6 +4,41 @@
 
 namespace bnn {
 
+// What a variant supplies that multiplies bytes of +1 and -1 instead of counting bits: images of bytes against weights of bytes, sums in
+// int32. A step is 64 products; a block of sums is SUMS_PIXELS x SUMS_CHANNELS, as tiles (0, 0), (0, 1), (1, 0), (1, 1) of 16 x 16.
+constexpr isize BYTES_STEP = 64, SUMS_TILE = 16, SUMS_PIXELS = 32, SUMS_CHANNELS = 32, SUMS = SUMS_PIXELS * SUMS_CHANNELS;
+
+// A block of sums, ready: the row of the result that pixel i belongs to is at[i]; negative: to none.
+struct Sums {
+    const int32_t* sums;
+    const int32_t* at;
+    isize pixels, channels;                                     // SUMS_PIXELS and SUMS_CHANNELS or, at the end, fewer
+    const int32_t* pixel(isize i, isize half) const { return sums + i / SUMS_TILE * 2 * SUMS_TILE * SUMS_TILE + i % SUMS_TILE * SUMS_TILE + half * SUMS_TILE * SUMS_TILE; }
+};
+
+struct Images {
+    // Before and after the others, on the same thread: its state is the caller's again.
+    void (*begin)();
+    void (*end)();
+    // `pixels` pixels, from_stride words apart, to bytes of +1 and -1, to_stride bytes apart. Of each 64 channels that are all there,
+    // bit b of byte i is byte 8 * b + i; those of a last word that is not full are in order, and nothing is written beyond them.
+    void (*expand)(const uint64_t* from, isize from_stride, isize pixels, isize channels, int8_t* to, isize to_stride);
+    // Weights of SUMS_CHANNELS channels, 256 bytes a step: bit b of byte i of the 64 bytes h is byte i of line 8 * h + b of two tiles of
+    // 16 lines, a line four products of 16 channels. To 2048 bytes a step.
+    void (*expand_weights)(const uint8_t* bits, isize steps, int8_t* to);
+    // sums (+)= pixels x channels; pixel i of 16 begins at a0 + i * stride + offsets[step], those of the other 16 at a1; null: none.
+    void (*multiply)(const int8_t* a0, const int8_t* a1, isize stride, const isize* offsets, const int8_t* b, isize steps, bool start,
+                     int32_t* sums);
+    // to[at * stride + ...]: bits (sum >= threshold) xor flip, 32 in a word, added to what is there if `join`; or floats, bf16 and int16
+    // as Variant has them. threshold has SUMS_CHANNELS values; the others `channels`, and may be null.
+    void (*to_bits)(const Sums& s, const int32_t* threshold, uint32_t flip, bool join, uint32_t* to, isize stride);
+    void (*to_float)(const Sums& s, const float* scale, const float* bias, const float* residual, float* to, isize stride);
+    void (*to_bf16)(const Sums& s, const float* scale, const float* bias, uint16_t* to, isize stride);
+    void (*to_int16)(const Sums& s, int16_t* to, isize stride);
+    // Cycles: of 16 x 16 sums over a step, of a pixel's step expanded; of a product counted by the variant's other kernels.
+    double tile_cycles, expand_cycles, count_cycles;
+};
+
 struct Variant {
     const char* name;
     const char* needs;                  // for people: what the CPU must have
@@ -47,6 +82,8 @@ struct Variant {
     void (*pack_channels)(const float* x, isize channels, uint64_t* to);
     void (*pack_bf16)(const uint16_t* x, isize channels, uint64_t* to);         // as pack_channels
     void (*pack_planes)(const float* x, isize stride, isize channels, isize pixels, uint64_t* to, isize to_stride);
+
+    const Images* images = nullptr;     // null where a variant has none
 };
 
 // Those of this program, best first, a null pointer at the end; the one of that name, or null; the best that this CPU runs.

@@ -6,6 +6,8 @@
 #include "isa/amx.h"
 #elif defined(__aarch64__)
 #include "isa/neon.h"
+#elif defined(__wasm_simd128__)
+#include "isa/wasm.h"
 #endif
 
 namespace bnn {
@@ -20,6 +22,8 @@ const Variant* const variants[] = {
     &avx2::variant,
 #elif defined(__aarch64__)
     &neon::variant,
+#elif defined(__wasm_simd128__)
+    &wasm::variant,
 #endif
     &scalar::variant,
     &reference::variant,

@@ -3,6 +3,7 @@
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #define SIMDE_NO_NATIVE
 #include <simde/x86/avx512.h>
+#include <simde/x86/gfni.h>
 
 #include <cmath>
 #include <cstring>
@@ -38,6 +39,9 @@ BNN_EMULATED(__m512i, maskz_loadu_epi16, (uint32_t m, const void* p), int16_t, 3
 static inline void emulated_mask_storeu_ps(void* p, __mmask16 m, __m512 a) {
     for (int i = 0; i < 16; ++i) if (m >> i & 1) ((float*)p)[i] = BNN_LANE(float, 16, a);
 }
+static inline void emulated_mask_storeu_epi8(void* p, uint64_t m, __m512i a) {
+    for (int i = 0; i < 64; ++i) if (m >> i & 1) ((uint8_t*)p)[i] = BNN_LANE(uint8_t, 64, a);
+}
 static inline float emulated_reduce_add_ps(__m512 a) {
     float sum = 0;
     for (int i = 0; i < 16; ++i) sum += BNN_LANE(float, 16, a);
@@ -59,6 +63,7 @@ static inline float emulated_cvtss_f32(__m512 a) { return Emulated<float, 16>(a)
 #define _mm512_maskz_loadu_ps emulated_maskz_loadu_ps
 #define _mm512_maskz_loadu_epi16 emulated_maskz_loadu_epi16
 #define _mm512_mask_storeu_ps emulated_mask_storeu_ps
+#define _mm512_mask_storeu_epi8 emulated_mask_storeu_epi8
 #define _mm512_reduce_add_ps emulated_reduce_add_ps
 #define _mm512_reduce_add_epi32 emulated_reduce_add_epi32
 #define _mm512_cvtss_f32 emulated_cvtss_f32

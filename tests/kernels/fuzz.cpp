@@ -62,6 +62,12 @@ static const bnn::Conv awkward[] = {
     {2, 6, 9, 36, 20, 3, 4, 1, 3, 1, 2, 1, 1, 1},
     {1, 8, 9, 192, 96, 3, 3, 1, 1, 1, 1, 1, 1, 3},
     {2, 8, 8, 72, 50, 3, 4, 2, 1, 1, 2, 1, 1, 2},
+    {5, 7, 7, 64, 33, 3, 3, 1, 1, 1, 1, 1, 1, 1},           // images of bytes: lines shorter than a tile, of several images
+    {3, 8, 8, 128, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+    {1, 14, 14, 64, 20, 3, 3, 2, 2, 1, 1, 1, 1, 1},         // every other column
+    {1, 3, 600, 64, 8, 3, 3, 1, 2, 1, 1, 1, 1, 1},         // lines longer than a piece of work
+    {2, 40, 33, 20, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1},         // a pixel that is no whole step
+    {1, 2, 3, 1280, 33, 3, 3, 1, 1, 1, 1, 1, 1, 1},         // more weights than are bytes at once
 };
 
 static bnn::Conv random_shape() {
@@ -283,12 +289,19 @@ int main(int count, char** arguments) {
             std::printf("%s: not on this CPU\n", v->name);
             continue;
         }
-        state = 0x9E3779B97F4A7C15u * (seed + 1);
-        for (const bnn::Conv& g : awkward)
-            for (isize pool = 1; pool <= 2; ++pool) test(*v, make_problem(g), pool);
-        for (int i = 0; i < cases; ++i) {
-            const Problem p = make_problem(random_shape());
-            test(*v, p, pick(1, 3));
+        bnn::Images always = v->images ? *v->images : bnn::Images();
+        always.count_cycles = 1e9;                                      // images of bytes wherever they are possible, not where they pay
+        bnn::Variant forced = *v;
+        if (v->images) forced.images = &always;
+        for (int round = 0; round < (v->images ? 2 : 1); ++round) {
+            const bnn::Variant& its = round ? *v : forced;
+            state = 0x9E3779B97F4A7C15u * (seed + 1);
+            for (const bnn::Conv& g : awkward)
+                for (isize pool = 1; pool <= 2; ++pool) test(its, make_problem(g), pool);
+            for (int i = 0; i < cases; ++i) {
+                const Problem p = make_problem(random_shape());
+                test(its, p, pick(1, 3));
+            }
         }
         std::printf("%s: %d cases equal\n", v->name, cases);
     }

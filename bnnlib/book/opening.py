@@ -1,0 +1,97 @@
+"""How a chapter opens: its question, its answer from a cell below, and what running it costs.
+
+The first cell of a chapter states its question. A cell tagged ``answer``, wherever the numbers are known, puts out the
+answer as Markdown or as a figure, and the page shows it below the question. The second cell, tagged ``cost``, calls
+:func:`cost`. CONTRIBUTING has the pattern cell by cell.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nbformat
+
+from bnnlib.paths import ROOT
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> [duration(s) for s in (12.3, 200, 4000, 40000)]
+    ['12 s', '3 min', '67 min', '11.1 h']
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def cost(chapter: str, does: Mapping[str, str], *, trains: Iterable[str] = (), needs: str = "") -> Markdown:
+    """The box that says what each profile of a chapter does and how long it takes.
+
+    does: profile to what it does, in words. trains: recipes of which the last profile in ``does`` trains one seed; its time
+    is theirs, the mean of the recorded runs. The time of every other profile is that of the last execution.
+    needs: data and anything else that the reader must have.
+    """
+    from IPython.display import Markdown
+
+    return Markdown(_box(chapter, dict(does), list(trains), needs, ROOT))
+
+
+def _box(chapter: str, does: Mapping[str, str], trains: list[str], needs: str, root: Path) -> str:
+    from bnnlib.book import tables
+
+    rows = []
+    for profile, words in does.items():
+        time = _mark(profile, last_run(chapter, profile, root))
+        if trains and profile == list(does)[-1]:
+            time = _trained(trains, root / "results" / "runs") or time
+        default = " (the default)" if profile == "stored" else ""
+        rows.append({"profile": f"`{profile}`{default}", "what it does": words, "time": time})
+    needs = f"\n\n{needs}" if needs else ""
+    return f":::{{admonition}} What this chapter costs\n:class: cost\n\n{tables.markdown(rows)}{needs}\n:::\n"
+
+
+def _trained(names: list[str], folder: Path) -> str:
+    """Hours of the recipes' recorded runs, a seed of each, and what they ran on."""
+    from bnnlib import records
+    from bnnlib.experiments import report
+
+    found = [records.read_all(folder, recipe=name) for name in names]
+    if not all(found):
+        return ""
+    seconds = sum(statistics.fmean(r.wall_time_s for r in runs) for runs in found)
+    places = sorted({report.machine(r.hardware) for runs in found for r in runs})
+    return f"{duration(seconds)} ({'; '.join(places)})"
+
+
+def last_run(chapter: str, profile: str, root: Path = ROOT) -> float | None:
+    """Seconds that the chapter last took in a profile on this machine, from papermill's metadata, or None."""
+    path = root / "build" / "chapters" / profile / f"{chapter}.ipynb"
+    try:
+        return nbformat.read(path, as_version=4).metadata["papermill"]["duration"]
+    except (OSError, KeyError, ValueError):
+        return None
+
+
+def _mark(profile: str, seconds: float | None) -> str:
+    """A time that :func:`with_times` can find again. (A chapter does not know its own while it runs.)"""
+    return f"<!--{profile}-->{'–' if seconds is None else duration(seconds)}<!--/-->"
+
+
+def with_times(text: str, seconds: Mapping[str, float]) -> str:
+    """The box's text with the times of profiles in ``seconds`` in place of those it was made with.
+
+    >>> with_times("| <!--stored-->–<!--/--> |", {"stored": 12.3})
+    '| 12 s |'
+    """
+
+    def put(found: re.Match[str]) -> str:
+        return duration(seconds[found[1]]) if found[1] in seconds else found[2]
+
+    return re.sub(r"<!--(\w+)-->(.*?)<!--/-->", put, text)

@@ -1,0 +1,121 @@
+"""One look for every table of the book: a caption, text on the left, figures on the right, real minus signs.
+
+    tables.table(rows, "Bits of each layer.", digits={"KiB": 1})
+
+``rows`` are mappings from column to value, a pandas frame, or records of one. A column of numbers stands on the
+right, with as many decimals as ``digits`` says; whole numbers have thousands separated by commas. A header carries the
+unit of its column (``file, kB``). Text is Markdown, so a cell may cite or hold a formula.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+ABSENT = "–"
+_FIGURE = re.compile(r"[-+−]?[\d,]+(\.\d+)?( ± [\d.]+)?[*?]?( ?[%×])?")
+
+
+def number(value: Any, digits: int | None = None) -> str:
+    """A value as a table and a sentence show it; None and NaN are a dash.
+
+    >>> number(1234567), number(-0.314, 2), number(99.256, 1), number(None), number(7.0, 1)
+    ('1,234,567', '−0.31', '99.3', '–', '7.0')
+    """
+    if value is None or (isinstance(value, Real) and math.isnan(value)):
+        return ABSENT
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Integral):
+        return f"{int(value):,}".replace("-", "−")
+    if isinstance(value, Real):
+        return (f"{value:,.{digits}f}" if digits is not None else f"{value:,g}").replace("-", "−")
+    return str(value)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference, with its sign.
+
+    >>> signed(0.314), signed(-1.27, 1)
+    ('+0.31', '−1.3')
+    """
+    return f"{value:+,.{digits}f}".replace("-", "−")
+
+
+def markdown(rows: Any, *, digits: Mapping[str, int] | None = None, right: Iterable[str] = ()) -> str:
+    """``rows`` as a Markdown table. ``right``: columns of text that are figures all the same.
+
+    >>> print(markdown([{"layer": "conv2", "weights": 25000, "KiB": 3.05}], digits={"KiB": 1}))
+    | layer | weights | KiB |
+    |---|---:|---:|
+    | conv2 | 25,000 | 3.0 |
+
+    Raises ``ValueError`` where there are no rows, or where they differ in their columns.
+    """
+    if hasattr(rows, "to_dict"):
+        rows = rows.to_dict("records")
+    rows = [dict(row) for row in rows]
+    if not rows:
+        raise ValueError("a table without rows: say in a sentence why there are none")
+    columns = list(rows[0])
+    for row in rows:
+        if list(row) != columns:
+            raise ValueError(f"rows of a table have the same columns: {columns}, but one has {list(row)}")
+    unknown = {*(digits or {}), *right} - set(columns)
+    if unknown:
+        raise ValueError(f"the table has no column {', '.join(sorted(unknown))}; it has {', '.join(columns)}")
+    shown = [[number(row[c], (digits or {}).get(c)).replace("|", "\\|") for c in columns] for row in rows]
+    held = {c: [line[i] for line in shown] for i, c in enumerate(columns)}
+    rules = ["---:" if c in right or _figures(cells) else "---" for c, cells in held.items()]
+    lines = [columns, *shown]
+    text = [f"| {' | '.join(' '.join(cell.split()) for cell in line)} |" for line in lines]
+    return "\n".join([text[0], f"|{'|'.join(rules)}|", *text[1:]])
+
+
+def _figures(cells: Iterable[str]) -> bool:
+    """Whether a column holds figures alone, and at least one."""
+    told = [cell.replace("*", "").strip() for cell in cells if cell not in (ABSENT, "")]
+    return bool(told) and all(_FIGURE.fullmatch(cell) for cell in told)
+
+
+def captioned(table: str, caption: str, name: str | None = None) -> str:
+    """A Markdown table with a numbered caption, as MyST; ``{numref}`name``` refers to it."""
+    label = f":name: {name}\n" if name else ""
+    return f"```{{table}} {' '.join(caption.split())}\n{label}\n{table}\n```\n"
+
+
+def table(
+    rows: Any,
+    caption: str | None = None,
+    *,
+    name: str | None = None,
+    digits: Mapping[str, int] | None = None,
+    right: Iterable[str] = (),
+) -> Markdown:
+    """``rows`` as what a cell shows: see the module, :func:`markdown` and :func:`captioned`."""
+    from IPython.display import Markdown
+
+    text = markdown(rows, digits=digits, right=right)
+    return Markdown(captioned(text, caption, name) if caption else text)
+
+
+def layer(name: str) -> str:
+    """A layer of a benchmark in words.
+
+    >>> layer("128->256 3x3 @16"), layer("8192->1024")
+    ('3×3, 128 → 256, 16×16 pixels', '8192 → 1024')
+    """
+    found = re.fullmatch(r"(\d+) ?-> ?(\d+)(?: (\d+)x(\d+))?(?: @(\d+))?(.*)", name)
+    if found is None:
+        return name
+    inputs, outputs, high, wide, size, rest = found.groups()
+    parts = [f"{high}×{wide}"] if high else []
+    parts.append(f"{inputs} → {outputs}")
+    parts += [f"{size}×{size} pixels"] if size else []
+    return ", ".join(parts) + rest.replace("->", "→")
