@@ -125,7 +125,7 @@ def test_a_graph_there_and_back(good):
     assert graph.tensors.keys() == first.tensors.keys()
     for name, array in first.tensors.items():
         assert graph.tensors[name].dtype == array.dtype and np.array_equal(graph.tensors[name], array)
-    assert about == {"format": 2, "recipe": "net", "real": "bfloat16, float32, int8"}
+    assert about == {"format": 3, "recipe": "net", "real": "bfloat16, float32, int8"}
     again = deploy.save(graph, good.with_name("again.safetensors"), about=about)
     assert again.read_bytes() == good.read_bytes()
 
@@ -158,7 +158,7 @@ def test_odd_shapes_and_types(tmp_path):
     }
     container.write(tmp_path / "x", {"model": 1}, tensors)
     about, back = container.read(tmp_path / "x")
-    assert about == {"model": 1, "format": 2}
+    assert about == {"model": 1, "format": 3}
     for name, array in tensors.items():
         assert back[name].dtype == array.dtype and np.array_equal(back[name], array), name
         assert back[name].shape == array.shape
