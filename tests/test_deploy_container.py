@@ -263,7 +263,7 @@ def test_tensors_that_overlap_or_leave_holes(good):
         ("{}", "not one of bnnlib's"),
         ('{"__metadata__":{"bnnlib":"{}"}}', "format None"),
         ('{"__metadata__":{"bnnlib":"{\\"format\\":2}"}}', "checksum is missing"),
-        ('{"__metadata__":{"bnnlib":"{\\"format\\":99}"}}', "format 99, this version reads 1 to 2"),
+        ('{"__metadata__":{"bnnlib":"{\\"format\\":99}"}}', "format 99, this version reads 1 to 3"),
         ('{"__metadata__":{"bnnlib":"{\\"format\\":1,\\"format\\":1}"}}', "'format' stands there twice"),
         ('{"__metadata__":{"bnnlib":"{}"},"__metadata__":{"bnnlib":"{}"}}', "stands there twice"),
         ('{"__metadata__":{"bnnlib":"{\\"format\\":NaN}"}}', "NaN is no JSON"),
@@ -301,7 +301,7 @@ def with_graph(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_graph(lambda g: g.update(version=2)), "version 3"),
+        (with_graph(lambda g: g.update(version=3)), "version 3"),
         (with_graph(lambda g: g.update(code="import os")), "has fields"),
         (with_graph(lambda g: g.pop("slots")), "has fields"),
         (with_graph(lambda g: g.update(slots=[])), "not a graph"),
