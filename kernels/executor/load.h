@@ -234,7 +234,7 @@ inline void load_op(Loader* l, const int64_t* f, NetOp* o) {
         Blob b;
         if (!l->wrong) l->wrong = open_blob(*n.v, g, blob, blob_bytes(*n.v, g), &b);
         if (l->wrong) return;
-        o->plan = make_plan(*n.v, g, e, b, nullptr, 1, memory);
+        o->plan = make_plan(*n.v, g, e, b, nullptr, 1, memory, false);
         o->plan.e.threshold = own_bits ? l->keep<int32_t>(f[20], o->c, o->c) : nullptr;
         return;
     }
