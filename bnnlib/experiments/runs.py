@@ -159,7 +159,7 @@ def some_inputs(count: int = 32, seed: int = 0) -> tuple[Tensor, str]:
     except data.DataNotFound:
         coarse = torch.randn(count, 3, 8, 8, generator=draw)
         smooth = nn.functional.interpolate(coarse, size=32, mode="bicubic")
-        return smooth / smooth.std(), "images of smooth noise (CIFAR-10 is not on this machine)"
+        return smooth / smooth.std(), "images of smooth noise, in place of CIFAR-10"
     chosen = torch.randperm(len(cifar.test), generator=draw)[:count]
     normalise = evaluate.input_transform("normalized", cifar)
     return normalise(cifar.test.images[chosen]), "test images of CIFAR-10"

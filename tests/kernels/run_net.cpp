@@ -1,34 +1,11 @@
 // Runs a network that tests/test_executor.py wrote to a file, without Python: the shell of the sanitizer build of the executor. Every
 // constant lies in a buffer of exactly its size and is the net's own. Usage: run_net FILE VARIANT OUT, prints nothing, exits with 1 and a message if it cannot.
 #if defined(BNN_EMULATE)
-#define SIMDE_ENABLE_NATIVE_ALIASES
-#define SIMDE_NO_NATIVE
-#include <simde/x86/avx512.h>
+#include "emulate.h"
 #include <simde/x86/fma.h>
-// What SIMDe lacks.
-using __mmask16 = simde__mmask16;
-template <class From, class To, class Wide, class Narrow>
-static inline Wide emulated_convert(Narrow narrow) {
-    From from[16];
-    To to[16];
-    Wide wide;
-    __builtin_memcpy(from, &narrow, sizeof from);
-    for (int i = 0; i < 16; ++i) to[i] = (To)from[i];
-    __builtin_memcpy(&wide, to, sizeof wide);
-    return wide;
-}
-#define _mm512_cvtepu16_epi32(x) (emulated_convert<uint16_t, int32_t, __m512i, __m256i>(x))
-#define _mm512_cvtepi8_epi32(x) (emulated_convert<int8_t, int32_t, __m512i, __m128i>(x))
-#define _mm512_cvtepi32_ps(x) (emulated_convert<int32_t, float, __m512, __m512i>(x))
+BNN_EMULATED(__m512i, cvtepi8_epi32, (__m128i a), int32_t, 16, BNN_LANE(int8_t, 16, a))
+#define _mm512_cvtepi8_epi32 emulated_cvtepi8_epi32
 #define _mm512_mask_cmp_ps_mask(m, a, b, how) ((__mmask16)((m) & _mm512_cmp_ps_mask(a, b, how)))
-static inline __m256i emulated_narrow(__m512i wide) {
-    int32_t from[16];
-    int16_t to[16];
-    _mm512_storeu_si512(from, wide);
-    for (int i = 0; i < 16; ++i) to[i] = (int16_t)from[i];
-    return _mm256_loadu_si256((const __m256i*)to);
-}
-#define _mm512_cvtepi32_epi16 emulated_narrow
 #include "amx_emulate.h"
 #endif
 #include <cstdio>
