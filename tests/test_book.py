@@ -359,6 +359,16 @@ def test_a_cards_question_has_at_most_25_words_and_every_chapter_has_one():
     assert all(question.endswith("?") and len(question.split()) <= 25 for question in questions.values())
 
 
+def test_packed_nets_have_a_figure_with_a_place_for_each_name():
+    from bnnlib.book.pages import sizes
+
+    shown = sizes.accuracy_against_size(ROOT)
+    assert shown.count("<svg") == 1 and "var(--book-ours)" in shown
+    for net in landing.nets(ROOT):
+        assert f"{net.title} ({net.about['dataset']})" in shown
+    assert sizes.accuracy_against_size(ROOT / "tests") == "*None yet.*\n"
+
+
 def test_the_findings_are_computed_from_the_records(tmp_path):
     whole = landing.findings(ROOT, ["shipping-one-bit"])
     assert whole.count(":link:") == 1, "only chapters that are there are linked"

@@ -95,6 +95,27 @@ def test_networks_on_emulated_kernels(name, formulation, library, monkeypatch):
     assert any(kernel.startswith("bnn_product") for kernel in emulated.device.launched)
 
 
+def test_s3s_network_on_its_whole_test_set(bnn_data, library, monkeypatch):
+    """Its binary layer on emulated CUDA kernels: the classes are those of the native kernels (the chapter on S3 says so)."""
+    from bnnlib import data
+
+    model = deploy.load(deploy.FOLDER / "s3-mlp.safetensors")
+    net = deploy.convert(model, (1, 28, 28))
+    try:
+        images = data.load("mnist", download=False).test.images
+    except data.DataNotFound:
+        pytest.skip("no MNIST here")
+    x = images.reshape(-1, 1, 28, 28).float() / 255
+    expected = device.DeviceRunner(net.graph, CPU).values(x, net.graph.outputs)
+    emulated = Cuda(neighbour("test_cuda").Emulated(library), "tensor")
+    monkeypatch.setattr(_backend, "backend", lambda: emulated)
+    found = device.DeviceRunner(net.graph, CPU).values(x, net.graph.outputs)
+    name = net.graph.outputs[0]
+    assert len(x) == 10_000 and torch.equal(found[name], expected[name])
+    agree = (found[name].flatten(1).argmax(1) == net(x).argmax(1)).double().mean()
+    assert agree == 1  # sums of real-valued products have another order: were one class to differ, look at its bits
+
+
 def test_an_affine_stage_rounds_once_where_it_says_so():
     x = torch.randn(2, 3, 4, 5)
     scale, bias = torch.randn(3), torch.randn(3)

@@ -32,6 +32,7 @@ from bnnlib.book.pages import (
     board,
     cards,
     chapter,
+    claims,
     commands,
     costs,
     figures,
@@ -41,6 +42,7 @@ from bnnlib.book.pages import (
     pdf,
     prune,
     reference,
+    sizes,
 )
 from bnnlib.paths import ROOT
 
@@ -153,7 +155,9 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "findings": landing.findings(root, listed),
         "citation": landing.citation(),
         "headlines": report.headline_table(folder),
+        "claims": claims.page(root, listed),
         "scoreboard": report.grouped_tables(folder),
+        "sizes": sizes.accuracy_against_size(root),
         "all-runs": board.sortable(folder),
         "runs": costs.runs_table(known, found),
         "pending": costs.pending(known, found),

@@ -62,8 +62,10 @@ def table(a: Record, b: Record, seeds: list[Record]) -> str:
         lines += ["", "recipes differ in " + ", ".join(changed)]
     elif a.profile == b.profile == "full" and a.seed == b.seed:
         lines += ["", repeat.told(a, b, seeds)]
-    elif a.profile == b.profile == "full" and (spread := repeat.expected_spread([r.top1_last for r in seeds])):
-        lines += ["", f"two seeds of this recipe differ by up to {spread:.2f} points (95 %, from {len(seeds)} seeds)"]
+    elif a.profile == b.profile == "full":
+        spread = repeat.expected_spread([r.top1_last for r in seeds])
+        if spread is not None:
+            lines += ["", f"two seeds of this recipe differ by up to {spread:.2f} points (95 %, from {len(seeds)} seeds)"]
     return "\n".join(lines)
 
 

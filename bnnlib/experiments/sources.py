@@ -49,7 +49,7 @@ SOURCES = {
 }
 
 # Papers whose own figures stand in a chapter, by their key in the bibliography.
-LITERATURE = ("rastegari2016xnor", "bulat2019xnorpp", "bannink2021larq", "code:xnornet")
+LITERATURE = ("rastegari2016xnor", "bulat2019xnorpp", "bannink2021larq", "code:xnornet", "xu2021recu", "wu2023reste", "vargas2024biper")
 
 _README, _SUMMARY, _TABLE = "README.md", "PROJECT_SUMMARY.md", "README.md, table of batch 128 on one thread"
 
@@ -109,6 +109,9 @@ _FIGURES = [
     Figure("bulat2019xnorpp", "top1", "57.1", "top-1 % on ImageNet of XNOR-Net++", "its tables"),
     Figure("bulat2019xnorpp", "xnor", "51.2", "top-1 % on ImageNet of XNOR-Net", "its tables"),
     Figure("bulat2019xnorpp", "gain", "5.9", "points between the two", "its tables"),
+    Figure("xu2021recu", "vgg-small", "93.3", "top-1 % on CIFAR-10 of VGG-small with one bit, fine-tuned", "its tables"),
+    Figure("wu2023reste", "vgg-small", "92.55", "top-1 % on CIFAR-10 of VGG-small with one bit", "its tables"),
+    Figure("vargas2024biper", "vgg-small", "92.46", "top-1 % on CIFAR-10 of VGG-small with one bit", "its tables"),
     Figure("bannink2021larq", "low", "8.5", "times faster convolutions, at least", "its abstract"),
     Figure("bannink2021larq", "high", "18.5", "times faster convolutions, at most", "its abstract"),
     Figure("S5", "epochs", "64", "epochs, as the article says", "article"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from bnnlib.training.state import Progress
 
 STEPS_TO_SHOW = 50  # between two looks at the loss, for which a GPU must be waited for
+SECONDS_TO_SHOW = 0.5  # between two looks at it on a CPU
 
 
 class StandardError:
@@ -89,7 +91,7 @@ class Bar:
     """Epoch, loss and accuracy so far, images/s, and the time that is left for the whole run."""
 
     def __init__(self, shown: Any, epochs: int, name: str) -> None:
-        self.shown, self.epochs, self.name = shown, epochs, name
+        self.shown, self.epochs, self.name, self.looked = shown, epochs, name, 0.0
 
     def step(self, run: Run) -> bool:
         """Count a step. False where the loss is seen not to be finite."""
@@ -98,8 +100,10 @@ class Bar:
         progress, net = run.progress, run.net
         done = progress.epoch * net.steps + progress.step
         self.shown.update(done - self.shown.n)  # an epoch may break off before its last step
-        if progress.step % STEPS_TO_SHOW and progress.step != net.steps:
+        here = net.fabric.device.type == "cpu" and time.monotonic() - self.looked > SECONDS_TO_SHOW
+        if progress.step % STEPS_TO_SHOW and progress.step != net.steps and not here:
             return True
+        self.looked = time.monotonic()
         loss, correct, images = net.meter.local()
         rate = (self.shown.format_dict["rate"] or 0) * net.recipe.batch_size
         last = f", test {progress.curve[-1]['test_top1']:.2f} %" if progress.curve else ""

@@ -151,9 +151,9 @@ inline bool skips_lines(const Variant& v, const Conv& g, const Epilogue& e) {
     return 64 * outside >= g.oh() * g.kh;
 }
 
-// `memory`: plan_bytes(g), aligned to 64. g and e have passed check().
+// `memory`: plan_bytes(g), aligned to 64. g and e have passed check(). once: for a batch of this size alone.
 inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const Blob& blob, const uint64_t* activations, isize threads,
-                      uint8_t* memory) {
+                      uint8_t* memory, bool once = true) {
     Plan p = {};
     p.g = g, p.v = &v, p.e = e, p.blob = blob, p.activations = activations;
     const PlanSizes s = plan_sizes(g);
@@ -165,6 +165,8 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
     p.row_taps = spans, p.column_taps = spans + s.rows;
     p.threshold = (int32_t*)(memory + s.ids + s.spans + s.base + s.limit);
     for (isize o = 0; o < round_up(g.o, 64); ++o) p.threshold[o] = o >= g.o ? INT32_MAX : e.threshold ? e.threshold[o] : 0;
+    choose_tiles(&p, threads);
+    if (p.images.use && once) return p;
     row_classes(g, p.row_class, spans);
     column_classes(g, p.column_class, spans + s.rows);
     p.skip = skips_lines(v, g, e);
@@ -187,7 +189,6 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
         }
     p.direct = g.taps() == 1 && g.sh == 1 && g.sw == 1 && g.ph == 0 && g.pw == 0 && g.groups == 1 && e.pool == 1;
     p.lines = v.count_lines && !p.direct && g.dw == 1 && g.sw <= g.kw && g.kw * g.tap_bytes() % v.step == 0 && one_stretch(g);
-    choose_tiles(&p, threads);
     return p;
 }
 
@@ -445,35 +446,41 @@ inline void run_image_item(const Plan& p, isize item, uint8_t* memory) {
         start = from, many = some;
         for (isize i = 0; i < many && e.pool > 1; ++i) fill((uint64_t*)e.to + (start + i) * line + low / 64, 0, words(high - low) * 8);
     };
-    const auto emit = [&](const Sums& s, isize first) {
-        const float *scale = e.scale ? e.scale + first : nullptr, *bias = e.bias ? e.bias + first : nullptr;
+    const auto follow = [&](const Sums& s, isize first) {
         const isize at = start * o + first;
+        Finish f = {};
+        f.s = s, f.stride = o;
+        f.scale = e.scale ? e.scale + first : nullptr, f.bias = e.bias ? e.bias + first : nullptr;
         if (e.out == Out::bits) {
-            const uint64_t flip = e.flip && e.pool == 1 ? e.flip[first / 64] >> first % 64 : 0;
-            uint32_t* const to = (uint32_t*)((uint64_t*)e.to + start * line) + first / 32;
-            v.to_bits(s, p.threshold + first, (uint32_t)flip, e.pool > 1, to, 2 * line);
-            if (first % 64 == 0 && first + 32 >= o)
-                for (isize i = 0; i < s.pixels; ++i) if (s.at[i] >= 0) to[s.at[i] * 2 * line + 1] = 0;
+            f.kind = Finish::bits;
+            f.threshold = p.threshold + first, f.flip = e.flip && e.pool == 1 ? (uint32_t)(e.flip[first / 64] >> first % 64) : 0, f.join = e.pool > 1;
+            f.to = (uint32_t*)((uint64_t*)e.to + start * line) + first / 32, f.stride = 2 * line;
         } else if (e.out == Out::bfloat16) {
-            v.to_bf16(s, scale, bias, (uint16_t*)e.to + at, o);
+            f.kind = Finish::bfloat16, f.to = (uint16_t*)e.to + at;
         } else if (e.out == Out::int16) {
-            v.to_int16(s, (int16_t*)e.to + at, o);
+            f.kind = Finish::int16, f.to = (int16_t*)e.to + at;
         } else if (!e.channels_first) {
-            v.to_float(s, scale, bias, e.residual ? e.residual + at : nullptr, (float*)e.to + at, o);
+            f.kind = Finish::float32, f.to = (float*)e.to + at, f.residual = e.residual ? e.residual + at : nullptr;
         } else {
             int32_t same[SUMS_PIXELS];
             for (int32_t i = 0; i < SUMS_PIXELS; ++i) same[i] = i;
-            v.to_float({s.sums, same, s.pixels, s.channels}, scale, bias, nullptr, floats, SUMS_CHANNELS);
+            f.kind = Finish::float32, f.to = floats, f.stride = SUMS_CHANNELS, f.s.at = same;
+            v.finish(f);
+            f.kind = Finish::nothing;
             for (isize i = 0, run; i < s.pixels; i += run) {
                 for (run = 1; i + run < s.pixels && s.at[i] >= 0 && s.at[i + run] == s.at[i] + run;) ++run;
                 if (s.at[i] >= 0) store_planes(p, floats + i * SUMS_CHANNELS, SUMS_CHANNELS, start + s.at[i], run, first, s.channels);
             }
         }
+        return f;
     };
-    const auto done = [&](isize first, isize) {
-        for (isize i = 0; i < many && e.pool > 1 && e.flip; ++i) ((uint64_t*)e.to)[(start + i) * line + first / 64] ^= e.flip[first / 64];
+    const auto done = [&](isize first, isize channels) {
+        if (e.out != Out::bits) return;
+        uint64_t* const to = (uint64_t*)e.to + start * line + first / 64;
+        for (isize i = 0; i < many && channels <= 32; ++i) ((uint32_t*)(to + i * line))[1] = 0;
+        for (isize i = 0; i < many && e.pool > 1 && e.flip; ++i) to[i * line] ^= e.flip[first / 64];
     };
-    run_images(v, p.images, p.activations, p.blob.for_images, e.pool, false, low, high, item / p.chunks, memory, begin, emit, done);
+    run_images(v, p.images, p.activations, p.blob.for_images, e.pool, false, low, high, item / p.chunks, memory, begin, follow, done);
 }
 
 // One work item: a tile of pixels against a chunk of channels, and its epilogue. `memory` as for count_tile.

@@ -81,7 +81,7 @@ inline void lay_out(ImagePlan* m) {
 inline double image_cycles(const Images& v, const ImagePlan& m) {
     const isize panels = ceil_div(m.strips(), m.side);
     const double products = (double)m.steps * ceil_div(m.g.o, SUMS_CHANNELS) * 2;
-    return v.tile_cycles * products * (double)panels * (double)m.tiles +
+    return v.tile_cycles * products * (1 + v.block_steps / (double)m.steps) * (double)panels * (double)m.tiles +
            v.expand_cycles * ((double)panels * (double)m.panel / BYTES_STEP + products * SUMS_TILE * (double)m.items());
 }
 
@@ -125,14 +125,15 @@ struct ImageWork {
     isize* offsets;                         // [steps]: of a step of the kernel from the first
     const int8_t** tile;                    // [tiles]
     int32_t* at;                            // [tiles][SUMS_TILE]: windows or pixels from `start`; -1: none
+    int32_t *row, *column;                  // [panels * side][lines] and [columns]: their shares of `at`; row -1: outside
     int8_t *bytes, *weights;
-    int32_t* sums;                          // a block's, or all where the weights are cut
+    int32_t* sums;                          // two blocks', or all where the weights are cut
     isize total;
 };
 
 inline ImageWork image_work(const ImagePlan& m, uint8_t* memory) {
     ImageWork w = {};
-    const isize tiles = m.panels * m.tiles, blocks = m.steps > WEIGHT_STEPS ? ceil_div(tiles, 2) : 1;
+    const isize tiles = m.panels * m.tiles, blocks = m.steps > WEIGHT_STEPS ? ceil_div(tiles, 2) : 2;
     const auto take = [&](isize bytes) {
         uint8_t* const at = memory ? memory + w.total : nullptr;
         w.total += round_up(bytes, 64);
@@ -144,6 +145,8 @@ inline ImageWork image_work(const ImagePlan& m, uint8_t* memory) {
     w.offsets = (isize*)take(m.steps * 8);
     w.tile = (const int8_t**)take(round_up(tiles, 2) * 8);
     w.at = (int32_t*)take(round_up(tiles, 2) * SUMS_TILE * 4);
+    w.row = (int32_t*)take(m.panels * m.side * m.lines * 4);
+    w.column = (int32_t*)take(m.columns * 4);
     return w;
 }
 
@@ -169,12 +172,12 @@ inline void fill_strip(const Images& v, const ImagePlan& m, const uint64_t* acti
     }
 }
 
-// Runs an item: emit(sums, first channel) for every block of sums, then done(first, channels) for 64 channels (or what is left of them) whose
+// Runs an item: follow(sums, first channel), which says what becomes of a block of sums, or does it, for every block; then done(first, channels) for 64 channels (or what is left of them) whose
 // sums have all been there. [low, high): the channels, low a multiple of 64. in_window: rows are the pixels of windows, window by window.
 // start, many: the windows of the item.
-template <class Begin, class Emit, class Done>
+template <class Begin, class Follow, class Done>
 void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations, const uint8_t* weights, isize pool, bool in_window, isize low,
-                isize high, isize item, uint8_t* memory, const Begin& begin, const Emit& emit, const Done& done) {
+                isize high, isize item, uint8_t* memory, const Begin& begin, const Follow& follow, const Done& done) {
     const Conv& g = m.g;
     const ImageWork w = image_work(m, memory);
     for (isize i = 0, at = 0; i < g.kh; ++i)
@@ -186,6 +189,15 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
     const isize end_strip = least(m.strips(), first_strip + m.panels * m.side), panels = ceil_div(end_strip - first_strip, m.side);
     const auto window = [&](isize strip) { return strip / m.of_image * of_image + least(strip % m.of_image * m.lines, m.rows) / pool * across; };
     const isize start = window(first_strip), many = window(end_strip) - start;
+    const isize scale = in_window ? pool * pool : 1;
+    for (isize x = 0; x < m.columns; ++x) w.column[x] = (int32_t)(x / pool * scale + (in_window ? x % pool : 0));
+    for (isize s = 0; s < panels * m.side; ++s) {
+        const isize strip = first_strip + s, image = strip / m.of_image, row0 = strip % m.of_image * m.lines;
+        for (isize y = 0; y < m.lines; ++y) {
+            const isize row = row0 + y, at = image * of_image + row / pool * across - start;
+            w.row[s * m.lines + y] = strip < end_strip && row < m.rows ? (int32_t)(at * scale + (in_window ? row % pool * pool : 0)) : -1;
+        }
+    }
     isize tiles = 0;
     for (isize panel = 0; panel < panels; ++panel) {
         int8_t* const bytes = w.bytes + panel * m.panel;
@@ -194,20 +206,15 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
         for (isize t = 0; t < m.tiles; ++t, ++tiles) {
             const isize line = m.through ? 0 : t / m.row_tiles(), place = (m.through ? t : t % m.row_tiles()) * SUMS_TILE;
             w.tile[tiles] = bytes + line * g.sh * m.line + place * m.stride();
-            isize strip = strip0 + place % m.side, x = place / m.side, y = line;
-            if (m.through) y = place / m.width, x = place % m.width;
+            const int32_t* row = w.row + panel * m.side * m.lines + (m.through ? place / m.width : place % m.side * m.lines + line);
+            const int32_t* const row_end = w.row + (panel + 1) * m.side * m.lines;
+            isize x = m.through ? place % m.width : place / m.side;
             for (isize i = 0; i < SUMS_TILE; ++i) {
-                int32_t& at = w.at[tiles * SUMS_TILE + i];
-                at = -1;
-                const isize row = strip % m.of_image * m.lines + y;
-                if (strip < end_strip && x < m.columns && y < m.lines && row < m.rows) {
-                    at = (int32_t)(strip / m.of_image * of_image + row / pool * across + x / pool - start);
-                    if (in_window) at = (int32_t)((at * pool + row % pool) * pool + x % pool);
-                }
+                w.at[tiles * SUMS_TILE + i] = row < row_end && x < m.columns && *row >= 0 ? *row + w.column[x] : -1;
                 if (m.through) {
-                    if (++x == m.width) x = 0, ++y;
-                } else if (++strip == strip0 + m.side) {
-                    strip = strip0, ++x;
+                    if (++x == m.width) x = 0, ++row;
+                } else if ((row += m.lines) >= row_end) {
+                    row -= m.side * m.lines, ++x;
                 }
             }
         }
@@ -216,6 +223,7 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
     begin(start, many);
     v.begin();
     for (isize o = low; o < high; o += SUMS_CHANNELS) {
+        Finish ready = {};
         for (isize k = 0; k < m.steps; k += WEIGHT_STEPS) {
             const isize some = least(WEIGHT_STEPS, m.steps - k);
             v.expand_weights(weights + (o / SUMS_CHANNELS * m.steps + k) * 256, some, w.weights);
@@ -223,13 +231,14 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
                 for (isize i = 0; i < some; ++i)
                     if ((k + i + 1) % m.in_line == 0) clear_weights(w.weights + i * 2048, g.kw * g.c % BYTES_STEP);
             for (isize t = 0; t < tiles; t += 2) {
-                int32_t* const sums = w.sums + (m.steps > WEIGHT_STEPS ? t / 2 * SUMS : 0);
+                int32_t* const sums = w.sums + (m.steps > WEIGHT_STEPS ? t / 2 : t / 2 % 2) * SUMS;
                 const bool two = t + 1 < tiles;
-                v.multiply(w.tile[t], two ? w.tile[t + 1] : nullptr, m.stride(), w.offsets + k, w.weights, some, k == 0, sums);
-                if (k + some == m.steps)
-                    emit(Sums{sums, w.at + t * SUMS_TILE, two ? 2 * SUMS_TILE : SUMS_TILE, least(SUMS_CHANNELS, high - o)}, o);
+                v.multiply(w.tile[t], two ? w.tile[t + 1] : nullptr, m.stride(), w.offsets + k, w.weights, some, k == 0, sums, ready);
+                ready = {};
+                if (k + some == m.steps) ready = follow(Sums{sums, w.at + t * SUMS_TILE, two ? SUMS_PIXELS : SUMS_TILE, least(SUMS_CHANNELS, high - o)}, o);
             }
         }
+        v.finish(ready);
         const isize from = o / 64 * 64;
         if (o % 64 || o + SUMS_CHANNELS >= high) done(from, least(64, high - from));
     }

@@ -5,7 +5,6 @@
 // the last map (linear layers, whose weights are read once for all images), and for what passes between the two phases.
 #pragma once
 #include "executor/net.h"
-#include <initializer_list>
 
 namespace bnn {
 
@@ -197,7 +196,7 @@ inline void load_op(Loader* l, const int64_t* f, NetOp* o) {
         Blob b;
         if (!l->wrong) l->wrong = open_blob(*n.v, g, blob, blob_bytes(*n.v, g), &b);
         if (l->wrong) return;
-        o->plan = make_plan(*n.v, g, e, b, nullptr, 1, memory);
+        o->plan = make_plan(*n.v, g, e, b, nullptr, 1, memory, false);
         o->plan.e.threshold = own_bits ? l->keep<int32_t>(f[20], o->c, o->c) : nullptr;
         return;
     }
@@ -496,17 +495,27 @@ inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, cons
     isize start = 0, many = 0;
     const auto place = [&](isize first) { return to ? (float*)locate(*to, f) + start * to->c + first : floats; };
     const auto begin = [&](isize from, isize some) { start = from, many = some; };
-    const auto emit = [&](const Sums& sums, isize first) {
+    const auto follow = [&](const Sums& sums, isize first) {
         const isize from = first / 64 * 64;
-        p.v->images->to_float(sums, scale ? scale + first : nullptr, bias ? bias + first : nullptr, residual ? residual + start * o.c + first : nullptr,
-                              place(from) + first - from, stride);
+        Finish f = {};
+        f.kind = Finish::float32, f.s = sums, f.to = place(from) + first - from, f.stride = stride;
+        f.scale = scale ? scale + first : nullptr, f.bias = bias ? bias + first : nullptr;
+        f.residual = residual ? residual + start * o.c + first : nullptr;
+        if (residual && stride != o.c) {                                // laid out otherwise than the sums
+            f.residual = nullptr;
+            p.v->images->finish(f);
+            for (isize i = 0; i < sums.pixels; ++i)
+                if (sums.at[i] >= 0) n.r->add((float*)f.to + sums.at[i] * stride, residual + (start + sums.at[i]) * o.c + first, sums.channels);
+            f.kind = Finish::nothing;
+        }
+        return f;
     };
     const auto done = [&](isize first, isize channels) {
         const isize at_once = most(1, ROWS_AT_ONCE / c.window);
         for (isize i = 0; i < many; i += at_once)
             finish(n, o, f, fused, place(first) + i * c.window * stride, stride, start + i, least(at_once, many - i), c.window, first, channels);
     };
-    run_images(*p.v->images, p.images, p.activations, p.blob.for_images, p.e.pool, c.window > 1, low, high, item / p.chunks, memory, begin, emit, done);
+    run_images(*p.v->images, p.images, p.activations, p.blob.for_images, p.e.pool, c.window > 1, low, high, item / p.chunks, memory, begin, follow, done);
 }
 
 inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {

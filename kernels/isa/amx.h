@@ -52,8 +52,55 @@ inline void expand_weights(const uint8_t* bits, isize steps, int8_t* to) {
     }
 }
 
-inline void multiply(const int8_t* a0, const int8_t* a1, isize stride, const isize* offsets, const int8_t* b, isize steps, bool start,
-                     int32_t* sums) {
+// One pixel of a block.
+template <Finish::Kind K>
+inline void finish_pixel(const Finish& f, isize i) {
+    const isize at = f.s.at[i];
+    if (at < 0) return;
+    if constexpr (K == Finish::bits) {
+        const uint32_t a = _mm512_cmpge_epi32_mask(_mm512_loadu_si512((const void*)f.s.pixel(i, 0)), _mm512_loadu_si512((const void*)f.threshold));
+        const uint32_t b = _mm512_cmpge_epi32_mask(_mm512_loadu_si512((const void*)f.s.pixel(i, 1)), _mm512_loadu_si512((const void*)(f.threshold + 16)));
+        uint32_t* const word = (uint32_t*)f.to + at * f.stride;
+        const uint32_t bits = (a | b << 16) ^ f.flip;
+        *word = f.join ? *word | bits : bits;
+    } else {
+        for (isize c = 0; c < 2 * SUMS_TILE && c < f.s.channels; c += SUMS_TILE) {
+            const isize left = f.s.channels - c, place = at * f.stride + c;
+            const __mmask16 there = (__mmask16)(left >= SUMS_TILE ? 0xffff : (1 << left) - 1);
+            const __m512i sum = _mm512_loadu_si512((const void*)f.s.pixel(i, c / SUMS_TILE));
+            if constexpr (K == Finish::int16) {
+                alignas(64) int32_t sums[SUMS_TILE];
+                _mm512_store_si512((void*)sums, sum);
+                for (isize k = 0; k < least(SUMS_TILE, left); ++k) ((int16_t*)f.to)[place + k] = (int16_t)sums[k];
+            } else {
+                __m512 x = _mm512_cvtepi32_ps(sum);                     // each step rounds on its own
+                if (f.scale) x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(there, f.scale + c));
+                if (f.bias) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, f.bias + c));
+                if constexpr (K == Finish::float32) {
+                    if (f.residual) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, f.residual + place));
+                    _mm512_mask_storeu_ps((float*)f.to + place, there, x);
+                } else {
+                    alignas(64) float values[SUMS_TILE];
+                    _mm512_storeu_ps(values, x);
+                    avx2::plain::to_bf16(values, least(SUMS_TILE, left), (uint16_t*)f.to + place);
+                }
+            }
+        }
+    }
+}
+
+template <Finish::Kind K>
+inline void finish_pixels(const Finish& f, isize from, isize to) {
+    if constexpr (K != Finish::nothing)
+        for (isize i = from; i < to; ++i) finish_pixel<K>(f, i);
+}
+
+// The other block's pixels are spread over the steps: its instructions fill the time in which the tile unit works.
+template <Finish::Kind K>
+void multiply_and(const int8_t* a0, const int8_t* a1, isize stride, const isize* offsets, const int8_t* b, isize steps, bool start, int32_t* sums,
+                  const Finish& other) {
+    const isize pixels = K == Finish::nothing ? 0 : other.s.pixels, share = ceil_div(pixels, steps);
+    isize done = 0;
     memory_is_read();
     if (start) {
         _tile_zero(0);
@@ -66,26 +113,22 @@ inline void multiply(const int8_t* a0, const int8_t* a1, isize stride, const isi
         _tile_loadd(2, sums + 512, 64);
         _tile_loadd(3, sums + 768, 64);
     }
-    if (a1)
-        for (isize k = 0; k < steps; ++k, b += 2 * TILE) {
-            const isize at = offsets[k];
-            _tile_loadd(6, b, 64);
-            _tile_loadd(4, a0 + at, stride);
-            _tile_dpbssd(0, 4, 6);
-            _tile_loadd(7, b + TILE, 64);
-            _tile_dpbssd(1, 4, 7);
+    for (isize k = 0; k < steps; ++k, b += 2 * TILE) {
+        const isize at = offsets[k];
+        _tile_loadd(6, b, 64);
+        _tile_loadd(4, a0 + at, stride);
+        _tile_dpbssd(0, 4, 6);
+        _tile_loadd(7, b + TILE, 64);
+        _tile_dpbssd(1, 4, 7);
+        if (a1) {
             _tile_loadd(5, a1 + at, stride);
             _tile_dpbssd(2, 5, 6);
             _tile_dpbssd(3, 5, 7);
         }
-    else
-        for (isize k = 0; k < steps; ++k, b += 2 * TILE) {
-            _tile_loadd(6, b, 64);
-            _tile_loadd(4, a0 + offsets[k], stride);
-            _tile_dpbssd(0, 4, 6);
-            _tile_loadd(7, b + TILE, 64);
-            _tile_dpbssd(1, 4, 7);
-        }
+        const isize next = least(pixels, done + share);
+        finish_pixels<K>(other, done, next);
+        done = next;
+    }
     _tile_stored(0, sums, 64);
     _tile_stored(1, sums + 256, 64);
     if (!a1) return;
@@ -93,63 +136,30 @@ inline void multiply(const int8_t* a0, const int8_t* a1, isize stride, const isi
     _tile_stored(3, sums + 768, 64);
 }
 
-inline void to_bits(const Sums& s, const int32_t* threshold, uint32_t flip, bool join, uint32_t* to, isize stride) {
-    const __m512i low = _mm512_loadu_si512((const void*)threshold), high = _mm512_loadu_si512((const void*)(threshold + 16));
-    for (isize i = 0; i < s.pixels; ++i) {
-        if (s.at[i] < 0) continue;
-        const uint32_t a = _mm512_cmpge_epi32_mask(_mm512_loadu_si512((const void*)s.pixel(i, 0)), low);
-        const uint32_t b = _mm512_cmpge_epi32_mask(_mm512_loadu_si512((const void*)s.pixel(i, 1)), high);
-        uint32_t* const word = to + s.at[i] * stride;
-        const uint32_t bits = (a | b << 16) ^ flip;
-        *word = join ? *word | bits : bits;
+inline void multiply(const int8_t* a0, const int8_t* a1, isize stride, const isize* offsets, const int8_t* b, isize steps, bool start,
+                     int32_t* sums, const Finish& other) {
+    switch (other.kind) {
+    case Finish::nothing: return multiply_and<Finish::nothing>(a0, a1, stride, offsets, b, steps, start, sums, other);
+    case Finish::bits: return multiply_and<Finish::bits>(a0, a1, stride, offsets, b, steps, start, sums, other);
+    case Finish::float32: return multiply_and<Finish::float32>(a0, a1, stride, offsets, b, steps, start, sums, other);
+    case Finish::bfloat16: return multiply_and<Finish::bfloat16>(a0, a1, stride, offsets, b, steps, start, sums, other);
+    case Finish::int16: return multiply_and<Finish::int16>(a0, a1, stride, offsets, b, steps, start, sums, other);
     }
 }
 
-// The result of `channels` (up to 16) channels of a pixel; each step rounds on its own.
-inline __m512 value(const int32_t* sums, __mmask16 there, const float* scale, const float* bias) {
-    __m512 x = _mm512_cvtepi32_ps(_mm512_loadu_si512((const void*)sums));
-    if (scale) x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(there, scale));
-    if (bias) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, bias));
-    return x;
-}
-inline __mmask16 some(isize channels) { return (__mmask16)(channels >= 16 ? 0xffff : (1 << most(0, channels)) - 1); }
-
-inline void to_float(const Sums& s, const float* scale, const float* bias, const float* residual, float* to, isize stride) {
-    for (isize half = 0; half < 2 && 16 * half < s.channels; ++half) {
-        const __mmask16 there = some(s.channels - 16 * half);
-        const float *a = scale ? scale + 16 * half : nullptr, *b = bias ? bias + 16 * half : nullptr;
-        for (isize i = 0; i < s.pixels; ++i) {
-            if (s.at[i] < 0) continue;
-            const isize at = s.at[i] * stride + 16 * half;
-            __m512 x = value(s.pixel(i, half), there, a, b);
-            if (residual) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, residual + at));
-            _mm512_mask_storeu_ps(to + at, there, x);
-        }
-    }
-}
-
-inline void to_bf16(const Sums& s, const float* scale, const float* bias, uint16_t* to, isize stride) {
-    alignas(64) float x[SUMS_CHANNELS];
-    for (isize i = 0; i < s.pixels; ++i) {
-        if (s.at[i] < 0) continue;
-        for (isize half = 0; half < 2; ++half) {
-            const __mmask16 there = some(s.channels - 16 * half);
-            _mm512_storeu_ps(x + 16 * half, value(s.pixel(i, half), there, scale ? scale + 16 * half : nullptr, bias ? bias + 16 * half : nullptr));
-        }
-        avx2::plain::to_bf16(x, s.channels, to + s.at[i] * stride);
-    }
-}
-
-inline void to_int16(const Sums& s, int16_t* to, isize stride) {
-    for (isize i = 0; i < s.pixels; ++i) {
-        if (s.at[i] < 0) continue;
-        for (isize c = 0; c < s.channels; ++c) to[s.at[i] * stride + c] = (int16_t)s.pixel(i, c / 16)[c % 16];
+inline void finish(const Finish& f) {
+    switch (f.kind) {
+    case Finish::nothing: return;
+    case Finish::bits: return finish_pixels<Finish::bits>(f, 0, f.s.pixels);
+    case Finish::float32: return finish_pixels<Finish::float32>(f, 0, f.s.pixels);
+    case Finish::bfloat16: return finish_pixels<Finish::bfloat16>(f, 0, f.s.pixels);
+    case Finish::int16: return finish_pixels<Finish::int16>(f, 0, f.s.pixels);
     }
 }
 
 inline bool supported() { return cpu().amx_int8 && cpu().avx512vpopcntdq && cpu().gfni && amx_permitted(); }
 
-constexpr Images images = {begin, end, expand, expand_weights, multiply, to_bits, to_float, to_bf16, to_int16, 24, 2, 1.0 / 300};
+constexpr Images images = {begin, end, expand, expand_weights, multiply, finish, 24, 2, 1.0 / 300, 3};
 constexpr Variant variant = {"amx", "AMX INT8, AVX-512 F, BW, VL and VPOPCNTDQ, GFNI", supported, avx512vpopcnt::weight_bytes,
                              avx512vpopcnt::interleave, avx512vpopcnt::count, avx512vpopcnt::scratch_bytes, avx512vpopcnt::variant.step,
                              avx512vpopcnt::count_lines, avx2::plain::to_float, avx2::plain::to_int16, avx2::plain::to_bf16,

@@ -16,6 +16,19 @@ struct Sums {
     const int32_t* pixel(isize i, isize half) const { return sums + i / SUMS_TILE * 2 * SUMS_TILE * SUMS_TILE + i % SUMS_TILE * SUMS_TILE + half * SUMS_TILE * SUMS_TILE; }
 };
 
+// What becomes of a block of sums, at to + at * stride: bits (sum >= threshold) xor flip, 32 in a word, added to what is there if `join`;
+// floats, bf16 and int16 as Variant has them. threshold has SUMS_CHANNELS values; the others `channels`, and may be null.
+struct Finish {
+    enum Kind { nothing, bits, float32, bfloat16, int16 } kind;
+    Sums s;
+    const int32_t* threshold;
+    uint32_t flip;
+    bool join;
+    const float *scale, *bias, *residual;
+    void* to;
+    isize stride;
+};
+
 struct Images {
     // Before and after the others, on the same thread: its state is the caller's again.
     void (*begin)();
@@ -27,16 +40,13 @@ struct Images {
     // 16 lines, a line four products of 16 channels. To 2048 bytes a step.
     void (*expand_weights)(const uint8_t* bits, isize steps, int8_t* to);
     // sums (+)= pixels x channels; pixel i of 16 begins at a0 + i * stride + offsets[step], those of the other 16 at a1; null: none.
+    // Meanwhile it finishes another block.
     void (*multiply)(const int8_t* a0, const int8_t* a1, isize stride, const isize* offsets, const int8_t* b, isize steps, bool start,
-                     int32_t* sums);
-    // to[at * stride + ...]: bits (sum >= threshold) xor flip, 32 in a word, added to what is there if `join`; or floats, bf16 and int16
-    // as Variant has them. threshold has SUMS_CHANNELS values; the others `channels`, and may be null.
-    void (*to_bits)(const Sums& s, const int32_t* threshold, uint32_t flip, bool join, uint32_t* to, isize stride);
-    void (*to_float)(const Sums& s, const float* scale, const float* bias, const float* residual, float* to, isize stride);
-    void (*to_bf16)(const Sums& s, const float* scale, const float* bias, uint16_t* to, isize stride);
-    void (*to_int16)(const Sums& s, int16_t* to, isize stride);
-    // Cycles: of 16 x 16 sums over a step, of a pixel's step expanded; of a product counted by the variant's other kernels.
-    double tile_cycles, expand_cycles, count_cycles;
+                     int32_t* sums, const Finish& other);
+    void (*finish)(const Finish& block);
+    // Cycles: of 16 x 16 sums over a step, of a pixel's step expanded; of a product counted by the variant's other kernels. And steps that
+    // a block's other work takes as long as.
+    double tile_cycles, expand_cycles, count_cycles, block_steps;
 };
 
 struct Variant {

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnnlib import __version__
+from bnnlib.book import tables
 from bnnlib.experiments import report
 
 _CLAIMED_SPEED = 64  # products a 64-bit word combines at once; S1 and S2 call it the speed-up
@@ -215,29 +216,55 @@ def _scale(root: Path) -> tuple[str, str, str]:
 # ------------------------------------------------------------------------------------------------- packed nets
 
 
-def packed_nets(root: Path) -> tuple[str, dict[str, bytes]]:
-    """A table of the packed files in ``results/models`` with a download of each, and the files by their path
-    below the book's sources. An accuracy is of the packed file itself where a verification has measured it, else
-    as recorded in training."""
+@dataclass(frozen=True)
+class Net:
+    """A packed file of ``results/models``. ``top1``: of the file itself, per cent, where a verification has measured it
+    (``verified``), else as recorded in training."""
+
+    path: Path
+    about: dict
+    title: str
+    top1: float
+    verified: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
+
+
+def nets(root: Path) -> list[Net]:
+    """The packed files, by name."""
     from bnnlib import deploy, recipes
 
-    rows = [
-        "| network | data | file | real-valued rest | top-1 % | measured on | download |",
-        "|---|---|---:|---|---:|---|---|",
-    ]
-    files = {}
+    found = []
     for path in sorted((root / "results" / "models").glob("*.safetensors")):
         about = deploy.info(path)
-        top1, where = about["top1"], "the trained net"
-        verified = root / "results" / "verified" / f"{path.stem}.json"
-        if verified.is_file() and (agreement := json.loads(verified.read_text())["agreement"]):
-            top1, where = agreement["top1"][about["real"]], "this file"
-        files[f"models/{path.name}"] = path.read_bytes()
-        title = recipes.load(about["recipe"]).title.replace("|", "\\|")
-        cells = [title, about["dataset"], _bytes(path.stat().st_size), about["real"]]
-        cells += [f"{top1:.2f}", where, f"{{download}}`{path.stem} <models/{path.name}>`"]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n" if files else "*None yet.*\n", files
+        top1, record = about["top1"], root / "results" / "verified" / f"{path.stem}.json"
+        agreement = json.loads(record.read_text())["agreement"] if record.is_file() else None
+        if agreement:
+            top1 = agreement["top1"][about["real"]]
+        found.append(Net(path, about, recipes.load(about["recipe"]).title, top1, bool(agreement)))
+    return found
+
+
+def packed_nets(root: Path) -> tuple[str, dict[str, bytes]]:
+    """A table of the packed files with a download of each, and the files by their path below the book's sources."""
+    rows, files = [], {}
+    for net in nets(root):
+        files[f"models/{net.path.name}"] = net.path.read_bytes()
+        rows.append(
+            {
+                "network": net.title,
+                "data": net.about["dataset"],
+                "file": _bytes(net.size),
+                "real-valued rest": net.about["real"],
+                "top-1, %": f"{net.top1:.2f}",
+                "measured on": "this file" if net.verified else "the trained net",
+                "download": f"{{download}}`{net.path.stem} <models/{net.path.name}>`",
+            }
+        )
+    return tables.markdown(rows, right=["file"]) + "\n" if rows else "*None yet.*\n", files
 
 
 def _bytes(count: int) -> str:
