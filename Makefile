@@ -8,7 +8,7 @@ JOBS    ?= all
 MINUTES ?= 10
 
 .DEFAULT_GOAL := help
-.PHONY: help env kernels book test fuzz data chapters train reproduce bench bench-kernels lab clean pins
+.PHONY: help env kernels book test fuzz data chapters train plan reproduce bench bench-kernels lab clean pins
 
 # What a recipe starts, and what that starts in turn, comes from .venv.
 IN_ENV = PATH="$(CURDIR)/.venv/bin:$$PATH"
@@ -20,12 +20,13 @@ help:
 	@echo "make fuzz       attack the library with random input   MINUTES=10  (a SEED of your own: ARGS='--seed 1')"
 	@echo "make kernels    compile the native kernels and list those that this CPU can run"
 	@echo "make data       fetch a data set                    NAME=mnist (or cifar10, tiny-imagenet)"
-	@echo "make chapters   run the chapters into build/        PROFILE=stored (or quick, full)  SEED=0"
+	@echo "make chapters   run the chapters into build/        PROFILE=stored (or quick, demo, full)  SEED=0"
 	@echo "make train      train one recipe, write its record  RECIPE=s4-lenet5  SEED=0  PROFILE=full"
+	@echo "make plan       what has no record yet, and the hours it takes"
 	@echo "make reproduce  train -> records -> chapters -> book, where something is missing  JOBS=all (CPU cores)"
 	@echo "make bench      measure kernels and packed networks on this machine into results/bench/ and results/verified/"
 	@echo "make bench-kernels  measure the kernels alone, minutes    ARGS=--layers: layers only, printed and not kept"
-	@echo "make lab        open the chapters in JupyterLab"
+	@echo "make lab        open copies of the chapters in JupyterLab: build/lab/00-start.ipynb"
 	@echo "make clean      remove what was built; .venv, data and run folders stay"
 	@echo "PYTHON=/path/to/python and CXX=compiler choose those of make env."
 	@echo "ARGS=... is handed on, e.g. make test ARGS='-k quantizers'."
@@ -56,7 +57,10 @@ chapters: kernels
 
 # Training knows no stored profile: its default is full.
 train: env
-	@$(IN_ENV) python -m bnnlib.train $(RECIPE) --seed $(SEED) --profile $(if $(filter quick,$(PROFILE)),quick,full) $(ARGS)
+	@$(IN_ENV) python -m bnnlib.train $(RECIPE) --seed $(SEED) --profile $(if $(filter quick demo,$(PROFILE)),$(PROFILE),full) $(ARGS)
+
+plan: env
+	@$(IN_ENV) python -m bnnlib plan $(ARGS)
 
 reproduce: kernels
 	@$(IN_ENV) snakemake --cores $(JOBS) $(ARGS)
@@ -69,7 +73,7 @@ bench: bench-kernels
 	@$(IN_ENV) python -m bnnlib.verify $(ARGS)
 
 lab: kernels
-	@$(IN_ENV) jupyter lab notebooks $(ARGS)
+	@$(IN_ENV) python -m bnnlib lab $(ARGS)
 
 clean:
 	rm -rf build .pytest_cache .hypothesis .ruff_cache .snakemake

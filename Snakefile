@@ -18,7 +18,7 @@ RESUME = "snakemake --unlock && snakemake --cores {cores} --rerun-incomplete"
 asked = [name for name in str(config.get("recipes", "")).split(",") if name]
 ALL = {name: recipes.load(name) for name in asked or recipes.names()}
 RECIPES = {name: recipe for name, recipe in ALL.items() if asked or recipe.dataset != "imagenet"}
-CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
+CHAPTERS = sorted(path.stem for path in Path("notebooks").glob("*.ipynb") if path.stem != "00-start")
 RECORDS = [f"results/runs/{name}/seed{seed}.json" for name, recipe in RECIPES.items() for seed in range(recipe.seeds)]
 
 

@@ -19,20 +19,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Binary neural networks, reproduced: recipes, training, records, packed networks, benchmarks, the book.",
 )
-bench = typer.Typer(no_args_is_help=True, help="Measure this machine: kernels, or whole packed networks.")
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine: kernels, a GPU, or whole packed networks.")
 
 # command: module, what it does
 MODULES = {
     "train": ("bnnlib.training.cli", "Train a recipe; the same command resumes a run that was stopped."),
+    "runs": ("bnnlib.experiments.folders", "List the run folders: epoch, last accuracy, time left."),
+    "compare": ("bnnlib.experiments.pair", "Put the figures and curves of two runs side by side."),
+    "plan": ("bnnlib.experiments.plan", "Say which runs have no record yet, and how many hours they take."),
     "report": ("bnnlib.experiments.report", "Print the scoreboard, or write it into a file."),
     "data": ("bnnlib.data.__main__", "Say which data sets are here, or fetch one."),
     "deploy": ("bnnlib.deploy.__main__", "Pack a trained network, look into a packed file, run one on images."),
     "verify": ("bnnlib.benchmarks.verify", "Compare packed networks with PyTorch on the whole test set."),
     "gradients": ("bnnlib.book.studies.gradients", "Weigh the gradients of the scaled sign against each other."),
     "chapters": ("bnnlib.book.chapters", "Run the book's chapters, or check them."),
+    "lab": ("bnnlib.book.lab", "Open copies of the chapters in JupyterLab."),
     "book": ("bnnlib.book.site", "Build the book into build/html."),
     "kernels": ("bnnlib.ops.__main__", "Compile the native kernels and list those that this CPU can run."),
     "bench kernels": ("bnnlib.benchmarks.kernels", "Time the kernels against PyTorch's."),
+    "bench gpu": ("bnnlib.benchmarks.gpu", "Time the kernels on this machine's NVIDIA GPU against PyTorch's."),
     "bench networks": ("bnnlib.benchmarks.networks", "Time whole packed networks against PyTorch's."),
 }
 
@@ -67,7 +72,7 @@ app.add_typer(bench, name="bench")
 def recipes(
     words: Annotated[list[str] | None, typer.Argument(help="show those alone that hold all of these words")] = None,
 ) -> None:
-    """List the recipes: name, title, source, data, epochs, cost, and the accuracy of their records."""
+    """List the recipes: name, title, source, data, epochs, hours, accuracy of their records, and their packed file."""
     from bnnlib.experiments import catalogue
 
     typer.echo(catalogue.table(words or []))

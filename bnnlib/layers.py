@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -185,8 +185,8 @@ class BinaryConv2d(_Binary):
             vectors over channels, rows, columns).
         gradient, gain: see :func:`bnnlib.quantizers.scaled_sign`.
         ste, weight_ste: estimator for the input, and for the weight where the scale is not ``mean``.
-        latent: what is kept after each step: ``free``, ``clip`` to [-1, 1], or ``center-clip`` (first less
-            the mean over input channels).
+        latent: what is kept after each step, by :func:`project_` or :func:`project_after_steps`: ``free``, ``clip`` to
+            [-1, 1], or ``center-clip`` (first less the mean over input channels).
         transform: applied to the latent weight, differentiably, before the sign: ``none``, ``center``,
             ``standardize``.
         scale_init: start of a learned scale; None starts at mean|W| of the latent weights.
@@ -489,6 +489,12 @@ def project_(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "project_"):
             module.project_()
+
+
+def project_after_steps(optimizer: torch.optim.Optimizer, model: nn.Module) -> Any:
+    """Have ``optimizer`` call :func:`project_` after each of its steps, for whoever trains by hand: without it
+    ``latent="clip"`` does nothing. What comes back has a ``remove()``."""
+    return optimizer.register_step_post_hook(lambda *_: project_(model))
 
 
 def set_temperature_(model: nn.Module, temperature: float) -> None:

@@ -97,7 +97,7 @@ class Record(_Strict):
     source: str
     resolved: dict[str, Any]
     recipe_hash: str = Field(pattern=r"^[0-9a-f]{64}$")
-    profile: Literal["full", "quick"]
+    profile: Literal["full", "demo", "quick"]
     seed: int = Field(ge=0)
     dataset: Data
     top1_last: float = Percent

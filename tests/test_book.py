@@ -11,10 +11,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from bnnlib import recipes, records
+from bnnlib import __version__, recipes, records
 from bnnlib.book import chapters
 from bnnlib.book import site as book
-from bnnlib.book.pages import landing
+from bnnlib.book.pages import cards, costs, landing, offline
 
 ROOT = Path(__file__).resolve().parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -29,7 +29,7 @@ parts:
     numbered: true
     chapters: [{file: notebooks/one}, {file: notebooks/two}]
   - caption: Look up
-    chapters: [{file: glossary}, {file: references}]
+    chapters: [{file: glossary}, {file: references}, {file: costs}, {file: cite}]
 """
 
 
@@ -87,11 +87,12 @@ def repository(folder):
     for name in ("notebooks", "kernels", "bnnlib", "results/runs"):
         (folder / name).mkdir(parents=True)
     shutil.copy(ROOT / "_config.yml", folder)
-    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("__pycache__", "live*"))
     (folder / "_toc.yml").write_text(TOC)
-    # The page of what does not hold leads to chapters that are not here.
+    # The page of what does not hold leads to chapters that are not here; nor is the page that needs packed networks.
     index = folder / "book" / "index.md"
-    index.write_text(index.read_text().replace("what-does-not-hold.md", "scoreboard.md"))
+    text = index.read_text().replace("what-does-not-hold.md", "scoreboard.md")
+    index.write_text(text.replace("```{include} generated/live-hero.md\n```\n", ""))
     return folder
 
 
@@ -134,7 +135,7 @@ def page(site, name):
 
 
 def test_nothing_is_asked_of_other_hosts(site):
-    assert book.outside(site) == []
+    assert offline.outside(site) == []
     for path in site.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
         assert "thebe" not in text.lower(), path
@@ -204,6 +205,19 @@ def test_the_bibliography_lists_every_paper(site):
     assert len(keys) == len(set(keys)) == text.count('<div class="citation"')
 
 
+def test_the_picture_of_the_readme_is_that_of_the_first_page():
+    assert (ROOT / "book" / "_static" / "bits.svg").read_text() == landing.picture()
+    assert "book/_static/bits.svg" in (ROOT / "README.md").read_text()
+
+
+def test_the_citation_file_has_the_librarys_version():
+    import yaml
+
+    told = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert told["version"] == __version__ and told["license"] == "MIT" and told["authors"]
+    assert {"cff-version", "message", "title", "type"} <= set(told)
+
+
 def test_the_icon_is_there(site):
     assert (site / "_static" / "logo.svg").exists()
     assert 'rel="icon" href="_static/logo.svg"' in page(site, "index.html")
@@ -265,14 +279,14 @@ def test_a_page_that_is_not_there_is_named(tmp_path):
 def test_a_chapter_opens_with_its_question(tmp_path):
     root = repository(tmp_path)
     path = publish(root, "one", notebook("One", "## A section at once"))
-    with pytest.raises(book.BookError, match="one must open with a title .* the question"):
-        book.chapter_cards([path])
+    with pytest.raises(chapters.ChapterError, match="one must open with a title .* the question"):
+        cards.chapter_cards([path])
     path = publish(root, "two", notebook("Two: a title", "**The question.** How\nmany?\n\nMore."))
     assert (
         "{grid-item-card} Two: a title\n:link: notebooks/two\n:link-type: doc\n\nHow many?\n:::{card-footer}\n1 min to read\n"
-        in book.chapter_cards([path])
+        in cards.chapter_cards([path])
     )
-    assert "\n\nWhy so many?\n:::" in book.chapter_cards([path], {"two": "Why so many?"})
+    assert "\n\nWhy so many?\n:::" in cards.chapter_cards([path], {"two": "Why so many?"})
 
 
 @pytest.mark.parametrize(
@@ -292,16 +306,16 @@ def test_what_a_page_would_load_is_found(tmp_path, html):
     (tmp_path / "a.html").write_text(
         f"<html><a href='https://example.org'>a link loads nothing</a>{html}</html>"
     )
-    assert len(book.outside(tmp_path)) == 1
+    assert len(offline.outside(tmp_path)) == 1
 
 
 def test_links_and_style_sheets(tmp_path):
     (tmp_path / "a.html").write_text(
         "<link rel=canonical href='https://example.org'><a href='https://example.org'>x</a>"
     )
-    assert book.outside(tmp_path) == []
+    assert offline.outside(tmp_path) == []
     (tmp_path / "a.css").write_text("@font-face { src: url(https://example.org/a.woff) }")
-    assert book.outside(tmp_path) == ["a.css: url(https://example.org/a.woff)"]
+    assert offline.outside(tmp_path) == ["a.css: url(https://example.org/a.woff)"]
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -321,10 +335,13 @@ def test_the_table_of_runs_is_read_from_the_records(a_record):
             "wall_time_s": seconds,
         }
         runs.append(a_record(**fields, hardware={"cpu": "A CPU", "threads": 2}))
-    (row,) = book.runs_table([recipe], runs).splitlines()[2:]
-    assert row == "| `s4-lenet5` | mnist | 60 | 2 of 5 | 2 min | A CPU, 2 threads | 90.50 ± 0.71 |"
-    (row,) = book.runs_table([recipe], []).splitlines()[2:]
-    assert row == "| `s4-lenet5` | mnist | 60 | 0 of 5 | – | – | – |"
+    (row,) = costs.runs_table([recipe], runs).splitlines()[2:]
+    assert row == (
+        "| LeNet-5, binary<br>`s4-lenet5` | mnist | 60 | 2 of 5 | 2 min | A CPU, 2 threads | 90.50 ± 0.71 |"
+    )
+    assert costs.runs_table([recipe], []) == "*None yet.*\n"
+    assert "python -m bnnlib.train s4-lenet5" in costs.pending([recipe], []) and costs.pending([recipe], runs) == ""
+    assert costs.totals(runs).splitlines()[2:] == ["| A CPU, 2 threads | 2 | 2 | 0.1 |", "| **all** | 2 | 2 | 0.1 |"]
 
 
 # ------------------------------------------------------------------------------------------------ this
@@ -337,9 +354,19 @@ def test_every_chapter_is_in_the_table_of_contents():
 
 
 def test_a_cards_question_has_at_most_25_words_and_every_chapter_has_one():
-    questions = book._questions(ROOT)
+    questions = cards.questions(ROOT)
     assert {path.stem for path in chapters.sources()} <= set(questions)
     assert all(question.endswith("?") and len(question.split()) <= 25 for question in questions.values())
+
+
+def test_packed_nets_have_a_figure_with_a_place_for_each_name():
+    from bnnlib.book.pages import sizes
+
+    shown = sizes.accuracy_against_size(ROOT)
+    assert shown.count("<svg") == 1 and "var(--book-ours)" in shown
+    for net in landing.nets(ROOT):
+        assert f"{net.title} ({net.about['dataset']})" in shown
+    assert sizes.accuracy_against_size(ROOT / "tests") == "*None yet.*\n"
 
 
 def test_the_findings_are_computed_from_the_records(tmp_path):

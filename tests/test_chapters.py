@@ -1,5 +1,6 @@
 """The runner and the gate, on small notebooks made here."""
 
+import ast
 import json
 import re
 import subprocess
@@ -13,9 +14,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from bnnlib.book import chapters
 
 PARAMETERS = """
-profile = "stored"  # stored, quick or full
-seed = 0  # seed of everything random
-rate = 0.1  # learning rate
+profile: str = "stored"  # stored, quick, demo or full
+seed: int = 0  # seed of everything random
+rate: float = 0.1  # learning rate
 """
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
 FIGURE = f"from IPython.display import Image\nfrom base64 import b64decode\nImage(b64decode('{PNG}'))"
@@ -74,7 +75,11 @@ def test_parameters_are_the_literals_of_the_tagged_cell():
 
 @pytest.mark.parametrize(
     ("profile", "seed", "message"),
-    [("fast", 0, "profile 'fast' is none of stored, quick, full"), ("quick", -1, "seed is -1"), ("full", "3", "seed is '3'")],
+    [
+        ("fast", 0, "profile is 'fast': it must be one of stored, quick, demo, full"),
+        ("quick", -1, "seed is -1"),
+        ("full", "3", "seed is '3'"),
+    ],
 )
 def test_profile_and_seed_are_checked(profile, seed, message):
     with pytest.raises(chapters.ChapterError, match=message):
@@ -83,11 +88,92 @@ def test_profile_and_seed_are_checked(profile, seed, message):
 
 def test_every_chapter_checks_its_parameters_first():
     """Plain papermill and JupyterLab hand anything over."""
-    for path in sorted((chapters.ROOT / "notebooks").glob("*.ipynb")):
+    for path in chapters.sources():
         code = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
         at = next(i for i, c in enumerate(code) if "parameters" in c.metadata.get("tags", []))
         called = [line for line in code[at + 1].source.splitlines() if line and not line.startswith((" ", "from ", "import ", ")"))]
-        assert called[0] == "chapters.check_parameters(profile, seed)", path.name
+        call = ast.unparse(next(node for node in ast.walk(ast.parse(code[at + 1].source)) if isinstance(node, ast.Call)))
+        assert call.startswith("chapters.check_parameters(profile, seed"), path.name
+        assert called[0].removeprefix("instead = ").startswith("chapters.check_parameters("), path.name
+
+
+@pytest.mark.parametrize("path", chapters.sources(), ids=lambda p: p.stem)
+def test_every_number_that_can_be_turned_has_a_range(path):
+    """`filters=5000` must not run for ever, nor `filters=0` for a minute before it fails."""
+    notebook = chapters.read(path)
+    numbers = {k for k, v in chapters.parameters(notebook).items() if type(v) in (int, float)} - {"seed"}
+    tree = ast.parse("\n".join(c.source for c in notebook.cells if c.cell_type == "code" and "%" not in c.source[:1]))
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "chapters.check_parameters"]
+    ranged = {keyword.arg for keyword in calls[0].keywords}
+    assert numbers - ranged <= {"epochs", "low", "high"}, "no range (those three are checked by the chapter itself)"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"filters": (0, 1, 500)}, "filters is 0: it must be a whole number from 1 to 500"),
+        ({"filters": (5000, 1, 500)}, "filters is 5000: it must be a whole number from 1 to 500"),
+        ({"filters": (2.5, 1, 500)}, "filters is 2.5: it must be a whole number"),
+        ({"filters": (True, 1, 500)}, "filters is True"),
+        ({"level": (1.5, 0.5, 0.99)}, "level is 1.5: it must be a number from 0.5 to 0.99"),
+        ({"level": (float("nan"), 0.5, 0.99)}, "level is nan"),
+        ({"level": ("x", 0.5, 0.99)}, "level is 'x'"),
+    ],
+)
+def test_values_out_of_range_are_named(given, message):
+    with pytest.raises(chapters.ChapterError, match=message):
+        chapters.check_parameters("quick", 0, **given)
+    assert chapters.check_parameters("quick", 0, n=(1, 1, 3), r=(2, 0.5, 3.0)) == {}
+
+
+CHECKED = "from bnnlib.book import chapters\nchapters.check_parameters(profile, seed, rate=(rate, 0.0, 1.0))"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("profil", "quick", "there is no parameter 'profil': did you mean profile? This chapter has profile, seed, rate"),
+        ("profile", "fast", "profile is 'fast': it must be one of stored, quick, demo, full"),
+        ("seed", "one", "seed is 'one'"),
+        ("rate", "fast", "rate is 'fast': it must be of type float"),
+        ("rate", "2.5", "rate is 2.5: it must be a number from 0.0 to 1.0"),
+    ],
+)
+def test_plain_papermill_stops_at_once_with_one_sentence(root, name, value, message):
+    put(root, "one", chapter(CHECKED, "open('ran', 'w')"))
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", "notebooks/one.ipynb", "out.ipynb", "-p", name, value],
+        cwd=root, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and message in done.stderr
+    (error,) = [o for c in nbformat.read(root / "out.ipynb", 4).cells for o in c.get("outputs", []) if o.output_type == "error"]
+    assert error.traceback == [f"ChapterError: {error.evalue}"] and message in error.evalue
+    assert not list(root.rglob("ran"))
+
+
+def test_a_whole_number_serves_for_a_float(root):
+    put(root, "one", chapter(CHECKED))
+    command = [sys.executable, "-m", "papermill", "notebooks/one.ipynb", "out.ipynb", "-p", "rate", "1", "-p", "seed", "3"]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+
+
+def test_a_short_run_without_the_data_takes_digits_and_says_how_to_get_the_set(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
+    for name, instead in (("mnist", "digits"), ("cifar10", "digits-32"), ("tiny-imagenet", "digits-64")):
+        for profile in ("quick", "demo"):
+            assert chapters.check_parameters(profile, 0, name) == {"dataset": instead}
+        assert chapters.check_parameters("stored", 0, name) == chapters.check_parameters("full", 0, name) == {}
+
+
+def test_what_a_short_run_says(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda markdown: shown.append(markdown.data))
+    monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
+    chapters.check_parameters("demo", 0, "cifar10")
+    chapters.check_parameters("stored", 0, "cifar10")
+    (said,) = shown
+    assert said.startswith("**A demo run**, on scikit-learn's embedded digits: cifar10 is not on this machine.")
+    assert "`make data NAME=cifar10`" in said and "no verdict" in said and str(tmp_path) not in said
 
 
 @pytest.mark.parametrize("text", ["profile = f()", "import os", "a = b = 1", "a[0] = 1", "a ="])
@@ -117,7 +203,7 @@ def test_a_value_of_another_type_is_refused(name, value):
 
 def test_unknown_profile_and_chapter_are_refused(root):
     put(root, "one", chapter("1"))
-    with pytest.raises(chapters.ChapterError, match="profile 'fast' is none of stored, quick, full"):
+    with pytest.raises(chapters.ChapterError, match="profile is 'fast': it must be one of stored, quick, demo, full"):
         run(root, "one", profile="fast")
     with pytest.raises(chapters.ChapterError, match="no chapter 'two'.*there are: one"):
         run(root, "two")
@@ -276,9 +362,10 @@ def with_kernel(name):
 @pytest.mark.parametrize(
     ("notebook", "says"),
     [
-        (chapter("1", parameters='profile = "stored"  # which\nseed = 1  # seed'), "no `seed = 0`"),
-        (chapter("1", parameters='profile = "stored"  # which\nseed = 0'), "has: seed = 0"),
-        (chapter("1", parameters='profile = "stored"  # a=b\nseed = 0  # s'), "has: profile"),
+        (chapter("1", parameters='profile: str = "stored"  # which\nseed: int = 1  # seed'), "no `seed = 0`"),
+        (chapter("1", parameters='profile: str = "stored"  # which\nseed: int = 0'), "has: seed: int = 0"),
+        (chapter("1", parameters='profile: str = "stored"  # a=b\nseed: int = 0  # s'), "has: profile"),
+        (chapter("1", parameters='profile = "stored"  # which\nseed: int = 0  # s'), "has: profile = "),
         (chapter("%pip install torch"), "installs something"),
         (chapter("x = 1  # " + "a" * 70), "wider than the page's 76 columns"),
         (with_kernel("conda-env"), "its kernel is 'conda-env'"),

@@ -561,6 +561,16 @@ def test_digits_are_scikit_learns(alone):
     assert (loaded.train.images[..., margin] == 0).all()
 
 
+@pytest.mark.parametrize(("name", "times"), [("digits-32", 4), ("digits-64", 8)])
+def test_digits_of_other_sizes_are_the_same_images(alone, name, times):
+    small, loaded = data.load("digits"), data.load(name)
+    assert loaded.test.shape == (3, 8 * times, 8 * times) and torch.equal(loaded.test.labels, small.test.labels)
+    pixels = small.test.images[:, 0, 2:-2:3, 2:-2:3]
+    for channel in range(3):
+        assert torch.equal(loaded.test.images[:, channel, ::times, ::times], pixels)
+    assert data.here(name) and not data.here("mnist", alone)
+
+
 def test_digits_never_change(alone):
     """Integer arithmetic and a fixed split: a change of this fingerprint is a change of data."""
     want = "sha256:6f4791a6d74beb4b2722ec9658dbcd0fe2756b9182b7b146ec4bc8b30a14c420"
@@ -743,7 +753,7 @@ def test_normalize_is_torchvisions():
 )
 def test_unknown_names_are_told_the_known_ones(alone, name):
     with pytest.raises(
-        ValueError, match="choose one of mnist, cifar10, .*digits, imagefolder:PATH"
+        ValueError, match="choose one of mnist, cifar10, .*digits, .*imagefolder:PATH"
     ) as caught:
         data.load(name)
     assert repr(name) in str(caught.value)
@@ -755,7 +765,7 @@ def test_absent_sets_name_the_three_ways(alone, tmp_path, name):
         data.load(name, tmp_path / "nowhere")
     text = str(caught.value)
     assert isinstance(caught.value, FileNotFoundError)
-    for part in (repr(name), str(tmp_path / "nowhere"), "BNN_DATA", "'digits'"):
+    for part in (repr(name), str(tmp_path / "nowhere"), "BNN_DATA", "--set dataset=digits"):
         assert part in text
     if name == "imagenet":
         assert "image-net.org" in text

@@ -261,3 +261,43 @@ def test_onnx_command(net, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     fails(r"the package onnx is missing: pip install 'bnnlib\[bench\]'", "export", path, tmp_path / "none.onnx")
     assert not (tmp_path / "none.onnx").exists()
+
+
+def test_dark_on_bright_is_told_and_put_right(net, pictures, tmp_path):
+    """A digit as people draw it, black on white: the net, trained on white on black, answers wrongly and with confidence."""
+    file, _ = net
+    drawn = tmp_path / "drawn.png"
+    Image.fromarray(255 - np.asarray(Image.open(pictures / "0.png"))).save(drawn)
+    plain, warned = run("run", file, pictures / "0.png"), run("run", file, drawn)
+    assert "warning" not in plain.stderr and "drawn.png has a bright border" in warned.stderr and "--invert auto" in warned.stderr
+    both = run("run", file, pictures / "0.png", drawn, "--invert", "auto")
+    first, second = (line.split("  ", 1)[1].strip() for line in both.stdout.splitlines())
+    assert first == second and "warning" not in both.stderr
+    assert run("run", file, drawn, "--invert", "yes").stdout.split("  ", 1)[1].strip() == first
+    fails("invert is 'perhaps': choose one of no, auto, yes", "run", file, drawn, "--invert", "perhaps")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "palette"])
+def test_a_transparent_picture_is_laid_on_white(net, pictures, tmp_path, mode):
+    """Its transparent pixels hold black: without the alpha channel a black digit would be black on black."""
+    file, _ = net
+    ink = Image.open(pictures / "0.png").convert("L")
+    clear = Image.new("RGBA", ink.size, (0, 0, 0, 0))
+    clear.putalpha(ink)
+    path = tmp_path / "clear.png"
+    if mode == "palette":
+        palette = ink.point(lambda v: 1 if v > 127 else 0).convert("P")
+        palette.putpalette([0, 0, 0, 0, 0, 0])
+        palette.save(path, transparency=0)
+        ink = ink.point(lambda v: 255 if v > 127 else 0)
+    else:
+        clear.convert(mode).save(path)
+    seen = images.read([path], images.expected(file, deploy.info(file)))[0, 0]
+    assert (seen.int() - (255 - torch.from_numpy(np.asarray(ink)).int())).abs().max() <= 1
+
+
+def test_an_onnx_file_says_what_images_it_takes(net, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    assert run("export", net[0], tmp_path / "net.onnx").exit_code == 0
+    said = {entry.key: entry.value for entry in onnx.load(tmp_path / "net.onnx").metadata_props}
+    assert said["input"] == "normalized" and said["mean"] == "[0.1307]" and said["dataset"] == "digits"

@@ -53,35 +53,35 @@ import json, os, signal, sys
 from pathlib import Path
 import torch
 from torch import nn
-from bnnlib.training import checkpoint, loop
+from bnnlib.training import checkpoint, loop, setup, stopping
 from bnnlib.training.loop import Interrupted
 
 torch.set_num_threads(1)
 recipe, out, cases = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
 rank = int(os.environ["RANK"])
 nn.BatchNorm2d.train = lambda self, mode=True: nn.Module.train(self, False)  # frozen
-loop.EVALUATION_BATCH = 4  # 4 4 4 1: the second process gets nothing of the last
-loop.UPDATES_TO_ASK = 1
-step, said = loop._Run._train_step, {}
+setup.EVALUATION_BATCH = 4  # 4 4 4 1: the second process gets nothing of the last
+stopping.UPDATES_TO_ASK = 1
+step, said = loop.train_step, {}
 
 def run(name, overrides, folder=None):
     places = {"runs": out / (folder or name), "out": out / "records" / name}
     return loop.train(recipe, overrides=overrides or None, progress=False, **places)
 
-def stop_at(self, *arguments):
-    if rank == 1 and (self.epoch, self.step) == (1, 1):
+def stop_at(net, x, y, *at):
+    if rank == 1 and at == (1, 1):
         os.kill(os.getpid(), signal.SIGTERM)
-    return step(self, *arguments)
+    return step(net, x, y, *at)
 
 for name, overrides in cases.items():
     if name == "cut":
-        loop._Run._train_step = stop_at
+        loop.train_step = stop_at
         try:
             run(name, overrides)
             said[name] = "not stopped"
         except Interrupted as stopped:
             said[name] = str(stopped)
-        loop._Run._train_step = step
+        loop.train_step = step
     result = run(name, overrides)
     left = {"weights": result.model.state_dict(), "curve": result.record.curve}
     torch.save(left, out / f"{name}-{rank}.pt")

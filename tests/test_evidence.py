@@ -9,6 +9,7 @@ from scipy import stats
 from bnnlib import recipes
 from bnnlib.book.studies import evidence
 from bnnlib.book.studies.evidence import Claim, difference
+from bnnlib.experiments import statistics
 
 XNORPP, XNOR = "tiny-s5-resnet18-xnorpp", "tiny-s5-resnet18-xnor"
 CLAIM = Claim("Learned against analytic", XNORPP, XNOR, source=5.9)
@@ -31,25 +32,39 @@ def run(a_record):
     return make
 
 
-def test_seeds_in_common_are_paired_as_scipy_pairs_them(run):
-    a, b = [30.0, 32.0, 31.5, 35.0], [25.0, 27.5, 25.0, 29.0]
-    first = [run("a", v, seed) for seed, v in enumerate(a)] + [run("a", 99.0, 17)]
+def test_two_runs_or_more_are_compared_as_scipy_does_by_welch(run):
+    a, b = [30.0, 32.0, 31.5, 35.0], [25.0, 27.5, 25.0]
+    first = [run("a", v, seed) for seed, v in enumerate(a)]
     second = [run("b", v, seed) for seed, v in enumerate(b)]
-    found = difference(first, second)
-    interval = stats.ttest_rel(a, b).confidence_interval(0.95)
-    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(interval)
-    assert (found.seeds, found.basis) == (4, "4 seeds, paired")
-    assert found.values == pytest.approx((np.mean(a), np.mean(b))), "of the seeds in common alone"
+    found, expected = difference(first, second), stats.ttest_ind(a, b, equal_var=False)
+    interval = expected.confidence_interval(0.95)
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(tuple(interval))
+    assert (found.seeds, found.basis, found.p) == ((4, 3), "4 and 3 seeds", pytest.approx(expected.pvalue))
+    assert found.values == pytest.approx((np.mean(a), np.mean(b)))
     assert found.clear and str(found) == f"{found.mean:+.2f} ± {found.half_width:.2f}"
 
 
-def test_one_seed_has_the_interval_of_the_test_images(run):
-    found = difference([run("a", 30.0)], [run("b", 25.0)])
+def test_a_family_lends_its_deviation_and_its_seeds_pair_where_they_make_runs_alike(run):
     draw = np.random.default_rng(0)
-    simulated = 100 * (draw.binomial(10_000, 0.3, 100_000) - draw.binomial(10_000, 0.25, 100_000)) / 10_000
-    low, high = np.quantile(simulated, [0.025, 0.975])
-    assert (found.mean, found.half_width) == (pytest.approx(5.0), pytest.approx((high - low) / 2, rel=0.01))
-    assert found.seeds == 1 and "one seed" in found.basis and "10,000 test images alone" in found.basis
+    shared = draw.normal(0, 1, 5)
+    family = {k: [run(k, 50 + i + s + 0.01 * draw.normal(), seed) for seed, s in enumerate(shared)] for i, k in enumerate("abc")}
+    found = difference(family["b"], family["a"], family=family)
+    assert found.paired and found.basis == "5 seeds each, paired" and found.half_width < 0.05
+    assert difference(family["b"], family["a"]).half_width > 0.5
+
+
+def test_runs_of_different_machines_say_so(run):
+    other = {"hardware": {"cpu": "a cpu", "gpu": "a GPU", "threads": 1}}
+    first, second = [run("a", v, s) for s, v in enumerate((30.0, 31.0))], [run("b", v, s, **other) for s, v in enumerate((20.0, 22.0))]
+    assert re.fullmatch(r"2 seeds each; runs on a cpu with PyTorch \S+ and a GPU with PyTorch \S+", difference(first, second).basis)
+    assert difference(first, first).settings == ()
+
+
+def test_one_run_has_the_interval_of_the_test_images_and_no_verdict(run):
+    found = difference([run("a", 30.0)], [run("b", 25.0)])
+    assert (found.mean, found.seeds, found.p, found.one_run) == (pytest.approx(5.0), (1, 1), None, True)
+    assert found.half_width == pytest.approx(statistics.of_images(30.0, 25.0, 10_000))
+    assert found.basis == "one run each, ± from the 10,000 test images alone"
     common = difference([run("a", 30.0, 1), run("a", 40.0, 2)], [run("b", 25.0, 2)])
     assert common.values == (40.0, 25.0), "the seed that both have"
     assert difference([run("a", 30.0, 1)], [run("b", 25.0, 2)]).mean == pytest.approx(5.0)
@@ -108,26 +123,25 @@ def test_each_schedule_is_answered_by_itself(run):
     found = evidence.measured(CLAIM, runs)
     assert {e: round(d.mean, 6) for e, d in found.items()} == {63: 6.0, 7: 2.0}
     long, short = evidence.answer(CLAIM, runs).split("\n\n")
-    assert (
-        re.search(r"63 epochs: 40\.00 − 34\.00 = \*\*\+6\.00 ± \d", long)
-        and "+5.9 on ImageNet lies in it" in long
-    )
-    assert "7 epochs: 20.00 − 18.00" in short and "+5.9 on ImageNet lies above it" in short
-    assert "More than the choice of test images explains, but another seed may differ; the source's" in short
+    assert re.search(r"63 epochs: 40\.00 − 34\.00 = \*\*\+6\.00 ± \d", long)
+    assert "7 epochs: 20.00 − 18.00" in short
+    for said in (long, short):
+        assert "One run: it is more than another choice of test images explains, and what another seed would give is not" in said
+        assert said.endswith("The source has +5.9 on ImageNet, another data set.")
     assert evidence.names([CLAIM], runs) == [XNOR, XNORPP, f"{XNOR}-7ep", f"{XNORPP}-7ep"]
 
 
 def test_no_difference_is_called_that(run):
     runs = {n: [run(n, 20.0)] for n in (f"{XNORPP}-7ep", f"{XNOR}-7ep")}
     said = evidence.answer(Claim("A against B", XNORPP, XNOR), runs)
-    assert said.endswith("No more than the choice of test images explains: no difference is shown.")
+    assert "One run: it is no more than another choice of test images explains" in said
     runs = {n: [run(n, 20.0 + s, s) for s in (0, 1)] for n in (f"{XNORPP}-7ep", f"{XNOR}-7ep")}
     said = evidence.answer(Claim("A against B", XNORPP, XNOR), runs)
-    assert said.endswith("(2 seeds, paired). The interval holds zero: no difference is shown.")
+    assert said.endswith("(2 seeds each). No difference is shown (p = 1).")
 
 
 def test_top5_and_a_minus(run):
     runs = {n: [run(n, 20.0, top5_last=five)] for n, five in ((f"{XNORPP}-7ep", 41.0), (f"{XNOR}-7ep", 43.5))}
     said = evidence.answer(Claim("Top-5, A less B", XNORPP, XNOR, source=-1.0, field="top5_last"), runs)
-    assert "41.00 − 43.50 = **−2.50 ± " in said and "the source's −1.0 on ImageNet" in said
+    assert "41.00 − 43.50 = **−2.50 ± " in said and "The source has −1.0 on ImageNet" in said
     assert said.startswith("Top-5, A less B")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import matplotlib
+import pytest
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from bnnlib.book import figures
+from bnnlib.book.pages import figures as pages
 
 
 def test_curves_are_the_records(a_record):
@@ -35,3 +40,50 @@ def test_more_recipes_than_colours_are_dashed(a_record):
         looks = [(matplotlib.colors.to_hex(li.get_color()), li.get_linestyle()) for li in ax.get_lines()]
         assert len(set(looks)) == 8
         plt.close()
+
+
+def drawn():
+    """A figure of the book as the SVG that a notebook holds."""
+    with plt.rc_context():
+        figures.use_style()
+        fig, ax = plt.subplots()
+        ax.plot([0, 1], color=figures.BINARY, marker="o")
+        ax.axhline(0.5, color="black")
+        ax.text(0, 0, "ours", color=figures.OURS)
+        out = io.StringIO()
+        fig.savefig(out, format="svg", metadata={"Date": None})
+        plt.close()
+        return out.getvalue()
+
+
+def test_figures_have_no_ground_and_are_the_same_each_time():
+    first = drawn()
+    assert first == drawn()
+    assert "fill: #ffffff" not in first
+
+
+def test_a_figure_in_a_page_takes_the_colours_of_the_page():
+    shown = pages.as_inline(drawn(), "A line &amp; a word.", "f7-")
+    assert shown.startswith('<svg class="drawn" viewBox="0 0 ') and shown.rstrip().endswith("</svg>")
+    assert 'role="img" aria-label="A line &amp; a word."' in shown
+    assert "var(--book-binary)" in shown and "var(--book-ours)" in shown and "currentColor" in shown
+    assert not set(re.findall("#[0-9a-f]{6}", shown)) & {*pages.VARIABLES, "#000000"}
+    defined = set(re.findall(r' id="([^"]+)"', shown))
+    assert defined == set(re.findall(r'(?:href="#|url\(#)([^")]+)', shown)), "no id but what is referred to"
+    assert all(name.startswith("f7-") for name in defined)
+    with pytest.raises(ValueError, match="without a viewBox"):
+        pages.as_inline("<svg width='1'></svg>", "", "f1-")
+
+
+def test_a_sites_figures_stand_in_its_pages(tmp_path):
+    images = tmp_path / "_images"
+    images.mkdir()
+    (images / "a.svg").write_text(drawn())
+    (images / "logo.svg").write_text("<svg viewBox='0 0 1 1'></svg>")
+    (tmp_path / "notebooks").mkdir()
+    page = tmp_path / "notebooks" / "one.html"
+    page.write_text('<p><img alt="A curve." src="../_images/a.svg"/><img src="../_images/logo.svg"/></p>')
+    assert pages.inline(tmp_path) == 1
+    text = page.read_text()
+    assert text.count("<svg") == 1 and 'aria-label="A curve."' in text and "logo.svg" in text
+    assert not (images / "a.svg").exists() and (images / "logo.svg").exists()

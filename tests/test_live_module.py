@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bnnlib import data, deploy, layers
-from bnnlib.book import live_module
+from bnnlib.book.live import module as live_module
 from bnnlib.data import evaluate
 from bnnlib.deploy import files, run
 from bnnlib.deploy.graph import Graph

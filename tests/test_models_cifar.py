@@ -199,3 +199,12 @@ def test_our_body_taken_apart(shifts, shortcut):
 def test_unknown_choices_are_named(name, options):
     with pytest.raises(ValueError, match=repr(next(iter(options.values())))):
         models.build(name, **options)
+
+
+@pytest.mark.parametrize("shortcut", ["each", "pairs", "none"])
+def test_our_net_converts_whole(shortcut):
+    """Nothing of it is left to PyTorch, whatever it is taken apart into."""
+    from bnnlib import deploy
+
+    net = deploy.convert(models.build("ours-vgg", shortcut=shortcut).eval(), (3, 32, 32))
+    assert not net.calls

@@ -1,8 +1,6 @@
-"""The first chapter in small, its worked solutions after it: readers copy those, so they must run."""
+"""The first chapter in small."""
 
 from __future__ import annotations
-
-import re
 
 import matplotlib
 import nbformat
@@ -30,19 +28,12 @@ def run(**given) -> dict:
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg")
-def test_the_chapter_and_its_solutions_run(capsys):
+def test_the_networks_learn():
     import torch
 
     threads = torch.get_num_threads()
     try:
         names = run(**SMALL)
-        text = "\n".join(c.source for c in nbformat.read(PATH, as_version=4).cells if c.cell_type == "markdown")
-        solutions = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-        assert len(solutions) == 4 == text.count("{admonition} Solution")
-        for number, solution in enumerate(solutions, 1):
-            capsys.readouterr()
-            exec(compile(solution, f"solution {number}", "exec"), names)
-            assert capsys.readouterr().out, number
     finally:
         torch.set_num_threads(threads)
     # Far above the tenth that guessing gives, in eight epochs of twenty neurons.

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from bnnlib import models, recipes
@@ -530,6 +531,34 @@ def test_the_quick_profile_keeps_what_was_asked_for(write):
     assert (quick.epochs, quick.precision, quick.compile, quick.batch_size) == (1, "32-true", False, 8)
     asked = recipe.for_profile("quick", keep={"epochs", "precision", "compile", "batch_size"})
     assert asked == recipe
+
+
+def test_the_demo_profile_is_the_recipe_made_smaller(write):
+    fields = {
+        **BASE, "epochs": 319, "precision": "bf16-mixed", "compile": True, "model": {"name": "nin"},
+        "schedule": {"name": "step", "milestones": [120, 200, 240, 280], "warmup_epochs": 31.9},
+        "demo": {"epochs": 10, "model": {"width": 48}, "batch_size": 64},
+    }  # fmt: skip
+    recipe = load(write(fields))
+    demo = recipe.for_profile("demo")
+    assert (demo.epochs, demo.batch_size, demo.precision, demo.compile) == (10, 64, "32-true", False)
+    assert demo.model.options == {"width": 48} and recipe.model.options == {}
+    assert demo.schedule.milestones == (4, 6, 8, 9) and demo.schedule.warmup_epochs == pytest.approx(1)
+    assert demo.hash() != recipe.hash()
+    asked = recipe.for_profile("demo", keep={"model.width", "schedule.milestones"})
+    assert asked.model == recipe.model and asked.schedule == recipe.schedule
+    every = load(write({**fields, "epochs": 60, "schedule": {"name": "step", "every": 15}})).for_profile("demo")
+    assert every.schedule.every == 2
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_the_demo_profile_of_every_recipe_is_a_net_that_can_be_built(name):
+    demo = load(name).for_profile("demo")
+    with torch.device("meta"):
+        models.build(demo.model.name, **demo.model.options)
+    assert demo.epochs > demo.schedule.warmup_epochs
+    if demo.dataset in ("cifar10", "tiny-imagenet"):
+        assert load(name).demo.train <= 5000, "minutes"
 
 
 def test_a_family_states_variants_and_what_they_share(write):

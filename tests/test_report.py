@@ -6,6 +6,7 @@ import functools
 import statistics
 
 import pytest
+from scipy import stats
 from typer.testing import CliRunner
 
 from bnnlib import recipes, records
@@ -17,7 +18,7 @@ def put(a_record):
     return functools.partial(_put, a_record)
 
 
-def _put(a_record, folder, recipe, seed, last, best):
+def _put(a_record, folder, recipe, seed, last, best, **changes):
     r = recipes.load(recipe)
     point = {
         "lr": 0.01,
@@ -37,7 +38,7 @@ def _put(a_record, folder, recipe, seed, last, best):
         "top1_best": best,
         "curve": curve,
     }
-    return records.write(a_record(**fields), records.path_of(recipe, seed, folder))
+    return records.write(a_record(**{**fields, **changes}), records.path_of(recipe, seed, folder))
 
 
 def test_mean_deviation_and_verdict(tmp_path, put):
@@ -49,18 +50,34 @@ def test_mean_deviation_and_verdict(tmp_path, put):
     assert row.last.sd == pytest.approx(statistics.stdev(v[0] for v in values))
     assert row.compared is row.best, "the source's figure is a best epoch picked on the test set"
     assert row.difference == pytest.approx(99.3 - 99.23)
-    assert row.verdict == "within our spread"
-    assert "| 99.23* | 99.13 ± 0.15 | 99.30 ± 0.10* | 3 | within our spread |" in report.markdown_table(
-        tmp_path
-    )
+    error = statistics.stdev(v[1] for v in values) * (1 + 1 / 3) ** 0.5
+    p = 2 * stats.t.sf(abs(row.difference) / error, 2)
+    assert row.p == pytest.approx(p) and row.verdict == f"no difference shown: +0.07, p = {p:.2g}"
+    assert f"| 99.23* | 99.13 ± 0.15 | 99.30 ± 0.10* | 3 | {row.verdict} |" in report.markdown_table(tmp_path)
 
 
-@pytest.mark.parametrize(("best", "verdict"), [(99.33, "above by 0.10"), (98.0, "below by 1.23")])
-def test_one_seed_has_no_deviation(tmp_path, best, verdict, put):
+@pytest.mark.parametrize(("best", "verdict"), [(99.33, "one run, +0.10"), (98.0, "one run, −1.23")])
+def test_one_seed_has_no_deviation_and_no_verdict(tmp_path, best, verdict, put):
     put(tmp_path, "s4-lenet5", 0, 97.0, best)
     (row,) = report.rows(tmp_path, ["s4-lenet5"])
     assert str(row.last) == "97.00"
     assert row.verdict == verdict
+
+
+def test_a_figure_is_a_run_like_ours_or_not_by_the_deviation_of_its_family(tmp_path, put):
+    """Nets of one topology, data and length lend their deviation; the p values of all figures are adjusted together."""
+    data = {"name": "cifar10", "fingerprint": "sha256:" + "0" * 64, "train": 50_000, "test": 10_000}
+    runs = {"s2-student": (80.0, 1.0), "s1-vgg-lr1e-3": (70.0, 0.2), "s2-ablation-plain-ce-one": (75.0, 0.4)}
+    for name, (low, apart) in runs.items():
+        for seed in (0, 1):
+            top1 = low + apart * seed
+            put(tmp_path, name, seed, top1, top1, dataset=data)
+    student, base = report.rows(tmp_path, ["s2-student", "s1-vgg-lr1e-3"])
+    sd = ((0.5 + 0.02 + 0.08) / 3) ** 0.5
+    raw = [2 * stats.t.sf(abs(d) / (sd * 1.5**0.5), 3) for d in (student.difference, base.difference)]
+    assert student.prediction.freedom == 3
+    assert [student.prediction.p, base.prediction.p] == pytest.approx(raw)
+    assert [student.p, base.p] == pytest.approx([max(2 * min(raw), max(raw)) if p == max(raw) else 2 * p for p in raw])
 
 
 def test_rows_without_records_and_without_figures(tmp_path, put):
@@ -134,11 +151,11 @@ def test_groups_of_the_scoreboard(tmp_path, put):
     assert [part.partition("\n")[0] for part in parts] == [
         report.GROUPS[name] for name in ("headlines", "ours", "ablations", "other")
     ]
-    assert "| 99.23* | 97.00 | 98.00* | 1 | below by 1.23 | S4, mnist |" in parts[0]
+    assert "| 99.23* | 97.00 | 98.00* | 1 | one run, −1.23 | S4, mnist |" in parts[0]
     assert "`s3-mlp` | 97.00 | 98.00* | 1 | S3, mnist |" in parts[3]
     assert "{dropdown}" in parts[3] and "`python -m bnnlib.train s4-nin`" in parts[3]
     (headline,) = [line for line in report.headline_table(tmp_path).splitlines() if "S4" in line]
-    assert headline == "| S4, mnist: LeNet-5, binary | 99.23* | 98.00* | 1 | below by 1.23 |"
+    assert headline == "| S4, mnist: LeNet-5, binary | 99.23* | 98.00* | 1 | one run, −1.23 |"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +183,7 @@ def test_a_chapters_table_has_the_record_or_the_command(a_record):
     runs = {"s4-lenet5": [a_record(seed=s) for s in (0, 1)], "s4-nin": [], "s2-student": []}
     table = report.runs_table(runs)
     assert (
-        "| `s4-lenet5` LeNet-5, binary | 99.23* | 90.00 ± 0.00 | 91.00 ± 0.00 | 2 | 100 | below by 8.23 |"
+        "| `s4-lenet5` LeNet-5, binary | 99.23* | 90.00 ± 0.00 | 91.00 ± 0.00 | 2 | 100 | below by 8.23, p < 0.001 |"
         in table
     )
     assert "| `s4-nin` NIN, binary | 86.28* | – | – | 0 | – | not run yet |" in table
@@ -214,7 +231,7 @@ def test_a_title_with_bars_stays_in_its_cell():
 def test_a_chapters_table_compares_no_quick_run_and_no_other_set(a_record):
     small = {"name": "digits", "fingerprint": "sha256:" + "0" * 64, "train": 32, "test": 32}
     table = report.runs_table({"s4-lenet5": [a_record(profile="quick", dataset=small)]})
-    assert "| 90.00 | 91.00 | 1 | 100 | a quick run: means nothing |" in table
+    assert "| 90.00 | 91.00 | 1 | 100 | a quick run: no result |" in table
     with pytest.raises(records.RecordError, match="seed 0 is of digits, the recipe of mnist"):
         report.runs_table({"s4-lenet5": [a_record(dataset=small)]})
 

@@ -1,13 +1,12 @@
-"""The runs of a chapter in its three profiles, and the nets that come with the book."""
+"""The runs of a chapter in its profiles, and the nets that come with the book."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from bnnlib import data, deploy, models, recipes, records
-from bnnlib.data import evaluate
-from bnnlib.experiments import runs
+from bnnlib import deploy, models, recipes, records
+from bnnlib.experiments import predictions, runs
 
 LENET = "s4-lenet5"
 
@@ -44,22 +43,27 @@ def test_quick_trains_teachers_first_and_leaves_nothing_behind(digits, tmp_path)
     assert not digits.exists() and not (tmp_path / "runs").exists()
 
 
-def test_quick_without_the_data_says_so_and_shows_what_is_stored(tmp_path, a_record, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "small", "instead"),
+    [("s4-lenet5", {}, "digits"), ("s1-vgg", {"model.width": 8}, "digits-32"),
+     ("tiny-s5-resnet18-xnorpp-7ep", {"model.width": 16}, "digits-64")],
+)  # fmt: skip
+def test_quick_without_the_data_takes_the_embedded_digits_and_says_so(tmp_path, monkeypatch, name, small, instead):
     monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
-    records.write(a_record(), records.path_of(LENET, 0, tmp_path))
-    found = runs.collect([LENET], "quick", folder=tmp_path)
-    assert found.last(LENET) == [90.0]
-    assert found.note.startswith("*Nothing was trained: data set 'mnist' is not on this machine.")
-    assert str(tmp_path) not in found.note
-
-
-def test_a_quick_run_of_tiny_imagenet_takes_an_excerpt_made_up_where_it_is_absent(tmp_path, monkeypatch):
-    monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
-    name = "tiny-s5-resnet18-xnorpp-7ep"
-    found = runs.collect([name], "quick", small={"model.width": 16, "quick.train": 16, "quick.test": 8})
+    found = runs.collect([name], "quick", small={**small, "quick.train": 16, "quick.test": 8}, folder=tmp_path)
     (record,) = found[name]
-    assert (record.dataset.train, record.dataset.test) == (16, 8)
-    assert "the images are made up" in found.note and str(tmp_path) not in found.note
+    assert (record.dataset.name, record.dataset.train, record.dataset.test) == (instead, 16, 8)
+    assert "scikit-learn's digits" in found.note and str(tmp_path) not in found.note
+
+
+def test_a_demo_run_learns(tmp_path, monkeypatch):
+    monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
+    found = runs.collect([LENET], "demo", small={"quick.train": 7}, folder=tmp_path)
+    (record,) = found[LENET]
+    assert (record.profile, record.dataset.name, record.dataset.train) == ("demo", "digits", 1437)
+    assert len(record.curve) == 8 and record.top1_last > 80, "chance is 10 %"
+    assert "demo runs" in found.note and "no number here is a result" in found.note
+    assert [p.name for p in tmp_path.iterdir()] == []
 
 
 def test_full_trains_what_has_no_record_and_nothing_else(digits, monkeypatch):
@@ -93,37 +97,23 @@ def pack(folder, dataset="digits"):
     return path
 
 
-def test_a_shipped_net_is_evaluated_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_a_shipped_net_has_its_recorded_answers_and_its_own_accuracy(tmp_path):
     path = pack(tmp_path)
-    net = runs.shipped([LENET, "s3-mlp"], folder=tmp_path)
-    assert list(net) == [LENET], "the other has no file here"
-    digits = data.load("digits")
-    inputs = evaluate.input_transform("normalized", digits)
-    expected = evaluate.logits(deploy.load(path), digits.test, inputs)
-    found = net[LENET]
-    torch.testing.assert_close(found.scores, expected)  # the last, real-valued layer adds in another order
-    assert torch.equal(found.labels, digits.test.labels)
-    assert found.computed == evaluate.top1(expected, digits.test.labels)
-    assert (found.recorded, found.real, found.bytes) == (12.34, "int8", path.stat().st_size)
-    assert "**computed here**" in str(found) and f"{found.computed:.2f} %" in str(found)
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "logits", lambda *a: pytest.fail("computed again"))
-        assert torch.equal(runs.shipped([LENET], folder=tmp_path)[LENET].scores, found.scores)
-    monkeypatch.setattr(evaluate, "logits", lambda *a: expected + 1)
-    other = deploy.load(path)
-    other.conv1.bias.data.add_(1)
-    recipe = recipes.load(LENET).model_copy(update={"dataset": "digits"})
-    deploy.save(other, path, recipe=recipe, seed=0, top1=12.34, fingerprint="sha256:0")
-    assert torch.equal(runs.shipped([LENET], folder=tmp_path)[LENET].scores, expected + 1), "another file"
+    labels = torch.arange(8)
+    predictions.write(LENET, path, torch.eye(10)[[0, 1, 2, 3, 4, 5, 0, 0]], labels, "sha256:0", tmp_path / "made")
+    found = runs.shipped([LENET, "s3-mlp"], folder=tmp_path, records_in=tmp_path / "made")
+    assert list(found) == [LENET], "the other has no file here"
+    net = found[LENET]
+    assert (net.top1, net.recorded, net.real, net.bytes) == (75.0, 12.34, "int8", path.stat().st_size)
+    assert torch.equal(net.predictions.labels, labels)
+    assert "75.00 % of 8 test images (12.34 % at the end of its training" in str(net)
 
 
-def test_without_the_images_the_figure_is_marked_as_recorded(tmp_path, monkeypatch):
-    monkeypatch.setenv("BNN_DATA", str(tmp_path / "nowhere"))
+def test_without_a_record_the_figure_is_marked_as_that_of_the_training(tmp_path):
     pack(tmp_path, "mnist")
-    found = runs.shipped([LENET], folder=tmp_path)[LENET]
-    assert found.computed is None
-    assert "12.34 %, **as recorded**" in str(found) and "int8" in str(found)
+    found = runs.shipped([LENET], folder=tmp_path, records_in=tmp_path / "none")[LENET]
+    assert found.predictions is None and found.top1 == 12.34
+    assert "12.34 % **in training**" in str(found) and "int8" in str(found)
 
 
 def test_inputs_for_a_look_are_of_one_scale_with_the_data_and_without(tmp_path, monkeypatch):

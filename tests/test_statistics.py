@@ -189,7 +189,10 @@ def test_the_images_alone():
     draw = np.random.default_rng(0)
     simulated = 100 * (draw.binomial(10_000, 0.3, 100_000) - draw.binomial(10_000, 0.25, 100_000)) / 10_000
     low, high = np.quantile(simulated, [0.025, 0.975])
-    assert statistics.of_images(30.0, 25.0, 10_000) == pytest.approx((high - low) / 2, rel=0.01)
+    found = statistics.of_images(30.0, 25.0, 10_000)
+    assert found == pytest.approx((high - low) / 2, rel=0.01)
+    z = (3000 / 10_000 * 0.7 + 2500 / 10_000 * 0.75) / 10_000
+    assert found == pytest.approx(100 * stats.norm.ppf(0.975) * math.sqrt(z))
 
 
 # --------------------------------------------------------------------------------------------------------- power
@@ -215,6 +218,13 @@ def test_holm_by_hand():
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
     assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
     assert holm({}) == {}
+
+
+def test_holm_is_that_of_statsmodels():
+    from statsmodels.stats.multitest import multipletests
+
+    p = np.random.default_rng(2).random(12).tolist()
+    assert list(holm(dict(enumerate(p))).values()) == pytest.approx(multipletests(p, method="holm")[1].tolist())
 
 
 def test_holm_keeps_the_chance_of_a_false_finding_in_a_family():

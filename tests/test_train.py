@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from bnnlib import data, deploy, models, quantizers, recipes, records
 from bnnlib.recipes import RecipeError
-from bnnlib.training import building, checkpoint, cli, loop
+from bnnlib.training import building, checkpoint, cli, loop, steps, stopping
 
 TINY = """
 title: a tiny run on the embedded digits
@@ -115,15 +115,15 @@ def test_stopped_by_a_signal_in_mid_epoch_then_resumed_equals_uninterrupted(
     recipe, tmp_path, monkeypatch, extra
 ):
     whole = run(recipe, tmp_path, "whole", overrides=extra)
-    step = loop._Run._train_step
+    step = loop.train_step
 
-    def stop_after_three(self, *arguments):
-        if (self.epoch, self.step) == (1, 2):
+    def stop_after_three(net, x, y, *at):
+        if at == (1, 2):
             os.kill(os.getpid(), signal.SIGTERM)
-        return step(self, *arguments)
+        return step(net, x, y, *at)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_train_step", stop_after_three)
+        patch.setattr(loop, "train_step", stop_after_three)
         with pytest.raises(
             loop.Interrupted, match=f"SIGTERM at epoch 2, step {4 if 'accumulate' in extra else 3}.*resumes"
         ):
@@ -135,15 +135,15 @@ def test_stopped_by_a_signal_in_mid_epoch_then_resumed_equals_uninterrupted(
 def test_killed_in_mid_epoch_then_resumed_equals_uninterrupted(recipe, tmp_path):
     script = f"""
         import os, signal, torch
-        from bnnlib.training import loop
+        from bnnlib.training import loop, stopping
         torch.set_num_threads(1)
-        loop.CHECKPOINT_SECONDS = 0  # after every step
-        step = loop._Run._train_step
-        def kill_at_step_3(self, *arguments):
-            if (self.epoch, self.step) == (1, 3):
+        stopping.CHECKPOINT_SECONDS = 0  # after every step
+        step = loop.train_step
+        def kill_at_step_3(net, x, y, *at):
+            if at == (1, 3):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return step(self, *arguments)
-        loop._Run._train_step = kill_at_step_3
+            return step(net, x, y, *at)
+        loop.train_step = kill_at_step_3
         loop.train({str(recipe)!r}, profile="quick", runs={str(tmp_path / "cut")!r}, progress=False)
     """
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
@@ -155,7 +155,7 @@ def test_killed_in_mid_epoch_then_resumed_equals_uninterrupted(recipe, tmp_path)
 
 def test_a_finished_run_called_again_trains_no_further(recipe, tmp_path, monkeypatch):
     first = run(recipe, tmp_path)
-    monkeypatch.setattr(loop._Run, "_train_epoch", lambda self: pytest.fail("trained again"))
+    monkeypatch.setattr(loop, "train_epoch", lambda *a: pytest.fail("trained again"))
     assert_equal_runs(run(recipe, tmp_path), first)
 
 
@@ -298,16 +298,18 @@ def test_a_finished_run_keeps_the_commit_that_made_it(recipe, tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     ("spoiled", "said"),
-    [("_loss", "the loss became nan"), ("_train_step", r"conv1\.\w+ is not finite")],
+    [("loss_of", "the loss became nan"), ("train_step", r"conv1\.\w+ is not finite")],
     ids=["loss", "input, which the signs hide"],
 )
 def test_a_nan_stops_the_run_and_keeps_the_last_good_checkpoint(recipe, tmp_path, monkeypatch, spoiled, said):
-    right = getattr(loop._Run, spoiled)
+    module = steps if spoiled == "loss_of" else loop
+    right, called = getattr(module, spoiled), []
 
-    def spoil(self, first, *rest):
-        return right(self, first * float("nan") if self.epoch == 1 else first, *rest)
+    def spoil(net, first, *rest):
+        called.append(1)
+        return right(net, first * float("nan") if len(called) > net.steps else first, *rest)
 
-    monkeypatch.setattr(loop._Run, spoiled, spoil)
+    monkeypatch.setattr(module, spoiled, spoil)
     with pytest.raises(loop.TrainingError, match=rf"tiny seed 0: {said} in epoch 2.*last good checkpoint"):
         run(recipe, tmp_path)
     state = checkpoint.load(tmp_path / "runs/tiny/quick/seed0/checkpoint.pt", {})
@@ -369,13 +371,13 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(recipe, tmp_path, monkeypat
 
 
 def test_a_closed_terminal_leaves_a_checkpoint(recipe, tmp_path, monkeypatch):
-    step = loop._Run._train_step
+    step = loop.train_step
 
-    def hang_up(self, *arguments):
+    def hang_up(*arguments):
         os.kill(os.getpid(), signal.SIGHUP)
-        return step(self, *arguments)
+        return step(*arguments)
 
-    monkeypatch.setattr(loop._Run, "_train_step", hang_up)
+    monkeypatch.setattr(loop, "train_step", hang_up)
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
         with pytest.raises(loop.Interrupted, match="SIGHUP at epoch 1, step 1.*resumes"):
@@ -444,39 +446,35 @@ def test_validation_chooses_the_best_epoch_without_the_test_set(recipe, tmp_path
 
 def test_an_epoch_breaks_off_below_a_loss(recipe, tmp_path, monkeypatch):
     taken = []
-    step = loop._Run._train_step
-    monkeypatch.setattr(
-        loop._Run, "_train_step", lambda self, *a: taken.append(self.epoch) or step(self, *a)
-    )
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda net, x, y, *at: taken.append(at[0]) or step(net, x, y, *at))
     run(recipe, tmp_path, overrides={"stop_epoch_below_loss": 1000.0})
     assert taken == [0, 1]
 
 
 def test_a_checkpoint_left_by_the_step_that_ends_an_epoch_resumes_in_the_next(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)  # after every step
+    monkeypatch.setattr(stopping, "CHECKPOINT_SECONDS", 0)  # after every step
     early = {"stop_epoch_below_loss": 1000.0}  # every epoch has one step
     whole = run(recipe, tmp_path, "whole", overrides=early)
-    finish = loop._Run._finish_epoch
 
-    def killed(self, log):
+    def killed(*arguments):
         raise RuntimeError("killed between an epoch's last step and its end")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_finish_epoch", killed)
+        patch.setattr(loop, "validate_epoch", killed)
         with pytest.raises(RuntimeError, match="killed"):
             run(recipe, tmp_path, "cut", overrides=early)
     resumed = run(recipe, tmp_path, "cut", overrides=early)
     assert resumed.record.images_per_second > 0
     assert_equal_runs(resumed, whole)
-    assert loop._Run._finish_epoch is finish
 
 
 def test_each_step_has_dropout_masks_of_its_own():
     # S1 to S4 have up to 469 steps an epoch; the CPU generator reads the low 32 bits of a seed
-    seeds = [loop.dropout_seed(0, epoch, step, 0) % 2**32 for epoch in range(60) for step in range(469)]
+    seeds = [steps.dropout_seed(0, epoch, step, 0) % 2**32 for epoch in range(60) for step in range(469)]
     assert len(set(seeds)) == len(seeds)
     masks = set()
-    for seed in (loop.dropout_seed(s, e, t, r) for s in range(2) for e in range(3) for t in range(40) for r in range(2)):
+    for seed in (steps.dropout_seed(s, e, t, r) for s in range(2) for e in range(3) for t in range(40) for r in range(2)):
         torch.manual_seed(seed)
         masks.add(tuple(nn.functional.dropout(torch.ones(64)).tolist()))
     assert len(masks) == 2 * 3 * 40 * 2
@@ -559,7 +557,7 @@ def test_weight_decay_groups():
         (["s4-lenet5", "--set", "optimizer.lrr=1"], "unknown field 'optimizer.lrr': did you mean lr?"),
         (["s4-lenet5", "--set", "epochs"], "write it as field=value"),
         (["s4-lenet5", "--set", "epochs=[1"], "[1"),
-        (["s4-lenet5", "--profile", "quik"], "unknown profile 'quik': choose full or quick"),
+        (["s4-lenet5", "--profile", "quik"], "unknown profile 'quik': choose full, demo or quick"),
     ],
     ids=["recipe", "value", "field", "form", "YAML", "profile"],
 )

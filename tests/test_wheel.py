@@ -104,9 +104,10 @@ def test_a_wheel_trains_converts_saves_loads_and_runs(installed, tmp_path):
 
 
 def test_a_wheel_holds_the_kernels_and_the_recipes(installed):
-    assert {p.relative_to(ROOT / "kernels") for p in (ROOT / "kernels").rglob("*.h")} == {
-        p.relative_to(installed / "bnnlib/native") for p in (installed / "bnnlib/native").rglob("*.h")
-    }
+    for pattern in ("*.h", "*.cu", "*.cuh"):
+        assert {p.relative_to(ROOT / "kernels") for p in (ROOT / "kernels").rglob(pattern)} == {
+            p.relative_to(installed / "bnnlib/native") for p in (installed / "bnnlib/native").rglob(pattern)
+        }
     assert len(list((installed / "bnnlib/recipes").rglob("*.yaml"))) == len(list((ROOT / "bnnlib/recipes").rglob("*.yaml")))
 
 

@@ -3,6 +3,7 @@ against PyTorch, into ``results/verified/<recipe>.json``.
 
 * ``agreement``, of a trained network whose test images are here: how many bits differ from PyTorch's, layer by layer, how
   many predictions, and the accuracies, also with real-valued layers of fewer bits;
+* ``predictions``: what its file answers on the whole test set, into ``results/predictions/``;
 * ``memory``: peaks of loading a network and running it once, in fresh processes.
 
 Neither is a time, so the machine need not be quiet.
@@ -27,7 +28,9 @@ from bnnlib import data, deploy, layers, recipes
 from bnnlib.benchmarks import record as bench_record
 from bnnlib.benchmarks.networks import BATCHES, REALS, model_of, nets, real_twin, shape_of, shipped, topology
 from bnnlib.benchmarks.record import BenchError
+from bnnlib.data import evaluate
 from bnnlib.deploy import images
+from bnnlib.experiments import predictions
 from bnnlib.paths import RESULTS, ROOT
 from bnnlib.records import write_atomically
 
@@ -129,6 +132,25 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
     }  # fmt: skip
 
 
+@torch.inference_mode()
+def write_predictions(name: str, folder: Path = predictions.FOLDER) -> Path | None:
+    """Keep what the packed file of ``name`` answers on the whole test set: on the bits, or, for a file without binary
+    layers, in PyTorch. None where the file or the images are not here."""
+    path = deploy.FOLDER / f"{name}.safetensors"
+    if not path.is_file():
+        return None
+    about = deploy.info(path)
+    try:
+        dataset = data.load(about["dataset"], download=False)
+        expected = images.expected(path, about)
+    except (data.DataNotFound, deploy.DeployError):
+        return None
+    model = deploy.load(path)
+    net = deploy.convert(model, expected.shape) if layers.binary_layers(model) else model
+    scores = evaluate.logits(net, dataset.test, expected.transform(), 100)
+    return predictions.write(name, path, scores, dataset.test.labels, dataset.fingerprint, folder)
+
+
 # ------------------------------------------------------------------------------------------------- the records
 
 
@@ -182,13 +204,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("nets", nargs="*", help="recipes (default: those that the book compares)")
     parser.add_argument("--quick", action="store_true", help="LeNet-5 alone, a few images: shows that it runs")
     parser.add_argument("--out", type=Path, help="folder of the records (default: results/verified; with --quick: none)")
+    parser.add_argument("--only", choices=["predictions"], help="write what the nets answer on their test sets, and measure nothing")
     options = parser.parse_args(arguments)
+    if options.quick and options.only:
+        parser.error("--quick writes no predictions: leave --only or --quick out")
     unknown = sorted(set(options.nets) - set(recipes.names()))
     if unknown:
         print(f"error: no recipe {unknown[0]!r}: choose from {', '.join(recipes.names())}", file=sys.stderr)
         return 1
     folder = options.out or (None if options.quick else FOLDER)
-    for name in options.nets or (["s4-lenet5"] if options.quick else names()):
+    if not options.quick:
+        for name in options.nets or [path.stem for path in sorted(deploy.FOLDER.glob("*.safetensors"))]:
+            wrote = write_predictions(name, options.out or predictions.FOLDER)
+            print(f"{name}: {f'answers in {wrote.name}' if wrote else 'no packed file with its test images here, so no answers'}", flush=True)
+    for name in [] if options.only else options.nets or (["s4-lenet5"] if options.quick else names()):
         try:
             record = measure(name, options.quick)
         except BenchError as error:

@@ -1,6 +1,6 @@
 """Run the chapters, and hold them to the gate that a chapter passes before it is published.
 
-    python -m bnnlib.chapters run [NAME...] --profile stored|quick|full --seed N
+    python -m bnnlib.chapters run [NAME...] --profile stored|quick|demo|full --seed N
     python -m bnnlib.chapters check [PATH...] --profile stored
     python -m bnnlib.chapters sources
 
@@ -10,8 +10,9 @@ again (``--force`` runs it). What is written there has passed the gate; a chapte
 as ``NAME.failed.ipynb``, to be looked at.
 
 How a chapter is written
-    Parameters: one cell tagged ``parameters``, plain literals with a comment each, ``profile = "stored"`` and
-        ``seed = 0`` among them. Parameters are given with ``-p NAME VALUE``; an unknown one is an error.
+    Parameters: one cell tagged ``parameters``, typed literals with a comment each, ``profile: str = "stored"`` and
+        ``seed: int = 0`` among them. Parameters are given with ``-p NAME VALUE``; the next cell checks them first, by
+        :func:`check_parameters`.
     Figures: a cell shows one figure, and says in its metadata what is to be seen, to whoever cannot see it:
         ``{"mystnb": {"image": {"alt": "Accuracy against epoch: five curves that flatten after epoch 15."}}}``
         (JupyterLab: the gear at the right, "Cell Metadata"). A numbered caption goes beside ``image``:
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import difflib
 import hashlib
 import os
 import re
@@ -47,7 +49,9 @@ import nbformat  # noqa: E402
 
 from bnnlib.paths import ROOT  # noqa: E402
 
-PROFILES = ("stored", "quick", "full")
+PROFILES = ("stored", "quick", "demo", "full")
+SHORT = ("quick", "demo")  # of these no verdict is drawn
+START = "00-start"  # the notebook that JupyterLab opens: no chapter
 COLUMNS = 76  # of code that a page shows without wrapping it
 
 # What a chapter's output depends on besides itself, less the modules that only carry chapters around.
@@ -57,11 +61,14 @@ _PACKAGES = ("torch", "numpy", "matplotlib", "pandas", "ipykernel")
 _NOT_SOURCE = {".so", ".pyd", ".o", ".pyc", ".tmp", ".lock"}
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _SHORTEST_ALT = 20  # characters; "figure" or "plot" describes nothing
-_CELL_LIMIT = 600  # seconds a cell may take, except in the full profile, where cells train
+_CELL_LIMIT = 600  # seconds a cell may take, except in the profiles demo and full, where cells train
 
 
 class ChapterError(Exception):
     """A chapter that cannot be read, run or published; the message names chapter and cell."""
+
+    def _render_traceback_(self) -> list[str]:  # what IPython shows of it: the sentence alone
+        return [f"ChapterError: {self}"]
 
 
 # ---------------------------------------------------------------------------------------------- notebooks
@@ -69,7 +76,7 @@ class ChapterError(Exception):
 
 def sources(root: Path = ROOT) -> list[Path]:
     """The chapters' notebooks, by name."""
-    return sorted((root / "notebooks").glob("*.ipynb"))
+    return sorted(path for path in (root / "notebooks").glob("*.ipynb") if path.stem != START)
 
 
 def source(name: str, root: Path = ROOT) -> Path:
@@ -131,13 +138,73 @@ def resolve(defaults: Mapping[str, Any], given: Mapping[str, Any], name: str = "
     return resolved
 
 
-def check_parameters(profile: str, seed: int) -> None:
-    """What a chapter calls first, for those who run it with plain papermill or in JupyterLab: its ``profile`` and
-    ``seed`` are such, or :class:`ChapterError`."""
+def check_parameters(
+    profile: str, seed: int, data: str | None = None, /, **ranges: tuple[float, float, float]
+) -> dict[str, str]:
+    """What a chapter calls first, for those who run it with plain papermill or in JupyterLab. :class:`ChapterError`, one
+    sentence, where ``profile`` or ``seed`` is none, where papermill was given a parameter that the chapter does not
+    have or a value of another type, and where a further parameter is out of its range:
+    ``filters=(filters, 1, 500)`` is its value, the least and the most.
+
+    ``data``: the set that the chapter trains on. The overrides for :func:`bnnlib.training.loop.train` come back: of a
+    short run where the set is not here, the embedded digits in its place. The cell then says what is run on what, and how
+    to get the set.
+    """
     if profile not in PROFILES:
-        raise ChapterError(f"profile {profile!r} is none of {', '.join(PROFILES)}")
+        raise ChapterError(f"profile is {profile!r}: it must be one of {', '.join(PROFILES)}")
     if type(seed) is not int or seed < 0:
         raise ChapterError(f"seed is {seed!r}: it must be a whole number, 0 or more")
+    _check_given()
+    for name, (value, low, high) in ranges.items():
+        whole = type(low) is int
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+            kind = "a whole number" if whole else "a number"
+            raise ChapterError(f"{name} is {value!r}: it must be {kind} from {low} to {high}")
+    return _announce(profile, data) if data else {}
+
+
+def _check_given() -> None:
+    """Hold what papermill has put in against the parameters cell: papermill itself takes any name, of any type."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    cells = getattr(shell, "user_ns", {}).get("In", [])
+    types = {**getattr(shell, "user_ns", {}).get("__annotations__", {})}
+    given = next((cell for cell in reversed(cells) if cell.startswith("# Parameters\n")), None)
+    if given is None or not types:
+        return
+    for statement in ast.parse(given).body:
+        if not isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            continue
+        name = statement.targets[0].id if isinstance(statement, ast.Assign) else statement.target.id
+        if name not in types:
+            close = difflib.get_close_matches(name, types, n=1)
+            hint = f": did you mean {close[0]}?" if close else ""
+            raise ChapterError(f"there is no parameter {name!r}{hint} This chapter has {', '.join(types)}")
+        value, kind = ast.literal_eval(statement.value), types[name]
+        kind = {"str": str, "int": int, "float": float}.get(kind, kind)  # a notebook may postpone annotations
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if isinstance(kind, type) and not fits:
+            raise ChapterError(f"{name} is {value!r}: it must be of type {kind.__name__}")
+
+
+def _announce(profile: str, name: str) -> dict[str, str]:
+    from bnnlib import data
+
+    here = data.here(name)
+    if profile == "stored" or (profile == "full" and here):
+        return {}
+    instead = {} if here or profile == "full" else {"dataset": data.STAND_INS[name]}
+    used = f"a part of {name}" if here else f"scikit-learn's embedded digits: {name} is not on this machine"
+    fetch = "" if here else f" `make data NAME={name}` (or `bnn data fetch {name}`) fetches it."
+    says = {
+        "full": f"Runs without a record need {name}, which is not on this machine and is fetched first.",
+        "quick": "It shows that every cell runs. Its numbers mean nothing, and no verdict is drawn from them.",
+        "demo": "It shows how the nets learn. Its numbers are no result, and no verdict is drawn from them.",
+    }
+    from IPython.display import Markdown, display
+
+    on = "" if profile == "full" else f", on {used}"
+    display(Markdown(f"**A {profile} run**{on}.{fetch} {says[profile]}"))
+    return instead
 
 
 def _as_type_of(default: Any, value: Any, what: str) -> Any:
@@ -306,7 +373,7 @@ def _execute(task: _Task) -> Outcome:
                 progress_bar=False,
                 request_save_on_cell_execute=False,
                 cwd=str(task.origin.parent),
-                execution_timeout=None if task.profile == "full" else _CELL_LIMIT,
+                execution_timeout=None if task.profile in ("full", "demo") else _CELL_LIMIT,
                 # `ip` is the sockets' path; left to itself it is the same for all in the chapters' folder.
                 config=Config({"KernelManager": {"transport": "ipc", "ip": f"{scratch}/kernel"}}),
             )
@@ -442,9 +509,9 @@ def source_problems(notebook: nbformat.NotebookNode, name: str) -> list[str]:
                 found.append(f"{name}: the parameters cell has no `{key} = {value!r}`")
         cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
         for line in cell.source.splitlines():
-            if "=" in line.partition("#")[0] and not re.fullmatch(r"[^=#]+=[^=#]+#[^=]*\w[^=]*", line):
+            if "=" in line.partition("#")[0] and not re.fullmatch(r"\w+: \w+ = [^=#]+#[^=]*\w[^=]*", line):
                 found.append(
-                    f"{name}: papermill's help wants `name = literal  # comment without '='`, has: {line}"
+                    f"{name}: papermill's help wants `name: type = literal  # comment without '='`, has: {line}"
                 )
     except ChapterError as error:
         found.append(str(error))

@@ -90,6 +90,7 @@ def with_times(text: str, seconds: Mapping[str, float]) -> str:
     >>> with_times("| <!--stored-->–<!--/--> |", {"stored": 12.3})
     '| 12 s |'
     """
+
     def put(found: re.Match[str]) -> str:
         return duration(seconds[found[1]]) if found[1] in seconds else found[2]
 

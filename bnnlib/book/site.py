@@ -11,32 +11,45 @@ Nothing is built twice from the same pages (``--force`` does).
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from html.parser import HTMLParser
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 import yaml
 
+from bnnlib import __version__
 from bnnlib.book import chapters
-from bnnlib.book.opening import duration as _duration
-from bnnlib.book.pages import chapter, figures, landing
+from bnnlib.book.live import page as live
+from bnnlib.book.pages import (
+    board,
+    cards,
+    chapter,
+    claims,
+    commands,
+    costs,
+    figures,
+    finish,
+    landing,
+    offline,
+    pdf,
+    prune,
+    reference,
+    sizes,
+)
 from bnnlib.paths import ROOT
 
 _BUILT_BY = (
     *("jupyter-book", "sphinx", "myst-nb"),
     *("sphinx-book-theme", "pydata-sphinx-theme", "sphinx-mathjax-offline"),
 )
-# What a page may load of MathJax: the component, its fonts, and the TeX extensions it fetches when needed.
-_MATHJAX_KEPT = ("tex-chtml.js", "output/chtml/fonts/", "input/tex/extensions/")
 
 
 class BookError(Exception):
@@ -79,9 +92,15 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
         and not path.name.startswith(".")
         and path.name != "questions.yml"
     }
+    for name, content in files.items():
+        if name.endswith(".md"):
+            files[name] = content.replace(b"{{ version }}", __version__.encode())
     shared = chapters.surroundings(root)
     notebooks, wrong = [], []
+    whole = _whole_pages()
     for entry in entries(toc):
+        if entry in whole:
+            files[f"{entry}.md"] = whole[entry]().encode()
         if not entry.startswith("notebooks/"):
             if not {f"{entry}.md", f"{entry}.ipynb", entry} & set(files):
                 wrong.append(f"{toc.name} lists {entry}, but there is no book/{entry}.md")
@@ -101,6 +120,12 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
     files |= {f"generated/{name}.md": text.encode() for name, text in _generated(root, notebooks).items()}
     table, nets = landing.packed_nets(root)
     files |= {"generated/packed-nets.md": table.encode()} | nets
+    files |= {f"pictures/{name}.{kind}": drawn for name, (kind, drawn) in cards.pictures(notebooks).items()}
+    if "live.md" in files:
+        pages, scripts, wrong = live.parts(root)
+        files |= {f"generated/{name}.md": text.encode() for name, text in pages.items()} | scripts
+        if wrong:
+            print(f"note: the page live.md stands still: {wrong}", file=sys.stderr)
     files["_toc.yml"] = toc.read_bytes()
     return files
 
@@ -123,106 +148,45 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
 
     folder = root / "results" / "runs"
     listed = [path.stem for path in notebooks]
+    known, found = [recipes.load(name) for name in recipes.names()], records.read_all(folder)
     return {
         "hero": landing.hero(root),
         "start": landing.start(listed),
         "findings": landing.findings(root, listed),
         "citation": landing.citation(),
         "headlines": report.headline_table(folder),
+        "claims": claims.page(root, listed),
         "scoreboard": report.grouped_tables(folder),
-        "runs": runs_table([recipes.load(name) for name in recipes.names()], records.read_all(folder)),
-        "chapters": chapter_cards(notebooks, _questions(root)),
-        "chapter-times": chapter_times(notebooks),
+        "sizes": sizes.accuracy_against_size(root),
+        "all-runs": board.sortable(folder),
+        "runs": costs.runs_table(known, found),
+        "pending": costs.pending(known, found),
+        "totals": costs.totals(found),
+        "chapters": cards.chapter_cards(notebooks, cards.questions(root), cards.pictures(notebooks)),
+        "chapter-times": costs.chapter_times(notebooks, root),
+        "reference": reference.home(),
     }
 
 
-def runs_table(known: Iterable, found: Iterable) -> str:
-    """What each recipe takes and gives, from the records: a Markdown table, with what was run at its top."""
-    from bnnlib.experiments import report
-
-    rows = [
-        "| recipe | data | epochs | seeds | time a seed | on | top-1 %, last epoch |",
-        "|---|---|---:|---:|---:|---|---:|",
-    ]
-    found = list(found)
-    run = {record.recipe for record in found}
-    for recipe in sorted(known, key=lambda recipe: recipe.name not in run):
-        runs = [record for record in found if record.recipe == recipe.name]
-        seeds = f"{len(runs)} of {recipe.seeds}"
-        cells = [f"`{recipe.name}`", recipe.dataset, str(recipe.epochs), seeds, "–", "–", "–"]
-        if runs:
-            seconds = statistics.fmean(record.wall_time_s for record in runs)
-            places = {report.machine(record.hardware) for record in runs}
-            cells[4:] = [
-                _duration(seconds),
-                "; ".join(sorted(places)),
-                _spread([record.top1_last for record in runs]),
-            ]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
-
-
-def _spread(values: list[float]) -> str:
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
-
-
-def _questions(root: Path) -> dict[str, str]:
-    """The short questions of ``book/questions.yml``, by chapter."""
-    path = root / "book" / "questions.yml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def chapter_cards(notebooks: Iterable[Path], questions: Mapping[str, str] | None = None) -> str:
-    """A card for each chapter: its title, its question (of ``questions``, else the one that it opens with), and how
-    long it takes to read."""
-    cards = []
-    for path in notebooks:
-        title, opening = _opening(path)
-        question = (questions or {}).get(path.stem, opening)
-        cards.append(
-            f"::::{{grid-item-card}} {title}\n:link: notebooks/{path.stem}\n:link-type: doc\n\n{question}\n"
-            f":::{{card-footer}}\n{reading_minutes(path)} min to read\n:::\n::::"
-        )
-    if not cards:
-        return "*None yet.*\n"
-    return ":::::{grid} 1 1 2 3\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n:::::\n"
-
-
-def reading_minutes(path: Path) -> int:
-    """Minutes that a chapter's prose takes at 200 words a minute; code is not counted."""
-    prose = " ".join(cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown")
-    return max(1, round(len(prose.split()) / 200))
-
-
-def _opening(path: Path) -> tuple[str, str]:
-    """A chapter's title, and the paragraph below it: its question. Raises :class:`BookError` without them."""
-    text = "\n\n".join(cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown")
-    opening = re.match(r"\s*# +(\S.*)\n+([^\s#:`>|\-][^\n]*(?:\n[^\n]+)*)", text)
-    if opening is None:
-        raise BookError(
-            f"chapter {path.stem} must open with a title (# ...) and, below it, the question that it answers"
-        )
-    question = re.sub(r"^\*\*(The )?question[.:]?\*\*[.:]?\s*", "", opening[2], flags=re.IGNORECASE)
-    return opening[1].strip(), " ".join(question.split())
-
-
-def chapter_times(notebooks: Iterable[Path]) -> str:
-    """How long each chapter took to run for this book."""
-    rows = ["| chapter | seconds in the `stored` profile, when this book was built |", "|---|---:|"]
-    for path in notebooks:
-        seconds = chapters.read(path).metadata.papermill.duration
-        rows.append(f"| {_opening(path)[0]} | {seconds:.0f} |")
-    return "\n".join(rows) + "\n" if len(rows) > 2 else ""
+def _whole_pages() -> dict[str, Callable[[], str]]:
+    """Pages that are generated from end to end, and made where the table of contents lists them."""
+    pages = {f"reference/{name}": functools.partial(reference.page, name) for name in reference.PAGES}
+    return pages | {
+        "reference/commands": commands.page,
+        "changelog": lambda: (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
+    }
 
 
 # ------------------------------------------------------------------------------------------------ building
 
 
-def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) -> tuple[Path, bool]:
+def build(
+    root: Path = ROOT, toc: Path | None = None, *, force: bool = False, printer: str | None = None
+) -> tuple[Path, bool]:
     """Build the site and return ``build/html`` and whether anything had to be done.
 
-    Raises :class:`BookError` with Sphinx's warnings when there are any.
+    printer: the Chromium that prints the whole book into one PDF; None: no PDF. Raises :class:`BookError` with Sphinx's
+    warnings when there are any.
     """
     root = Path(root).resolve()
     toc = Path(toc).resolve() if toc else root / "_toc.yml"
@@ -236,10 +200,13 @@ def build(root: Path = ROOT, toc: Path | None = None, *, force: bool = False) ->
     _jupyter_book(root, source, work)
     built = work / "_build" / "html"
     figures.inline(built)
-    prune(built)
-    loads = outside(built)
+    live.copy_scripts(source, built)
+    finish.finish(built, root, finish.Published.here())
+    prune.prune(built)
+    loads = offline.outside(built)
     if loads:
         raise BookError("pages load from other hosts:\n" + "\n".join(loads))
+    pdf.link(built, pdf.make(built, entries(toc), printer) if printer else None)
     (built / ".staged").write_text(digest)
     _swap(built, site)
     shutil.rmtree(work)
@@ -253,6 +220,7 @@ def _digest(files: dict[str, bytes], root: Path) -> str:
     extra += sorted(Path(landing.__file__).parent.glob("*.py"))
     for name, content in [*sorted(files.items()), *((path.name, path.read_bytes()) for path in extra)]:
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    digest.update(repr((finish.Published.here(), finish.changes(root))).encode())
     for package in _BUILT_BY:
         digest.update(metadata.version(package).encode())
     return digest.hexdigest()
@@ -288,92 +256,17 @@ def _swap(new: Path, site: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def prune(site: Path) -> None:
-    """Remove what no page asks for: most of MathJax (24 MB with all its output formats and speech engines),
-    the theme's templates and translations, and the maps to the sources of its scripts."""
-    mathjax = site / "_static" / "mathjax"
-    for path in sorted(mathjax.rglob("*"), reverse=True):
-        if path.is_dir():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif not path.relative_to(mathjax).as_posix().startswith(_MATHJAX_KEPT):
-            path.unlink()
-    (site / ".buildinfo").unlink(missing_ok=True)
-    shutil.rmtree(site / "_static" / "locales", ignore_errors=True)
-    for path in [*(site / "_static").rglob("*.map"), *(site / "_static").glob("*webpack-macros.html")]:
-        path.unlink()
-
-
-# -------------------------------------------------------------------------------------- nothing from outside
-
-_LOADING = {
-    *((tag, "src") for tag in ("script", "img", "source", "iframe", "audio", "video", "embed")),
-    *((tag, "srcset") for tag in ("img", "source")),
-    *(("video", "poster"), ("object", "data"), ("link", "href")),
-}
-_REMOTE = re.compile(r"^\s*(?:https?:)?//", re.IGNORECASE)
-_LINKS_THAT_LOAD_NOTHING = set("canonical next prev index search author license help alternate".split())
-
-
-class _Loads(HTMLParser):
-    """Collects what a browser would fetch from another host to show a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.inside = ""
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        given = dict(attributes)
-        self.inside = tag
-        if tag == "link" and set((given.get("rel") or "").split()) & _LINKS_THAT_LOAD_NOTHING:
-            return
-        for name, value in given.items():
-            if (tag, name) in _LOADING and value and _REMOTE.match(value):
-                self.found.append(f"<{tag} {name}={value}>")
-        self.found += _styles_outside(given.get("style") or "")
-
-    def handle_endtag(self, tag: str) -> None:
-        self.inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self.inside == "style":
-            self.found += _styles_outside(data)
-        elif self.inside == "script":
-            self.found += [
-                f"script: {url}" for url in re.findall(r"https?://(?:unpkg|cdn|cdnjs)[^\s\"']*", data)
-            ]
-
-
-def _styles_outside(css: str) -> list[str]:
-    return re.findall(
-        r"url\(\s*[\"']?(?:https?:)?//[^)]*\)|@import\s+[\"'](?:https?:)?//[^\"']*[\"']", css, re.IGNORECASE
-    )
-
-
-def outside(site: Path) -> list[str]:
-    """What the pages and style sheets of a site would load from other hosts, as ``page: what``."""
-    found = []
-    for path in sorted(site.rglob("*.html")):
-        parser = _Loads()
-        parser.feed(path.read_text(encoding="utf-8"))
-        found += [f"{path.relative_to(site)}: {what}" for what in parser.found]
-    for path in sorted(site.rglob("*.css")):
-        found += [
-            f"{path.relative_to(site)}: {what}" for what in _styles_outside(path.read_text(encoding="utf-8"))
-        ]
-    return found
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="bnn book", description="Build the book into build/html."
     )
     parser.add_argument("--toc", type=Path, help="another table of contents (_toc.yml)")
     parser.add_argument("--force", action="store_true", help="build although nothing has changed")
+    parser.add_argument("--no-pdf", action="store_true", help="do not print the book (printed where Chromium is installed)")
     options = parser.parse_args(arguments)
     started = time.monotonic()
-    site, anew = build(ROOT, options.toc, force=options.force)
+    printer = None if options.no_pdf else pdf.chromium()
+    site, anew = build(ROOT, options.toc, force=options.force, printer=printer)
     pages = len(entries(options.toc or ROOT / "_toc.yml"))
     what = f"{pages} pages in {time.monotonic() - started:.0f} s" if anew else "up to date"
     print(f"{site / 'index.html'}  ({what})")
@@ -383,5 +276,5 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (BookError, chapters.ChapterError) as mistake:
+    except (BookError, chapters.ChapterError, finish.AddressError, pdf.PdfError) as mistake:
         sys.exit(f"error: {mistake}")

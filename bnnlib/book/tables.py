@@ -71,7 +71,8 @@ def markdown(rows: Any, *, digits: Mapping[str, int] | None = None, right: Itera
     if unknown:
         raise ValueError(f"the table has no column {', '.join(sorted(unknown))}; it has {', '.join(columns)}")
     shown = [[number(row[c], (digits or {}).get(c)).replace("|", "\\|") for c in columns] for row in rows]
-    rules = ["---:" if c in right or _figures(cells) else "---" for c, cells in zip(columns, zip(*shown, strict=True), strict=True)]
+    held = {c: [line[i] for line in shown] for i, c in enumerate(columns)}
+    rules = ["---:" if c in right or _figures(cells) else "---" for c, cells in held.items()]
     lines = [columns, *shown]
     text = [f"| {' | '.join(' '.join(cell.split()) for cell in line)} |" for line in lines]
     return "\n".join([text[0], f"|{'|'.join(rules)}|", *text[1:]])

@@ -13,7 +13,7 @@ from bnnlib.data.augment import Affine, Augment
 from bnnlib.data.batches import Batches
 from bnnlib.data.errors import DataError, DataNotFound
 from bnnlib.data.lazy import LazySplit
-from bnnlib.data.registry import NAMES, load
+from bnnlib.data.registry import NAMES, STAND_INS, here, load
 from bnnlib.data.splits import Dataset, Split, split_validation
 from bnnlib.data.transforms import STATISTICS, Normalize
 from bnnlib.data.views import view
@@ -21,6 +21,7 @@ from bnnlib.data.whitening import ZCAWhitening, gcn
 
 __all__ = [
     "NAMES",
+    "STAND_INS",
     "STATISTICS",
     "Affine",
     "Augment",
@@ -33,6 +34,7 @@ __all__ = [
     "Split",
     "ZCAWhitening",
     "gcn",
+    "here",
     "load",
     "split_validation",
     "view",

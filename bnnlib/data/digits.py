@@ -1,7 +1,8 @@
 """scikit-learn's embedded digits: 1797 images of 8x8 pixels, no download, for tests and quick looks.
 
-Each pixel becomes 3x3 and a margin of 2 is added: MNIST's 28x28, so that every net for MNIST runs. It is done
-in integers: the pixels, and so the fingerprint, are the same everywhere.
+Each pixel becomes 3x3 and a margin of 2 is added: MNIST's 28x28, so that every net for MNIST runs. ``digits-32`` and
+``digits-64`` are the same images of 4x4 and 8x8 for each pixel, in three equal channels, for nets for CIFAR-10 and
+Tiny-ImageNet. It is done in integers: the pixels, and so the fingerprint, are the same everywhere.
 """
 
 from __future__ import annotations
@@ -20,12 +21,19 @@ TEST_IMAGES = 360  # a fifth
 SEED = 0
 
 
-def read() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[str, ...]]:
-    """((images, labels) of train, of test, classes); images uint8 (N, 1, 28, 28), labels int64 (N,)."""
+# name of a set: pixels to one, margin, channels
+SHAPES = {"digits": (3, 2, 1), "digits-32": (4, 0, 3), "digits-64": (8, 0, 3)}
+
+
+def read(name: str = "digits") -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor], tuple[str, ...]]:
+    """((images, labels) of train, of test, classes) of one of :data:`SHAPES`; images uint8 (N, C, side, side), labels int64
+    (N,)."""
+    times, margin, channels = SHAPES[name]
     table = _table()
     small = (table[:, :64].reshape(-1, 8, 8) * 255 // 16).astype(np.uint8)  # 0..16 -> 0..255
-    large = np.pad(small.repeat(3, axis=1).repeat(3, axis=2), ((0, 0), (2, 2), (2, 2)))
-    images, labels = torch.from_numpy(large).unsqueeze(1), torch.from_numpy(table[:, 64])
+    large = np.pad(small.repeat(times, axis=1).repeat(times, axis=2), ((0, 0), (margin, margin), (margin, margin)))
+    images = torch.from_numpy(large).unsqueeze(1).repeat(1, channels, 1, 1)
+    labels = torch.from_numpy(table[:, 64])
     test = torch.zeros(len(labels), dtype=torch.bool)
     test[stratified(labels, TEST_IMAGES, SEED)] = True
     return (images[~test], labels[~test]), (images[test], labels[test]), CLASSES

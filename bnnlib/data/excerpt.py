@@ -1,8 +1,5 @@
 """A few images of Tiny-ImageNet-200, without decoding the 110,000 of the whole set: for pictures, and for runs
 of seconds that show that a recipe runs.
-
-Where the set is not here, an excerpt is made up: every class a colour of its own with noise on it. It is told
-apart by :attr:`Excerpt.real`.
 """
 
 from __future__ import annotations
@@ -12,44 +9,27 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from bnnlib.data import registry, tiny_imagenet
-from bnnlib.data.errors import DataNotFound
 from bnnlib.data.folders import Tree, open_image
-
-
-@dataclass(frozen=True)
-class Excerpt:
-    """``name``: as :func:`bnnlib.data.load` takes it. ``real``: photographs of the set, not made up."""
-
-    name: str
-    real: bool
 
 
 @contextmanager
 def excerpt(
     root: Path | None = None, *, classes: int = 8, train: int = 8, test: int = 4, seed: int = 0
-) -> Iterator[Excerpt]:
+) -> Iterator[str]:
     """A tree of ``train`` and ``test`` images (64x64) of each of ``classes`` classes, for as long as the context
-    lasts. ``root``: as :func:`bnnlib.data.load` takes it; nothing is downloaded."""
+    lasts: its name, as :func:`bnnlib.data.load` takes it. ``root``: as there; nothing is downloaded. Raises
+    :class:`DataNotFound` where the set is not here."""
     if min(classes, train, test) < 1:
         raise ValueError(f"an excerpt of {classes} classes, {train} and {test} images has nothing in it")
+    source = registry.find("tiny-imagenet", root)
     with tempfile.TemporaryDirectory(prefix="bnn-excerpt-") as folder:
-        wanted = {"train": train, "test": test}
-        try:
-            source = registry.find("tiny-imagenet", root)
-        except DataNotFound:
-            _make_up(Path(folder), classes, wanted, seed)
-            real = False
-        else:
-            _copy(source, Path(folder), classes, wanted, seed)
-            real = True
-        yield Excerpt(f"imagefolder:{folder}", real)
+        _copy(source, Path(folder), classes, {"train": train, "test": test}, seed)
+        yield f"imagefolder:{folder}"
 
 
 def photographs(count: int, root: Path | None = None, *, seed: int = 0) -> list[tuple[np.ndarray, str]]:
@@ -79,18 +59,6 @@ def _copy(source: Path, folder: Path, classes: int, wanted: dict[str, int], seed
             into.mkdir(parents=True)
             for name in draw.sample(by_class[label], min(wanted[part], len(by_class[label]))):
                 shutil.copyfile(tree.root / name, into / Path(name).name)
-
-
-def _make_up(folder: Path, classes: int, wanted: dict[str, int], seed: int) -> None:
-    draw = np.random.default_rng(seed)
-    for label in range(classes):
-        colour = draw.integers(40, 216, 3)
-        for part, count in wanted.items():
-            into = folder / part / f"class{label:03d}"
-            into.mkdir(parents=True)
-            for i in range(count):
-                pixels = (colour + draw.normal(0, 30, (64, 64, 3))).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(into / f"{i:03d}.png")
 
 
 def _validation(folder: Path) -> Tree:

@@ -61,13 +61,15 @@ SOURCES = {
         "imagenette2-320/{train,val}/WNID/*.JPEG",
     ),
 }
-NAMES = (*SOURCES, "digits", "imagefolder:PATH", "lazyfolder:PATH")
+NAMES = (*SOURCES, *digits.SHAPES, "imagefolder:PATH", "lazyfolder:PATH")
+# What short runs take in the place of a set that is not here: the embedded digits, in its images' size.
+STAND_INS = {"mnist": "digits", "cifar10": "digits-32", "tiny-imagenet": "digits-64"}
 
 
 def load(name: str, root: str | Path | None = None, *, download: bool = True) -> Dataset:
     """Load a data set by name.
 
-    name: one of `NAMES`. "digits" is embedded in scikit-learn and always there. "imagefolder:PATH" is a tree
+    name: one of `NAMES`. "digits", "digits-32" and "digits-64" are embedded in scikit-learn and always there. "imagefolder:PATH" is a tree
     PATH/{train,test or val}/CLASS/* of images of one size, held in memory; "lazyfolder:PATH" the same of
     images of any size, decoded as they are needed.
     root: folder that holds the sets; else $BNN_DATA; else the cache folder (`bnnlib.data.cache.folder()`).
@@ -77,8 +79,8 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
     files are damaged or incomplete. Never gives another set instead.
     """
     check(name)
-    if name == "digits":
-        return _dataset(name, digits.read(), "mnist")
+    if name in digits.SHAPES:
+        return _dataset(name, digits.read(name), "mnist" if name == "digits" else None)
     kind, _, path = name.partition(":")
     if path:
         train, test = _folders(name, Path(path).expanduser())
@@ -97,7 +99,7 @@ def check(name: str) -> None:
     kind, colon, path = name.partition(":")
     if colon and kind in ("imagefolder", "lazyfolder") and path:
         return
-    if name not in SOURCES and name != "digits":
+    if name not in SOURCES and name not in digits.SHAPES:
         raise ValueError(f"no data set {name!r}: choose one of {', '.join(NAMES)}")
 
 
@@ -108,6 +110,14 @@ def data_root(root: str | Path | None = None) -> tuple[Path, str]:
     if os.environ.get("BNN_DATA"):
         return Path(os.environ["BNN_DATA"]).expanduser(), "$BNN_DATA"
     return cache.folder(), "the cache folder; $BNN_DATA is not set"
+
+
+def here(name: str, root: str | Path | None = None) -> bool:
+    """Whether a set can be loaded without a network."""
+    check(name)
+    if name not in SOURCES:
+        return True
+    return SOURCES[name].find(data_root(root)[0]) is not None
 
 
 def find(name: str, root: str | Path | None = None, *, fetch: bool = False, progress: bool = False) -> Path:
@@ -133,7 +143,7 @@ def find(name: str, root: str | Path | None = None, *, fetch: bool = False, prog
     raise DataNotFound(
         f"data set {name!r} is not here: looked for {source.layout} in {where} ({said_by}). Three ways on: "
         f"(1) set BNN_DATA, or give --data DIR (root= in Python), to the folder that holds it; (2) {get}; "
-        "(3) use the data set 'digits', which needs no files."
+        f"(3) use the embedded digits, which need no files: --set dataset={STAND_INS.get(name, 'digits-64')}."
     )
 
 

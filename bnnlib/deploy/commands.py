@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,7 @@ def run(
     top: Annotated[int, typer.Option(min=1, help="so many classes of each image")] = 3,
     resize: Annotated[bool, typer.Option("--resize", help="scale images of another size")] = False,
     module: Annotated[bool, typer.Option("--module", help="run the trained model in PyTorch, not on bits")] = False,
+    invert: Annotated[str, typer.Option(help="exchange black and white: no, yes, or auto: where the border is bright")] = "no",
 ) -> None:
     """Classify images with the network in FILE: classes with their probabilities."""
     if bool(paths) == bool(dataset):
@@ -104,9 +106,14 @@ def run(
     width = max(len(str(name)) for name in names)
     for start in range(0, len(names), BATCH):
         part = names[start : start + BATCH]
-        scores = net(transform(images.read(part, expects, resize=resize)))
-        for name, row in zip(part, scores, strict=True):
+        pixels = images.invert(images.read(part, expects, resize=resize), expects, invert)
+        bright = images.on_bright_ground(pixels, expects).tolist()
+        scores = net(transform(pixels))
+        for name, row, wrong in zip(part, scores, bright, strict=True):
             _say(f"{str(name):{width}}  {_said(row, expects.classes, top)}")
+            if wrong:
+                said = f"{name} has a bright border; the network was trained on light strokes on a dark ground"
+                print(f"warning: {printable(said)}: try --invert auto", file=sys.stderr)
 
 
 def _run_dataset(net, transform, expects: images.Images, name: str, limit: int | None, top: int) -> None:
@@ -171,7 +178,8 @@ def export(
     if out.suffix == ".onnx":
         if packed or real != "float32":
             raise DeployError("an ONNX file holds floats: leave out --packed and --real")
-        onnx_export.write(model, images.expected(path, about).shape, out)
+        takes = images.expected(path, about)
+        onnx_export.write(model, takes.shape, out, _metadata(takes))
         print(f"{out}: {out.stat().st_size} bytes, inputs 'images' (n, C, H, W), outputs 'logits'")
         return
     if packed:
@@ -182,6 +190,14 @@ def export(
     print(f"{out}: {out.stat().st_size} bytes, was {path.stat().st_size}")
     if real != "float32":  # of what the file now holds
         print(cost(path, about, model, deploy.load(out)))
+
+
+def _metadata(takes: images.Images) -> dict[str, str]:
+    """What whoever runs an ONNX file must do to an image first: (pixel / 255 - mean) / std for `normalized`."""
+    return {
+        "input": takes.input, "mean": json.dumps(takes.mean), "std": json.dumps(takes.std),
+        "classes": json.dumps(takes.classes), "dataset": takes.dataset,
+    }  # fmt: skip
 
 
 def cost(path: Path, about: dict[str, Any], before: nn.Module, after: Callable[[Tensor], Tensor]) -> str:

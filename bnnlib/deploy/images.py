@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bnnlib import data
@@ -83,7 +84,10 @@ def expected(path: Path, about: Mapping[str, Any]) -> Images:
         try:
             said = describe(data.load(name, download=False))
         except (ValueError, TypeError, AttributeError, data.DataNotFound, data.DataError):
-            raise DeployError(f"{path} does not say what images its network takes, and {name} is not here") from None
+            raise DeployError(
+                f"{path} does not say what images its network takes, and {name} is not here: write it again by "
+                "deploy.save(..., dataset=...), which describes them"
+            ) from None
     try:
         found = Images(
             tuple(said["shape"]), tuple(said["classes"]), tuple(said["mean"]), tuple(said["std"]),
@@ -134,15 +138,51 @@ def files(paths: Iterable[Path]) -> list[Path]:
     return found
 
 
+INVERT = ("no", "auto", "yes")
+BRIGHT = 128  # of a border's mean, 0..255
+DARK_MEAN = 0.3  # a grey set whose mean is below it has light strokes on a dark ground
+
+
+def on_bright_ground(pixels: Tensor, images: Images) -> Tensor:
+    """bool ``(N,)``: which of the grey ``pixels`` (uint8 ``(N, 1, H, W)``) have a bright border, where the network was
+    trained on light strokes on a dark ground: it answers them wrongly, and with confidence."""
+    n, channels = pixels.shape[:2]
+    if channels != 1 or max(images.mean) > DARK_MEAN:
+        return torch.zeros(n, dtype=torch.bool)
+    inside = torch.zeros(pixels.shape[2:], dtype=torch.bool)
+    inside[1:-1, 1:-1] = True
+    return pixels[:, 0].float()[:, ~inside].mean(1) > BRIGHT
+
+
+def invert(pixels: Tensor, images: Images, how: str) -> Tensor:
+    """``pixels`` with black and white exchanged in all of them (``yes``), in those :func:`on_bright_ground` (``auto``), or
+    in none (``no``)."""
+    if how not in INVERT:
+        raise DeployError(f"invert is {how!r}: choose one of {', '.join(INVERT)}")
+    if how == "no":
+        return pixels
+    chosen = torch.ones(len(pixels), dtype=torch.bool) if how == "yes" else on_bright_ground(pixels, images)
+    return torch.where(chosen[:, None, None, None], 255 - pixels, pixels)
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """A picture with an alpha channel laid on white, as a page shows it; any other as it is. To drop the channel would
+    bring out what lies in transparent pixels, most often black."""
+    if image.mode not in ("RGBA", "LA", "PA", "La", "RGBa") and "transparency" not in image.info:
+        return image
+    picture = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
 def read(paths: Iterable[Path], images: Images, *, resize: bool = False) -> Tensor:
     """uint8 ``(N, C, H, W)``: the images, grey or RGB as the network has it, cut by its view or, with ``resize``, scaled
-    to its size. Raises :class:`DeployError` for what is no image, and for one of another size."""
+    to its size. Transparent ones are laid on white. Raises :class:`DeployError` for what is no image, and for one of another size."""
     channels, height, width = images.shape
     view = data.view(images.view, train=False) if images.view else None
     read = []
     for path in paths:
         try:
-            image = open_image(path).convert("L" if channels == 1 else "RGB")
+            image = _opaque(open_image(path)).convert("L" if channels == 1 else "RGB")
         except data.DataError as error:
             raise DeployError(str(error)) from None
         if view is not None:

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 from bnnlib.deploy import program
+from bnnlib.deploy.device import DeviceRunner
 from bnnlib.deploy.graph import Graph, Op
 from bnnlib.deploy.run import empty, images, kernels, variant
+from bnnlib.ops import unpack_activation
 
 
 class PackedNetwork:
     """Runs a :class:`~bnnlib.deploy.graph.Graph` with the native executor, and what it leaves to PyTorch with PyTorch.
 
-    ``network(x)``: float32 ``(N, C, H, W)`` on the CPU, any strides, to what the model gives, float32 and without a gradient.
+    ``network(x)``: float32 ``(N, C, H, W)``, any strides, to what the model gives, float32 and without a gradient. On the CPU or,
+    if ``x`` lies on a GPU, there (:mod:`bnnlib.deploy.device`).
     Threads follow ``torch.set_num_threads``; the kernel variant is ``kernel``, else ``BNN_KERNEL``'s, else this CPU's best. Calls from several
     threads at once are safe. ``graph``, ``report()`` and ``memory_bytes()`` tell what it is.
     """
@@ -38,6 +41,7 @@ class PackedNetwork:
         self.result = result or ((c,) if (h, w) == (1, 1) else (c, h, w))
         self.kernel = kernel or variant()
         self._made_of = graph, calls, notes, result, kernel
+        self._elsewhere: dict[torch.device, DeviceRunner] = {}
         missing = [op.attributes["module"] for op in graph.ops if op.kind == "torch" and op.attributes["module"] not in self.calls]
         if missing:
             raise ValueError(f"the graph leaves {', '.join(missing)} to PyTorch, and no such modules were given")
@@ -94,17 +98,32 @@ class PackedNetwork:
 
     def values(self, x: Tensor, names: list[str]) -> dict[str, Tensor]:
         """The values of any slots, for inspection; the graph's outputs come in the shape of the model's result."""
-        if not isinstance(x, Tensor) or x.device.type != "cpu":
-            raise ValueError(f"the network takes a float32 tensor on the CPU, got {getattr(x, 'device', type(x).__name__)}")
+        if not isinstance(x, Tensor) or x.device.type not in ("cpu", "cuda"):
+            raise ValueError(f"the network takes a float32 tensor on the CPU or a GPU, got {getattr(x, 'device', type(x).__name__)}")
         unknown = [name for name in names if name not in self.graph.slots]
         if unknown:
             raise ValueError(f"no slot {unknown[0]!r}: there are {', '.join(self.graph.slots)}")
+        if x.device.type == "cuda":
+            return self._on(x, names)
         array = images(x.detach().numpy() if x.dtype == torch.float32 else x, self.graph)
         if set(names) == set(self.graph.outputs):
             held = self._run(array, self.parts)
         else:
             held = self._run(array, self._instrumented(set(names)))
         return {name: self._tensor(held[name], name) for name in names}
+
+    def _on(self, x: Tensor, names: list[str]) -> dict[str, Tensor]:
+        """As :meth:`values`, on the device of ``x``."""
+        if x.device not in self._elsewhere:
+            self._elsewhere[x.device] = DeviceRunner(self.graph, x.device, self.calls)
+        found = self._elsewhere[x.device].values(images(x.detach(), self.graph, torch.float32), names)
+        for name, y in found.items():
+            slot = self.graph.slots[name]
+            if slot.kind == "bits":
+                found[name] = unpack_activation(y, slot.shape[2]) > 0
+            elif name in self.graph.outputs:
+                found[name] = y.reshape(len(y), *self.result)
+        return found
 
     def _instrumented(self, names: set[str]):
         parts = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,10 +21,19 @@ from bnnlib.deploy.container import DeployError
 from bnnlib.records import write_atomically
 
 
-def write(model: nn.Module, shape: tuple[int, int, int], path: Path) -> Path:
-    """Write ``model``, which takes images ``(N, *shape)`` as ``images`` and gives ``logits``, any N. Raises
-    :class:`DeployError` where the package onnx is missing."""
-    write_atomically(path, encode(model, shape))
+def write(
+    model: nn.Module, shape: tuple[int, int, int], path: Path, metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write ``model``, which takes images ``(N, *shape)`` as ``images`` and gives ``logits``, any N; ``metadata`` (input,
+    mean and std, classes) goes into the file. Raises :class:`DeployError` where the package onnx is missing."""
+    content = encode(model, shape)
+    if metadata:
+        import onnx
+
+        written = onnx.load_from_string(content)
+        onnx.helper.set_model_props(written, dict(metadata))
+        content = written.SerializeToString()
+    write_atomically(path, content)
     return path
 
 

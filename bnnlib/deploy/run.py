@@ -113,10 +113,11 @@ def empty(graph: Graph, name: str, count: int) -> np.ndarray:
     return np.empty((count, h, w, c), np.float32)
 
 
-def images(x: np.ndarray, graph: Graph) -> np.ndarray:
-    """``x`` as the network's input ``[N, C, H, W]``; vectors ``[N, K]`` may be given as they are. Raises ``ValueError``."""
+def images(x, graph: Graph, float32=np.float32):
+    """``x`` as the network's input ``[N, C, H, W]``; vectors ``[N, K]`` may be given as they are. An array, or a tensor if
+    ``float32`` is PyTorch's. Raises ``ValueError``."""
     h, w, c = graph.slots[graph.inputs[0]].shape
-    if getattr(x, "dtype", None) != np.float32:
+    if getattr(x, "dtype", None) != float32:
         raise ValueError(f"the network takes float32 images, got {getattr(x, 'dtype', type(x).__name__)}")
     if x.ndim == 2 and (h, w) == (1, 1):
         x = x[:, :, None, None]

@@ -3,51 +3,29 @@ README.md`` puts its headline rows between the file's markers.
 
 Accuracies are of the last epoch, as mean +- standard deviation over n seeds; where the source's figure is a
 best epoch picked on the test set, ours picked the same way stands beside it and is what the verdict
-compares. Every number comes from a record.
+compares. A verdict asks whether the source's figure could be one more run of ours, by the t interval of
+:func:`bnnlib.experiments.statistics.prediction`; one run alone gets none. Every number comes from a record.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
 
 from bnnlib import recipes, records
+from bnnlib.experiments import statistics
+from bnnlib.experiments.statistics import Spread
 from bnnlib.paths import ROOT
 from bnnlib.recipes import Recipe
 from bnnlib.records import Record
 
 START, END = "<!-- scoreboard:start -->", "<!-- scoreboard:end -->"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean, standard deviation (None for one value), smallest, largest and number of some accuracies, in per
-    cent."""
-
-    mean: float
-    sd: float | None
-    low: float
-    high: float
-    n: int
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        return cls(
-            statistics.fmean(values),
-            statistics.stdev(values) if len(values) > 1 else None,
-            min(values),
-            max(values),
-            len(values),
-        )
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" if self.sd is None else f"{self.mean:.2f} ± {self.sd:.2f}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +38,8 @@ class Row:
     best: Spread | None
     stale: tuple[int, ...]
     best_on_test: bool = False  # whether the best epoch was picked on the test set, not on validation images
+    prediction: statistics.Prediction | None = None  # of one more run; None for fewer than two, or without a figure
+    p: float | None = None  # of the published figure, adjusted for all rows that have one
 
     @property
     def best_marked(self) -> str:
@@ -81,17 +61,20 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """In words; ``within our spread`` where the source's figure lies between our lowest and highest
-        seed."""
+        """In words: whether the source's figure could be one more run of ours, with its p value."""
         if self.last is None:
             return "not run yet" if self.needs is None else "needs ImageNet: run this, below"
         if self.stale:
             return f"stale: recipe changed since seed {', '.join(map(str, self.stale))}"
         if self.difference is None:
             return "no figure to compare"
-        if self.compared.low <= self.recipe.published.top1 <= self.compared.high:
-            return "within our spread"
-        return f"{'above' if self.difference > 0 else 'below'} by {abs(self.difference):.2f}"
+        apart = f"{self.difference:+.2f}".replace("-", "−")
+        if self.prediction is None:
+            return f"one run, {apart}"
+        p = f"p = {self.p:.2g}" if self.p >= 0.001 else "p < 0.001"
+        if self.p >= 1 - statistics.LEVEL:
+            return f"no difference shown: {apart}, {p}"
+        return f"{'above' if self.difference > 0 else 'below'} by {abs(self.difference):.2f}, {p}"
 
     @property
     def needs(self) -> str | None:
@@ -108,20 +91,66 @@ def rows(folder: Path = records.FOLDER, names: list[str] | None = None) -> list[
     found: dict[str, list[Record]] = {}
     for record in records.read_all(folder):
         found.setdefault(record.recipe, []).append(record)
-    return [row(recipes.load(name), found.get(name, [])) for name in names or recipes.names()]
+    return _rows(found, names or recipes.names())
 
 
 def row(recipe: Recipe, runs: Sequence[Record]) -> Row:
-    """The row of one recipe from its records. Raises :class:`RecordError` for one of another data set."""
-    for run in runs:
-        if run.dataset.name != recipe.dataset:  # never one set's figure in another's row
-            raise records.RecordError(
-                f"record of {recipe.name} seed {run.seed} is of {run.dataset.name}, the recipe of {recipe.dataset}: remove it"
-            )
-    stale = tuple(r.seed for r in runs if recipe.changed_since(r.resolved))
-    last = Spread.of([r.top1_last for r in runs]) if runs else None
-    best = Spread.of([r.top1_best for r in runs]) if runs else None
-    return Row(recipe, last, best, stale, any(r.best_of == "test" for r in runs))
+    """The row of one recipe from its records, among the stored ones of all others. Raises :class:`RecordError` for one of
+    another data set."""
+    return chapter_rows({recipe.name: runs})[recipe.name]
+
+
+def chapter_rows(runs: Mapping[str, Sequence[Record]]) -> dict[str, Row]:
+    """The rows of some recipes from these records, among the stored ones of all others."""
+    found: dict[str, Sequence[Record]] = {}
+    for record in records.read_all():
+        if record.recipe not in runs:
+            found.setdefault(record.recipe, []).append(record)
+    return dict(zip(runs, _rows({**found, **runs}, list(runs)), strict=True))
+
+
+def family_of(record: Record) -> tuple:
+    """What runs have in common that are taken to spread alike: the data, the topology and the number of epochs."""
+    return record.dataset.fingerprint, record.profile, record.resolved["model"]["name"], len(record.curve)
+
+
+def _rows(found: Mapping[str, Sequence[Record]], names: Sequence[str]) -> list[Row]:
+    """Rows of ``names`` among all of ``found``: these give the families' deviations, and the tests that a p value is
+    adjusted for."""
+    known = set(recipes.names())
+    found = {name: runs for name, runs in found.items() if runs and (name in known or name in names)}
+    loaded = {name: recipes.load(name) for name in {*names, *found}}
+    for name in names:
+        for run in found.get(name, ()):
+            if run.dataset.name != loaded[name].dataset:  # never one set's figure in another's row
+                raise records.RecordError(
+                    f"record of {name} seed {run.seed} is of {run.dataset.name}, the recipe of "
+                    f"{loaded[name].dataset}: remove it"
+                )
+    predictions = {}
+    for name, runs in found.items():
+        if loaded[name].published.top1 is None:
+            continue
+        field = "top1_best" if loaded[name].published.epoch == "best-on-test" else "top1_last"
+        alike = [[getattr(r, field) for r in of] for of in found.values() if family_of(of[0]) == family_of(runs[0])]
+        values = [getattr(r, field) for r in runs]
+        predictions[name] = statistics.prediction(values, loaded[name].published.top1, statistics.pooled(alike))
+    adjusted = statistics.holm({name: one.p for name, one in predictions.items() if one is not None})
+    return [_row(loaded[name], found.get(name, ()), predictions.get(name), adjusted.get(name)) for name in names]
+
+
+def _row(recipe: Recipe, runs: Sequence[Record], prediction: statistics.Prediction | None, p: float | None) -> Row:
+    if not runs:
+        return Row(recipe, None, None, ())
+    return Row(
+        recipe,
+        Spread.of([r.top1_last for r in runs]),
+        Spread.of([r.top1_best for r in runs]),
+        tuple(r.seed for r in runs if recipe.changed_since(r.resolved)),
+        any(r.best_of == "test" for r in runs),
+        prediction,
+        p,
+    )
 
 
 def markdown_table(folder: Path = records.FOLDER, names: list[str] | None = None) -> str:
@@ -172,6 +201,13 @@ def group(row: Row) -> str:
     return "short" if recipe.shortens else "other"
 
 
+HOW_P = (
+    "p: the probability that one more run of ours would lie as far from our mean as the source's figure, or farther: t "
+    "interval, deviation pooled over recipes of the same topology, data and epochs, adjusted by Holm's method for all "
+    "rows of two runs or more."
+)
+
+
 def headline_table(folder: Path = records.FOLDER, *, links: bool = False) -> str:
     """The rows that have both a published figure and a record, as a Markdown table. ``links``: to the recipes'
     files."""
@@ -190,7 +226,9 @@ def headline_table(folder: Path = records.FOLDER, *, links: bool = False) -> str
         lines.append(f"| {' | '.join(cells)} | {row.last.n} | {row.verdict} |")
     return (
         "\n".join(lines)
-        + "\n\n\\* best epoch, picked on the test set by the source; ours is picked the same way. All are top-1 accuracies.\n"
+        + "\n\n\\* best epoch, picked on the test set by the source; ours is picked the same way. All are top-1 accuracies. "
+        + HOW_P
+        + "\n"
     )
 
 
@@ -225,7 +263,7 @@ def grouped_tables(folder: Path = records.FOLDER) -> str:
         parts.append(
             "\n".join([f"### {GROUPS[name]}\n", f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *lines])
         )
-    parts.append("\\* best epoch, picked on the test set.")
+    parts.append(f"\\* best epoch, picked on the test set. {HOW_P}")
     if pending:
         listed = "\n".join(
             [*pending, *(["", "Doubts about the published figure:", "", *notes] if notes else [])]
@@ -257,6 +295,7 @@ def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> s
     ]
     machines = list(dict.fromkeys(machine(r.hardware) for found in runs.values() for r in found))
     starred = not top5
+    gathered = chapter_rows({name: found for name, found in runs.items() if all(r.profile == "full" for r in found)})
     for name, found in runs.items():
         recipe, figure = recipes.load(name), figures[name]
         cells = []
@@ -269,14 +308,13 @@ def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> s
             cells += ["–", "–", "0", *([] if top5 else ["–"]), "not run yet" + _teacher_first(recipe)]
             lines.append(f"| {head} | {' | '.join(cells)} |")
             continue
-        quick = any(record.profile == "quick" for record in found)
-        gathered = row(recipe, [] if quick else found)
+        short = next((record.profile for record in found if record.profile != "full"), None)
         for field in ("top1_last", "top5_last" if top5 else "top1_best"):
             cells.append(str(Spread.of([getattr(r, field) for r in found])))
         cells.append(str(len(found)))
         if not top5:
             cells.append(_speeds(found, machines))
-        verdict = "a quick run: means nothing" if quick else gathered.verdict
+        verdict = f"a {short} run: no result" if short else gathered[name].verdict
         cells.append("" if verdict == "no figure to compare" and not compared else verdict)
         lines.append(f"| {head} | {' | '.join(cells)} |")
     notes = ["\\* picked on the test set."] if starred else []
@@ -301,7 +339,7 @@ def _speeds(found: Sequence[Record], machines: Sequence[str]) -> str:
     for record in found:
         speeds.setdefault(machines.index(machine(record.hardware)) + 1, []).append(record.images_per_second)
     return ", ".join(
-        f"{statistics.fmean(values):.0f}" + (f" ({k})" if len(machines) > 1 else "")
+        f"{fmean(values):.0f}" + (f" ({k})" if len(machines) > 1 else "")
         for k, values in sorted(speeds.items())
     )
 
@@ -327,6 +365,12 @@ def machine(hardware: Mapping[str, Any]) -> str:
         if isinstance(count, int) and count > 1 and not (kind == "threads" and "gpu" in hardware):
             parts.append(f"{count} {kind}")
     return ", ".join(parts)
+
+
+def setting(record: Record) -> str:
+    """Where a run was made, as far as its arithmetic may depend on it: the processor and the version of PyTorch."""
+    part = records.plain(record.hardware.get("gpu") or record.hardware.get("cpu", "unknown processor"))
+    return f"{part} with PyTorch {record.versions.get('torch', 'unknown')}"
 
 
 def reaches(record: Record, top1: float) -> int | None:

@@ -2,12 +2,11 @@
 
 found = runs.collect(["s1-vgg", "s2-student"], profile, seed)
 found.records["s1-vgg"]         # its records: stored ones, or the one of the run just made
-nets = runs.shipped(["s1-vgg"]) # packed files in results/models, evaluated where the test images are here
+nets = runs.shipped(["s1-vgg"]) # packed files in results/models, and what they answer on the test set
 """
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -18,16 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from bnnlib import data, deploy, recipes, records
-from bnnlib.data import cache, evaluate
-from bnnlib.data.excerpt import Excerpt, excerpt
+from bnnlib.data import evaluate
+from bnnlib.data.excerpt import excerpt
+from bnnlib.experiments import predictions
+from bnnlib.experiments.predictions import Predictions
 from bnnlib.records import Record
 from bnnlib.training import loop
 
 # A net of the size of S1's takes seconds for a step on a CPU: quick runs of chapters are a couple of steps.
 SMALL = {"quick.train": 16, "quick.test": 16, "quick.batch_size": 8}
-
-# What a file's answers depend on besides the file and the images.
-_COMPUTE = ("layers.py", "quantizers.py", "data/evaluate.py", "data/whitening.py", "ops/*.py", "models/*.py", "deploy/*.py")
+DEMO_CLASSES = 8  # of Tiny-ImageNet's 200
 
 
 @dataclass(frozen=True)
@@ -61,26 +60,18 @@ def collect(
 ) -> Runs:
     """The runs of the recipes ``names`` as ``profile`` has them.
 
-    ``stored``: every record in ``folder``. ``quick``: each recipe trained for a few steps (``small``, else
-    ``SMALL``) in a temporary folder, teachers first, on an excerpt in place of Tiny-ImageNet; where another
-    data set is not here, the stored records, and a note that says so. ``full``: what has no record of
-    ``seed`` yet is trained as its recipe says, teachers first (with seed 0), and its record kept in
-    ``folder``; then every record.
+    ``stored``: every record in ``folder``. ``quick`` and ``demo``: each recipe trained for a few steps (``small``, else
+    ``SMALL``), or as its ``demo`` says, in a temporary folder, teachers first; on an excerpt of Tiny-ImageNet, and on the
+    embedded digits in place of a set that is not here. ``full``: what has no record of ``seed`` yet is trained as its
+    recipe says, teachers first (with seed 0), and its record kept in ``folder``; then every record.
     """
     names = list(dict.fromkeys(names))
-    if profile == "quick":
-        try:
-            return _quick(names, seed, {**SMALL, **(small or {})})
-        except data.DataNotFound as missing:
-            said = str(missing).partition(" is not here")[0]
-            note = (
-                f"*Nothing was trained: {said} is not on this machine. What follows are the stored records.*"
-            )
-            return Runs(_stored(names, folder), note=note)
+    if profile in ("quick", "demo"):
+        return _short(names, profile, seed, {**SMALL, **(small or {})} if profile == "quick" else {})
     if profile == "full":
         return _full(names, seed, folder)
     if profile != "stored":
-        raise ValueError(f"unknown profile {profile!r}: choose stored, quick or full")
+        raise ValueError(f"unknown profile {profile!r}: choose stored, quick, demo or full")
     return Runs(_stored(names, folder))
 
 
@@ -100,38 +91,50 @@ def _teachers_first(names: list[str]) -> list[str]:
     return ordered
 
 
-def _quick(names: list[str], seed: int, small: dict[str, int]) -> Runs:
+def _short(names: list[str], profile: str, seed: int, changes: dict[str, int]) -> Runs:
     found: dict[str, list[Record]] = {}
     nets: dict[str, nn.Module] = {}
     files: dict[str, str] = {}
-    few: Excerpt | None = None
-    ordered = _teachers_first(names)
-    for dataset in {recipes.load(name).dataset for name in ordered} - {"tiny-imagenet"}:
-        data.load(dataset, download=False)  # never the start of a download of minutes
-    with tempfile.TemporaryDirectory(prefix="bnn-quick-") as scratch, ExitStack() as held:
-        for name in ordered:
-            recipe, changes = recipes.load(name), dict(small)
-            if recipe.dataset == "tiny-imagenet":  # to decode all of it takes minutes
-                few = few or held.enter_context(
-                    excerpt(
-                        classes=8, train=small["quick.train"] // 8 or 1, test=small["quick.test"] // 8 or 1
+    with tempfile.TemporaryDirectory(prefix=f"bnn-{profile}-") as scratch, ExitStack() as held:
+        excerpts: dict[tuple[int, int], str] = {}
+        for name in _teachers_first(names):
+            recipe, asked = recipes.load(name, changes), dict(changes)
+            few = recipe.quick if profile == "quick" else recipe.demo
+            if not data.here(recipe.dataset):
+                asked["dataset"] = data.STAND_INS[recipe.dataset]
+            elif recipe.dataset == "tiny-imagenet":  # to decode all of it takes minutes
+                size = (few.train // DEMO_CLASSES or 1, few.test // DEMO_CLASSES or 1)
+                if size not in excerpts:
+                    excerpts[size] = held.enter_context(
+                        excerpt(classes=DEMO_CLASSES, train=size[0], test=size[1])
                     )
-                )
-                changes["dataset"] = few.name
+                asked["dataset"] = excerpts[size]
             if recipe.distill:
-                changes["distill.teacher"] = files.get(recipe.distill.teacher, recipe.distill.teacher)
+                asked["distill.teacher"] = files.get(recipe.distill.teacher, recipe.distill.teacher)
             run = loop.train(
-                name, seed=seed, profile="quick", runs=Path(scratch), overrides=changes, progress=False
+                name, seed=seed, profile=profile, runs=Path(scratch), overrides=asked or None, progress=None
             )
             files[name] = str(run.run_dir / "model.safetensors")
             found[name], nets[name] = [run.record], run.model
-    note = (
-        f"**These are quick runs, of {small['quick.train']} images each: they show that everything runs, and "
-        "their numbers mean nothing.**"
+    shown = {name: found[name] for name in names}
+    return Runs(shown, {name: nets[name] for name in names}, _note(profile, shown))
+
+
+def _note(profile: str, found: dict[str, list[Record]]) -> str:
+    """What a reader must know of short runs, in Markdown."""
+    if not found:
+        return ""
+    made = [record for runs in found.values() for record in runs]
+    images = " or ".join(f"{n:,}" for n in sorted({record.dataset.train for record in made}))
+    epochs = " or ".join(map(str, sorted({len(record.curve) for record in made})))
+    means = (
+        "they show that everything runs, and their numbers mean nothing"
+        if profile == "quick"
+        else "they show how the nets learn, in smaller nets and on fewer images; no number here is a result"
     )
-    if few and not few.real:
-        note += " Tiny-ImageNet is not on this machine: the images are made up."
-    return Runs({name: found[name] for name in names}, {name: nets[name] for name in names}, note)
+    digits = {record.dataset.name for record in made} & set(data.STAND_INS.values())
+    on = " of scikit-learn's digits" if digits else ""
+    return f"**These are {profile} runs, of {images} images{on} and {epochs} epochs: {means}.**"
 
 
 def _full(names: list[str], seed: int, folder: Path) -> Runs:
@@ -139,7 +142,7 @@ def _full(names: list[str], seed: int, folder: Path) -> Runs:
     for name in _teachers_first(names):
         one = seed if name in names else 0
         if not records.path_of(name, one, folder).is_file():
-            nets[name] = loop.train(name, seed=one, profile="full", out=folder, progress=False).model
+            nets[name] = loop.train(name, seed=one, profile="full", out=folder, progress=None).model
     made = ", ".join(f"`{name}`" for name in nets) or "nothing: every run of this seed is recorded"
     return Runs(_stored(names, folder), nets, f"*Trained just now: {made}.*")
 
@@ -156,7 +159,7 @@ def some_inputs(count: int = 32, seed: int = 0) -> tuple[Tensor, str]:
     except data.DataNotFound:
         coarse = torch.randn(count, 3, 8, 8, generator=draw)
         smooth = nn.functional.interpolate(coarse, size=32, mode="bicubic")
-        return smooth / smooth.std(), "images of smooth noise (CIFAR-10 is not on this machine)"
+        return smooth / smooth.std(), "images of smooth noise, in place of CIFAR-10"
     chosen = torch.randperm(len(cifar.test), generator=draw)[:count]
     normalise = evaluate.input_transform("normalized", cifar)
     return normalise(cifar.test.images[chosen]), "test images of CIFAR-10"
@@ -167,69 +170,41 @@ def some_inputs(count: int = 32, seed: int = 0) -> tuple[Tensor, str]:
 
 @dataclass(frozen=True)
 class Shipped:
-    """A packed net that comes with the book. ``recorded``: top-1 % of its run; ``scores``: its logits on the
-    whole test set, computed on this machine, or None where the images are not here; ``labels``: theirs."""
+    """A packed net that comes with the book. ``recorded``: top-1 % of its run in training; ``predictions``: what the packed
+    file itself answers on the whole test set (:mod:`bnnlib.experiments.predictions`), None where there is no record."""
 
     name: str
     path: Path
     recorded: float
     real: str
-    scores: Tensor | None = None
-    labels: Tensor | None = None
+    predictions: Predictions | None = None
 
     @property
     def bytes(self) -> int:
         return self.path.stat().st_size
 
     @property
-    def computed(self) -> float | None:
-        """Top-1 % of ``scores``."""
-        return None if self.scores is None else evaluate.top1(self.scores, self.labels)
+    def top1(self) -> float:
+        """Top-1 % of the packed file; of its run in training where the file's own is not recorded."""
+        return self.recorded if self.predictions is None else self.predictions.top1
 
     def __str__(self) -> str:
-        """In Markdown: what the file gives, and whether that was computed or is as recorded."""
+        """In Markdown: what the file gives, and its size."""
         size = f"{self.bytes / 1e6:.2f} MB, real-valued weights as {self.real}"
-        if self.computed is None:
-            return (
-                f"`{self.name}`: {self.recorded:.2f} %, **as recorded** (the test images are not on this "
-                f"machine); {size}."
-            )
-        return (
-            f"`{self.name}`: {self.computed:.2f} % of {len(self.labels):,} test images, **computed here** from the "
-            f"packed file ({self.recorded:.2f} % when it was trained); {size}."
-        )
+        if self.predictions is None:
+            return f"`{self.name}`: {self.recorded:.2f} % **in training** (of the packed file there is no record); {size}."
+        text = f"`{self.name}`: {self.top1:.2f} % of {len(self.predictions.labels):,} test images"
+        if abs(self.top1 - self.recorded) >= 0.005:
+            text += f" ({self.recorded:.2f} % at the end of its training, in its arithmetic)"
+        return f"{text}; {size}."
 
 
-def shipped(names: Iterable[str], *, folder: Path = deploy.FOLDER) -> dict[str, Shipped]:
-    """Those of ``names`` that have a packed file in ``folder``, evaluated where the data set is here.
-
-    Logits are kept in the cache folder, by hashes of the file, the images and the code that computes them:
-    a net of S1's size takes a CPU up to a minute for ten thousand images.
-    """
+def shipped(names: Iterable[str], *, folder: Path = deploy.FOLDER, records_in: Path = predictions.FOLDER) -> dict[str, Shipped]:
+    """Those of ``names`` that have a packed file in ``folder``, with their recorded predictions, which need no images."""
     found = {}
     for name in names:
         path = Path(folder) / f"{name}.safetensors"
         if path.is_file():
             about = deploy.info(path)
-            found[name] = Shipped(name, path, about["top1"], about["real"], *_scores(path, about))
+            found[name] = Shipped(name, path, about["top1"], about["real"], predictions.read(name, path, records_in))
     return found
-
-
-def _scores(path: Path, about: dict) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    try:
-        dataset = data.load(about["dataset"], download=False)
-    except data.DataNotFound:
-        return None, None
-
-    def compute() -> dict[str, Tensor]:
-        inputs = evaluate.input_transform(about["input"], dataset)
-        net = deploy.convert(deploy.load(path), dataset.test.shape)  # runs on the bits
-        return {"scores": evaluate.logits(net, dataset.test, inputs)}
-
-    here = Path(__file__).parents[1]
-    digest = hashlib.sha256(path.read_bytes())
-    digest.update(f"{dataset.fingerprint} torch={torch.__version__}".encode())
-    for part in (p for pattern in _COMPUTE for p in sorted(here.glob(pattern))):
-        digest.update(part.read_bytes())
-    group = f"logits-{about['recipe']}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    return cache.remember(group, digest.hexdigest()[:32], compute)["scores"], dataset.test.labels

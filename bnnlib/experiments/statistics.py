@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import NormalDist, fmean
 from typing import TypeVar
 
 Name = TypeVar("Name", bound=Hashable)
@@ -112,7 +112,7 @@ def prediction(
     spread = spread or pooled([values])
     n, mean = len(values), fmean(values)
     error = spread.sd * math.sqrt(1 + 1 / n)
-    p = None if figure is None else _p(figure - mean, error, spread.freedom)
+    p = None if figure is None else p_value(figure - mean, error, spread.freedom)
     return Prediction(mean, quantile(spread.freedom, level) * error, n, spread.freedom, p)
 
 
@@ -240,7 +240,7 @@ def _difference(
     values = fmean(a), fmean(b)
     mean = values[0] - values[1]
     width = quantile(freedom, level) * error
-    return Difference(mean, width, _p(mean, error, freedom), error, freedom, (len(a), len(b)), values, paired)
+    return Difference(mean, width, p_value(mean, error, freedom), error, freedom, (len(a), len(b)), values, paired)
 
 
 def of_images(first: float, second: float, images: int, level: float = LEVEL) -> float:
@@ -248,13 +248,8 @@ def of_images(first: float, second: float, images: int, level: float = LEVEL) ->
     images: what another choice of images would do, as if the two runs' errors were independent of each other. What
     another seed would do is not in it."""
     _share("level", level)
-    from statsmodels.stats import proportion
-
-    counts = [round(value / 100 * images) for value in (first, second)]
-    low, high = proportion.confint_proportions_2indep(
-        counts[0], images, counts[1], images, method="wald", compare="diff", alpha=1 - level
-    )
-    return 50 * (high - low)
+    error = math.sqrt(sum(value * (100 - value) for value in (first, second)) / images)
+    return NormalDist().inv_cdf((1 + level) / 2) * error
 
 
 def holm(p: Mapping[Name, float]) -> dict[Name, float]:
@@ -262,11 +257,11 @@ def holm(p: Mapping[Name, float]) -> dict[Name, float]:
 
     Taken at 0.05, the adjusted ones give a false finding, one or more, in at most 5 % of such families of tests.
     """
-    if not p:
-        return {}
-    from statsmodels.stats.multitest import multipletests
-
-    return dict(zip(p, map(float, multipletests(list(p.values()), method="holm")[1]), strict=True))
+    adjusted, largest = {}, 0.0
+    for rank, name in enumerate(sorted(p, key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[name]))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p}
 
 
 def _variance(values: Sequence[float]) -> float:
@@ -275,8 +270,8 @@ def _variance(values: Sequence[float]) -> float:
     return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
-def _p(apart: float, error: float, freedom: float) -> float:
-    """Two-sided p value of a difference with this standard error; a difference without any spread is certain."""
+def p_value(apart: float, error: float, freedom: float) -> float:
+    """Two-sided, of a true difference of zero, for an estimate with this standard error: certain without any spread."""
     if not error > 0:
         return 1.0 if apart == 0 else 0.0
     from scipy import special

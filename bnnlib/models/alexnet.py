@@ -41,6 +41,7 @@ class AlexNet(nn.Module):
         first_affine: bool,
         dropout: float,
         layer: dict[str, Any],
+        width: int = 96,
     ) -> None:
         super().__init__()
         stride, padding = (2, 5) if image < SMALL_IMAGE else (4, 0)
@@ -52,25 +53,26 @@ class AlexNet(nn.Module):
                 f"image is {image}: nothing would be left after the pools, it must be at least 29 pixels"
             )
         common = {"binary": binary, "act": act, "gamma_min": gamma_min, "layer": layer}
+        middle, wide, linear = (n * width // 96 for n in (256, 384, 4096))
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 96, 11, stride, padding),
-            nn.BatchNorm2d(96, eps=1e-4, momentum=0.1, affine=first_affine),
-            activation(act, 96),
+            nn.Conv2d(in_channels, width, 11, stride, padding),
+            nn.BatchNorm2d(width, eps=1e-4, momentum=0.1, affine=first_affine),
+            activation(act, width),
             nn.MaxPool2d(3, 2),
-            Block(96, 256, 5, padding=2, **common),
+            Block(width, middle, 5, padding=2, **common),
             nn.MaxPool2d(3, 2),
-            Block(256, 384, 3, padding=1, **common),
-            Block(384, 384, 3, padding=1, **common),
-            Block(384, 256, 3, padding=1, **common),
+            Block(middle, wide, 3, padding=1, **common),
+            Block(wide, wide, 3, padding=1, **common),
+            Block(wide, middle, 3, padding=1, **common),
             nn.MaxPool2d(3, 2),
         )
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            Block(256 * side * side, 4096, **common),  # so its batch norm has a gamma for each of the inputs
-            Block(4096, 4096, dropout=dropout, **common),
-            nn.BatchNorm1d(4096, eps=1e-3, momentum=0.1),
+            Block(middle * side * side, linear, **common),  # so its batch norm has a gamma for each of the inputs
+            Block(linear, linear, dropout=dropout, **common),
+            nn.BatchNorm1d(linear, eps=1e-3, momentum=0.1),
             Dropout(dropout),
-            nn.Linear(4096, classes),
+            nn.Linear(linear, classes),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,9 +89,10 @@ def alexnet(
     first_affine: bool = True,
     dropout: float = 0.5,
     layer: dict[str, Any] | None = None,
+    width: int = 96,
 ) -> AlexNet:
     """S4's binary AlexNet for images of ``image`` pixels a side. ``layer``: options of the binary layers,
-    S4's where not given (gain 1e9)."""
+    S4's where not given (gain 1e9). ``width``: channels of the first conv, to which all others are in proportion."""
     return AlexNet(
         True,
         in_channels,
@@ -100,6 +103,7 @@ def alexnet(
         first_affine,
         dropout,
         {**S4_LAYER, "gain": 1e9, **(layer or {})},
+        width,
     )
 
 
@@ -112,6 +116,7 @@ def alexnet_real(
     gamma_min: float | None = 0.01,
     first_affine: bool = True,
     dropout: float = 0.5,
+    width: int = 96,
 ) -> AlexNet:
     """The real-valued twin: the same layers in the same order without the signs."""
-    return AlexNet(False, in_channels, classes, image, act, gamma_min, first_affine, dropout, {})
+    return AlexNet(False, in_channels, classes, image, act, gamma_min, first_affine, dropout, {}, width)

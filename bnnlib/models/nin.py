@@ -30,24 +30,26 @@ class NIN(nn.Module):
         first_affine: bool,
         dropout: float,
         layer: dict[str, Any],
+        width: int = 192,
     ) -> None:
         super().__init__()
         common = {"binary": binary, "act": act, "gamma_min": gamma_min, "layer": layer}
+        w, narrow, half = width, 160 * width // 192, 96 * width // 192
         self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 192, 5, padding=2),
-            nn.BatchNorm2d(192, eps=1e-4, momentum=0.1, affine=first_affine),
-            activation(act, 192),
-            Block(192, 160, 1, **common),
-            Block(160, 96, 1, **common),
+            nn.Conv2d(in_channels, w, 5, padding=2),
+            nn.BatchNorm2d(w, eps=1e-4, momentum=0.1, affine=first_affine),
+            activation(act, w),
+            Block(w, narrow, 1, **common),
+            Block(narrow, half, 1, **common),
             nn.MaxPool2d(3, stride=2, padding=1),  # 16x16
-            Block(96, 192, 5, padding=2, dropout=dropout, **common),
-            Block(192, 192, 1, **common),
-            Block(192, 192, 1, **common),
+            Block(half, w, 5, padding=2, dropout=dropout, **common),
+            Block(w, w, 1, **common),
+            Block(w, w, 1, **common),
             nn.AvgPool2d(3, stride=2, padding=1),  # 8x8
-            Block(192, 192, 3, padding=1, dropout=dropout, **common),
-            Block(192, 192, 1, **common),
-            nn.BatchNorm2d(192, eps=1e-4, momentum=0.1),
-            nn.Conv2d(192, classes, 1),
+            Block(w, w, 3, padding=1, dropout=dropout, **common),
+            Block(w, w, 1, **common),
+            nn.BatchNorm2d(w, eps=1e-4, momentum=0.1),
+            nn.Conv2d(w, classes, 1),
             activation(act, classes),
             nn.AvgPool2d(8),
         )
@@ -65,12 +67,12 @@ def nin(
     first_affine: bool = False,
     dropout: float = 0.5,
     layer: dict[str, Any] | None = None,
+    width: int = 192,
 ) -> NIN:
     """S4's binary NIN. ``dropout`` follows the sign of the first conv behind each pool; ``layer``: options
-    of the binary convs."""
-    return NIN(
-        True, in_channels, classes, act, gamma_min, first_affine, dropout, {**S4_LAYER, **(layer or {})}
-    )
+    of the binary convs. ``width``: channels of the first conv, to which all others are in proportion."""
+    options = {**S4_LAYER, **(layer or {})}
+    return NIN(True, in_channels, classes, act, gamma_min, first_affine, dropout, options, width)
 
 
 @register("nin-real")
@@ -81,6 +83,7 @@ def nin_real(
     gamma_min: float | None = 0.01,
     first_affine: bool = False,
     dropout: float = 0.5,
+    width: int = 192,
 ) -> NIN:
     """The real-valued twin: the same layers in the same order without the signs."""
-    return NIN(False, in_channels, classes, act, gamma_min, first_affine, dropout, {})
+    return NIN(False, in_channels, classes, act, gamma_min, first_affine, dropout, {}, width)

@@ -19,7 +19,8 @@ from bnnlib.layers import BinaryConv2d, Dropout, RSign
 from bnnlib.models import register
 from bnnlib.models.blocks import activation
 
-WIDTHS = ((128, False), (128, True), (256, False), (256, True), (512, False), (512, True))
+# of the six binary convs: channels, in widths of the first conv, and whether a pool follows
+WIDTHS = ((1, False), (1, True), (2, False), (2, True), (4, False), (4, True))
 Order = Literal["bn-sign-conv", "sign-conv-bn"]
 
 S1_LAYER = {
@@ -111,48 +112,52 @@ def vgg(
     shortcut: bool = False,
     dropout: float = 0.5,
     layer: dict[str, Any] | None = None,
+    width: int = 128,
 ) -> VGG:
     """S1's net; with ``shortcut`` S2's student. ``binary=False``: the same topology in real values.
     ``stem_act``: after the first conv; with ``sign-conv-bn`` the next thing is a sign, of which a ReLU leaves
-    nothing. ``layer``: options of the binary convs."""
+    nothing. ``layer``: options of the binary convs. ``width``: channels of the first conv, to which all others are
+    in proportion."""
     options = {**S1_LAYER, **(layer or {})}
-    channels, blocks = 128, []
-    for width, pool in WIDTHS:
+    channels, blocks = width, []
+    for times, pool in WIDTHS:
         blocks.append(
             VGGBlock(
-                channels, width, pool, binary=binary, order=order, act=act, shortcut=shortcut, layer=options
+                channels, times * width, pool, binary=binary, order=order, act=act, shortcut=shortcut, layer=options
             )
         )
-        channels = width
+        channels = times * width
     head = nn.Sequential(
         nn.Flatten(),
         Dropout(dropout),
-        nn.Linear(8192, 1024),
-        nn.BatchNorm1d(1024),
+        nn.Linear(64 * width, 8 * width),
+        nn.BatchNorm1d(8 * width),
         nn.ReLU(),
         Dropout(dropout),
-        nn.Linear(1024, classes),
+        nn.Linear(8 * width, classes),
     )
-    return VGG(_stem(in_channels, 128, stem_act), blocks, head)
+    return VGG(_stem(in_channels, width, stem_act), blocks, head)
 
 
 @register("s2-teacher")
-def s2_teacher(in_channels: int = 3, classes: int = 10) -> VGG:
+def s2_teacher(in_channels: int = 3, classes: int = 10, width: int = 128) -> VGG:
     """S2's real-valued teacher: three 3x3 convs 128-256-512 (BN, ReLU, 2x2 max-pool), linear 1024, linear
-    ``classes``; no dropout."""
+    ``classes``; no dropout. ``width``: of the first conv, the others in proportion."""
     stages: list[nn.Module] = []
     channels = in_channels
-    for width in (128, 256, 512):
+    for out_channels in (width, 2 * width, 4 * width):
         stages.append(
             nn.Sequential(
-                nn.Conv2d(channels, width, 3, padding=1, bias=False),
-                nn.BatchNorm2d(width),
+                nn.Conv2d(channels, out_channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(out_channels),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             )
         )
-        channels = width
-    head = nn.Sequential(nn.Flatten(), nn.Linear(8192, 1024), nn.ReLU(), nn.Linear(1024, classes))
+        channels = out_channels
+    head = nn.Sequential(
+        nn.Flatten(), nn.Linear(64 * width, 8 * width), nn.ReLU(), nn.Linear(8 * width, classes)
+    )
     return VGG(nn.Identity(), stages, head)
 
 
@@ -188,8 +193,9 @@ class OursBlock(nn.Module):
 
     def side(self, x: Tensor) -> Tensor:
         """What the shortcut adds, in the shape of the block's output."""
+        repeat = self.conv.out_channels // self.conv.in_channels  # not of x: a model that is traced has no sizes yet
         x = F.avg_pool2d(x, 2) if self.pool else x
-        return _widen(x, self.conv.out_channels)
+        return x if repeat == 1 else x.repeat(1, repeat, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(self.sign(x))
@@ -208,11 +214,6 @@ class OursPair(nn.Module):
         return self.second(self.first(x)) + self.second.side(self.first.side(x))
 
 
-def _widen(x: Tensor, channels: int) -> Tensor:
-    """``x`` repeated along its channels until there are ``channels``."""
-    return x if x.shape[1] == channels else x.repeat(1, channels // x.shape[1], 1, 1)
-
-
 @register("ours-vgg")
 def ours_vgg(
     in_channels: int = 3,
@@ -223,13 +224,15 @@ def ours_vgg(
     act: str = "rprelu",
     shortcut: Literal["each", "pairs", "none"] = "each",
     layer: dict[str, Any] | None = None,
+    width: int = 128,
 ) -> VGG:
     """Our net on S1's body: the same six binary convs at the same widths, with ReActNet's shifts and
     shortcuts that hold no weights.
 
     ``classifier``: ``flatten`` (linear from 8192, as VGG-small has it) or ``average`` (global average pool,
     linear from 512). ``shifts``: whether a learned shift stands before each sign; ``act``: behind each conv and the
-    first, see :func:`bnnlib.models.blocks.activation`; ``shortcut``: around each binary conv, around pairs of them, or none.
+    first, see :func:`bnnlib.models.blocks.activation`; ``shortcut``: around each binary conv, around pairs of them, or
+    none. ``width``: channels of the first conv, to which all others are in proportion.
     """
     if shortcut not in ("each", "pairs", "none"):
         raise ValueError(f"unknown shortcut {shortcut!r}: choose each, pairs or none")
@@ -243,22 +246,23 @@ def ours_vgg(
         "weight_ste": "identity",
         **(layer or {}),
     }
-    channels = 128
+    channels = width
     blocks: list[nn.Module] = []
-    for width, pool in WIDTHS:
-        blocks.append(OursBlock(channels, width, pool, options, shifts, act, shortcut == "each"))
-        channels = width
+    for times, pool in WIDTHS:
+        blocks.append(OursBlock(channels, times * width, pool, options, shifts, act, shortcut == "each"))
+        channels = times * width
     if shortcut == "pairs":
         blocks = [OursPair(*pair) for pair in zip(blocks[::2], blocks[1::2], strict=True)]
+    features = channels if classifier == "average" else 16 * channels
     squeeze: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)] if classifier == "average" else []
     head = nn.Sequential(
         *squeeze,
         nn.Flatten(),
-        nn.BatchNorm1d(512 if squeeze else 8192),
+        nn.BatchNorm1d(features),
         Dropout(dropout),
-        nn.Linear(512 if squeeze else 8192, classes),
+        nn.Linear(features, classes),
     )
     stem = nn.Sequential(
-        nn.Conv2d(in_channels, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128), activation(act, 128)
+        nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), activation(act, width)
     )
     return VGG(stem, blocks, head)

@@ -1,4 +1,4 @@
-"""Binary (1-bit weights, 1-bit activations) linear layers and convolutions on the CPU, as PyTorch operators.
+"""Binary (1-bit weights, 1-bit activations) linear layers and convolutions, as PyTorch operators for the CPU and for NVIDIA GPUs.
 
     y = ops.binary_conv2d(x, w, padding=1)        # every element equals F.conv2d(sign(x), sign(w), padding=1)
 
@@ -29,7 +29,8 @@ results are refused where they could overflow.
 
 The kernel variant is the best that CPU and operating system support; ``BNN_KERNEL=scalar`` forces another,
 ``python -m bnnlib.ops`` lists them. Threads follow ``torch.set_num_threads``; calls release the GIL; in a
-forked child they run on one thread. Method: Rastegari et al. 2016 (arXiv 1603.05279), dot = K - 2
+forked child they run on one thread. Tensors on a GPU are computed there, on the current stream: see
+:mod:`bnnlib.ops.cuda`. Method: Rastegari et al. 2016 (arXiv 1603.05279), dot = K - 2
 popcount(a xor b).
 """
 

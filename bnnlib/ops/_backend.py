@@ -1,7 +1,7 @@
-"""The two ways to compute: compiled kernels, or plain PyTorch where they cannot be compiled. The same functions
-in each, but for the gradients of bfloat16, which some kernels alone have.
+"""The ways to compute: compiled kernels, or plain PyTorch where they cannot be compiled; on a GPU the kernels of
+:mod:`bnnlib.ops.cuda`. The same functions in each, but for the gradients of bfloat16, which some kernels alone have.
 
-Tensors in and out are plain CPU tensors whose layout ``bnnlib.ops`` has already arranged; see its docstring
+Tensors in and out are plain tensors (here on the CPU) whose layout ``bnnlib.ops`` has already arranged; see its docstring
 for the formats.
 """
 
@@ -31,7 +31,7 @@ def _array(t: Tensor | None):
 class Native:
     """The compiled kernels, one variant of them."""
 
-    compiled = True
+    compiled, halves = True, False  # halves: packs 16-bit floats of any strides
 
     def __init__(self, module, variant: str):
         self.module, self.variant = module, variant
@@ -76,7 +76,7 @@ class Fallback:
     """
 
     variant = "pytorch"
-    compiled, gradients = False, None
+    compiled, halves, gradients = False, False, None
 
     def pack(self, x: Tensor, out: Tensor) -> None:
         out.copy_(pack_words(x.permute(0, 2, 3, 1) >= 0))
@@ -135,13 +135,13 @@ def pack_words(bits: Tensor) -> Tensor:
     )
     missing = -array.shape[-1] % 8
     array = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
-    return torch.from_numpy(np.ascontiguousarray(array).view("<i8"))
+    return torch.from_numpy(np.ascontiguousarray(array).view("<i8")).to(bits.device)
 
 
 def unpack_words(packed: Tensor, count: int) -> Tensor:
     """The inverse of :func:`pack_words`: booleans ``[..., count]``."""
     array = np.ascontiguousarray(packed.detach().cpu().numpy()).astype("<i8", copy=False).view(np.uint8)
-    return torch.from_numpy(np.unpackbits(array, axis=-1, count=count, bitorder="little").astype(bool))
+    return torch.from_numpy(np.unpackbits(array, axis=-1, count=count, bitorder="little").astype(bool)).to(packed.device)
 
 
 def variants() -> list[tuple[str, str, bool]]:
@@ -149,6 +149,15 @@ def variants() -> list[tuple[str, str, bool]]:
     first.
     """
     return _build.load().variants()
+
+
+def of(t: Tensor):
+    """What computes where ``t`` lies: :func:`backend`, or the kernels for its GPU."""
+    if t.device.type != "cuda":
+        return backend()
+    from bnnlib.ops import cuda
+
+    return cuda.backend(t.device)
 
 
 @cache

@@ -15,11 +15,13 @@ OPS = torch.ops.bnn
 LIBRARY = torch.library.Library("bnn", "DEF")
 
 
-def register(schema: str, cpu: Callable, fake: Callable, backward: Callable | None = None, keep: Callable | None = None) -> None:
-    """An operator of the schema. No defaults in it: those are the public function's."""
+def register(schema: str, now: Callable, fake: Callable, backward: Callable | None = None, keep: Callable | None = None) -> None:
+    """An operator of the schema, computed by ``now`` wherever its tensors lie. No defaults in it: those are the public
+    function's."""
     name = schema.partition("(")[0]
     LIBRARY.define(schema)
-    LIBRARY.impl(name, cpu, "CPU")
+    LIBRARY.impl(name, now, "CPU")
+    LIBRARY.impl(name, now, "CUDA")
     torch.library.register_fake(f"bnn::{name}", fake, lib=LIBRARY)
     if backward is not None:
         torch.library.register_autograd(f"bnn::{name}", backward, setup_context=keep, lib=LIBRARY)
@@ -55,6 +57,13 @@ def float32(x: Tensor) -> Tensor:
     return sign(x).float()  # what is too small for float32 keeps its sign
 
 
+def same_device(x: Tensor, **others: Tensor | None) -> None:
+    """Raises ``ValueError`` for one of ``others`` that lies elsewhere than ``x``."""
+    for name, t in others.items():
+        if t is not None and t.device != x.device:
+            raise ValueError(f"x is on {x.device} and {name} on {t.device}: move one of them")
+
+
 def direct(x: Tensor) -> bool:
     """Whether nobody watches: plain tensors, nothing traced. Then the implementation is called without
     PyTorch's dispatcher, which costs 20 us a call for an operator with this many arguments, a third of a
@@ -63,6 +72,6 @@ def direct(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and type(x) is Tensor
-        and x.is_cpu
+        and (x.is_cpu or x.is_cuda)
         and not torch._C._len_torch_dispatch_stack()
     )

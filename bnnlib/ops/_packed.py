@@ -20,6 +20,7 @@ from bnnlib.ops._common import (
     output_size,
     pair,
     register,
+    same_device,
     words,
 )
 from bnnlib.ops._packing import pack_images, pack_rows, prepack_now
@@ -173,6 +174,7 @@ def convolved(
     (o, cg, kh, kw), (n, h, w, _) = shape, bits.shape
     c = cg * groups
     geometry = [n, h, w, c, o, kh, kw, *stride, *padding, *dilation, groups]
+    same_device(bits, weight=weight, scale=scale, bias=bias, residual=residual, threshold=threshold, flip=flip)
     scale, bias, threshold, flip = _epilogue(o, scale, bias, residual, threshold, flip, pool, out)
     blob = _blob(weight, shape, groups)
     if min(stride) < 1 or pool < 1:
@@ -180,12 +182,12 @@ def convolved(
     oh = max(0, output_size(h, kh, stride[0], padding[0], dilation[0]) // pool)
     ow = max(0, output_size(w, kw, stride[1], padding[1], dilation[1]) // pool)
     last = words(o) if out == "bits" else o
-    y = torch.empty((n, o, oh, ow) if channels_first else (n, oh, ow, last), dtype=DTYPES[out])
+    y = torch.empty((n, o, oh, ow) if channels_first else (n, oh, ow, last), dtype=DTYPES[out], device=bits.device)
     if residual is not None:
         if residual.dtype != torch.float32 or list(residual.shape) != [n, o, oh, ow]:
             raise ValueError(f"residual must be float32 {[n, o, oh, ow]}, got {describe(residual)}")
         residual = residual.contiguous() if channels_first else residual.permute(0, 2, 3, 1).contiguous()
-    _backend.backend().conv2d(geometry, bits, blob, y, channels_first, scale, bias, residual, threshold, flip, pool)
+    _backend.of(bits).conv2d(geometry, bits, blob, y, channels_first, scale, bias, residual, threshold, flip, pool)
     return y if channels_first or out == "bits" else y.permute(0, 3, 1, 2)
 
 
@@ -219,10 +221,11 @@ def linear_now(
     rows = x.reshape(-1, x.shape[-1])
     bits = rows.contiguous() if packed else pack_rows(rows)
     m = bits.shape[0]
+    same_device(bits, weight=weight, scale=scale, bias=bias, residual=residual, threshold=threshold, flip=flip)
     scale, bias, threshold, flip = _epilogue(o, scale, bias, residual, threshold, flip, 1, out)
     blob = _blob(weight, [o, k, 1, 1], 1)
     last = words(o) if out == "bits" else o
-    y = torch.empty((m, last), dtype=DTYPES[out])
+    y = torch.empty((m, last), dtype=DTYPES[out], device=bits.device)
     if residual is not None:
         if residual.dtype != torch.float32 or list(residual.shape) != [*x.shape[:-1], o]:
             raise ValueError(f"residual must be float32 {[*x.shape[:-1], o]}, got {describe(residual)}")
@@ -230,7 +233,7 @@ def linear_now(
     # The rows of a linear layer are the pixels of one line of a 1 x 1 convolution.
     geometry = [1, 1, m, k, o, 1, 1, 1, 1, 0, 0, 1, 1, 1]
     if m:
-        _backend.backend().conv2d(
+        _backend.of(bits).conv2d(
             geometry, bits[None, None], blob, y[None, None], False, scale, bias, residual, threshold, flip, 1
         )
     return y.view(*x.shape[:-1], last)
@@ -272,8 +275,9 @@ def _or_pool(
         raise ValueError(
             f"the window {window} is larger than the padded input, {h} x {w} with padding {padding}"
         )
-    y = torch.empty((n, oh, ow, last), dtype=torch.int64)
-    _backend.backend().or_pool(
+    same_device(bits, flip=flip)
+    y = torch.empty((n, oh, ow, last), dtype=torch.int64, device=bits.device)
+    _backend.of(bits).or_pool(
         [n, h, w, channels, window, stride, padding],
         bits.contiguous(),
         _vector(flip, "flip", torch.int64, last),

@@ -82,8 +82,8 @@ def _check_stored(bits: Tensor, o: int, k: int) -> None:
 def pack_rows(x: Tensor) -> Tensor:
     m, k = x.shape
     x = float32(x.detach())
-    out = torch.empty(m, words(k), dtype=torch.int64)
-    _backend.backend().pack(
+    out = torch.empty(m, words(k), dtype=torch.int64, device=x.device)
+    _backend.of(x).pack(
         x.as_strided((1, k, 1, m), (0, x.stride(1), 0, x.stride(0)), x.storage_offset()), out[None, None]
     )
     return out
@@ -91,12 +91,14 @@ def pack_rows(x: Tensor) -> Tensor:
 
 def pack_images(x: Tensor) -> Tensor:
     n, c, h, w = x.shape
-    out = torch.empty(n, h, w, words(c), dtype=torch.int64)
-    pixels = x.detach().permute(0, 2, 3, 1)
-    if x.dtype == torch.bfloat16 and pixels.is_contiguous() and _backend.backend().compiled:
-        _backend.backend().pack(pixels, out)
+    out = torch.empty(n, h, w, words(c), dtype=torch.int64, device=x.device)
+    pixels, backend = x.detach().permute(0, 2, 3, 1), _backend.of(x)
+    if backend.halves and x.dtype in (torch.bfloat16, torch.float16):
+        backend.pack(x.detach(), out)
+    elif x.dtype == torch.bfloat16 and pixels.is_contiguous() and backend.compiled:
+        backend.pack(pixels, out)
     else:
-        _backend.backend().pack(float32(x.detach()), out)
+        backend.pack(float32(x.detach()), out)
     return out
 
 
@@ -142,13 +144,13 @@ def _weight_geometry(shape: Sequence[int], groups: int) -> list[int]:
 def prepack_now(bits: Tensor, shape: Sequence[int], groups: int) -> Tensor:
     geometry = _weight_geometry(shape, groups)
     _check_stored(bits, shape[0], math.prod(shape[1:]))
-    out = torch.empty(_backend.backend().blob_bytes(geometry), dtype=torch.uint8)
-    _backend.backend().prepack(geometry, bits.contiguous(), out)
+    out = torch.empty(_backend.of(bits).blob_bytes(geometry), dtype=torch.uint8, device=bits.device)
+    _backend.of(bits).prepack(geometry, bits.contiguous(), out)
     return out
 
 
 def _prepack_fake(bits: Tensor, shape: Sequence[int], groups: int) -> Tensor:
-    return bits.new_empty((_backend.backend().blob_bytes(_weight_geometry([int(s) for s in shape], int(groups))),))
+    return bits.new_empty((_backend.of(bits).blob_bytes(_weight_geometry([int(s) for s in shape], int(groups))),))
 
 
 register("pack_activation(Tensor x) -> Tensor", _pack_activation, _pack_activation_fake)

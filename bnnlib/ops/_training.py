@@ -57,7 +57,7 @@ def conv2d_of_signs(
     differ in sign alone (not checked): what a network in training multiplies once its weights are binarised. After
     a dropout of that share, ``x`` holds -1/(1 - dropout), 0 and 1/(1 - dropout) and is multiplied as it is.
     On a CPU it counts bits and rounds once; the gradients are ``F.conv2d``'s, that of ``sign(x)`` for ``x``, and so is
-    everything in float64 or where the kernels are not compiled.
+    everything in float64, on a GPU or where the kernels are not compiled.
 
     Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, on a CPU with AMX, AVX-512 or AVX2,
     with stride 1, dilation 1 and one group, the kernels compute the gradients from the packed signs. With AMX they
@@ -67,7 +67,8 @@ def conv2d_of_signs(
     power of two, so that no sum of theirs overflows, whatever the signs are. On normally distributed gradients that is
     off by less than bfloat16's own rounding with AVX-512, by up to a third more than it with AVX2.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     geometry = pair(stride), pair(padding), pair(dilation), groups
     return OPS.conv2d_of_signs(x, weight, bias, *geometry, dropout, dtype)[0]
 
@@ -114,7 +115,7 @@ def _conv2d_of_signs(x, weight, bias, stride, padding, dilation, groups, dropout
     """And the bits of x for the gradients: ``[1, N, H, W, words]``, with dropout those of -x behind them; none where
     nothing is packed."""
     rest = stride, padding, dilation, groups
-    if dtype == torch.float64 or not _backend.backend().compiled:
+    if dtype == torch.float64 or not _counts(x):
         wide = precision.float32_where_slow((x if dropout else sign(x)).to(dtype))
         added = None if bias is None else bias.to(wide.dtype)
         return F.conv2d(wide, weight.to(wide.dtype), added, *rest).to(dtype), x.new_empty((0,), dtype=torch.int64)
@@ -134,9 +135,14 @@ def _conv2d_of_signs(x, weight, bias, stride, padding, dilation, groups, dropout
 
 def _conv2d_of_signs_fake(x, weight, bias, stride, padding, dilation, groups, dropout, dtype) -> tuple[Tensor, Tensor]:
     n, c, h, w = x.shape
-    packed = [0] if dtype == torch.float64 or not _backend.backend().compiled else [2 if dropout else 1, n, h, w, words(c)]
+    packed = [0] if dtype == torch.float64 or not _counts(x) else [2 if dropout else 1, n, h, w, words(c)]
     y = _binary_conv2d_fake(x, weight, stride, padding, dilation, groups).to(dtype)
     return y, x.new_empty(packed, dtype=torch.int64)
+
+
+def _counts(x: Tensor) -> bool:
+    """Whether training counts bits where ``x`` lies."""
+    return x.device.type == "cpu" and _backend.backend().compiled
 
 
 def _keep(ctx, inputs, output):
@@ -194,7 +200,7 @@ def _gradients_of_signs(
     """By the kernels where they can (``kernels/gradients/gradient.h``); an empty tensor for one that is not needed."""
     (n, c, h, w), (o, _, kh, kw) = x.shape, weight.shape
     plain = [*stride, *dilation, groups] == [1, 1, 1, 1, 1]
-    if not (plain and gradient.dtype == torch.bfloat16 and _backend.backend().gradients and len(bits)):
+    if not (plain and gradient.dtype == torch.bfloat16 and len(bits) and _backend.backend().gradients):
         values = (x if dropout else sign(x)).to(gradient.dtype)
         gx, gw = _conv2d_gradients(gradient, values, weight, stride, padding, dilation, groups, needed)
     else:

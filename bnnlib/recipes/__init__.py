@@ -148,6 +148,17 @@ class Quick(_Strict):
     batch_size: int | None = Field(None, gt=0)
 
 
+class Demo(_Strict):
+    """What the demo profile changes: a minute or two on two CPU cores, in which the net learns well above chance. The
+    schedule is shortened with the epochs; the numbers are no result."""
+
+    epochs: int = Field(8, gt=0)
+    train: int = Field(10_000, gt=0, description="training images")
+    test: int = Field(2_000, gt=0, description="test images")
+    batch_size: int | None = Field(None, gt=0)
+    model: dict[str, Any] = Field({}, description="options of a smaller net, such as its width")
+
+
 class Published(_Strict):
     """The source's figures, top-1 and top-5 in per cent."""
 
@@ -167,7 +178,9 @@ class Cost(_Strict):
 
 
 # Fields that say something about a recipe and change nothing in a run.
-ABOUT = ("name", "title", "source", "published", "factors", "shortens", "seeds", "quick", "cost")
+ABOUT = ("name", "title", "source", "published", "factors", "shortens", "seeds", "quick", "demo", "cost")
+
+PROFILES = ("full", "demo", "quick")
 
 
 class Recipe(_Strict):
@@ -225,6 +238,7 @@ class Recipe(_Strict):
     shortens: str | None = Field(None, description="the recipe of which this one is a shorter schedule")
     seeds: int = Field(1, gt=0, description="seeds that `make reproduce` trains: 0 .. seeds-1")
     quick: Quick = Quick()
+    demo: Demo = Demo()
     cost: Cost | None = None
 
     @field_validator("temperature")
@@ -240,7 +254,7 @@ class Recipe(_Strict):
 
     def hash(self) -> str:
         """SHA-256 over what changes a run: not the name, title, published figures, number of seeds, quick
-        profile and cost. Fields left at their default are left out, so that a new field does not make every
+        and demo profiles and cost. Fields left at their default are left out, so that a new field does not make every
         record stale."""
         fields = self.model_dump(
             mode="json",
@@ -255,15 +269,33 @@ class Recipe(_Strict):
         return _differences(self.resolved(), resolved, self, ())
 
     def for_profile(self, profile: str, keep: Collection[str] = ()) -> Recipe:
-        """The recipe as ``profile`` (``full`` or ``quick``) runs it; the fields ``keep``, which were asked for, stay."""
+        """The recipe as ``profile`` (one of :data:`PROFILES`) runs it; the fields ``keep``, which were asked for, stay."""
+        if profile not in PROFILES:
+            raise RecipeError(f"unknown profile {profile!r}: choose {', '.join(PROFILES[:-1])} or {PROFILES[-1]}")
         if profile == "full":
             return self
-        if profile != "quick":
-            raise RecipeError(f"unknown profile {profile!r}: choose full or quick")
-        changes: dict[str, Any] = {"epochs": self.quick.epochs, "compile": False, "precision": "32-true"}
-        if self.quick.batch_size:
-            changes["batch_size"] = self.quick.batch_size
+        short = self.quick if profile == "quick" else self.demo
+        changes: dict[str, Any] = {"epochs": short.epochs, "compile": False, "precision": "32-true"}
+        if short.batch_size:
+            changes["batch_size"] = short.batch_size
+        if profile == "demo":
+            asked = {field.removeprefix("model.") for field in keep if field.startswith("model.")}
+            smaller = {key: value for key, value in self.demo.model.items() if key not in asked}
+            changes["model"] = Model(name=self.model.name, **{**self.model.options, **smaller})
+            if not any(field.split(".")[0] in ("epochs", "schedule") for field in keep):
+                changes["schedule"] = _shortened(self.schedule, short.epochs / self.epochs)
         return self.model_copy(update={field: value for field, value in changes.items() if field not in keep})
+
+
+def _shortened(schedule: Schedule, share: float) -> Schedule:
+    """The schedule of a run that takes ``share`` of the epochs: its steps and its warm-up in proportion."""
+    milestones: list[int] = []
+    for milestone in schedule.milestones:
+        milestones.append(max(round(milestone * share), milestones[-1] + 1 if milestones else 1))
+    changes: dict[str, Any] = {"milestones": tuple(milestones), "warmup_epochs": schedule.warmup_epochs * share}
+    if schedule.every is not None:
+        changes["every"] = max(1, round(schedule.every * share))
+    return schedule.model_copy(update=changes)
 
 
 def _differences(now: Any, then: Any, schema: Any, at: tuple[str, ...]) -> list[str]:

@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 
-from bnnlib import paths
 from bnnlib.records import remove_leftovers, write_atomically
+from bnnlib.training.status import runs_folder
+
+__all__ = ["CheckpointError", "Lock", "RunBusy", "damaged", "load", "runs_folder", "save"]
 
 _MARK = b"\nbnnlib sha256 "
 
@@ -31,15 +33,6 @@ class CheckpointError(RuntimeError):
 
 class RunBusy(RuntimeError):
     """Another process trains in this run folder."""
-
-
-def runs_folder(folder: Path | None = None) -> Path:
-    """Where run folders go: the argument, ``$BNN_RUNS``, or ``<user's cache>/bnnlib/runs``."""
-    if folder is not None:
-        return Path(folder)
-    if os.environ.get("BNN_RUNS"):
-        return Path(os.environ["BNN_RUNS"])
-    return paths.cache("runs")
 
 
 class Lock:
@@ -64,7 +57,7 @@ class Lock:
             os.close(self._handle)
             error.filename = str(folder / "lock")
             raise
-        for name in ("checkpoint.pt", "model.safetensors", "record.json"):
+        for name in ("checkpoint.pt", "model.safetensors", "record.json", "status.json"):
             remove_leftovers(folder, f".{name}.")
 
     def __enter__(self) -> Lock:

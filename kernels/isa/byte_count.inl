@@ -2,12 +2,13 @@
 // 16 output channels a vector: xor, count, add do 128 products. PIXELS x BLOCK vectors of 8-bit sums stay in registers for at
 // most 31 bytes (31 x 8 = 248), then widen.
 //
-// Included inside an instruction set's namespace, which supplies PIXELS, the vector V of 16 bytes and
+// Included inside an instruction set's namespace, which supplies the vector V of 16 bytes and
 //   v_zero, v_load, v_broadcast     nothing; 16 bytes; one byte, 16 times
 //   v_count(sum, a, b)              sum + popcount(a xor b), byte by byte
 //   v_widen(sum, to, store)         16 bytes to to[16], stored or added
 
 constexpr isize WIDTH = 16, BLOCK = 4, STRETCH = 31;
+constexpr int PIXELS = 4;
 
 inline isize weight_bytes(isize rows, isize row_bytes) { return round_up(rows, WIDTH) * row_bytes; }
 

@@ -9,7 +9,6 @@ namespace bnn::neon {
 
 #include "isa/plain.inl"
 
-constexpr int PIXELS = 4;
 using V = uint8x16_t;
 
 inline V v_zero() { return vdupq_n_u8(0); }

@@ -10,7 +10,6 @@ namespace bnn::wasm {
 
 #include "isa/plain.inl"
 
-constexpr int PIXELS = 2;               // x86 has 16 registers: 8 sums, 4 weights, what popcnt needs
 using V = v128_t;
 
 inline V v_zero() { return wasm_i8x16_splat(0); }

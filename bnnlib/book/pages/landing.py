@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnnlib import __version__
+from bnnlib.book import tables
 from bnnlib.experiments import report
 
 _CLAIMED_SPEED = 64  # products a 64-bit word combines at once; S1 and S2 call it the speed-up
@@ -42,7 +43,9 @@ def speeds(folder: Path) -> list[Speed]:
         for rival in (speed.eager_fp32, speed.best_rival):
             ratios = sorted(speed.ratio(layer, rival(layer), "channels_last").median for layer in layers)
             spans.append((ratios[0], statistics.median(ratios), ratios[-1]))
-        found.append(Speed(speed.core(record), limits["1 bit"]["per_second"] / limits["float32"]["per_second"], *spans))
+        found.append(
+            Speed(speed.core(record), limits["1 bit"]["per_second"] / limits["float32"]["per_second"], *spans)
+        )
     return found
 
 
@@ -106,22 +109,44 @@ def _products() -> str:
     return f'<svg viewBox="0 0 340 206" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
 
 
+_PICTURE_STYLE = (
+    "text{font:14px system-ui,sans-serif;fill:#1f2328}.strong{font-weight:650}line{stroke:#6b7280}"
+    "rect{stroke:#2463eb;stroke-width:1.5;fill:#fff}.bit1{fill:#2463eb}.same0,.same1{stroke:#0b7a43}.same1{fill:#0b7a43}"
+    ".onbit0,.onbit1,.onsame0,.onsame1{text-anchor:middle}.onbit1,.onsame1{fill:#fff;font-weight:650}"
+)
+
+
+def picture() -> str:
+    """The left panel of the hero figure as a file of its own, for the README; on white in either theme."""
+    drawn = _products().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="510" ', 1)
+    head, _, rest = drawn.partition(">")
+    head = head.replace('viewBox="0 0 340 206"', 'viewBox="-12 -6 364 218"')
+    ground = '<path d="M-12-6h364v218h-364z" fill="#fff"/>'
+    return f"{head}><style>{_PICTURE_STYLE}</style>{ground}{rest}"
+
+
 def _bars(found: list[Speed]) -> str:
     """The claim and what was measured, as bars to one scale."""
     rows = [("claimed by S1 and S2", _CLAIMED_SPEED, "claim")]
     for one in found:
         rows.append((f"{one.core}, over float32", one.over_float32[1], "ours"))
         rows.append((f"{one.core}, over the best rival", one.over_best[1], "limit"))
-    step = 206 / len(rows)
+    step = 36
     parts = []
     for row, (name, value, kind) in enumerate(rows):
         y, width = step * row, 290 * value / _CLAIMED_SPEED
-        high = min(18, step - 18)
+        high = 14
         parts.append(f'<text x="0" y="{y + 12:.1f}">{name}</text>')
-        parts.append(f'<rect class="{kind}" x="0" y="{y + 16:.1f}" width="{width:.1f}" height="{high:.1f}" rx="3"/>')
-        parts.append(f'<text class="strong" x="{width + 6:.1f}" y="{y + 16 + high / 2 + 5:.1f}">{_times(value)}</text>')
-    label = "Speed-up of a 1-bit layer: " + "; ".join(f"{name} {_times(value)}" for name, value, _ in rows) + "."
-    return f'<svg viewBox="0 0 340 206" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
+        parts.append(
+            f'<rect class="{kind}" x="0" y="{y + 16:.1f}" width="{width:.1f}" height="{high:.1f}" rx="3"/>'
+        )
+        parts.append(
+            f'<text class="strong" x="{width + 6:.1f}" y="{y + 16 + high / 2 + 5:.1f}">{_times(value)}</text>'
+        )
+    label = (
+        "Speed-up of a 1-bit layer: " + "; ".join(f"{name} {_times(value)}" for name, value, _ in rows) + "."
+    )
+    return f'<svg viewBox="0 0 340 {step * len(rows)}" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
 
 
 def _times(value: float) -> str:
@@ -151,7 +176,9 @@ def _speed(root: Path) -> tuple[str, str, str]:
         )
     limit = max(one.limit for one in found)
     over = [value for one in found for value in one.over_float32]
-    by_core = ", ".join(f"{_times(one.over_best[0])} to {_times(one.over_best[2])} on {one.core}" for one in found)
+    by_core = ", ".join(
+        f"{_times(one.over_best[0])} to {_times(one.over_best[2])} on {one.core}" for one in found
+    )
     text = (
         f"S1 and S2 claim **{_CLAIMED_SPEED}×**. A core's arithmetic units allow at most **{limit:.0f}×** over float32. Whole "
         f"layers run **{_times(min(over))} to {_times(max(over))}** as fast as PyTorch's float32. Over its best rival, int8 "
@@ -189,29 +216,55 @@ def _scale(root: Path) -> tuple[str, str, str]:
 # ------------------------------------------------------------------------------------------------- packed nets
 
 
-def packed_nets(root: Path) -> tuple[str, dict[str, bytes]]:
-    """A table of the packed files in ``results/models`` with a download of each, and the files by their path
-    below the book's sources. An accuracy is of the packed file itself where a verification has measured it, else
-    as recorded in training."""
+@dataclass(frozen=True)
+class Net:
+    """A packed file of ``results/models``. ``top1``: of the file itself, per cent, where a verification has measured it
+    (``verified``), else as recorded in training."""
+
+    path: Path
+    about: dict
+    title: str
+    top1: float
+    verified: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
+
+
+def nets(root: Path) -> list[Net]:
+    """The packed files, by name."""
     from bnnlib import deploy, recipes
 
-    rows = [
-        "| network | data | file | real-valued rest | top-1 % | measured on | download |",
-        "|---|---|---:|---|---:|---|---|",
-    ]
-    files = {}
+    found = []
     for path in sorted((root / "results" / "models").glob("*.safetensors")):
         about = deploy.info(path)
-        top1, where = about["top1"], "the trained net"
-        verified = root / "results" / "verified" / f"{path.stem}.json"
-        if verified.is_file() and (agreement := json.loads(verified.read_text())["agreement"]):
-            top1, where = agreement["top1"][about["real"]], "this file"
-        files[f"models/{path.name}"] = path.read_bytes()
-        title = recipes.load(about["recipe"]).title.replace("|", "\\|")
-        cells = [title, about["dataset"], _bytes(path.stat().st_size), about["real"]]
-        cells += [f"{top1:.2f}", where, f"{{download}}`{path.stem} <models/{path.name}>`"]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n" if files else "*None yet.*\n", files
+        top1, record = about["top1"], root / "results" / "verified" / f"{path.stem}.json"
+        agreement = json.loads(record.read_text())["agreement"] if record.is_file() else None
+        if agreement:
+            top1 = agreement["top1"][about["real"]]
+        found.append(Net(path, about, recipes.load(about["recipe"]).title, top1, bool(agreement)))
+    return found
+
+
+def packed_nets(root: Path) -> tuple[str, dict[str, bytes]]:
+    """A table of the packed files with a download of each, and the files by their path below the book's sources."""
+    rows, files = [], {}
+    for net in nets(root):
+        files[f"models/{net.path.name}"] = net.path.read_bytes()
+        rows.append(
+            {
+                "network": net.title,
+                "data": net.about["dataset"],
+                "file": _bytes(net.size),
+                "real-valued rest": net.about["real"],
+                "top-1, %": f"{net.top1:.2f}",
+                "measured on": "this file" if net.verified else "the trained net",
+                "download": f"{{download}}`{net.path.stem} <models/{net.path.name}>`",
+            }
+        )
+    return tables.markdown(rows, right=["file"]) + "\n" if rows else "*None yet.*\n", files
 
 
 def _bytes(count: int) -> str:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 from bnnlib import recipes
+from bnnlib.experiments import statistics
 
 Cell = tuple[str, ...]
 
@@ -24,10 +25,11 @@ Cell = tuple[str, ...]
 @dataclass(frozen=True)
 class Estimate:
     """A contrast of cell means, in the values' unit; ``half_width`` of its interval, infinite where no cell
-    has two values."""
+    has two values; ``p``: two-sided, of none, by itself (see :func:`bnnlib.experiments.statistics.holm`)."""
 
     value: float
     half_width: float
+    p: float = 1.0
 
     @property
     def clear(self) -> bool:
@@ -69,22 +71,16 @@ class Factorial:
         return tuple(x for x in self.factors[factor] if x not in lacking) or tuple(self.factors[factor])
 
     @cached_property
-    def freedom(self) -> int:
-        """Degrees of freedom of the pooled spread: runs beyond one a cell."""
-        return sum(max(0, len(v) - 1) for v in self.values.values())
-
-    @cached_property
-    def sd(self) -> float:
-        """Standard deviation within a cell, pooled over cells; NaN where no cell has two values."""
-        squares = sum((len(v) - 1) * statistics.variance(v) for v in self.values.values() if len(v) > 1)
-        return math.sqrt(squares / self.freedom) if self.freedom else math.nan
+    def spread(self) -> statistics.Pooled:
+        """Standard deviation within a cell, pooled over cells, and its degrees of freedom: runs beyond one a cell."""
+        return statistics.pooled(self.values.values())
 
     def contrast(self, weights: Mapping[Cell, float]) -> Estimate | None:
         """The weighted sum of cell means; None where a cell with a weight has no value."""
         used = {cell: w for cell, w in weights.items() if w}
         if any(not self.values.get(cell) for cell in used):
             return None
-        value = sum(w * statistics.fmean(self.values[cell]) for cell, w in used.items())
+        value = sum(w * fmean(self.values[cell]) for cell, w in used.items())
         return self._estimate(value, sum(w * w / len(self.values[cell]) for cell, w in used.items()))
 
     def step_from(self, values: Sequence[float], cell: Cell) -> Estimate | None:
@@ -94,14 +90,16 @@ class Factorial:
         inside = self.values.get(cell)
         if not inside or not values:
             return None
-        value = statistics.fmean(inside) - statistics.fmean(values)
+        value = fmean(inside) - fmean(values)
         return self._estimate(value, 1 / len(inside) + 1 / len(values))
 
     def _estimate(self, value: float, variance: float) -> Estimate:
         """``value`` with its interval; ``variance``: in units of that of one run."""
-        if not self.freedom:
+        if not self.spread.freedom:
             return Estimate(value, math.inf)
-        return Estimate(value, self._quantile(self.freedom) * self.sd * math.sqrt(variance))
+        error = self.spread.sd * math.sqrt(variance)
+        width = statistics.quantile(self.spread.freedom, self.level) * error
+        return Estimate(value, width, statistics.p_value(value, error, self.spread.freedom))
 
     def planned(self, weights: Mapping[Cell, float], seeds: int, sd: float) -> float:
         """The half width to expect of a contrast if every cell had so many seeds, two or more, and their
@@ -111,12 +109,7 @@ class Factorial:
         if not sd >= 0:
             raise ValueError(f"a standard deviation of {sd} is impossible: give 0 or more")
         length = math.sqrt(sum(w * w for w in weights.values()) / seeds)
-        return self._quantile(len(self.cells) * (seeds - 1)) * sd * length
-
-    def _quantile(self, freedom: int) -> float:
-        from scipy import special
-
-        return float(special.stdtrit(freedom, (1 + self.level) / 2))
+        return statistics.quantile(len(self.cells) * (seeds - 1), self.level) * sd * length
 
     def weights(
         self, changes: Mapping[str, tuple[str, str]], among: Mapping[str, Sequence[str]] | None = None

@@ -6,20 +6,21 @@
 The same net may have been trained under a long and under a short schedule, whose recipe has the long one's name
 and an ending (``-7ep``). Runs of different schedules, data or profiles are never compared.
 
-With two seeds or more in common the interval is Student's t of the differences by seed. With one it can only say
-what the choice of test images does, as if the two nets' errors were independent of one another; what another
-seed would do it does not know. Every answer says which of the two it is.
+With two seeds or more of each the interval is that of :func:`bnnlib.experiments.statistics.difference`. With one of
+either it can only say what the choice of test images does, as if the two nets' errors were independent of one another:
+what another seed would do is not in it, and no verdict is given. Every answer says which of the two it is, and whether
+the runs come from different processors or PyTorch versions. A source's difference on another data set is quoted, and
+not tested.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
 
 from bnnlib import recipes
-from bnnlib.experiments import compare
-from bnnlib.experiments.report import command
+from bnnlib.experiments import statistics
+from bnnlib.experiments.report import command, setting
 from bnnlib.records import Record
 
 Runs = Mapping[str, Sequence[Record]]
@@ -27,14 +28,22 @@ Runs = Mapping[str, Sequence[Record]]
 
 @dataclass(frozen=True)
 class Difference:
-    """First less second, in points of last-epoch accuracy. ``seeds``: 1, or how many were paired; ``images``: of
-    the test set; ``values``: mean of the two sides."""
+    """First less second, in points of accuracy. ``seeds``: runs of each side; ``images``: of the test set; ``values``: mean
+    of the two sides; ``p``: of no difference, None for one run; ``settings``: processors and PyTorch versions of the
+    runs, where these differ."""
 
     mean: float
     half_width: float
-    seeds: int
+    seeds: tuple[int, int]
     images: int
     values: tuple[float, float]
+    p: float | None = None
+    paired: bool = False
+    settings: tuple[str, ...] = ()
+
+    @property
+    def one_run(self) -> bool:
+        return self.p is None
 
     @property
     def clear(self) -> bool:
@@ -44,18 +53,27 @@ class Difference:
     @property
     def basis(self) -> str:
         """What the interval is about, in words."""
-        if self.seeds > 1:
-            return f"{self.seeds} seeds, paired"
-        return f"one seed, ± from the {self.images:,} test images alone"
+        if self.one_run:
+            text = f"one run each, ± from the {self.images:,} test images alone"
+        else:
+            a, b = self.seeds
+            text = f"{a} seeds each" if a == b else f"{a} and {b} seeds"
+            text += ", paired" if self.paired else ""
+        return text + (f"; runs on {' and '.join(self.settings)}" if self.settings else "")
 
     def __str__(self) -> str:
         return f"{self.mean:+.2f} ± {self.half_width:.2f}".replace("-", "−")
 
 
 def difference(
-    first: Sequence[Record], second: Sequence[Record], field: str = "top1_last", level: float = 0.95
+    first: Sequence[Record],
+    second: Sequence[Record],
+    field: str = "top1_last",
+    level: float = statistics.LEVEL,
+    family: Mapping[str, Sequence[Record]] | None = None,
 ) -> Difference | None:
-    """Compare two recipes' records, ``field`` by ``field``; None where one has none.
+    """Compare two recipes' records, ``field`` by ``field``; None where one has none. Where one has one run, runs of the
+    seed that both have are compared. ``family``: records of recipes that are taken to spread alike, these among them.
 
     Raises ``ValueError`` for records of different data, profile or number of epochs.
     """
@@ -67,17 +85,29 @@ def difference(
             f"{first[0].recipe} and {second[0].recipe} cannot be compared: their records differ in data, profile "
             f"or number of epochs ({', '.join(f'{profile}, {epochs} epochs' for _, profile, epochs in sorted(alike))})"
         )
-    one, other = ({r.seed: getattr(r, field) for r in side} for side in (first, second))
+    one, other = _by_seed(first, field), _by_seed(second, field)
     images = first[0].dataset.test
-    pair = compare.paired(one, other, level)
-    if pair is not None:
-        seeds = one.keys() & other.keys()
-        values = fmean(one[s] for s in seeds), fmean(other[s] for s in seeds)
-        return Difference(pair.mean, pair.half_width, pair.n, images, values)
+    among = None if family is None else {name: _by_seed(runs, field) for name, runs in family.items()}
+    found = statistics.difference(one, other, among, level)
+    if found is not None:
+        places = _settings((*first, *second))
+        return Difference(found.mean, found.half_width, found.n, images, found.values, found.p, found.paired, places)
     seed = min(one.keys() & other.keys(), default=None)
-    a, b = (side[seed if seed is not None else min(side)] for side in (one, other))
-    width = NormalDist().inv_cdf((1 + level) / 2) * (sum(v * (100 - v) for v in (a, b)) / images) ** 0.5
-    return Difference(a - b, width, 1, images, (a, b))
+    seeds = [seed if seed is not None else min(side) for side in (one, other)]
+    a, b = one[seeds[0]], other[seeds[1]]
+    width = statistics.of_images(a, b, images, level)
+    used = [next(r for r in runs if r.seed == s) for runs, s in zip((first, second), seeds, strict=True)]
+    return Difference(a - b, width, (1, 1), images, (a, b), settings=_settings(used))
+
+
+def _by_seed(runs: Sequence[Record], field: str) -> dict[int, float]:
+    return {r.seed: getattr(r, field) for r in runs}
+
+
+def _settings(runs: Sequence[Record]) -> tuple[str, ...]:
+    """Where the runs were made, empty where all were made alike."""
+    places = tuple(dict.fromkeys(map(setting, runs)))
+    return places if len(places) > 1 else ()
 
 
 @dataclass(frozen=True)
@@ -136,20 +166,17 @@ def _said(claim: Claim, epochs: int, one: Difference) -> str:
     )
     if claim.source is None:
         return text + "."
-    inside = abs(one.mean - claim.source) <= one.half_width
-    where = "lies in it" if inside else "lies above it" if claim.source > one.mean else "lies below it"
     theirs = f"{claim.source:+.1f}".replace("-", "−")
-    return f"{text}; the source's {theirs} on {claim.where} {where}."
+    return f"{text}. The source has {theirs} on {claim.where}, another data set."
 
 
 def _verdict(one: Difference) -> str:
-    if one.seeds > 1:
-        return (
-            "The interval leaves zero out" if one.clear else "The interval holds zero: no difference is shown"
-        )
+    if one.one_run:
+        images = "more" if one.clear else "no more"
+        return f"One run: it is {images} than another choice of test images explains, and what another seed would give is not known"
     if one.clear:
-        return "More than the choice of test images explains, but another seed may differ"
-    return "No more than the choice of test images explains: no difference is shown"
+        return f"A difference is shown (p = {one.p:.2g})"
+    return f"No difference is shown (p = {one.p:.2g})"
 
 
 def missing(claim: Claim, runs: Runs) -> str:

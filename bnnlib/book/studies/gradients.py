@@ -2,7 +2,7 @@
 
     python -m bnnlib.gradients          # LeNet-5 on MNIST -> results/gradients/lenet5-cosine.json
 
-Along one training run, at every so many steps and for every binary layer, all five gradients of
+Along one training run, in the recipe's own training loop, at every so many steps and for every binary layer, all five gradients of
 :func:`bnnlib.quantizers.scaled_sign` are formed from the same latent weights ``W`` and the same
 ``g = dC/dW~``, and compared with the corrected one. Then whole training steps under each of them are timed in
 alternation. The result is one file with what is needed to trust it; nothing else writes to
@@ -14,7 +14,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,11 +25,12 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from bnnlib import data, layers, models, quantizers, recipes, records
-from bnnlib.data import evaluate
+from bnnlib import data, layers, quantizers, recipes, records
 from bnnlib.paths import RESULTS
 from bnnlib.recipes import Recipe
-from bnnlib.training import schedules
+from bnnlib.training import checkpoint
+from bnnlib.training.setup import setup, start_fabric
+from bnnlib.training.steps import train_step
 
 FOLDER = RESULTS / "gradients"
 RECIPE = "s4-lenet5-15ep-corrected"
@@ -156,63 +157,35 @@ def compare(w: Tensor, g: Tensor) -> dict[str, Any]:
 
 
 class _Trainer:
-    """A recipe's net and optimizer, one step at a time; each step chooses the scaled sign's gradient."""
+    """A recipe's net in its own training loop, one step at a time: initial weights, augmentation, loss, teacher and
+    accumulation are the recipe's. ``steps``: into which its schedule is compressed."""
 
     def __init__(self, recipe: Recipe, dataset: data.Dataset, seed: int, steps: int) -> None:
-        if recipe.optimizer.name != "adam":
-            raise ValueError(
-                f"recipe {recipe.name} trains with {recipe.optimizer.name}: this measurement knows adam alone"
-            )
         self.recipe, self.steps, self.step = recipe, steps, 0
-        torch.manual_seed(seed)
-        self.model = models.build(recipe.model.name, **recipe.model.options)
-        self.binary = layers.binary_layers(self.model)
+        net = setup(start_fabric(recipe.precision), recipe, dataset, seed, runs=checkpoint.runs_folder())
+        self.net, self.binary = net, layers.binary_layers(net.model)
         if not self.binary or any(layer.scale_kind != "mean" for layer in self.binary.values()):
             raise ValueError(
                 f"recipe {recipe.name}: its binary layers have no scaled sign; model.layer.scale must be mean"
             )
-        layers.project_(self.model)
-        if recipe.channels_last:
-            self.model = self.model.to(memory_format=torch.channels_last)
-        o = recipe.optimizer
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(),
-            lr=o.lr,
-            betas=o.betas,
-            eps=o.eps,
-            weight_decay=o.weight_decay,
-            fused=True,
-        )
-        transform = evaluate.input_transform(recipe.input, dataset)
-        self.batches = data.Batches(
-            dataset.train, recipe.batch_size, seed=seed, transform=transform, drop_last=True
-        )
+        net.forward.train()
         self.stream = self._stream()
 
-    def _stream(self):
+    def _stream(self) -> Iterator[tuple[Tensor, Tensor, int, int]]:
         epoch = 0
         while True:
-            yield from ((x, y) for _, x, y in self.batches.epoch(epoch))
+            for step, (_, x, y) in enumerate(self.net.train.epoch(epoch)):
+                yield x, y, epoch, step
             epoch += 1
 
-    def backward(self, gradient: str) -> None:
-        """Forward and backward of the next batch; leaves ``dC/dW`` under ``gradient`` in ``weight.grad``."""
+    def train(self, gradient: str, look: Callable[[int], None] | None = None) -> None:
+        """One step, backward under ``gradient``; ``look`` is called with the step before the optimizer's update."""
         for layer in self.binary.values():
             layer.gradient = gradient
-        x, y = next(self.stream)
-        if self.recipe.channels_last:
-            x = x.contiguous(memory_format=torch.channels_last)
-        self.optimizer.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(self.model(x), y).backward()
-
-    def update(self) -> None:
-        """The optimizer's step at the rate that the schedule, compressed into ``steps``, has there."""
-        r = self.recipe
-        epoch = r.epochs * min(self.step, self.steps - 1) / self.steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = r.optimizer.lr * schedules.factor(r.schedule, epoch, r.epochs)
-        self.optimizer.step()
-        layers.project_(self.model)
+        x, y, epoch, step = next(self.stream)
+        at = self.recipe.epochs * min(self.step, self.steps - 1) / self.steps
+        on_gradients = (lambda net: look(self.step)) if look else None
+        train_step(self.net, x, y, epoch, step, at=at, on_gradients=on_gradients)
         self.step += 1
 
 
@@ -225,15 +198,17 @@ def follow(
     if steps < 1 or every < 1:
         raise ValueError(f"steps is {steps}, every is {every}: both must be at least 1")
     run, points = _Trainer(recipe, dataset, seed, steps), []
-    for step in range(steps):
-        run.backward("identity")  # leaves g itself in weight.grad
+
+    def look(step: int) -> None:
         for name, layer in run.binary.items():
             g = layer.weight.grad
             if step % every == 0 or step == steps - 1:
                 where = {"seed": seed, "trained_with": trained_with, "step": step, "layer": name}
                 points.append(Point(**where, **compare(layer.weight, g)))
             layer.weight.grad = scaled_sign_gradient(layer.weight, g, trained_with)
-        run.update()
+
+    for _ in range(steps):
+        run.train("identity", look)  # leaves g itself in weight.grad
     return points
 
 
@@ -249,15 +224,11 @@ def costs(recipe: Recipe, dataset: data.Dataset, *, rounds: int, seed: int = 0) 
     largest = max((layer.weight for layer in run.binary.values()), key=Tensor.numel)
     g = torch.randn_like(largest)
 
-    def step(kind: str) -> None:
-        run.backward(kind)
-        run.update()
-
     def alone(kind: str) -> None:
         for _ in range(20):
             scaled_sign_gradient(largest, g, kind)
 
-    return [_timed("training step", step, rounds, 1), _timed("scaled sign", alone, rounds, 20)]
+    return [_timed("training step", run.train, rounds, 1), _timed("scaled sign", alone, rounds, 20)]
 
 
 def _timed(what: str, run, rounds: int, calls: int) -> Cost:
@@ -294,7 +265,7 @@ def measure(
 ) -> Measurement:
     """Follow one run for each seed and each of ``trained_with``, then time the steps.
 
-    Raises ``ValueError`` for impossible numbers, and for a recipe without scaled signs or without Adam.
+    Raises ``ValueError`` for impossible numbers, and for a recipe without scaled signs.
     """
     started, before = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
     points = [

@@ -1,0 +1,100 @@
+"""The reference of the command line: what ``--help`` of every command prints.
+
+Help is collected in a process of its own, where Typer draws no boxes (``python -m bnnlib.book.pages.commands``
+prints it as JSON).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+from bnnlib.paths import ROOT
+
+_COLUMNS = 76
+
+
+@functools.cache
+def helps() -> dict[str, str]:
+    """Command, subcommands included, to its help."""
+    environment = os.environ | {
+        "TYPER_USE_RICH": "0",
+        "COLUMNS": str(_COLUMNS),
+        "TERMINAL_WIDTH": str(_COLUMNS),
+    }
+    command = [sys.executable, "-W", "ignore", "-m", "bnnlib.book.pages.commands"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(f"no help from the command line: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout)
+
+
+def page() -> str:
+    """The page, as MyST."""
+    from bnnlib.cli import MODULES
+
+    parts = [
+        "# Command line\n\n`bnn` is one command in front of all that the library does. `bnn train` and "
+        "`python -m bnnlib.train` are the same command, and so are the others."
+    ]
+    for command, told in helps().items():
+        if command == "":
+            parts.append(f"```text\n{told}\n```")
+            continue
+        top = command in MODULES or " " not in command
+        parts.append(f"{'##' if top else '###'} bnn {command}\n\n```text\n{told}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _help(arguments: list[str]) -> str:
+    """What ``bnn ARGUMENTS --help`` prints."""
+    from bnnlib import cli
+
+    out = io.StringIO()
+    before = sys.argv
+    sys.argv = ["bnn", *arguments, "--help"]
+    try:
+        with contextlib.redirect_stdout(out):
+            cli.app(prog_name="bnn")
+    except SystemExit:
+        pass
+    finally:
+        sys.argv = before
+    return out.getvalue().strip().replace(f"{ROOT}/", "")
+
+
+def _subcommands(told: str) -> list[str]:
+    """The commands that a help lists.
+
+    >>> _subcommands("Usage: x\\n\\nCommands:\\n  run    Run it.\\n         More.\\n  info  Tell.\\n\\nx")
+    ['run', 'info']
+    >>> _subcommands("positional arguments:\\n  {run,check}\\n    run  Run it.")
+    ['run', 'check']
+    """
+    if listed := re.search(r"^Commands:\n((?:  .*\n?)+)", told, re.MULTILINE):
+        return re.findall(r"^  (\w[\w-]*)(?:  |$)", listed[1], re.MULTILINE)
+    braces = re.search(r"^\s*\{([\w,-]+)\}\s*$", told, re.MULTILINE)
+    return braces[1].split(",") if braces else []
+
+
+def collect() -> dict[str, str]:
+    """The help of all commands, depth first."""
+    found: dict[str, str] = {}
+
+    def visit(command: list[str]) -> None:
+        found[" ".join(command)] = told = _help(command)
+        for each in _subcommands(told):
+            visit([*command, each])
+
+    visit([])
+    return found
+
+
+if __name__ == "__main__":
+    json.dump(collect(), sys.stdout)

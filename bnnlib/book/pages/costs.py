@@ -1,0 +1,80 @@
+"""How long, how much, on what: trainings from their records, chapters from their last execution."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+
+from bnnlib.book import opening, tables
+from bnnlib.book.pages import cards
+from bnnlib.paths import ROOT
+
+
+def runs_table(known: Iterable, found: Iterable) -> str:
+    """What each recipe that was run takes and gives, from the records, as a Markdown table."""
+    from bnnlib.experiments import report
+
+    found = list(found)
+    rows = []
+    for recipe in known:
+        runs = [record for record in found if record.recipe == recipe.name]
+        if not runs:
+            continue
+        rows.append(
+            {
+                "network": f"{recipe.title}<br>`{recipe.name}`",
+                "data": recipe.dataset,
+                "epochs": recipe.epochs,
+                "seeds": f"{len(runs)} of {recipe.seeds}",
+                "time a seed": opening.duration(statistics.fmean(record.wall_time_s for record in runs)),
+                "on": "; ".join(sorted({report.machine(record.hardware) for record in runs})),
+                "top-1, %": str(report.Spread.of([record.top1_last for record in runs])),
+            }
+        )
+    return tables.markdown(rows, right=["time a seed"]) + "\n" if rows else "*None yet.*\n"
+
+
+def pending(known: Iterable, found: Iterable) -> str:
+    """Recipes without a record, and how to run them, as one folded list; empty where there are none."""
+    from bnnlib.experiments import report
+
+    run = {record.recipe for record in found}
+    lines = [f"- {recipe.title}: {report.command(recipe)}" for recipe in known if recipe.name not in run]
+    if not lines:
+        return ""
+    return ":::{dropdown} Recipes without a record here, and how to run them\n" + "\n".join(lines) + "\n:::\n"
+
+
+def totals(found: Iterable) -> str:
+    """All recorded runs together: how many, how long, on what."""
+    from bnnlib.experiments import report
+
+    found = list(found)
+    if not found:
+        return "*None yet.*\n"
+    rows = []
+    for place in sorted({report.machine(record.hardware) for record in found}):
+        runs = [record for record in found if report.machine(record.hardware) == place]
+        hours = sum(record.wall_time_s for record in runs) / 3600
+        epochs = sum(len(record.curve) for record in runs)
+        rows.append({"machine": place, "runs": len(runs), "epochs": epochs, "hours": hours})
+    whole = {key: sum(row[key] for row in rows) for key in ("runs", "epochs", "hours")}
+    rows.append({"machine": "**all**", **whole})
+    return tables.markdown(rows, digits={"hours": 1}) + "\n"
+
+
+def chapter_times(notebooks: Iterable[Path], root: Path = ROOT) -> str:
+    """How long each chapter took when it was last run, in the profiles that have been run on this machine."""
+    rows = []
+    for path in notebooks:
+        row = {"chapter": cards.opening(path)[0]}
+        for profile in ("stored", "quick"):
+            taken = opening.last_run(path.stem, profile, root)
+            row[f"`{profile}`"] = "–" if taken is None else opening.duration(taken)
+        rows.append(row)
+    if not rows:
+        return ""
+    if all(row["`quick`"] == "–" for row in rows):
+        rows = [{key: row[key] for key in ("chapter", "`stored`")} for row in rows]
+    return tables.markdown(rows, right=list(rows[0])[1:]) + "\n"

@@ -1,0 +1,237 @@
+"""What every page gets once Sphinx has made it: a description, when it last changed, where to edit and to run it.
+
+Where the site will lie is not known to the repository: ``BNN_SITE_URL`` (``https://name.example/book/``) adds canonical
+addresses, a sitemap and a card for links, ``BNN_REPOSITORY_URL`` (``https://github.com/owner/name``) buttons to edit a
+page and to run a chapter on Binder. Without them a site is complete, and asks and names no host.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+TITLE = "Binary neural networks, reproduced"
+_NO_PAGE = {"search.html", "genindex.html", "404.html"}
+_TAGS = re.compile(r"<(script|style|svg|mjx-container)\b.*?</\1>|<[^>]+>", re.DOTALL)
+
+
+class AddressError(ValueError):
+    """An address that is none; the message names the variable."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where the site and its repository lie; empty where that is not known."""
+
+    site: str = ""
+    repository: str = ""
+
+    @classmethod
+    def here(cls) -> Published:
+        """As the environment says. Raises :class:`AddressError` for what is no http address."""
+        given = {name: os.environ.get(name, "").strip() for name in ("BNN_SITE_URL", "BNN_REPOSITORY_URL")}
+        for name, address in given.items():
+            parts = urlsplit(address)
+            if address and (parts.scheme not in ("http", "https") or not parts.netloc):
+                raise AddressError(
+                    f"{name} is {address!r}: it must be an address such as https://name.example/"
+                )
+        site, repository = given.values()
+        return cls(site.rstrip("/") + "/" if site else "", repository.rstrip("/").removesuffix(".git"))
+
+
+def changes(root: Path) -> dict[str, str]:
+    """Date of the last commit of each source of a page, by its path in the repository; empty outside a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(root),
+        "log",
+        "--format=%x00%cs",
+        "--name-only",
+        "--",
+        "book",
+        "notebooks",
+        "CHANGELOG.md",
+    ]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    found: dict[str, str] = {}
+    for commit in told.split("\0")[1:]:
+        date, *names = commit.split("\n")
+        for name in filter(None, names):
+            found.setdefault(name, date)
+    return found
+
+
+def source_of(page: str, root: Path) -> str | None:
+    """The file in the repository that ``page`` (``notebooks/lenet5-mnist.html``) is made from; None for a generated one."""
+    stem = page.removesuffix(".html")
+    known = [f"{stem}.ipynb"] if stem.startswith("notebooks/") else [f"book/{stem}.md", f"{stem.upper()}.md"]
+    return next((name for name in known if (root / name).is_file()), None)
+
+
+def finish(site: Path, root: Path, published: Published) -> None:
+    """Complete every page of ``site``, and write sitemap and page for what is not found."""
+    dates = changes(root)
+    listed = []
+    for path in sorted(site.rglob("*.html")):
+        name = path.relative_to(site).as_posix()
+        text = path.read_text(encoding="utf-8")
+        if "<article" not in text or name.startswith("_"):
+            continue
+        source = source_of(name, root)
+        date = dates.get(source or "")
+        if name not in _NO_PAGE:
+            listed.append((name, date))
+        text = text.replace("</title>", "</title>\n" + _head(name, text, published), 1)
+        text = stacked(text)
+        text = text.replace("</article>", "</article>\n" + _foot(source, date, published), 1)
+        path.write_text(text, encoding="utf-8")
+    if published.site:
+        (site / "sitemap.xml").write_text(_sitemap(listed, published.site), encoding="utf-8")
+        (site / "robots.txt").write_text(
+            f"User-agent: *\nSitemap: {published.site}sitemap.xml\n", encoding="utf-8"
+        )
+    if (site / "search.html").is_file():
+        (site / "404.html").write_text(_not_found(site, published), encoding="utf-8")
+    _search(site / "_static" / "searchtools.js")
+
+
+def stacked(text: str) -> str:
+    """Cells of tables with five columns or more know their column: a phone shows each row as a list of its cells."""
+
+    def put(found: re.Match[str]) -> str:
+        table = found[0]
+        head = re.search(r"<thead>(.*?)</thead>", table, re.DOTALL)
+        columns = re.findall(r"<th\b[^>]*>(.*?)</th>", head[1], re.DOTALL) if head else []
+        if len(columns) < 5 or "rowspan" in table or "colspan" in table:
+            return table
+        names = [html.escape(html.unescape(_TAGS.sub("", told)).strip(), quote=True) for told in columns]
+
+        def row(line: re.Match[str]) -> str:
+            place = iter(names)
+            return re.sub(r"<td\b", lambda _: f'<td data-column="{next(place, "")}"', line[0])
+
+        start, end = table.index("<tbody>"), table.index("</tbody>")
+        body = re.sub(r"<tr\b.*?</tr>", row, table[start:end], flags=re.DOTALL)
+        return table[:start].replace("<table", '<table data-stacked=""', 1) + body + table[end:]
+
+    return re.sub(r"<table\b(?:(?!<table\b).)*?<tbody>.*?</table>", put, text, flags=re.DOTALL)
+
+
+def description(text: str) -> str:
+    """The first paragraph of a page's article, as text of at most 160 characters."""
+    article = text[text.index("<article") :]
+    for paragraph in re.findall(r"<p>(.*?)</p>", article, re.DOTALL):
+        told = " ".join(html.unescape(_TAGS.sub("", paragraph)).replace("\\(", "").replace("\\)", "").split())
+        told = re.sub(r"^The question\. ", "", told)
+        if len(told) > 30:
+            return told if len(told) <= 160 else told[:157].rsplit(" ", 1)[0] + " ..."
+    return TITLE
+
+
+def _head(name: str, text: str, published: Published) -> str:
+    told = html.escape(description(text), quote=True)
+    title = re.search(r"<h1>(.*?)<a", text, re.DOTALL)
+    shown = html.escape(html.unescape(_TAGS.sub("", title[1])).strip() if title else TITLE, quote=True)
+    lines = [f'<meta name="description" content="{told}">']
+    if published.site and name not in _NO_PAGE:
+        address = published.site + ("" if name == "index.html" else name)
+        lines += [
+            f'<link rel="canonical" href="{address}">',
+            '<meta property="og:type" content="article">',
+            f'<meta property="og:site_name" content="{TITLE}">',
+            f'<meta property="og:title" content="{shown}">',
+            f'<meta property="og:description" content="{told}">',
+            f'<meta property="og:url" content="{address}">',
+            '<meta name="twitter:card" content="summary">',
+        ]
+    return "\n".join(lines)
+
+
+def _foot(source: str | None, date: str | None, published: Published) -> str:
+    parts = [f"Last changed on <time>{date}</time>."] if date else []
+    repository = published.repository
+    if source and repository:
+        parts.append(f'<a href="{repository}/edit/main/{source}">Edit this page</a>')
+        host, _, where = repository.partition("://")[2].partition("/")
+        if source.endswith(".ipynb") and host == "github.com":
+            parts.append(
+                f'<a href="https://mybinder.org/v2/gh/{where}/main?labpath={source}">Run it on Binder</a>'
+            )
+            parts.append(
+                f'<a href="https://colab.research.google.com/github/{where}/blob/main/{source}">Open it in Colab</a>'
+            )
+    return f'<p class="page-source">{" ".join(parts)}</p>' if parts else ""
+
+
+def _sitemap(pages: list[tuple[str, str | None]], site: str) -> str:
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        '<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">',
+    ]
+    for name, date in pages:
+        changed = f"<lastmod>{date}</lastmod>" if date else ""
+        lines.append(f"<url><loc>{site}{'' if name == 'index.html' else name}</loc>{changed}</url>")
+    return "\n".join([*lines, "</urlset>"]) + "\n"
+
+
+def _not_found(site: Path, published: Published) -> str:
+    """The page for an address that is none: the first page's frame. A server shows it at any depth, so its links are
+    taken from the address of the site where that is known."""
+    text = (site / "index.html").read_text(encoding="utf-8")
+    start, end = text.index("<article"), text.index("</article>")
+    told = (
+        '<article class="bd-article">\n<section>\n<h1>This page is not here</h1>\n'
+        "<p>The address may be misspelt, or the page may have moved. "
+        '<a href="index.html">The first page</a> lists all chapters, and the '
+        '<a href="search.html">search</a> finds words in them.</p>\n</section>\n'
+    )
+    text = text[:start] + told + text[end:]
+    text = re.sub(
+        r"<title>.*?</title>",
+        f"<title>This page is not here &#8212; {TITLE}</title>",
+        text,
+        count=1,
+        flags=re.DOTALL,
+    )
+    text = re.sub(r'<footer class="prev-next-footer.*?</footer>', "", text, flags=re.DOTALL)
+    text = re.sub(r'(<nav id="pst-page-toc-nav"[^>]*>).*?</nav>', r"\1</nav>", text, flags=re.DOTALL)
+    text = re.sub(
+        r'<link rel="canonical"[^>]*>\n?|<meta name="(?:description|twitter:card)"[^>]*>\n?|<meta property="og:[^>]*>\n?|<p class="page-source">.*?</p>',
+        "",
+        text,
+    )
+    text = text.replace(
+        '<meta charset="utf-8" />', '<meta charset="utf-8" />\n<meta name="robots" content="noindex">', 1
+    )
+    if published.site:
+        text = text.replace("<head>", f'<head>\n<base href="{html.escape(published.site, quote=True)}">', 1)
+    return text
+
+
+def _search(script: Path) -> None:
+    """Summaries of results show prose, neither TeX nor code; from a file, where nothing can be fetched, there are none."""
+    if not script.is_file():
+        return
+    text = script.read_text(encoding="utf-8")
+    text = text.replace(
+        '[".headerlink", "script", "style"]',
+        '[".headerlink", "script", "style", ".math", ".highlight", "svg", ".page-source", ".toc-drawer"]',
+    )
+    text = re.sub(
+        r"(Search\.makeSearchSummary\(data, searchTerms, anchor\).*?\n      \}\));",
+        r"\1.catch(() => {});",
+        text,
+        count=1,
+        flags=re.DOTALL,
+    )
+    script.write_text(text, encoding="utf-8")

@@ -1,0 +1,46 @@
+"""The page of claims: every source, every published accuracy, evidence from the records and nothing typed."""
+
+import re
+
+from bnnlib import recipes
+from bnnlib.book.pages import claims
+from bnnlib.experiments import report, sources
+from bnnlib.paths import ROOT
+
+ROWS = claims.claims(ROOT)
+
+
+def test_every_published_accuracy_has_a_row():
+    for recipe in map(recipes.load, recipes.names()):
+        if recipe.published.top1 is not None:
+            assert any(c.source == recipe.source and f"`{recipe.name}`" in c.evidence for c in ROWS), recipe.name
+
+
+def test_figures_are_those_of_the_sources_table():
+    for c in ROWS:
+        known = {f.value for f in sources.figures(c.source)} | {f.value for f in sources.figures("S1")}
+        for number in re.findall(r"(?<![\w.])\d+\.\d+|(?<![\w.])\d{2,}", c.figure):
+            computed = c.says.endswith("points") and "less" in c.says
+            assert computed or float(number) in known, (c.says, number)
+
+
+def test_every_source_is_on_the_page_and_every_verdict_stands():
+    page = claims.page(ROOT, ["lenet5-mnist"])
+    for source in sources.SOURCES.values():
+        assert f"## {source.name}: " in page and source.address in page
+    assert "no longer bear out" not in page
+    assert "{doc}`notebooks/lenet5-mnist`" in page and "{doc}`notebooks/xnor-net-vgg`" not in page
+    tables = [line for line in page.splitlines() if line.startswith("|")]
+    assert {len(line.replace("\\|", "").split("|")) for line in tables} == {7}, "no cell is cut by a bar"
+
+
+def test_one_run_has_no_verdict():
+    row = next(c for c in ROWS if "`s1-vgg`:" in c.evidence)
+    expected = report.rows(names=["s1-vgg"])[0]
+    assert row.verdict == expected.verdict
+    if expected.last.n == 1:
+        assert row.verdict.startswith("one run")
+
+
+def test_without_records_the_page_says_what_it_needs(tmp_path):
+    assert claims.page(tmp_path, []).startswith("*Needs the records of s1-vgg,")

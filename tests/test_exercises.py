@@ -1,0 +1,134 @@
+"""Worked solutions are code that readers copy, so each runs after its chapter; and chapters open as CONTRIBUTING says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import matplotlib
+import nbformat
+import pytest
+
+from bnnlib.book import chapters, opening
+from bnnlib.book.pages import chapter
+
+matplotlib.use("Agg")
+# What a chapter is run with here; by default from the records.
+GIVEN = {"one-binary-neuron": {"profile": "quick", "width": 20}}
+# Chapters that do not open by the pattern yet.
+OLDER = {
+    *("ablation-eleven-points", "alexnet-imagenet", "gradient-of-the-scaled-sign"),
+    *("one-bit-at-a-time", "shipping-one-bit"),
+}
+PATHS = {path.stem: path for path in chapters.sources()}
+NAMES = sorted(PATHS.keys() - OLDER)
+
+
+def cells(name: str, kind: str):
+    return [cell for cell in nbformat.read(PATHS[name], as_version=4).cells if cell.cell_type == kind]
+
+
+def prose(name: str) -> str:
+    return "\n".join(cell.source for cell in cells(name, "markdown"))
+
+
+def solutions(text: str) -> dict[str, str]:
+    """The code of each solution in a chapter's prose, by the exercise's label."""
+    found = re.findall(r"^(`{3,})\{solution\} (\S+)\n(.*?)^\1$", text, re.DOTALL | re.MULTILINE)
+    blocks = {
+        label: re.findall(r"^```python\n(.*?)^```", body, re.DOTALL | re.MULTILINE)
+        for _, label, body in found
+    }
+    return {label: "\n".join(code) for label, code in blocks.items()}
+
+
+def run(name: str, **given) -> dict:
+    """What a chapter's code cells leave behind."""
+    import matplotlib.pyplot as plt
+
+    names: dict = {}
+    for cell in cells(name, "code"):
+        exec(compile(cell.source, cell.id, "exec"), names)
+        plt.close("all")
+        if "parameters" in cell.metadata.get("tags", []):
+            names.update(given)
+    return names
+
+
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg")
+@pytest.mark.parametrize("name", [name for name in NAMES if "{solution}" in prose(name)])
+def test_a_chapters_solutions_run(name, capsys, tmp_path, monkeypatch):
+    import torch
+
+    monkeypatch.setenv("BNN_DATA", str(tmp_path / "no-data"))
+    monkeypatch.setenv("BNN_RUNS", str(tmp_path / "runs"))
+    threads = torch.get_num_threads()
+    try:
+        names = run(name, **GIVEN.get(name, {}))
+        for label, solution in solutions(prose(name)).items():
+            capsys.readouterr()
+            exec(compile(solution, f"solution {label}", "exec"), names)
+            assert capsys.readouterr().out, label
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_exercise_has_a_solution_that_folds(name):
+    text = prose(name)
+    assert "## Exercises" in text
+    asked = re.findall(r"^`{3,}\{exercise\} \S.*\n:label: (\S+)$", text, re.MULTILINE)
+    assert asked and asked == list(solutions(text))
+    assert text.count("{solution}") == len(re.findall(r"\{solution\} \S+\n:class: dropdown\n", text))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_chapter_opens_with_question_cost_parameters_and_imports(name):
+    notebook = nbformat.read(PATHS[name], as_version=4)
+    tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
+    assert re.fullmatch(r"# \S.*\n\n\*\*The question\.\*\* [^#]*\?", notebook.cells[0].source)
+    assert tags[1:4] == [["cost"], ["parameters"], ["imports"]]
+    assert sum("answer" in given for given in tags) == 1
+
+
+def test_older_chapters_are_those_that_are_there():
+    assert OLDER <= PATHS.keys()
+
+
+def test_the_page_has_the_answer_first_and_the_measured_time(tmp_path):
+    path = tmp_path / "one.ipynb"
+    box = opening._box("one", {"stored": "reads", "full": "trains"}, [], "", tmp_path)
+    shown = {"text/markdown": box}
+    made = [
+        nbformat.v4.new_markdown_cell("# One\n\n**The question.** Why?"),
+        nbformat.v4.new_code_cell(
+            "cost", metadata={"tags": ["cost"]}, outputs=[nbformat.v4.new_output("display_data", shown)]
+        ),
+        nbformat.v4.new_code_cell("p = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("late", metadata={"tags": ["answer"]}),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=made, metadata={"papermill": {"duration": 3.7}})
+    nbformat.write(notebook, path)
+    page = nbformat.reads(chapter.as_page(path).decode(), 4)
+    assert [cell.source for cell in page.cells] == [made[0].source, "late", "cost", "p = 1"]
+    assert "remove-input" in page.cells[1].metadata.tags and "hide-input" in page.cells[3].metadata.tags
+    assert page.cells[3].metadata.mystnb.code_prompt_show == "Show the parameters"
+    text = page.cells[2].outputs[0].data["text/markdown"]
+    assert "| reads | 4 s |" in text and "| trains | – |" in text and "<!--" not in text
+
+
+def test_the_cost_of_training_is_that_of_the_records(tmp_path, a_record):
+    from bnnlib import records
+
+    hardware = {"cpu": "A CPU", "threads": 2}
+    for seed, seconds in enumerate((3600, 7200)):
+        record = a_record(seed=seed, wall_time_s=seconds, hardware=hardware)
+        records.write(record, records.path_of(record.recipe, seed, tmp_path / "results" / "runs"))
+    does = {"stored": "reads", "full": "trains"}
+    box = opening._box("one", does, [record.recipe], "Data: none.", tmp_path)
+    assert "| `full` | trains | 90 min (A CPU, 2 threads) |" in box and "Data: none." in box
+    assert "| `full` | trains | <!--full-->–<!--/--> |" in opening._box("one", does, ["nobody"], "", tmp_path)
+    build = tmp_path / "build" / "chapters" / "quick"
+    build.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(metadata={"papermill": {"duration": 41.0}}), build / "one.ipynb")
+    assert opening.last_run("one", "quick", Path(tmp_path)) == 41.0

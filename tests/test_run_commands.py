@@ -1,0 +1,80 @@
+"""The commands that look at runs: `bnn runs`, `bnn compare`, `bnn plan`."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from bnnlib import recipes, records
+from bnnlib.experiments import folders, pair, plan
+from bnnlib.training import checkpoint, status
+
+LENET = "s4-lenet5"
+
+
+def test_run_folders_are_listed_with_how_far_they_are(tmp_path):
+    def put(profile, seed, **told):
+        folder = tmp_path / LENET / profile / f"seed{seed}"
+        folder.mkdir(parents=True)
+        status.write(folder, status.Status(recipe=LENET, seed=seed, epochs=10, **told))
+        return folder
+
+    put("full", 0, epoch=10, share=0.0, seconds=100.0, top1=99.0)
+    put("full", 1, epoch=2, share=0.5, seconds=50.0, top1=90.0)
+    running = put("demo", 0, epoch=0, share=0.0, seconds=0.0)
+    (tmp_path / "old" / "full" / "seed0").mkdir(parents=True)  # of an earlier version: no status
+    bad = put("quick", 0, epoch=1, share=0.0, seconds=1.0)
+    (bad / status.NAME).write_text("{")
+    with checkpoint.Lock(running):
+        found = {(row.profile, row.seed): row for row in folders.rows(tmp_path)}
+        assert {key: row.state for key, row in found.items()} == {
+            ("full", 0): "finished", ("full", 1): "stopped", ("demo", 0): "training",
+        }  # fmt: skip
+    assert found["full", 1].left == pytest.approx(150.0)
+    shown = folders.table(list(found.values()))
+    assert "2/10" in shown and "90.00" in shown and "2 min" in shown
+    answer = CliRunner().invoke(folders.app, ["--runs", str(tmp_path / "none")])
+    assert answer.exit_code == 0 and "no run in" in answer.stderr
+
+
+def test_two_runs_side_by_side(tmp_path, a_record):
+    for seed in (0, 1, 2):
+        records.write(a_record(seed=seed), records.path_of(LENET, seed, tmp_path))
+    answer = CliRunner().invoke(pair.app, [LENET, f"{LENET}:1", "--folder", str(tmp_path), "--figure", str(tmp_path / "c.png")])
+    assert answer.exit_code == 0, answer.output
+    assert "90.00" in answer.stdout and "+0.00" in answer.stdout and "two seeds of this recipe differ" in answer.stdout
+    assert (tmp_path / "c.png").stat().st_size > 1000
+    folder = tmp_path / "run"
+    records.write(a_record(profile="quick"), folder / "record.json")
+    assert "quick" in CliRunner().invoke(pair.app, [LENET, str(folder), "--folder", str(tmp_path)]).stdout
+    other = a_record().resolved | {"label_smoothing": 0.3}
+    said = pair.table(a_record(), a_record(resolved=other), [])
+    assert "recipes differ in label_smoothing (0.0 -> 0.3)" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("s4-lenet", "did you mean s4-lenet5"),
+        (f"{LENET}:7", f"{LENET} has no record of seed 7; it has seeds 0"),
+        (f"{LENET}:x", "give a record's file, a run folder, or recipe:seed"),
+        ("nothing.json", "record nothing.json"),
+    ],
+)
+def test_a_run_that_is_none_is_named(tmp_path, a_record, name, said):
+    records.write(a_record(), records.path_of(LENET, 0, tmp_path))
+    answer = CliRunner().invoke(pair.app, [LENET, name, "--folder", str(tmp_path)])
+    assert answer.exit_code == 1 and said in answer.stderr and answer.stderr.count("\n") == 1
+
+
+def test_the_plan_is_what_has_no_record(tmp_path, a_record):
+    records.write(a_record(seed=1, wall_time_s=7200.0), records.path_of(LENET, 1, tmp_path))
+    found = {row.recipe.name: row for row in plan.missing(tmp_path)}
+    assert found[LENET].seeds == (0, 2, 3, 4) and (found[LENET].hours, found[LENET].by) == (2.0, "its other seeds")
+    assert "epochs of the same net" in found["s4-lenet5-15ep-s4"].by
+    assert found["s4-lenet5-15ep-s4"].hours == pytest.approx(2.0 / 2 * 15)  # that record has two epochs
+    assert not any(recipes.load(name).dataset == "imagenet" for name in found)
+    said = plan.table([found[LENET]])
+    assert "0 to 4 (4)" in said and "4 runs, 8 hours" in said
+    assert "nothing is missing" in plan.table([])
+    assert CliRunner().invoke(plan.app, ["s4-lenet"]).exit_code == 1
