@@ -68,7 +68,7 @@ rule book:
     output:
         "build/html/index.html",
     shell:
-        "{PYTHON} -m bnnlib.book && touch {output}"
+        "{PYTHON:q} -m bnnlib.book && touch {output}"
 
 
 rule chapter:
@@ -77,7 +77,7 @@ rule chapter:
     output:
         "build/chapters/stored/{name}.ipynb",
     shell:
-        "{PYTHON} -m bnnlib.chapters run {wildcards.name} --profile stored"
+        "{PYTHON:q} -m bnnlib.chapters run {wildcards.name} --profile stored"
 
 
 # No recipe and no code among the inputs: a record stays until it is deleted, and one whose recipe has changed is named
@@ -92,11 +92,11 @@ rule train:
         gpu=int(config.get("gpu", 0)),
         mem_mb=6000,
     shell:
-        "{PYTHON} -m bnnlib.train {wildcards.recipe} --seed {wildcards.seed} --threads {threads}"
+        "{PYTHON:q} -m bnnlib.train {wildcards.recipe} --seed {wildcards.seed} --threads {threads}"
 
 
 rule data:
     output:
         touch("build/data/{name}.fetched"),
     shell:
-        "{PYTHON} -m bnnlib.data fetch {wildcards.name}"
+        "{PYTHON:q} -m bnnlib.data fetch {wildcards.name}"

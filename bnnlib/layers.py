@@ -316,6 +316,7 @@ class BinaryConv2d(_Binary):
             y = ops.conv2d_of_signs(b, w, bias, self.stride, padding, self.dilation, self.groups, dropout)
         else:
             y = F.conv2d(b, w, bias, self.stride, padding, self.dilation, self.groups)
+        y = _whole_in_onnx(y) if self.binary_input and not self.training else y
         dtype = y.dtype  # under autocast not that of scale and bias: all that follows would be float32 with them
         if self.scale_kind in SPATIAL and y.shape[2:] != late_scale.shape[1:]:
             raise ValueError(
@@ -346,6 +347,42 @@ class BinaryConv2d(_Binary):
         if self.scale_kind in SPATIAL:
             text += f", output_size={tuple(self.output_scale().shape[1:])}"
         return f"{text}, bias={self.bias is not None}, {self._describe()}"
+
+
+class BinaryConv1d(BinaryConv2d):
+    """1-d convolution of a binarised input with binarised weights: ``(N, C_in, L) -> (N, C_out, L_out)``, for text and signals.
+
+    Arguments as :class:`BinaryConv2d`, sizes as whole numbers. The weight is ``(C_out, C_in / groups, 1, kernel)``: the layer is a
+    two-dimensional one on rows one pixel high, and is packed as such. ``output_size`` (of a scale that differs from place to
+    place) is the length L_out.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        output_size: int | None = None,
+        **options: object,
+    ) -> None:
+        for name, size in (("kernel_size", kernel_size), ("stride", stride), ("padding", padding), ("dilation", dilation)):
+            if type(size) is not int:
+                raise ValueError(f"{name} is {size!r}: BinaryConv1d takes a whole number")
+        super().__init__(
+            in_channels, out_channels, (1, kernel_size), (1, stride), (0, padding), (1, dilation), groups, bias,
+            output_size=None if output_size is None else (1, output_size), **options,
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 3 or x.shape[1] != self.in_channels:
+            raise ValueError(f"BinaryConv1d expects (N, {self.in_channels}, L), got {tuple(x.shape)}")
+        return super().forward(x.unsqueeze(2)).squeeze(2)
 
 
 class BinaryLinear(_Binary):
@@ -414,6 +451,7 @@ class BinaryLinear(_Binary):
         if late_scale is None and k is None and self.training:
             return F.linear(b, w, self.bias)
         y = F.linear(b, w)
+        y = y if self.training else _whole_in_onnx(y)
         dtype = y.dtype
         if late_scale is not None:
             y = y * late_scale
@@ -507,6 +545,12 @@ def set_temperature_(model: nn.Module, temperature: float) -> None:
 def binary_layers(model: nn.Module) -> dict[str, _Binary]:
     """The binary layers of ``model`` by their qualified name."""
     return {name: m for name, m in model.named_modules() if isinstance(m, _Binary)}
+
+
+def _whole_in_onnx(sums: Tensor) -> Tensor:
+    """Sums of +-1, as an exported graph must keep them: a runtime that moved the scale that follows into the weights would get sums of
+    zero that are not zero, and flip their signs. Rounding changes no whole number, and nothing is moved past it."""
+    return torch.round(sums) if torch.onnx.is_in_onnx_export() else sums
 
 
 def _check_floating(layer: str, x: Tensor) -> None:

@@ -116,6 +116,8 @@ def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0,
     """
     if ste not in get_args(STE):
         raise _unknown("ste", ste, STE)
+    if torch.onnx.is_in_onnx_export():  # which holds no gradient
+        return sign(x) if signs else x
     t = torch.as_tensor(temperature, dtype=x.dtype, device=x.device) if ste == "tanh" else None
     return _Binarize.apply(x, ste, t, signs)
 

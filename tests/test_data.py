@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import os
 import pickle
+import shutil
 import threading
 import urllib.error
 import urllib.request
@@ -367,6 +368,27 @@ def test_imagefolder(alone, tmp_path):
     assert loaded.train.images.shape == (6, 3, 6, 9) and loaded.mean == (0.5,) * 3
     want = np.asarray(Image.open(tmp_path / "t" / "val" / "b" / "1.png"))
     assert np.array_equal(loaded.test.images[4].numpy(), want.transpose(2, 0, 1))
+
+
+def test_imagefolder_reads_folders_in_folders_as_torchvision_does(alone, tmp_path):
+    root = write_tree(tmp_path / "t")
+    for part in ("train", "test"):
+        for name, place in (("a", "z/deep"), ("a", "0"), ("b", "x")):
+            (root / part / name / place).mkdir(parents=True)
+            Image.fromarray(some_images(1, (6, 9, 3), seed=len(place))[0]).save(root / part / name / place / "1.png")
+        (root / part / "a" / "._0.png").write_bytes(b"not an image: what macOS leaves")
+        (root / part / "a" / ".hidden").mkdir()
+        (root / part / "a" / ".hidden" / "1.png").write_bytes(b"none")
+    loaded = data.load(f"imagefolder:{root}")
+    shutil.rmtree(root / "train" / "a" / ".hidden")
+    (root / "train" / "a" / "._0.png").unlink()
+    theirs = torchvision.datasets.ImageFolder(str(root / "train"))
+    assert loaded.train.labels.tolist() == [label for _, label in theirs.samples] == [0] * 5 + [1] * 4
+    for mine, (path, _) in zip(loaded.train.images, theirs.samples, strict=True):
+        assert np.array_equal(mine.numpy(), np.asarray(Image.open(path)).transpose(2, 0, 1))
+    (root / "train" / "b" / "again").symlink_to(root / "train" / "b")
+    with pytest.raises(data.DataError, match="more than 16 deep"):
+        data.load(f"imagefolder:{root}")
 
 
 def test_imagefolder_prefers_test_to_val(alone, tmp_path):

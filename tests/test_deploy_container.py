@@ -301,7 +301,7 @@ def with_graph(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_graph(lambda g: g.update(version=2)), "version 2"),
+        (with_graph(lambda g: g.update(version=2)), "version 3"),
         (with_graph(lambda g: g.update(code="import os")), "has fields"),
         (with_graph(lambda g: g.pop("slots")), "has fields"),
         (with_graph(lambda g: g.update(slots=[])), "not a graph"),

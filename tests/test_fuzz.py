@@ -70,11 +70,12 @@ def test_the_interpreter_by_hand():
 
 
 def test_random_graphs_hold_every_operation_and_stage():
-    from bnnlib.deploy.graph import OPERATIONS, STAGES
+    from bnnlib.deploy.graph import FUNCTIONS, OPERATIONS, STAGES
 
-    graphs = [fuzz.Maker(random.Random(seed)).graph for seed in range(80)]
+    graphs = [fuzz.Maker(random.Random(seed)).graph for seed in range(200)]
     for graph in graphs:
         graph.validate()
+    rounded = {*FUNCTIONS, "over", "over_from"} - {"abs", "square"}  # tests/test_deploy_supported.py has these
     ops = [op for graph in graphs for op in graph.ops]
     assert {op.kind for op in ops} == set(OPERATIONS) - {"torch"}
-    assert {stage["op"] for op in ops for stage in op.stages} == set(STAGES)
+    assert {stage["op"] for op in ops for stage in op.stages} == set(STAGES) - rounded

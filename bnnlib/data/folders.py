@@ -34,7 +34,8 @@ class Tree:
 
 
 def list_tree(root: Path, classes: tuple[str, ...] | None = None, inside: str = "") -> Tree:
-    """List root/CLASS/[inside/]*.png. Classes are sorted by name, which is torchvision's order.
+    """List root/CLASS/[inside/]*.png, with images in folders below them. Classes are sorted by name, folders and files too, which is
+    torchvision's order; names that begin with a dot are left out (`._x.png` is what macOS leaves beside x.png).
 
     classes: the ones that must be there, no more and no fewer; None takes the folders found.
     """
@@ -56,9 +57,7 @@ def list_tree(root: Path, classes: tuple[str, ...] | None = None, inside: str = 
         here = root / name / inside if inside else root / name
         if not here.is_dir():
             raise DataError(f"{here}: missing")
-        with os.scandir(here) as entries:
-            found_here = sorted(e.name for e in entries if e.name.lower().endswith(EXTENSIONS))
-        files = [(file, regular(here / file)) for file in found_here]
+        files = [(file, regular(here / file)) for file in _images_below(here)]
         if not files:
             raise DataError(f"{here}: no image files in it")
         prefix = os.path.relpath(here, root)
@@ -66,6 +65,18 @@ def list_tree(root: Path, classes: tuple[str, ...] | None = None, inside: str = 
         labels += [label] * len(files)
         stats += [(stat.st_size, stat.st_mtime_ns) for _, stat in files]
     return Tree(root, classes, names, labels, stats)
+
+
+def _images_below(folder: Path) -> list[str]:
+    found = []
+    for place, below, files in os.walk(folder, followlinks=True):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        if len(Path(place).relative_to(folder).parts) > 16:
+            raise DataError(f"{place}: folders within folders more than 16 deep (a link to itself?)")
+        inside = os.path.relpath(place, folder)
+        found += [(inside, name) for name in files if name.lower().endswith(EXTENSIONS) and not name.startswith(".")]
+    # torchvision sorts by folder, then by name
+    return [name if inside == "." else f"{inside}/{name}" for inside, name in sorted(found, key=lambda f: ("" if f[0] == "." else f[0], f[1]))]
 
 
 def regular(path: Path) -> os.stat_result:

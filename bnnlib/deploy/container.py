@@ -8,7 +8,7 @@
     the rest      the tensors, one behind the other, little-endian, row by row
 
 DOCUMENT is JSON as text; what it says is the business of :mod:`bnnlib.deploy.files`. DIGEST is the SHA-256 of the
-whole file in which its own 64 digits are zeros, so that no byte can change unnoticed. Format 1 had no digest.
+whole file in which its own 64 digits are zeros, so that no byte can change unnoticed. Format 1 had no digest; 2 held graphs of version 1.
 
 :func:`read` trusts nothing: it believes no size before it has compared it with the file's, and gives either what was
 written or :class:`DeployError`. What it allocates is bounded by the size of the file.
@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-FORMAT = 2
+FORMAT = 3
 LARGEST_HEADER = 4 << 20
 """Bytes. The largest of the book's is a hundredth of it; a table of 1000 class names takes little."""
 LARGEST_FILE = 4 << 30

@@ -10,7 +10,7 @@ behind them fall as they do on the CPU; weights stored in fewer bits are widened
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bnnlib import ops
 from bnnlib.deploy.graph import Graph, Op
+from bnnlib.deploy.operations import places
 
 
 class DeviceRunner:
@@ -41,16 +42,17 @@ class DeviceRunner:
             for stage in op.stages
             if (name := stage.get("flip")) is not None
         }
+        self._places: dict[int, Tensor] = {}  # of `move`, by the operation's number
         last: dict[str, int] = {}
         for i, op in enumerate(graph.ops):
             last.update(dict.fromkeys(op.reads(), i))
         self._last = {name: i for name, i in last.items() if name not in graph.outputs}
 
     @torch.no_grad()
-    def values(self, x: Tensor, names: list[str]) -> dict[str, Tensor]:
-        """Slots by name, for images float32 ``(N, C, H, W)`` on the device: float32 ``(N, C, H, W)`` or words int64
+    def values(self, x: Tensor | Sequence[Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+        """Slots by name, for images float32 ``(N, C, H, W)`` on the device (of several inputs, a list of such): float32 ``(N, C, H, W)`` or words int64
         ``[N, H, W, words]``. Other slots are let go as soon as nothing reads them."""
-        held = {self.graph.inputs[0]: x}
+        held = dict(zip(self.graph.inputs, [x] if isinstance(x, Tensor) else x, strict=True))
         for i, op in enumerate(self.graph.ops):
             y = self._source(i, op, held)
             for stage in op.stages:
@@ -85,6 +87,8 @@ class DeviceRunner:
         a, name = op.attributes, op.inputs[0]
         if op.kind == "torch":
             return self.calls[a["module"]](*(held[n] for n in op.inputs))
+        if op.kind in ("move", "join", "reduce", "resample"):
+            return self._tensor(i, op, held)
         if op.kind == "map":
             return self._float(name, held).repeat(1, a["repeat"], 1, 1)
         if op.kind == "bit_pad":
@@ -104,6 +108,28 @@ class DeviceRunner:
             threshold = self._constants[stage["threshold"]]
             fused = {"threshold": threshold, "flip": self._flips.get(stage["flip"]), "pool": stage["pool"], "out": "bits"}
         return ops.conv2d_packed(held[name], self._weights[i], self._shape(op), *geometry, **fused)
+
+    def _tensor(self, i: int, op: Op, held: Mapping[str, Tensor]) -> Tensor:
+        """What moves, joins, sums and resamples values; slots are (N, C, H, W) here, their axes (rows, columns, channels)."""
+        a, x, dims = op.attributes, held[op.inputs[0]], (2, 3, 1)
+        if op.kind == "join":
+            return torch.cat([held[name] for name in op.inputs], dims[a["axis"]])
+        if op.kind == "reduce":
+            function = {"sum": torch.sum, "mean": torch.mean, "max": torch.amax, "min": torch.amin}[a["function"]]
+            return function(x, [dims[axis] for axis in a["axes"]], keepdim=True) if a["axes"] else x
+        if op.kind == "resample":
+            dim, weight = dims[a["axis"]], self._constants[op.constants["weight"]]
+            start, total = self._constants[op.constants["start"]].long(), None
+            for tap in range(weight.shape[1]):
+                part = x.index_select(dim, start + tap) * weight[:, tap].reshape([-1 if d == dim else 1 for d in range(4)])
+                total = part if total is None else total + part
+            return total
+        if i not in self._places:
+            self._places[i] = torch.from_numpy(places(op, self.graph.tensors)).long().to(self.device)
+        (h, w, c), place = a["shape"], self._places[i]
+        y = x.permute(0, 2, 3, 1).flatten(1)[:, place.clamp(min=0)]
+        y = torch.where(place < 0, float(a["value"]), y)
+        return y.reshape(len(x), h, w, c).permute(0, 3, 1, 2)
 
     @staticmethod
     def _padded(bits: Tensor, padding: list[int], value: int, channels: int) -> Tensor:
@@ -141,6 +167,14 @@ class DeviceRunner:
         if kind == "affine":
             scale, bias = self._parameter(stage["scale"]), self._parameter(stage["bias"])
             return (x.double() * scale.double() + bias.double()).float() if stage["fused"] else x * scale + bias
+        if kind == "divide":
+            return x / self._parameter(stage["by"])
+        if kind == "elu":
+            return F.elu(x, stage["alpha"])
+        if kind in _FUNCTIONS:
+            return _FUNCTIONS[kind](x)
+        if kind in _PAIRS:
+            return _PAIRS[kind](x, held[stage["slot"]])
         if kind == "relu":
             return x.relu()
         if kind == "clamp":
@@ -168,6 +202,17 @@ class DeviceRunner:
         else:  # bits
             held[stage["slot"]] = x if stage["flip"] is None else x ^ self._flips[stage["flip"]]
         return x
+
+
+_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "abs": torch.abs, "square": torch.square, "sqrt": torch.sqrt, "reciprocal": torch.reciprocal, "exp": torch.exp, "log": torch.log,
+    "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu, "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"), "silu": F.silu,
+    "hard_sigmoid": F.hardsigmoid, "hard_swish": F.hardswish, "softplus": F.softplus,
+}  # fmt: skip
+_PAIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "plus": torch.add, "minus": torch.sub, "minus_from": lambda x, y: y - x, "times": torch.mul, "over": torch.div,
+    "over_from": lambda x, y: y / x, "larger": torch.maximum, "smaller": torch.minimum,
+}  # fmt: skip
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ a packed network (what :func:`bnnlib.deploy.convert` makes of a model)
 Both describe themselves by the same fields of the document, which :func:`info` returns:
 
 ================ ===========================================================================================
-``format``       2; files of format 1 (trained models without checksum) are read, and no longer written
+``format``       3; files of format 2 (whose graphs are of version 1) and 1 (trained models without checksum) are read,
+                 and no longer written
 ``model``,       of a trained model: ``name`` and ``options``; and for each binary layer the ``shape`` of its
 ``packed``       weight and the kind of its ``scale``
 ``graph``        of a packed network: see :meth:`bnnlib.deploy.graph.Graph.to_json`
@@ -30,7 +31,7 @@ Both describe themselves by the same fields of the document, which :func:`info` 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -109,7 +110,7 @@ def save(
     described |= {key: value for key, value in given.items() if value is not None}
     graph = net if isinstance(net, Graph) else getattr(net, "graph", None)
     if isinstance(graph, Graph):
-        return _write_graph(graph, path, described)
+        return _write_graph(graph, path, described, getattr(net, "notes", []))
     from bnnlib.deploy import trained
 
     if "model" not in described:
@@ -148,12 +149,14 @@ def read_graph(path: Path) -> tuple[Graph, dict[str, Any]]:
     return graph, {key: value for key, value in document.items() if key != "graph"}
 
 
-def _write_graph(graph: Graph, path: Path, described: dict[str, Any]) -> Path:
-    outside = [op.attributes.get("module", op.name) for op in graph.ops if op.kind == "torch"]
+def _write_graph(graph: Graph, path: Path, described: dict[str, Any], notes: Sequence[Mapping[str, Any]]) -> Path:
+    outside = [str(op.attributes.get("module", op.name)) for op in graph.ops if op.kind == "torch"]
     if outside:
+        said = {note["layer"]: ", ".join(filter(None, (note.get("how"), note.get("line")))) for note in notes}
         raise DeployError(
-            f"the network has parts that run in PyTorch and cannot be in a file: {', '.join(map(str, outside))}; "
-            "save the trained model instead"
+            "the network has parts that run in PyTorch and cannot be in a file: "
+            f"{'; '.join(f'{name} ({said[name]})' if said.get(name) else name for name in outside)}. Write these parts with what the "
+            "executor has (the table in the book's page on nets of your own), or save the trained model with torch.save"
         )
     graph.validate()
     kinds = {op.attributes["weights"] for op in graph.ops if op.kind == "real_conv"}

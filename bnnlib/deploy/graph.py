@@ -25,6 +25,16 @@ operation       input     attributes                                   constants
 ``bit_pool``    bits      window: OR, the maximum of +-1               none
 ``bit_pad``     bits      ``padding`` [rows, columns], ``value``       none
                           1 or -1: a border
+``move``        float32   ``shape`` [h, w, c] of the result;           ``tables`` int32 [sum of the sizes]
+                          ``sizes``, whose product is its values;
+                          ``value``
+``join``        float32,  ``axis``: 0 rows, 1 columns, 2 channels      none
+                one or
+                more
+``reduce``      float32   ``function``: ``sum``, ``mean``, ``max``,    none
+                          ``min``; ``axes``, of 0, 1, 2
+``resample``    float32   ``axis``: 0 rows, 1 columns                  ``start`` int32 ``[n]``, ``weight`` float32
+                                                                       ``[n, taps]``
 ``torch``       float32   ``module``: runs in PyTorch, outside of      none
                           this graph; for people
 =============== ========= ============================================ ==========================================
@@ -33,6 +43,12 @@ geometry: ``kernel``, ``stride``, ``padding``, ``dilation`` (pairs), ``groups``.
 nothing. A linear layer is a convolution whose kernel covers the whole input. window: ``kernel``, ``stride``,
 ``padding`` (pairs), ``ceil`` (whether a window may hang over the end); padding never wins, and counts as zeros in an
 average only with ``count_padding``.
+
+``move`` moves values: reshaping, transposing, slicing, flipping, repeating, padding, zeros between. The place of a value of
+the result, in the order of memory (h, w, c), is written in digits, the last of ``sizes`` running fastest; each digit has a
+table of as many numbers, and their sum is the place of the value in the input. Where one of them is negative stands
+``value``. ``join`` puts slots side by side. ``reduce`` leaves one place of each of its axes. ``resample``: place i of the
+result is the sum over t of ``weight[i, t]`` times place ``start[i] + t`` of the input: bilinear resizing, adaptive averages.
 
 =================== ============================ ================================================================
 stage               fields                       what it does to a value x of channel c
@@ -45,6 +61,12 @@ stage               fields                       what it does to a value x of ch
 ``prelu``           ``slope``                    x if x > 0 else x * slope
 ``step``            ``low``, ``high``            +1 if low <= x <= high else -1
 ``residual``        ``slot``                     x + slot; a slot of fewer channels follows itself along them
+``divide``          ``by``                       x / by
+``abs``, ``exp``,                                functions of x: ``FUNCTIONS`` in :mod:`bnnlib.deploy.operations`
+... ``silu``
+``elu``             ``alpha`` (number)           x if x > 0 else alpha (exp(x) - 1)
+``plus``, ``times`` ``slot``                     x with the slot's value: ``PAIRS`` there; a size of 1 of the slot serves
+... ``smaller``                                  all places of that axis
 ``max_pool``        ``size``                     windows size x size side by side; of a convolution, once
 ``avg_pool``        ``size``                     the same, the mean: their sum in row-major order / size^2
 ``store``           ``slot`` float32             writes x
@@ -57,6 +79,11 @@ stage               fields                       what it does to a value x of ch
 ``by``, ``scale``, ``bias``, ``slope``, ``low``, ``high`` name constants, float32 ``[C]`` or, where they differ from pixel to
 pixel, ``[H, W, C]``; ``threshold`` int32 ``[C]``; ``flip`` uint8 ``[ceil(C / 8)]`` (or null), a bit to a channel. A NaN fails both
 comparisons of ``sign``: its bit is 0.
+
+``takes`` says what the inputs are, ``gives`` what the result is: a tensor ``{"tensor": number of the output, "shape": [...]}``, or
+``{"tuple": [...]}``, ``{"list": [...]}``, ``{"dict": [[name, ...], ...]}`` of such. An input or output as PyTorch has it is its slot in the order (channels,
+height, width), reshaped to that shape, which leaves out the batch. Graphs of version 1 have neither: a slot of one pixel is a vector,
+any other (C, H, W).
 """
 
 from __future__ import annotations
@@ -68,85 +95,35 @@ from typing import Any
 
 import numpy as np
 
-VERSION = 1
-KINDS = ("float32", "bits")
-LIMIT = 2**31
-"""Sizes of a slot and of a constant, in values, stay below this."""
+from bnnlib.deploy.operations import (
+    CONSTANTS,
+    FUNCTIONS,
+    GEOMETRY,
+    KINDS,
+    LIMIT,
+    OPERATIONS,
+    PAIRS,
+    REDUCTIONS,
+    STAGES,
+    VERSION,
+    WEIGHTS,
+    WINDOW,
+    GraphError,
+    Op,
+    Slot,
+    _constant,
+    _fits_float32,
+    _need,
+    _whole,
+    joined_shape,
+    output_shape,
+    pooled_size,
+)  # fmt: skip
 
-GEOMETRY = ("kernel", "stride", "padding", "dilation", "groups")
-WINDOW = ("kernel", "stride", "padding", "ceil")
-WEIGHTS = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8, "bits": np.uint8}
-
-# kind: (kinds of slot it reads, attributes)
-OPERATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "map": (KINDS, ("repeat",)),
-    "real_conv": (("float32",), (*GEOMETRY, "weights")),
-    "binary_conv": (("bits",), GEOMETRY),
-    "max_pool": (("float32",), WINDOW),
-    "avg_pool": (("float32",), (*WINDOW, "count_padding")),
-    "bit_pool": (("bits",), WINDOW),
-    "bit_pad": (("bits",), ("padding", "value")),
-    "torch": (("float32",), ("module",)),
-}
-# stage: (fields that name float constants, other fields, kind of the slot it writes)
-STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {
-    "scale": (("by",), (), None),
-    "bias": (("by",), (), None),
-    "affine": (("scale", "bias"), ("fused",), None),
-    "relu": ((), (), None),
-    "clamp": ((), ("low", "high"), None),
-    "prelu": (("slope",), (), None),
-    "step": (("low", "high"), (), None),
-    "residual": ((), ("slot",), None),
-    "max_pool": ((), ("size",), None),
-    "avg_pool": ((), ("size",), None),
-    "store": ((), ("slot",), "float32"),
-    "sign": (("low", "high"), ("slot",), "bits"),
-    "threshold": ((), ("threshold", "flip", "pool", "slot"), "bits"),
-    "bits": ((), ("flip", "slot"), "bits"),
-}
-
-
-class GraphError(ValueError):
-    """A graph that no network can have; the message names the operation and what is wrong."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One activation: ``kind`` and, for one image, ``shape`` (height, width, channels)."""
-
-    kind: str
-    shape: tuple[int, int, int]
-
-    @property
-    def values(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of one image."""
-        h, w, c = self.shape
-        return h * w * (4 * c if self.kind == "float32" else 8 * -(-c // 64))
-
-
-@dataclass
-class Op:
-    """One operation. ``name``: the layers it came from, for people."""
-
-    kind: str
-    inputs: list[str]
-    attributes: dict[str, Any] = field(default_factory=dict)
-    constants: dict[str, str] = field(default_factory=dict)
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    name: str = ""
-
-    def writes(self) -> list[str]:
-        """The slots that this operation writes."""
-        return [stage["slot"] for stage in self.stages if STAGES[stage["op"]][2]]
-
-    def reads(self) -> list[str]:
-        """The slots that it reads: its inputs and what its stages add."""
-        return [*self.inputs, *(stage["slot"] for stage in self.stages if stage["op"] == "residual")]
+__all__ = [
+    "FUNCTIONS", "GEOMETRY", "KINDS", "LIMIT", "OPERATIONS", "PAIRS", "REDUCTIONS", "STAGES", "VERSION", "WEIGHTS", "WINDOW", "Graph",
+    "GraphError", "Op", "Slot", "joined_shape", "output_shape", "pooled_size",
+]  # fmt: skip
 
 
 @dataclass
@@ -159,6 +136,21 @@ class Graph:
     slots: dict[str, Slot]
     ops: list[Op]
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    takes: list[dict[str, Any]] | None = None
+    gives: dict[str, Any] | None = None
+
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each input without the batch, as the caller gives it."""
+        if self.takes is not None:
+            return [tuple(one["shape"]) for one in self.takes]
+        return [_plain(self.slots[name].shape) for name in self.inputs]
+
+    def result(self) -> dict[str, Any]:
+        """``gives``, or what a graph of version 1 means: its outputs, alone or as a tuple."""
+        if self.gives is not None:
+            return self.gives
+        found = [{"tensor": i, "shape": list(_plain(self.slots[name].shape))} for i, name in enumerate(self.outputs)]
+        return found[0]
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors, as JSON holds it. :meth:`from_json` reads it."""
@@ -178,17 +170,19 @@ class Graph:
                 }
                 for op in self.ops
             ],
+            "takes": self.takes,
+            "gives": self.gives,
         }
 
     @classmethod
     def from_json(cls, document: Any, tensors: Mapping[str, np.ndarray]) -> Graph:
         """The graph in ``document`` with these tensors, validated. Raises :class:`GraphError`."""
         try:
-            if document["version"] != VERSION:
-                raise GraphError(
-                    f"the graph is of version {document['version']!r}, this library reads {VERSION}"
-                )
-            _need(set(document) == {"version", "inputs", "outputs", "slots", "ops"}, f"has fields {sorted(document)}")
+            version = document["version"]
+            if type(version) is not int or not 1 <= version <= VERSION:
+                raise GraphError(f"the graph is of version {version!r:.40}, this library reads 1 to {VERSION}")
+            fields = {"version", "inputs", "outputs", "slots", "ops"} | ({"takes", "gives"} if version > 1 else set())
+            _need(set(document) == fields, f"has fields {sorted(document)}")
             for op in document["ops"]:
                 fields = {"kind", "inputs", "attributes", "constants", "stages", "name"}
                 _need(set(op) == fields, f"an operation has fields {sorted(op)}")
@@ -207,6 +201,7 @@ class Graph:
                 for op in document["ops"]
             ]
             graph = cls(list(document["inputs"]), list(document["outputs"]), slots, ops, dict(tensors))
+            graph.takes, graph.gives = document.get("takes"), document.get("gives")
         except GraphError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -246,12 +241,46 @@ class Graph:
         for position, name in enumerate(self.outputs):
             _need(isinstance(name, str) and name in written, f"the output {name!r} is never written")
             _need(name not in self.outputs[:position], f"the output {name} is named twice")
+        self._check_takes()
+        if self.gives is not None:
+            used: set[int] = set()
+            self._check_gives(self.gives, used, 0)
+            _need(used == set(range(len(self.outputs))), "gives leaves out an output")
+
+    def _check_takes(self) -> None:
+        if self.takes is None:
+            return
+        _need(isinstance(self.takes, list) and len(self.takes) == len(self.inputs), f"takes is {self.takes!r:.80}")
+        for one, name in zip(self.takes, self.inputs, strict=True):
+            _need(isinstance(one, dict) and set(one) == {"name", "shape"} and isinstance(one["name"], str), f"takes {one!r:.80}")
+            self._check_shape(one["shape"], name)
+
+    def _check_shape(self, shape: Any, name: str) -> None:
+        whole = isinstance(shape, list) and len(shape) <= 8 and all(_whole(size, 1) for size in shape)
+        _need(whole and math.prod(shape) == self.slots[name].values, f"the shape {shape!r:.80} is not that of slot {name}")
+
+    def _check_gives(self, node: Any, used: set[int], depth: int) -> None:
+        _need(isinstance(node, dict) and depth <= 8, f"gives {node!r:.80}")
+        if set(node) == {"tensor", "shape"}:
+            number = node["tensor"]
+            _need(_whole(number, 0) and number < len(self.outputs), f"gives output {number!r:.40}")
+            self._check_shape(node["shape"], self.outputs[number])
+            used.add(number)
+            return
+        _need(len(node) == 1 and set(node) <= {"tuple", "list", "dict"}, f"gives {node!r:.80}")
+        kind, inside = next(iter(node.items()))
+        _need(isinstance(inside, list) and 1 <= len(inside) <= 256, f"gives {node!r:.80}")
+        if kind == "dict":
+            pairs = all(isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) for one in inside)
+            _need(pairs and len({one[0] for one in inside}) == len(inside), f"gives {node!r:.80}")
+        for one in inside:
+            self._check_gives(one[1] if kind == "dict" else one, used, depth + 1)
 
     def _check_op(self, op: Op, written: set[str]) -> None:
         _need(isinstance(op.name, str), f"its name is {op.name!r:.40}, not text")
         _need(op.kind in OPERATIONS, "unknown operation")
         kinds, attributes = OPERATIONS[op.kind]
-        _need(len(op.inputs) == 1 or (op.kind == "torch" and op.inputs), f"has {len(op.inputs)} inputs")
+        _need(len(op.inputs) == 1 or (op.kind in ("torch", "join") and op.inputs), f"has {len(op.inputs)} inputs")
         for name in op.inputs:
             _need(isinstance(name, str) and name in written, f"reads slot {name!r}, which is not written before")
             _need(self.slots[name].kind in kinds, f"reads slot {name} of kind {self.slots[name].kind}")
@@ -259,9 +288,10 @@ class Graph:
             set(op.attributes) == set(attributes),
             f"has attributes {sorted(op.attributes)}, not {sorted(attributes)}",
         )
-        _need(op.kind in ("real_conv", "binary_conv") or not op.constants, f"has constants {sorted(map(str, op.constants))}")
+        _need(op.kind in CONSTANTS or not op.constants, f"has constants {sorted(map(str, op.constants))}")
         _need(bool(op.stages), "has no stages")
-        shape = output_shape(op, self.slots[op.inputs[0]].shape, self.tensors)
+        shapes = [self.slots[name].shape for name in op.inputs]
+        shape = joined_shape(op, shapes) if op.kind == "join" else output_shape(op, shapes[0], self.tensors)
         if op.kind == "torch":
             _need(
                 all(stage["op"] == "store" and set(stage) == {"op", "slot"} for stage in op.stages),
@@ -301,7 +331,7 @@ class Graph:
             _need(op.kind in ("real_conv", "binary_conv"), f"stage {kind} belongs to a convolution")
             _need(sum(s["op"] in ("max_pool", "avg_pool") for s in op.stages) == 1, "pools twice")
             for before in op.stages[: op.stages.index(stage)]:
-                _need(before["op"] not in ("store", "sign", "residual"), f"stage {before['op']} stands before {kind}")
+                _need(before["op"] not in ("store", "sign", "residual", *PAIRS), f"stage {before['op']} stands before {kind}")
             shape = self._pooled(stage["size"], shape)
         elif kind == "residual":
             name = stage["slot"]
@@ -311,6 +341,14 @@ class Graph:
                 other.kind == "float32" and other.shape[:2] == (h, w) and c % other.shape[2] == 0,
                 f"adds slot {name} of kind {other.kind} and shape {other.shape} to {shape}",
             )
+        elif kind in PAIRS:
+            name = stage["slot"]
+            _need(isinstance(name, str) and name in written, f"reads slot {name!r}, which is not written before")
+            other = self.slots[name]
+            fits = all(mine in (1, size) for mine, size in zip(other.shape, shape, strict=True))
+            _need(other.kind == "float32" and fits, f"takes slot {name} of kind {other.kind} and shape {other.shape} with {shape}")
+        elif kind == "elu":
+            _need(_fits_float32(stage["alpha"]), f"alpha is {stage['alpha']!r:.40}, not a number of float32")
         elif kind == "threshold":
             shape = self._pooled(stage["pool"], shape)
             self.constant(stage["threshold"], np.int32, ((c,),))
@@ -341,98 +379,6 @@ class Graph:
         return _constant(self.tensors, name, dtype, shapes)
 
 
-def _need(condition: bool, what: str) -> None:
-    if not condition:
-        raise GraphError(what)
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < LIMIT
-
-
-def _fits_float32(value: Any) -> bool:
-    """Infinities do; a NaN does not, nor what would become an infinity."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
-    return abs(value) <= float(np.finfo(np.float32).max) or value in (math.inf, -math.inf)
-
-
-def _pair(attributes: Mapping[str, Any], name: str, least: int) -> tuple[int, int]:
-    value = attributes[name]
-    _need(
-        isinstance(value, (list, tuple)) and len(value) == 2 and all(_whole(v, least) for v in value),
-        f"{name} is {value!r}, not two whole numbers of at least {least}",
-    )
-    return value[0], value[1]
-
-
-def _constant(tensors: Mapping[str, np.ndarray], name: Any, dtype: Any, shapes: Iterable[tuple[int, ...]]) -> np.ndarray:
-    _need(isinstance(name, str) and name in tensors, f"the constant {name!r} is missing")
-    value, shapes = tensors[name], tuple(shapes)
-    _need(
-        isinstance(value, np.ndarray) and value.dtype == dtype and value.shape in shapes,
-        f"the constant {name} is {getattr(value, 'dtype', type(value).__name__)} {list(getattr(value, 'shape', ()))}, "
-        f"not {np.dtype(dtype)} {' or '.join(str(list(shape)) for shape in shapes)}",
-    )
-    return value
-
-
-def output_shape(
-    op: Op, shape: tuple[int, int, int], tensors: Mapping[str, np.ndarray]
-) -> tuple[int, int, int]:
-    """What an operation gives before its stages for an input of ``shape``. Checks attributes and constants; raises
-    :class:`GraphError`."""
+def _plain(shape: tuple[int, int, int]) -> tuple[int, ...]:
     h, w, c = shape
-    a = op.attributes
-    if op.kind == "torch":
-        _need(isinstance(a["module"], str), f"module is {a['module']!r}")
-        return shape
-    if op.kind == "map":
-        _need(_whole(a["repeat"], 1), f"repeat is {a['repeat']!r}")
-        return h, w, c * a["repeat"]
-    if op.kind == "bit_pad":
-        ph, pw = _pair(a, "padding", 0)
-        _need(a["value"] in (-1, 1), f"value is {a['value']!r}, neither 1 nor -1")
-        return h + 2 * ph, w + 2 * pw, c
-    kernel, stride, padding = _pair(a, "kernel", 1), _pair(a, "stride", 1), _pair(a, "padding", 0)
-    if op.kind in ("max_pool", "avg_pool", "bit_pool"):
-        _need(isinstance(a["ceil"], bool), f"ceil is {a['ceil']!r}")
-        if op.kind == "avg_pool":
-            _need(isinstance(a["count_padding"], bool), f"count_padding is {a['count_padding']!r}")
-        sizes = []
-        for size, k, s, p in zip((h, w), kernel, stride, padding, strict=True):
-            _need(2 * p <= k, f"pads {p}, more than half of the window {k}")
-            _need(k <= size + 2 * p or a["ceil"], f"the window {k} is larger than the padded input {size + 2 * p}")
-            sizes.append(pooled_size(size, k, s, p, a["ceil"]))
-            _need(sizes[-1] >= 1, f"the window {k} leaves nothing of {size}")
-        return sizes[0], sizes[1], c
-    dilation, groups = _pair(a, "dilation", 1), a["groups"]
-    _need(_whole(groups, 1) and c % groups == 0, f"{groups!r} groups do not divide {c} channels")
-    weight = tensors.get(op.constants.get("weight", ""))
-    _need(isinstance(weight, np.ndarray) and weight.ndim in (2, 4), "the weight is missing")
-    o, k = weight.shape[0], c // groups * kernel[0] * kernel[1]
-    _need(o >= 1 and o % groups == 0, f"{groups} groups do not divide {o} output channels")
-    _need(k < LIMIT, f"the dot products are {k} long")
-    kind = "bits" if op.kind == "binary_conv" else a["weights"]
-    _need(isinstance(kind, str) and kind in WEIGHTS, f"weights is {kind!r}: it must be one of {', '.join(WEIGHTS)}")
-    _need(
-        set(op.constants) == ({"weight", "scale"} if kind == "int8" else {"weight"}),
-        f"has constants {sorted(op.constants)}",
-    )
-    stored = (o, -(-k // 8)) if kind == "bits" else (o, *kernel, c // groups)
-    _constant(tensors, op.constants["weight"], WEIGHTS[kind], (stored,))
-    if kind == "int8":
-        _constant(tensors, op.constants["scale"], np.float32, ((o,),))
-    sizes = []
-    for size, kk, s, p, d in zip((h, w), kernel, stride, padding, dilation, strict=True):
-        _need(d * (kk - 1) + 1 <= size + 2 * p, f"the kernel {kk} is larger than the padded input {size + 2 * p}")
-        sizes.append((size + 2 * p - d * (kk - 1) - 1) // s + 1)
-    return sizes[0], sizes[1], o
-
-
-def pooled_size(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:
-    """How many windows there are along one side."""
-    room = size + 2 * padding - kernel
-    count = -(-room // stride) + 1 if ceil else room // stride + 1
-    # a window that hangs over the end must still begin inside the input or its padding before it
-    return count - 1 if ceil and (count - 1) * stride >= size + padding else count
+    return (c,) if (h, w) == (1, 1) else (c, h, w)

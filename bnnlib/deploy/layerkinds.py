@@ -18,7 +18,7 @@ IDENTITY_MODULES = (nn.Identity, nn.Dropout, layers.Dropout, nn.Dropout1d, nn.Dr
 ELEMENTWISE_MODULES = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.PReLU, nn.LeakyReLU, layers.RPReLU, layers.RSign,
 )  # fmt: skip
-LEAVES = (layers.BinaryConv2d, layers.BinaryLinear, layers.RSign, layers.RPReLU)
+LEAVES = (layers.BinaryConv1d, layers.BinaryConv2d, layers.BinaryLinear, layers.RSign, layers.RPReLU)
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 RELUS = {F.relu, torch.relu, torch.relu_, "relu", "relu_"}
 
@@ -27,27 +27,35 @@ def pair(value: Any) -> list[int]:
     return [int(value), int(value)] if isinstance(value, int) else [int(v) for v in value]
 
 
+_OF_A_ROW = (nn.Conv1d, nn.ConvTranspose1d, nn.MaxPool1d, nn.AvgPool1d)
+
+
+def sized(module: nn.Module, name: str) -> list[int]:
+    """A size of a layer for rows and for columns; a layer of one dimension works on one row."""
+    value = getattr(module, name)
+    if not isinstance(module, _OF_A_ROW):
+        return pair(value)
+    return [0 if "padding" in name else 1, int(value if isinstance(value, int) else value[0])]
+
+
 def module_of(node: torch.fx.Node, model: nn.Module) -> nn.Module | None:
     return model.get_submodule(node.target) if node.op == "call_module" else None
 
 
 def kind(node: torch.fx.Node, model: nn.Module) -> str:
-    """``input``, ``identity``, ``flatten``, ``elementwise``, ``max_pool``, ``avg_pool``, ``conv``, ``binary``, ``add``, ``repeat``, or ``torch``: what
-    the executor lacks."""
+    """``identity``, ``elementwise``, ``max_pool``, ``avg_pool``, ``conv``, ``binary``, ``add``, ``repeat``, or ``torch``: none of these."""
     if node.op == "placeholder":
         return "input"
     module, shape = module_of(node, model), node.meta.get("shape")
     source = next((a for a in node.args if isinstance(a, torch.fx.Node)), None)
     before = source.meta.get("shape") if source is not None else None
-    if shape is None or before is None or len(shape) not in (2, 4) or len(before) not in (2, 4):
+    if shape is None or before is None or len(shape) not in (2, 3, 4) or len(before) not in (2, 3, 4):
         return "torch"
     if module is not None:
         return _module_kind(module, before)
     if node.op not in ("call_function", "call_method"):
         return "torch"
     target = node.target
-    if target is torch.flatten and len(before) == 4:
-        return "flatten"
     if target in RELUS:
         return "elementwise"
     if target in (F.dropout, F.dropout2d) and not arguments(node, F.dropout).get("training", True):
@@ -71,22 +79,20 @@ def _module_kind(module: nn.Module, before: tuple[int, ...]) -> str:
     exact = type(module)  # a subclass may compute anything
     if exact in IDENTITY_MODULES:
         return "identity"
-    if exact is nn.Flatten:
-        return "flatten" if module.start_dim == 1 and module.end_dim in (-1, 3) and len(before) == 4 else (
-            "identity" if module.start_dim == 1 and len(before) == 2 else "torch"
-        )
     if exact in ELEMENTWISE_MODULES:
         counted = isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
         return "torch" if counted and module.running_mean is None else "elementwise"
-    if exact in (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d):
-        known = len(before) == 4 and module_window(module, before) is not None
-        return ("max_pool" if exact is nn.MaxPool2d else "avg_pool") if known else "torch"
-    if exact is nn.Conv2d:
-        plain = module.padding_mode == "zeros" and len(before) == 4 and not isinstance(module.padding, str)
+    if exact in (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool1d, nn.AvgPool1d):
+        known = len(before) == (3 if exact in _OF_A_ROW else 4) and module_window(module, before) is not None
+        return ("max_pool" if exact in (nn.MaxPool1d, nn.MaxPool2d) else "avg_pool") if known else "torch"
+    if exact in (nn.Conv1d, nn.Conv2d):
+        plain = module.padding_mode == "zeros" and len(before) == (4 if exact is nn.Conv2d else 3) and not isinstance(module.padding, str)
         return "conv" if plain else "torch"
     if exact is nn.Linear:
         return "conv" if len(before) == 2 else "torch"
-    if exact is layers.BinaryConv2d:
+    if exact in (layers.BinaryConv1d, layers.BinaryConv2d):
+        if len(before) != (4 if exact is layers.BinaryConv2d else 3):
+            return "torch"
         real_padding = not module.binary_input and module.padding_value and module.padding != (0, 0)
         return "torch" if module.input_scale or real_padding else "binary"
     if exact is layers.BinaryLinear:
@@ -100,6 +106,8 @@ def why_not(node: torch.fx.Node, model: nn.Module) -> str:
     if isinstance(module, (layers.BinaryConv2d, layers.BinaryLinear)) and module.input_scale:
         return "its input scale needs the real-valued input"
     what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
+    if module is not None and not type(module).__module__.startswith(("torch.nn", "bnnlib")):
+        return "it stays whole"
     return f"the executor has no {what} of this form"
 
 
@@ -142,20 +150,19 @@ def module_window(module: nn.Module, before: tuple[int, ...]) -> dict[str, Any] 
         if size not in (1, (1, 1)):
             return None
         return {"kernel": list(before[2:]), "stride": [1, 1], "padding": [0, 0], "ceil": False, "count_padding": True}
-    stride = module.kernel_size if module.stride is None else module.stride
     a = {
-        "kernel": pair(module.kernel_size),
-        "stride": pair(stride),
-        "padding": pair(module.padding),
+        "kernel": sized(module, "kernel_size"),
+        "stride": sized(module, "kernel_size" if module.stride is None else "stride"),
+        "padding": sized(module, "padding"),
         "ceil": bool(module.ceil_mode),
     }
-    if isinstance(module, nn.MaxPool2d):
-        return None if module.return_indices or pair(module.dilation) != [1, 1] else a
-    return None if module.divisor_override else {**a, "count_padding": bool(module.count_include_pad)}
+    if isinstance(module, (nn.MaxPool1d, nn.MaxPool2d)):
+        return None if module.return_indices or sized(module, "dilation") != [1, 1] else a
+    return None if getattr(module, "divisor_override", None) else {**a, "count_padding": bool(module.count_include_pad)}
 
 
 def evaluate(node: torch.fx.Node, model: nn.Module, x: Tensor) -> Tensor:
-    """What PyTorch makes of ``x`` at an element-wise, identity or flatten node."""
+    """What PyTorch makes of ``x`` at an element-wise node."""
     module = module_of(node, model)
     if module is not None:
         return module(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from bnnlib.deploy import program
 from bnnlib.deploy.device import DeviceRunner
 from bnnlib.deploy.graph import Graph, Op
-from bnnlib.deploy.run import empty, images, kernels, variant
+from bnnlib.deploy.run import empty, given, kernels, result, variant
 from bnnlib.ops import unpack_activation
 
 
@@ -20,7 +20,8 @@ class PackedNetwork:
     """Runs a :class:`~bnnlib.deploy.graph.Graph` with the native executor, and what it leaves to PyTorch with PyTorch.
 
     ``network(x)``: float32 ``(N, C, H, W)``, any strides, to what the model gives, float32 and without a gradient. On the CPU or,
-    if ``x`` lies on a GPU, there (:mod:`bnnlib.deploy.device`).
+    if ``x`` lies on a GPU, there (:mod:`bnnlib.deploy.device`). An array of NumPy
+    serves as well, and gives a tensor; float64 is rounded; one image may come without the batch. Several inputs: ``network(x, y)``.
     Threads follow ``torch.set_num_threads``; the kernel variant is ``kernel``, else ``BNN_KERNEL``'s, else this CPU's best. Calls from several
     threads at once are safe. ``graph``, ``report()`` and ``memory_bytes()`` tell what it is.
     """
@@ -32,15 +33,12 @@ class PackedNetwork:
         graph: Graph,
         calls: Mapping[str, Callable[..., Tensor]] | None = None,
         notes: list[dict[str, Any]] | None = None,
-        result: tuple[int, ...] | None = None,
         kernel: str | None = None,
     ) -> None:
         graph.validate()
         self.graph, self.calls, self.notes = graph, dict(calls or {}), notes or []
-        h, w, c = graph.slots[graph.outputs[0]].shape
-        self.result = result or ((c,) if (h, w) == (1, 1) else (c, h, w))
         self.kernel = kernel or variant()
-        self._made_of = graph, calls, notes, result, kernel
+        self._made_of = graph, calls, notes, kernel
         self._elsewhere: dict[torch.device, DeviceRunner] = {}
         missing = [op.attributes["module"] for op in graph.ops if op.kind == "torch" and op.attributes["module"] not in self.calls]
         if missing:
@@ -53,9 +51,6 @@ class PackedNetwork:
                 made = program.assemble(part)
                 self.parts.append((part, made, made.executor(kernels(), self.kernel)))
                 made.constants.clear()  # the executor holds its own
-        alone = len(self.parts) == 1 and graph.outputs[0] not in graph.inputs
-        self._whole = self.parts[0][2] if alone else None
-        self._shape = graph.slots[graph.outputs[0]].shape
 
     def __reduce__(self) -> tuple:
         """Pickled and copied as what it was made of; another machine chooses a kernel of its own."""
@@ -71,16 +66,13 @@ class PackedNetwork:
             raise RuntimeError("a packed network cannot be trained: train the model and convert it again")
         return self
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self._whole is None or type(x) is not Tensor or x.dtype != torch.float32 or x.device.type != "cpu":
-            return self.values(x, self.graph.outputs)[self.graph.outputs[0]]
-        # one native part: one call
-        array = images(x.detach().numpy(), self.graph)
-        y = np.empty((len(array), *self._shape), np.float32)
-        self._whole.run([array, y.transpose(0, 3, 1, 2)], torch.get_num_threads())
-        if self._shape[:2] != (1, 1):
-            y = y.transpose(0, 3, 1, 2)
-        return torch.from_numpy(y).reshape(len(array), *self.result)
+    def __call__(self, *xs: Tensor | np.ndarray) -> Any:
+        if isinstance(xs[0] if xs else None, Tensor) and xs[0].device.type == "cuda":
+            held = self._on(xs, self.graph.outputs)
+            return result(self.graph, [held[name] for name in self.graph.outputs], False, lambda y: y)
+        arrays, alone = given([_array(x) for x in xs], self.graph)
+        held = self._run(arrays, self.parts)
+        return result(self.graph, [held[name] for name in self.graph.outputs], alone, torch.from_numpy)
 
     forward = __call__
 
@@ -97,33 +89,36 @@ class PackedNetwork:
         return {layer: values[slot] for layer, slot in read.items()}
 
     def values(self, x: Tensor, names: list[str]) -> dict[str, Tensor]:
-        """The values of any slots, for inspection; the graph's outputs come in the shape of the model's result."""
-        if not isinstance(x, Tensor) or x.device.type not in ("cpu", "cuda"):
-            raise ValueError(f"the network takes a float32 tensor on the CPU or a GPU, got {getattr(x, 'device', type(x).__name__)}")
+        """The values of any slots, ``(N, C, H, W)``, for inspection."""
         unknown = [name for name in names if name not in self.graph.slots]
         if unknown:
             raise ValueError(f"no slot {unknown[0]!r}: there are {', '.join(self.graph.slots)}")
-        if x.device.type == "cuda":
-            return self._on(x, names)
-        array = images(x.detach().numpy() if x.dtype == torch.float32 else x, self.graph)
-        if set(names) == set(self.graph.outputs):
-            held = self._run(array, self.parts)
-        else:
-            held = self._run(array, self._instrumented(set(names)))
+        xs = x if isinstance(x, (tuple, list)) else [x]
+        if isinstance(xs[0], Tensor) and xs[0].device.type == "cuda":
+            found = self._on(xs, names)
+            kinds = {name: self.graph.slots[name] for name in names}
+            return {n: unpack_activation(y, kinds[n].shape[2]) > 0 if kinds[n].kind == "bits" else y for n, y in found.items()}
+        arrays, _ = given([_array(one) for one in xs], self.graph)
+        same = set(names) == set(self.graph.outputs)
+        held = self._run(arrays, self.parts if same else self._instrumented(set(names)))
         return {name: self._tensor(held[name], name) for name in names}
 
-    def _on(self, x: Tensor, names: list[str]) -> dict[str, Tensor]:
-        """As :meth:`values`, on the device of ``x``."""
-        if x.device not in self._elsewhere:
-            self._elsewhere[x.device] = DeviceRunner(self.graph, x.device, self.calls)
-        found = self._elsewhere[x.device].values(images(x.detach(), self.graph, torch.float32), names)
-        for name, y in found.items():
-            slot = self.graph.slots[name]
-            if slot.kind == "bits":
-                found[name] = unpack_activation(y, slot.shape[2]) > 0
-            elif name in self.graph.outputs:
-                found[name] = y.reshape(len(y), *self.result)
-        return found
+    def _on(self, xs: Sequence[Tensor], names: list[str]) -> dict[str, Tensor]:
+        """Slots' values on the device of the inputs."""
+        device, shapes = xs[0].device, self.graph.input_shapes()
+        if len(xs) != len(shapes):
+            raise ValueError(f"the network takes {len(shapes)} inputs, got {len(xs)}")
+        inputs = []
+        for x, shape, name in zip(xs, shapes, self.graph.inputs, strict=True):
+            h, w, c = self.graph.slots[name].shape
+            if x.dtype != torch.float32:
+                raise ValueError(f"the network takes float32 images, got {x.dtype}")
+            if x.dim() < 2 or tuple(x.shape[1:]) not in (shape, (c, h, w)) or x.device != device:
+                raise ValueError(f"the network takes images [N, {', '.join(map(str, shape))}], got {list(x.shape)} on {x.device}")
+            inputs.append(x.detach().reshape(len(x), c, h, w))
+        if device not in self._elsewhere:
+            self._elsewhere[device] = DeviceRunner(self.graph, device, self.calls)
+        return self._elsewhere[device].values(inputs, names)
 
     def _instrumented(self, names: set[str]):
         parts = []
@@ -137,13 +132,13 @@ class PackedNetwork:
             parts.append(part)
         return parts
 
-    def _run(self, array: np.ndarray, parts) -> dict[str, np.ndarray]:
-        held, threads = {self.graph.inputs[0]: array}, torch.get_num_threads()
+    def _run(self, arrays: list[np.ndarray], parts) -> dict[str, np.ndarray]:
+        held, threads, count = dict(zip(self.graph.inputs, arrays, strict=True)), torch.get_num_threads(), len(arrays[0])
         for part in parts:
             if isinstance(part, Op):
-                self._torch(part, held, len(array))
+                self._torch(part, held, count)
             else:
-                part[2].run(self._arrays(part, held, len(array)), threads)
+                part[2].run(self._arrays(part, held, count), threads)
         return held
 
     def _torch(self, op: Op, held: dict[str, np.ndarray], count: int) -> None:
@@ -151,7 +146,7 @@ class PackedNetwork:
             y = self.calls[op.attributes["module"]](*(torch.from_numpy(held[name]) for name in op.inputs))
         for name in op.writes():
             h, w, c = self.graph.slots[name].shape
-            held[name] = y.detach().float().reshape(count, c, h, w).numpy()
+            held[name] = y.detach().float().reshape(count, c, h, w).numpy()  # that reading gives PyTorch's order
 
     @staticmethod
     def _arrays(part, held: dict[str, np.ndarray], count: int) -> list[np.ndarray]:
@@ -167,17 +162,17 @@ class PackedNetwork:
         if slot.kind == "bits":
             bits = np.unpackbits(np.ascontiguousarray(array).view(np.uint8), axis=-1, count=slot.shape[2], bitorder="little")
             return torch.from_numpy(bits.astype(bool)).permute(0, 3, 1, 2)
-        y = torch.from_numpy(array)
-        return y.reshape(len(array), *self.result) if name in self.graph.outputs else y
+        return torch.from_numpy(array)
 
     def profile(self, x: Tensor) -> list[tuple[str, str, float]]:
         """(kind, layers, seconds) of every native operation for the images ``x``, on one thread, in order."""
-        held, rows = {self.graph.inputs[0]: images(x.detach().numpy(), self.graph)}, []
+        arrays, _ = given([_array(one) for one in (x if isinstance(x, (tuple, list)) else [x])], self.graph)
+        held, rows, count = dict(zip(self.graph.inputs, arrays, strict=True)), [], len(arrays[0])
         for part in self.parts:
             if isinstance(part, Op):
-                self._torch(part, held, len(x))
+                self._torch(part, held, count)
             else:
-                seconds = part[2].profile(self._arrays(part, held, len(x)))
+                seconds = part[2].profile(self._arrays(part, held, count))
                 rows += [(op.kind, op.name, s) for op, s in zip(part[0].ops, seconds, strict=True)]
         return rows
 
@@ -208,3 +203,12 @@ class PackedNetwork:
             f"{total} in all, {4 * values} as float32 weights",
         ]
         return "\n".join(lines)
+
+
+def _array(x: Any) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    if x.device.type != "cpu":
+        raise ValueError(f"the network takes float32 tensors on the CPU, got one on {x.device}: give x.cpu()")
+    x = x.detach()
+    return (x.float() if x.dtype == torch.bfloat16 else x).numpy()

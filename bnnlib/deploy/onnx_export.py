@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bnnlib import quantizers
 from bnnlib.deploy.container import DeployError
 from bnnlib.records import write_atomically
 
@@ -43,10 +42,11 @@ def encode(model: nn.Module, shape: tuple[int, int, int]) -> bytes:
         raise DeployError("the package onnx is missing: pip install 'bnnlib[bench]'")
     out = io.BytesIO()
     any_n = {"images": {0: "n"}, "logits": {0: "n"}}
-    with warnings.catch_warnings(), _plain_sign():
+    training = [module for module in model.modules() if module.training]
+    with warnings.catch_warnings(), _evaluated(model, training):
         warnings.simplefilter("ignore")  # that shapes are checked while it is traced; that newer exporters exist
         torch.onnx.export(
-            model.eval(),
+            model,
             (torch.zeros(1, *shape),),
             out,
             dynamo=False,  # the newer exporter needs a package more, and writes nothing better here
@@ -59,11 +59,11 @@ def encode(model: nn.Module, shape: tuple[int, int, int]) -> bytes:
 
 
 @contextmanager
-def _plain_sign() -> Iterator[None]:
-    """Binarisation without its gradient, which ONNX cannot hold."""
-    kept = quantizers.binarize
-    quantizers.binarize = lambda x, *_: quantizers.sign(x)
+def _evaluated(model: nn.Module, training: list[nn.Module]) -> Iterator[None]:
+    """The model in evaluation mode; the modules ``training`` are back in training afterwards."""
+    model.eval()
     try:
         yield
     finally:
-        quantizers.binarize = kept
+        for module in training:
+            module.training = True

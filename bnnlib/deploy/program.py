@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bnnlib.deploy.graph import Graph, Op, output_shape
+from bnnlib.deploy.graph import Graph
+from bnnlib.deploy.operations import FUNCTIONS, PAIRS, REDUCTIONS, Op, joined_shape, output_shape, places
 
-SOURCES = ("map", "real_conv", "binary_conv", "max_pool", "avg_pool", "bit_pool", "bit_pad")
-STAGES = ("scale", "bias", "affine", "affine_fused", "relu", "clamp", "prelu", "step", "residual", "max_pool", "avg_pool", "store", "sign")  # fmt: skip
+SOURCES = ("map", "real_conv", "binary_conv", "max_pool", "avg_pool", "bit_pool", "bit_pad", "move", "join", "reduce", "resample")
+STAGES = ("scale", "bias", "affine", "affine_fused", "relu", "clamp", "prelu", "step", "residual", "max_pool", "avg_pool", "store", "sign", "divide", *FUNCTIONS, *PAIRS)  # fmt: skip
+TENSOR = ("move", "join", "reduce", "resample")
 WEIGHTS = ("float32", "bfloat16", "int8", "bits")
 MICRO, CHUNK, OUTSIDE = range(3)
 _ALIGN = 64
@@ -152,7 +154,9 @@ def _phases(graph: Graph) -> list[int]:
     """1 for the last operations, as long as all that they write has one pixel."""
     phases = [0] * len(graph.ops)
     for i in range(len(graph.ops) - 1, -1, -1):
-        if any(graph.slots[name].shape[:2] != (1, 1) for name in graph.ops[i].writes()):
+        op = graph.ops[i]
+        vectors = op.writes() if op.kind not in TENSOR else [*op.writes(), *op.reads()]
+        if any(graph.slots[name].shape[:2] != (1, 1) for name in vectors):
             break
         phases[i] = 1
     return phases
@@ -194,7 +198,10 @@ def _allocate(
 
 def _op_row(graph: Graph, op: Op, phase: int, numbers: dict[str, int], constant) -> list[int]:
     a, slot = op.attributes, graph.slots[op.inputs[0]]
-    h, w, c = output_shape(op, slot.shape, graph.tensors)
+    if op.kind == "join":
+        h, w, c = joined_shape(op, [graph.slots[name].shape for name in op.inputs])
+    else:
+        h, w, c = output_shape(op, slot.shape, graph.tensors)
     pair = lambda name, default: a.get(name, (default, default))  # noqa: E731
     row = [SOURCES.index(op.kind), numbers[op.inputs[0]], h, w, c, *pair("kernel", 1), *pair("stride", 1)]
     row += [*pair("padding", 0), *pair("dilation", 1), a.get("groups", 1)]
@@ -202,10 +209,27 @@ def _op_row(graph: Graph, op: Op, phase: int, numbers: dict[str, int], constant)
     stage = op.stages[0]
     own = stage["op"] in ("threshold", "bits")
     row += [repeat.get(op.kind, 1), phase, numbers[stage["slot"]] if own else -1]
-    row += [constant(op.constants.get("weight")), WEIGHTS.index(a["weights"]) if op.kind == "real_conv" else 0]
-    row += [constant(op.constants.get("scale")), constant(stage.get("threshold") if own else None)]
+    if op.kind in TENSOR:
+        _tensor_row(graph, op, row, numbers, constant)
+    row += [] if op.kind in TENSOR else [constant(op.constants.get("weight")), WEIGHTS.index(a["weights"]) if op.kind == "real_conv" else 0]
+    row += [] if op.kind in TENSOR else [constant(op.constants.get("scale"))]
+    row += [constant(stage.get("threshold") if own else None)]
     row += [constant(stage["flip"] if own else None), stage.get("pool", 1) if own else 1, 0, 0, 0, 0]
     return row
+
+
+def _tensor_row(graph: Graph, op: Op, row: list[int], numbers: dict[str, int], constant) -> None:
+    """Fields 14 and 17 to 19 of the operations that move, join, sum and resample: axis or function, table, and values."""
+    a, table, values = op.attributes, None, None
+    if op.kind == "move":
+        table, values = places(op, graph.tensors), np.array([a["value"]], np.float32)
+    elif op.kind == "join":
+        row[14], table = a["axis"], np.array([numbers[name] for name in op.inputs], np.int32)
+    elif op.kind == "reduce":
+        row[14] = REDUCTIONS.index(a["function"])
+    else:
+        row[14], row[5], table, values = a["axis"], graph.tensors[op.constants["weight"]].shape[1], op.constants["start"], op.constants["weight"]
+    row += [constant(table), 0, constant(values)]
 
 
 def _stage_row(stage: dict, graph: Graph, numbers: dict[str, int], constant, endless: dict[str, bool]) -> list[int]:
@@ -215,7 +239,9 @@ def _stage_row(stage: dict, graph: Graph, numbers: dict[str, int], constant, end
     b = stage.get("bias") if kind == "affine" else stage.get("high")
     if kind == "affine" and stage["fused"]:
         kind = "affine_fused"
-    if kind == "clamp":
+    if kind == "elu":
+        a = np.array([float(stage["alpha"])], np.float32)
+    elif kind == "clamp":
         a, b = (np.array([float(stage[name])], np.float32) for name in ("low", "high"))
     elif kind == "sign":
         if b not in endless:
@@ -254,6 +280,8 @@ def prepared(graph: Graph) -> tuple[int, int]:
                 total, steps = total + 6 * places, steps + places * kh * kw
             total += 0 if key in seen else weight
             seen.add(key)
+        if op.kind == "move":
+            total += 4 * graph.slots[op.writes()[0]].values + 512
         names = [value for stage in op.stages for key, value in stage.items() if isinstance(value, str) and key not in ("op", "slot")]
         for name in (*names, *(n for key, n in op.constants.items() if key != "weight")):
             total += 0 if name in seen else graph.tensors[name].nbytes + 512

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +73,7 @@ class Runner:
         if left:
             raise ValueError(f"{', '.join(left)} run in PyTorch: use bnnlib.deploy.PackedNetwork")
         # the executor holds the weights as it likes them: those that were taken may go
-        self.graph = Graph(graph.inputs, graph.outputs, graph.slots, graph.ops, {} if take else graph.tensors)
+        self.graph = Graph(graph.inputs, graph.outputs, graph.slots, graph.ops, {} if take else graph.tensors, graph.takes, graph.gives)
         self.threads, self._kernel, self._taken = threads, kernel, take
         self._source: tuple[Path, str] | None = None
         self._executor = program.assemble(graph).executor(kernels(), kernel or variant(), take)
@@ -93,12 +95,13 @@ class Runner:
         given = dict(zip(self.graph.inputs, inputs, strict=True))
         written = [out.transpose(0, 3, 1, 2) if out.dtype == np.float32 else out for out in outputs.values()]
         self._executor.run([*inputs, *written], self.threads)
-        return [outputs[name] if name in outputs else given[name] for name in self.graph.outputs]
+        back = {name: x.transpose(0, 2, 3, 1) if x.dtype == np.float32 else x for name, x in given.items()}
+        return [outputs[name] if name in outputs else back[name] for name in self.graph.outputs]
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Logits ``[N, classes]`` (or a map, ``[N, C, H, W]``) for images ``[N, C, H, W]``, float32."""
-        y = self.arrays([images(x, self.graph)])[0]
-        return y.reshape(len(y), y.shape[3]) if y.shape[1:3] == (1, 1) else y.transpose(0, 3, 1, 2)
+    def __call__(self, *x: np.ndarray) -> Any:
+        """What the model gives for images ``[N, C, H, W]``, float32; an image without a batch gives a result without one."""
+        inputs, alone = given(x, self.graph)
+        return result(self.graph, [y.transpose(0, 3, 1, 2) for y in self.arrays(inputs)], alone, np.asarray)
 
     def memory_bytes(self, batch: int) -> tuple[int, int]:
         """(what the loaded network holds, what a call with this batch needs beside its input and output)."""
@@ -113,14 +116,56 @@ def empty(graph: Graph, name: str, count: int) -> np.ndarray:
     return np.empty((count, h, w, c), np.float32)
 
 
-def images(x, graph: Graph, float32=np.float32):
-    """``x`` as the network's input ``[N, C, H, W]``; vectors ``[N, K]`` may be given as they are. An array, or a tensor if
-    ``float32`` is PyTorch's. Raises ``ValueError``."""
-    h, w, c = graph.slots[graph.inputs[0]].shape
-    if getattr(x, "dtype", None) != float32:
-        raise ValueError(f"the network takes float32 images, got {getattr(x, 'dtype', type(x).__name__)}")
-    if x.ndim == 2 and (h, w) == (1, 1):
-        x = x[:, :, None, None]
-    if x.ndim != 4 or tuple(x.shape[1:]) != (c, h, w):
-        raise ValueError(f"the network takes images [N, {c}, {h}, {w}], got {list(x.shape)}")
-    return x
+_SCALE = (
+    "scale them as the network was trained to see them, for pixels x / 255 less the mean by the standard deviation: "
+    "bnnlib.deploy.images.expected(path, deploy.info(path)).transform() does it, and `bnn deploy run`"
+)
+
+
+def given(xs: Sequence[np.ndarray], graph: Graph) -> tuple[list[np.ndarray], bool]:
+    """(the inputs as the network's, float32 ``[N, C, H, W]``; whether one image alone was given, without a batch). float64 and float16 are
+    rounded to float32. Raises ``ValueError`` for any other type and shape, and for a NaN, whose bits would mean nothing."""
+    shapes = graph.input_shapes()
+    if len(xs) != len(shapes):
+        raise ValueError(f"the network takes {len(shapes)} inputs, got {len(xs)}")
+    found, alone = [], []
+    for i, (x, shape) in enumerate(zip(xs, shapes, strict=True)):
+        which = "" if len(xs) == 1 else f"input {i}: "
+        if not isinstance(x, np.ndarray):
+            raise ValueError(f"{which}the network takes float32 arrays or tensors, got {type(x).__name__}")
+        if x.dtype != np.float32:
+            if x.dtype not in (np.float64, np.float16):
+                how = f": {_SCALE}" if x.dtype.kind in "ui" else ""
+                raise ValueError(f"{which}the network takes float32 images, got {x.dtype}{how}")
+            x = x.astype(np.float32)
+        h, w, c = graph.slots[graph.inputs[i]].shape
+        slot_shape = (c, h, w)
+        if x.shape == shape and x.shape[1:] != shape:
+            x = x[None]
+            alone.append(i)
+        if x.ndim < 2 or x.shape[1:] not in (shape, slot_shape):
+            raise ValueError(f"{which}the network takes images [N, {', '.join(map(str, shape))}], got {list(x.shape)}")
+        x = x if x.ndim == 4 else x.reshape(len(x), *slot_shape)
+        if kernels().has_nan(x):
+            number = int(np.isnan(x).reshape(len(x), -1).any(1).argmax())
+            raise ValueError(f"{which}image {number} holds a NaN, of which no sign can be taken")
+        found.append(x)
+    if alone and len(alone) != len(xs) or len({len(x) for x in found}) != 1:
+        raise ValueError(f"the inputs are of different batches: {', '.join(str(list(x.shape)) for x in xs)}")
+    return found, bool(alone)
+
+
+def result(graph: Graph, outputs: Sequence[np.ndarray], alone: bool, make: Callable[[np.ndarray], Any]) -> Any:
+    """What the model gives: ``outputs`` (``[N, C, H, W]``) in the form and the shapes that the graph says, each through ``make``."""
+
+    def built(node: dict[str, Any]) -> Any:
+        if "tensor" in node:
+            y = outputs[node["tensor"]]
+            y = y.reshape(len(y), *node["shape"])
+            return make(y[0] if alone else y)
+        kind, inside = next(iter(node.items()))
+        if kind == "dict":
+            return {key: built(one) for key, one in inside}
+        return (list if kind == "list" else tuple)(built(one) for one in inside)
+
+    return built(graph.result())

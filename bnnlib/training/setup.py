@@ -15,7 +15,7 @@ from torch import nn
 from bnnlib import data, layers, recipes, records
 from bnnlib.data import evaluate
 from bnnlib.recipes import Recipe
-from bnnlib.training import building
+from bnnlib.training import building, fits
 from bnnlib.training.meters import Meter
 
 DECODERS = 16  # at most so many processes decode images for one training process
@@ -102,6 +102,7 @@ def setup(
     train, validation, test = batches(fabric, recipe, dataset, seed)
     torch.manual_seed(seed)
     model = building.model(recipe)
+    fits.check(recipe, model, dataset)
     layers.project_(model)
     parameters = building.parameter_count(model)
     if recipe.channels_last:

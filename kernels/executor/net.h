@@ -8,7 +8,7 @@
 
 namespace bnn {
 
-enum class Source : int { map, real_conv, binary_conv, max_pool, avg_pool, bit_pool, bit_pad };
+enum class Source : int { map, real_conv, binary_conv, max_pool, avg_pool, bit_pool, bit_pad, move, join, reduce, resample };
 enum class Area : int { micro, chunk, outside };
 
 struct NetSlot {
@@ -31,7 +31,8 @@ struct NetOp {
     Source source;
     isize input, h, w, c;               // what the source gives, before the stages
     isize kh, kw, sh, sw, ph, pw, dh, dw, groups;
-    isize repeat;                       // map: repeats; bit_pad: 1 or -1; avg_pool: 1 if padding counts
+    isize repeat;                       // map: repeats; bit_pad: 1 or -1; avg_pool: 1 if padding counts; join, resample: the axis (h, w, c);
+                                        // reduce: 0 sum, 1 mean, 2 maximum, 3 minimum, over the axes that have one place left
     isize phase;
     isize output, pool;                 // where bits go, if the operation emits them itself; else output is -1
     const uint64_t* flip;
@@ -41,6 +42,9 @@ struct NetOp {
     const uint8_t* weights;             // real_conv: panels of each group
     Weights kind;
     const float* scale;                 // real_conv with int8 weights
+    const int32_t* table;               // move: where each value comes from, or -1; join: its slots; resample: the first tap of each result
+    isize count;                        // join: how many slots; resample: how many taps
+    const float* values;                // move: what stands where nothing comes from; resample: weights [results][taps]
 };
 
 // Where an array from outside lies; strides in floats for float slots, unused for bits ([N][H][W][words], contiguous).

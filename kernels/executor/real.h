@@ -10,7 +10,9 @@
 namespace bnn {
 
 enum class Weights : int { float32, bfloat16, int8 };
-enum class Do : int { scale, bias, affine, affine_fused, relu, clamp, prelu, step, residual, max_pool, avg_pool, store, sign };
+enum class Do : int { scale, bias, affine, affine_fused, relu, clamp, prelu, step, residual, max_pool, avg_pool, store, sign, divide,
+                      abs, square, sqrt, reciprocal, exp, log, sigmoid, tanh, gelu, gelu_tanh, silu, hard_sigmoid, hard_swish, softplus, elu,
+                      plus, minus, minus_from, times, over, over_from, larger, smaller };      // from plus on: with the values of a slot
 
 struct Real {
     isize panel;            // output channels side by side in the weights: [O / panel][K][panel], zero-filled
@@ -21,6 +23,7 @@ struct Real {
     void (*add)(float* x, const float* y, isize n);
     void (*larger)(float* x, const float* y, isize n);
     void (*divide)(float* x, float by, isize n);
+    void (*combine)(Do what, float* x, const float* y, isize n, bool one);       // one: y[0] with every x
     void (*convert_add)(const uint16_t* counts, const int32_t* base, isize n, const float* y, float* x);
     // bit i = low[i] <= x[i] <= high[i]; high may be null: no upper end. Whole words are written, unused bits 0.
     void (*sign)(const float* x, const float* low, const float* high, isize n, uint64_t* to);

@@ -84,6 +84,8 @@ inline float fused(float x, float a, float b) {
 #endif
 }
 
+#include "executor/functions.inl"
+
 // One stage on one pixel's channels x[n]; a and b: its parameters.
 inline void stage(Do what, float* __restrict x, isize n, const float* __restrict a, const float* __restrict b) {
     switch (what) {
@@ -110,6 +112,22 @@ inline void stage(Do what, float* __restrict x, isize n, const float* __restrict
         }
         break;
     case Do::step: for (isize i = 0; i < n; ++i) x[i] = ((x[i] >= a[i]) & (x[i] <= b[i])) ? 1.0f : -1.0f; break;
+    case Do::divide: for (isize i = 0; i < n; ++i) x[i] /= a[i]; break;
+    case Do::abs: return f_each<Do::abs>(x, n, 0);
+    case Do::square: return f_each<Do::square>(x, n, 0);
+    case Do::sqrt: return f_each<Do::sqrt>(x, n, 0);
+    case Do::reciprocal: return f_each<Do::reciprocal>(x, n, 0);
+    case Do::exp: return f_each<Do::exp>(x, n, 0);
+    case Do::log: return f_each<Do::log>(x, n, 0);
+    case Do::sigmoid: return f_each<Do::sigmoid>(x, n, 0);
+    case Do::tanh: return f_each<Do::tanh>(x, n, 0);
+    case Do::gelu: return f_each<Do::gelu>(x, n, 0);
+    case Do::gelu_tanh: return f_each<Do::gelu_tanh>(x, n, 0);
+    case Do::silu: return f_each<Do::silu>(x, n, 0);
+    case Do::hard_sigmoid: return f_each<Do::hard_sigmoid>(x, n, 0);
+    case Do::hard_swish: return f_each<Do::hard_swish>(x, n, 0);
+    case Do::softplus: return f_each<Do::softplus>(x, n, 0);
+    case Do::elu: return f_each<Do::elu>(x, n, a[0]);
     default: break;
     }
 }
@@ -123,4 +141,4 @@ inline void convert_add(const uint16_t* __restrict counts, const int32_t* __rest
     for (isize i = 0; i < n; ++i) x[i] = (float)(base[i] - 2 * (int32_t)counts[i]) + y[i];
 }
 
-constexpr Real real = {PANEL, KBLOCK_REAL, gemm, stage, add, larger, divide, convert_add, sign_bits};
+constexpr Real real = {PANEL, KBLOCK_REAL, gemm, stage, add, larger, divide, combine, convert_add, sign_bits};

@@ -184,7 +184,7 @@ inline void gemm_bf16(const float* a, isize lda, isize rows, const uint8_t* b, W
     for (; r < rows; ++r) pairs_rows<1>(a + r * lda, lda, n, scratch, c + r * ldc, ldc, add);
 }
 
-constexpr Real real_bf16 = {PANEL, KBLOCK_REAL, gemm_bf16, stage, add, larger, divide, convert_add, sign_bits};
+constexpr Real real_bf16 = {PANEL, KBLOCK_REAL, gemm_bf16, stage, add, larger, divide, combine, convert_add, sign_bits};
 
 }  // namespace bnn::real_avx512
 BNN_TARGET_END

@@ -154,7 +154,26 @@ private:
     isize held_ = 0;
 };
 
+// Whether a float32 array of four dimensions holds a NaN.
+bool has_nan(const py::array& a) {
+    if (a.ndim() != 4 || !a.dtype().equal(py::dtype::of<float>())) throw py::value_error("expected float32 [N, C, H, W], got " + shape_of(a));
+    const uint8_t* at = (const uint8_t*)a.data();
+    const auto row = [](const uint8_t* p, isize n, isize step) {
+        bool bad = false;
+        if (step == 4) for (isize i = 0; i < n; ++i) { float x; bnn::copy(&x, p + 4 * i, 4); bad |= x != x; }
+        else for (isize i = 0; i < n; ++i) { float x; bnn::copy(&x, p + step * i, 4); bad |= x != x; }
+        return bad;
+    };
+    if (a.flags() & py::array::c_style) return row(at, a.size(), 4);
+    for (isize i = 0; i < a.shape(0); ++i)
+        for (isize j = 0; j < a.shape(1); ++j)
+            for (isize k = 0; k < a.shape(2); ++k)
+                if (row(at + i * a.strides(0) + j * a.strides(1) + k * a.strides(2), a.shape(3), a.strides(3))) return true;
+    return false;
+}
+
 void bind_executor(py::module_& m) {
+    m.def("has_nan", &has_nan);
     py::class_<Executor>(m, "Executor")
         .def(py::init<const std::string&, py::array_t<int64_t, py::array::c_style | py::array::forcecast>,
                       py::array_t<int64_t, py::array::c_style | py::array::forcecast>,

@@ -1,0 +1,44 @@
+"""Whether a data set fits a recipe, asked before anything is trained: its images the model, its classes the outputs."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+
+import torch
+from torch import nn
+
+from bnnlib import models
+from bnnlib.data import Dataset
+from bnnlib.deploy import images
+from bnnlib.recipes import Recipe, RecipeError
+
+
+def check(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
+    """Raises :class:`RecipeError` unless ``model`` (on the CPU) takes the images of ``dataset`` and has an output for each class;
+    warns of outputs that no class has."""
+    shape, count = tuple(images.describe(dataset, recipe)["shape"]), len(dataset.classes)
+    allowed = inspect.signature(models.BUILDERS[recipe.model.name]).parameters
+    option = lambda name, value: f"--set model.{name}={value}" if name in allowed else "choose another model"  # noqa: E731
+    kind = next((p.dtype for p in model.parameters()), torch.float32)
+    training = model.training
+    try:
+        with torch.no_grad():
+            outputs = model.eval()(torch.zeros(1, *shape, dtype=kind)).shape[1]
+    except (RuntimeError, ValueError, IndexError) as error:
+        hint = option("in_channels", shape[0])
+        raise RecipeError(
+            f"recipe {recipe.name}: the model {recipe.model.name} does not take images of {dataset.name}, {'x'.join(map(str, shape))} "
+            f"({str(error).splitlines()[0][:200]}); for another number of channels {hint}, or give images of the size it was made for"
+        ) from error
+    finally:
+        model.train(training)
+    if outputs < count:
+        raise RecipeError(
+            f"recipe {recipe.name}: the model {recipe.model.name} has {outputs} outputs, and {dataset.name} has {count} classes: {option('classes', count)}"
+        )
+    if outputs > count:
+        warnings.warn(
+            f"the model {recipe.model.name} has {outputs} outputs for {count} classes of {dataset.name}: {option('classes', count)} leaves none unused",
+            stacklevel=2,
+        )

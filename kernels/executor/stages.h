@@ -1,0 +1,208 @@
+// How an operation is cut into pieces of work, where its slots lie, and the stages that follow on its values.
+#pragma once
+#include "executor/load.h"
+
+namespace bnn::net {
+
+// The images that an operation works on.
+struct Frame {
+    uint8_t *micro, *chunk;
+    isize micro_room, chunk_room;       // images that the areas hold
+    isize in_chunk, in_all;             // the first image's place in its chunk and among all
+    isize n;
+    const Outside* outside;
+};
+
+inline uint8_t* locate(const NetSlot& s, const Frame& f) {
+    if (s.area == Area::micro) return f.micro + s.offset * f.micro_room;
+    if (s.area == Area::chunk) return f.chunk + s.offset * f.chunk_room + f.in_chunk * s.bytes();
+    const Outside& o = f.outside[s.offset];
+    return o.at + f.in_all * (s.bits ? s.bytes() : o.sn * 4);
+}
+
+struct View { const float* at; isize sn, sc, sh, sw; };
+
+inline View view(const NetSlot& s, const Frame& f) {
+    const float* at = (const float*)locate(s, f);
+    if (s.area == Area::outside) return {at, f.outside[s.offset].sn, f.outside[s.offset].sc, f.outside[s.offset].sh, f.outside[s.offset].sw};
+    return {at, s.h * s.w * s.c, 1, s.w * s.c, s.c};
+}
+
+inline bool joined(const View& v, const NetSlot& s) {      // an image is one stretch of memory, channels side by side
+    return (v.sc == 1 || s.c == 1) && (v.sw == s.c || s.w == 1) && (v.sh == s.w * s.c || s.h == 1);
+}
+
+// How an operation is cut into pieces of work.
+struct Cut {
+    isize items, work;                  // work: bytes of memory of a piece
+    isize tile, tiles, chunk, chunks;   // pixels (windows) and channels of a piece
+    isize window, float_stride;
+    bool direct;                        // real_conv: rows are the input itself
+    isize lda;
+    Plan plan;
+};
+
+inline isize stage_window(const Net& n, const NetOp& o) {
+    for (isize i = 0; i < o.stages; ++i)
+        if (is_pool(n.stage[o.first_stage + i].what)) return n.stage[o.first_stage + i].size;
+    return 1;
+}
+
+inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
+    Cut c = {};
+    const NetSlot& in = n.slot[o.input];
+    const isize pool = o.output >= 0 ? o.pool : stage_window(n, o);
+    c.window = pool * pool;
+    const isize all = f.n * (o.h / pool) * (o.w / pool);
+    if (o.source == Source::binary_conv) {
+        c.plan = o.plan;
+        c.plan.g.n = f.n;
+        c.plan.activations = (const uint64_t*)locate(in, f);
+        c.plan.e.to = o.output >= 0 ? (void*)locate(n.slot[o.output], f) : nullptr;
+        choose_tiles(&c.plan, threads);
+        c.tile = c.plan.tile, c.tiles = c.plan.tiles, c.chunk = c.plan.chunk, c.chunks = c.plan.chunks;
+        c.float_stride = round_up(c.chunk, 64);
+        const isize rows = c.plan.images.use ? image_pixels(c.plan.images) : most(ROWS_AT_ONCE, c.window);
+        c.work = round_up(work_bytes(c.plan), 64) + (o.output >= 0 ? 0 : rows * (c.plan.images.use ? 64 : c.float_stride) * 4 + 64);
+    } else if (o.source == Source::real_conv) {
+        const isize k = o.kh * o.kw * in.c / o.groups, panel = n.r->panel;
+        const View v = view(in, f);
+        const bool whole = o.kh == in.h && o.kw == in.w && o.ph == 0 && o.pw == 0 && o.dh == 1 && o.dw == 1;
+        const bool point = o.kh == 1 && o.kw == 1 && o.ph == 0 && o.pw == 0 && o.sh == 1 && o.sw == 1;
+        // all images' pixels evenly apart
+        c.direct = o.groups == 1 && joined(v, in) && c.window == 1 && (whole || (point && (v.sn == in.h * in.w * in.c || f.n == 1)));
+        c.lda = !c.direct ? round_up(k, 16) + 16 : whole ? v.sn : in.c;
+        // gathered rows stay in the cache; large weights are read once for many rows
+        isize tile = !c.direct ? least(48, most(12, (1 << 18) / (k * 4) / 12 * 12)) : k * o.c > 1 << 18 ? 128 : 48;
+        c.chunk = o.c;
+        if (o.groups == 1) {
+            if (c.direct) c.chunk = 256;
+            c.chunk = round_up(least(c.chunk, 512), LANES);
+            while (threads > 1 && tile > 16 && ceil_div(all * c.window, tile) * ceil_div(o.c, c.chunk) < 2 * threads) tile /= 2;
+            while (threads > 1 && c.chunk > LANES && ceil_div(all * c.window, tile) * ceil_div(o.c, c.chunk) < 2 * threads) c.chunk = round_up(c.chunk / 2, LANES);
+            c.chunk = least(c.chunk, o.c);
+        }
+        c.tile = most(1, tile / c.window);
+        c.tiles = ceil_div(all, c.tile), c.chunks = ceil_div(o.c, c.chunk);
+        c.float_stride = round_up(c.chunk, LANES) + panel;
+        const isize rows = c.tile * c.window;
+        c.work = round_up(rows * c.float_stride * 4, 64) + (c.direct ? 0 : round_up(rows * c.lda * 4 + 64, 64)) + n.r->kblock * panel * 4 +
+                 round_up(k * 8, 64);
+    } else {
+        const bool bits = o.output >= 0;
+        c.tile = bits ? o.w : ROWS_AT_ONCE;
+        c.tiles = ceil_div(all, c.tile), c.chunk = o.c, c.chunks = 1;
+        c.float_stride = round_up(o.c, 64);
+        c.work = bits ? 0 : round_up(ROWS_AT_ONCE * c.float_stride * 4, 64) + round_up(most(o.c, 3 * in.c * (o.source == Source::reduce)) * 4, 64);
+    }
+    c.items = c.tiles * c.chunks;
+    return c;
+}
+
+// Runs the stages from `from` on over `many` windows from window `start` on, channels [first, first + channels), x[window * many][stride].
+inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, float* x, isize stride, isize start, isize many, isize window,
+                   isize first, isize channels) {
+    const Real& r = *n.r;
+    isize rows = many * window;
+    bool pooled = window == 1;
+    const isize size = stage_window(n, o), plane = (o.h / size) * (o.w / size);
+    for (isize i = from; i < o.stages; ++i) {
+        const NetStage& s = n.stage[o.first_stage + i];
+        switch (s.what) {
+        case Do::max_pool:
+        case Do::avg_pool:
+            for (isize p = 0; p < many && window > 1; ++p) {
+                if (p) copy(x + p * stride, x + p * window * stride, channels * 4);
+                for (isize k = 1; k < window; ++k)
+                    (s.what == Do::max_pool ? r.larger : r.add)(x + p * stride, x + (p * window + k) * stride, channels);
+                if (s.what == Do::avg_pool) r.divide(x + p * stride, (float)window, channels);
+            }
+            rows = many, pooled = true;
+            break;
+        case Do::residual: {
+            const NetSlot& t = n.slot[s.slot];
+            const View v = view(t, f);
+            for (isize p = 0; p < rows; ++p) {
+                const isize at = start + p, image = at / plane, y = at % plane / t.w, xx = at % plane % t.w;
+                const float* from_row = v.at + image * v.sn + y * v.sh + xx * v.sw;
+                float* to = x + p * stride;
+                if (v.sc == 1 && t.c == o.c) {
+                    r.add(to, from_row + first, channels);
+                } else if (v.sc == 1) {
+                    for (isize c = first; c < first + channels;) {
+                        const isize inner = c % t.c, some = least(t.c - inner, first + channels - c);
+                        r.add(to + c - first, from_row + inner, some);
+                        c += some;
+                    }
+                } else {
+                    for (isize c = 0; c < channels; ++c) to[c] += from_row[(first + c) % t.c * v.sc];
+                }
+            }
+            break;
+        }
+        case Do::store: {
+            const NetSlot& t = n.slot[s.slot];
+            float* to = (float*)locate(t, f) + start * t.c + first;
+            if (to != x)
+                for (isize p = 0; p < rows; ++p) copy(to + p * t.c, x + p * stride, channels * 4);
+            break;
+        }
+        case Do::sign: {
+            const NetSlot& t = n.slot[s.slot];
+            uint64_t* to = (uint64_t*)locate(t, f) + first / 64;
+            const isize line = words(t.c);
+            for (isize p = 0; p < rows; ++p) {
+                const isize at = (start + p) % plane * o.c;
+                r.sign(x + p * stride, s.a + (s.spatial_a ? at : 0) + first, s.b ? s.b + (s.spatial_b ? at : 0) + first : nullptr, channels,
+                       to + (start + p) * line);
+            }
+            break;
+        }
+        case Do::clamp:
+        case Do::elu:
+            for (isize p = 0; p < rows; ++p) r.stage(s.what, x + p * stride, channels, s.a, s.b);
+            break;
+        default:
+            if (combines(s.what)) {
+                const NetSlot& t = n.slot[s.slot];
+                const View v = view(t, f);
+                const isize across = o.w / size;
+                for (isize p = 0; p < rows; ++p) {
+                    const isize at = start + p, y = at % plane / across, xx = at % across;
+                    const float* with = v.at + at / plane * v.sn + (t.h == 1 ? 0 : y * v.sh) + (t.w == 1 ? 0 : xx * v.sw);
+                    float* to = x + p * stride;
+                    if (t.c == 1) r.combine(s.what, to, with, channels, true);
+                    else if (v.sc == 1) r.combine(s.what, to, with + first, channels, false);
+                    else for (isize c = 0; c < channels; ++c) r.combine(s.what, to + c, with + (first + c) * v.sc, 1, true);
+                }
+                break;
+            }
+            for (isize p = 0; p < rows; ++p) {
+                isize at = 0;
+                if (s.spatial_a || s.spatial_b) {
+                    if (pooled) {
+                        at = (start + p) % plane;
+                    } else {                            // row p is pixel k of window start + p / window
+                        const isize k = p % window, w = (start + p / window) % plane, across = o.w / size;
+                        at = (w / across * size + k / size) * o.w + w % across * size + k % size;
+                    }
+                }
+                r.stage(s.what, x + p * stride, channels, s.a ? s.a + (s.spatial_a ? at * o.c : 0) + first : nullptr,
+                        s.b ? s.b + (s.spatial_b ? at * o.c : 0) + first : nullptr);
+            }
+        }
+    }
+}
+
+// The slot that an operation's values can be computed in, without a copy: the stages behind its only store write nothing but bits.
+inline const NetSlot* home(const Net& n, const NetOp& o, isize window) {
+    const NetSlot* found = nullptr;
+    for (isize i = 0; i < o.stages; ++i) {
+        const NetStage& s = n.stage[o.first_stage + i];
+        if (found && s.what != Do::sign) return nullptr;
+        if (s.what == Do::store) found = &n.slot[s.slot];
+    }
+    return window == 1 ? found : nullptr;
+}
+
+}  // namespace bnn::net
