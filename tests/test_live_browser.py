@@ -244,6 +244,19 @@ def test_a_picture_of_one_s_own(visit, tmp_path):
     assert "none.png cannot be read as a picture" in page.locator("[data-part=wrong]").text_content()
 
 
+@pytest.mark.parametrize("name", ["page", "hero", "picture"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visit, name, theme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = visit(name)
+    page.evaluate("theme => { document.documentElement.dataset.theme = theme; }", theme)
+    if theme == "dark":  # the harness has no theme of its own
+        page.add_style_tag(content="body { background: #121212; color: #ced6dd; --pst-color-text-base: #ced6dd; "
+                           "--pst-color-text-muted: #9ca4af; --pst-color-surface: #29313d; } a { color: #6cc5d6; }")  # fmt: skip
+    found = axe.run(page, context=".live", options={"resultTypes": ["violations"], "preload": False}).response["violations"]
+    assert not [(v["id"], v["nodes"][0]["html"][:200]) for v in found if v["impact"] in ("serious", "critical")]
+
+
 def test_without_scripts_the_page_shows_a_digit_s_way(visit):
     page = visit("page", wait=False, java_script_enabled=False)
     assert page.locator("[data-part=answer]").text_content().startswith(str(live.EXAMPLE))
