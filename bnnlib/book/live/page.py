@@ -185,7 +185,7 @@ def _picture_values(net: SimpleNamespace) -> dict[str, str]:
     name = next(op.inputs[0] for op in net.net.graph.ops if op.kind == "binary_conv")
     held = net.net.values(seen(net, examples[SHOWN].transpose(2, 0, 1)[None].copy()), [name, net.net.graph.outputs[0]])
     bits = held[name][0].numpy().transpose(1, 2, 0)
-    shares = held[net.net.graph.outputs[0]][0].softmax(0).numpy()
+    shares = held[net.net.graph.outputs[0]][0].flatten().softmax(0).numpy()
     best = int(shares.argmax())
 
     def image(what: str, label: str) -> str:
