@@ -309,6 +309,54 @@ def test_without_a_gpu_one_sentence_says_so():
         assert "there is no CUDA driver here" in str(error)
 
 
+class FakeDriver:
+    """What of CUDA's driver is called, with the arguments read back as a driver would."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def __getattr__(self, name):
+        def call(*given):
+            self.calls.append((name, *given))
+            if name == "cuLaunchKernel":
+                self.seen = arguments.PeakArgs.from_buffer_copy(ctypes.string_at(given[9][0], ctypes.sizeof(arguments.PeakArgs)))
+            return 0
+
+        return call
+
+
+def test_a_launch_is_what_the_driver_expects(monkeypatch):
+    from bnnlib.ops.cuda import driver
+
+    fake, stream = FakeDriver(), type("Stream", (), {"cuda_stream": 7})()
+    monkeypatch.setattr(driver, "library", lambda: fake)
+    monkeypatch.setattr(driver, "supported", lambda: (80, 90, 100))
+    monkeypatch.setattr(driver.nvrtc, "code", lambda unit, target: f"{unit} {target}".encode())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("P", (), {"multi_processor_count": 132})())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    gpu = driver.Driver(torch.device("cuda:1"))
+    for _ in range(2):
+        gpu.launch("bnn_peak_tensor", (3, 2, 1), (256, 1, 1), arguments.PeakArgs(11, 5, 6, 7))
+    names = [name for name, *_ in fake.calls]
+    first = ["cuInit", "cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2", "cuModuleLoadData", "cuModuleGetFunction"]
+    assert names == [*first, "cuLaunchKernel", "cuCtxPopCurrent_v2", "cuCtxPushCurrent_v2", "cuLaunchKernel", "cuCtxPopCurrent_v2"]
+    launch = fake.calls[6]
+    assert launch[2:9] == (3, 2, 1, 256, 1, 1, 0) and launch[9].value == 7 and launch[11] is None
+    assert fake.calls[4][2] == b"peaks sm_90" and fake.calls[1][2] == 1
+    monkeypatch.setattr(driver, "supported", lambda: (80, 86))
+    assert gpu.target == "compute_86"  # NVRTC is older than the GPU: the driver compiles the rest
+
+
+def test_older_gpus_are_refused(monkeypatch):
+    from bnnlib.ops.cuda import driver
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    with pytest.raises(nvrtc.CudaError, match="need compute capability 8.0 or more; Tesla T4 has 7.5"):
+        driver.Driver(torch.device("cuda:0"))
+
+
 def test_operands_on_different_devices_are_refused():
     x, w = torch.empty(1, 64, 4, 4), torch.empty(8, 64, 3, 3)
     weight = torch.empty(ops.pack_weight(w).shape, dtype=torch.uint8, device="meta")

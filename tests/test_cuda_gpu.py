@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -126,6 +128,16 @@ def test_another_device_than_the_current_one():
         y = ops.conv2d_packed(x.to("cuda:1"), stored.to("cuda:1"), w.shape, padding=1)
         assert torch.cuda.current_device() == 0
     assert y.device == torch.device("cuda:1") and torch.equal(y.cpu(), expected)
+
+
+def test_calls_from_another_thread():
+    x, w, stored = case()
+    found, ready, here = [], ops.prepack(stored.cuda(), w.shape), x.cuda()
+    thread = threading.Thread(target=lambda: found.append(ops.conv2d_packed(here, ready, w.shape, padding=1)))
+    thread.start()
+    thread.join()
+    torch.cuda.synchronize()
+    assert torch.equal(found[0].cpu(), ops.conv2d_packed(x, stored, w.shape, padding=1))
 
 
 def test_operands_on_different_devices_are_refused():

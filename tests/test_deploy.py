@@ -275,7 +275,7 @@ def test_the_layout_is_as_documented(recipe, tmp_path):
     }
     assert metadata == deploy.info(path)
     assert {k: metadata[k] for k in ("format", "recipe", "seed", "top1", "dataset", "input")} == {
-        "format": 2,
+        "format": 3,
         "recipe": "net",
         "seed": 3,
         "top1": 98.5,

@@ -125,7 +125,7 @@ def test_a_graph_there_and_back(good):
     assert graph.tensors.keys() == first.tensors.keys()
     for name, array in first.tensors.items():
         assert graph.tensors[name].dtype == array.dtype and np.array_equal(graph.tensors[name], array)
-    assert about == {"format": 2, "recipe": "net", "real": "bfloat16, float32, int8"}
+    assert about == {"format": 3, "recipe": "net", "real": "bfloat16, float32, int8"}
     again = deploy.save(graph, good.with_name("again.safetensors"), about=about)
     assert again.read_bytes() == good.read_bytes()
 
@@ -158,7 +158,7 @@ def test_odd_shapes_and_types(tmp_path):
     }
     container.write(tmp_path / "x", {"model": 1}, tensors)
     about, back = container.read(tmp_path / "x")
-    assert about == {"model": 1, "format": 2}
+    assert about == {"model": 1, "format": 3}
     for name, array in tensors.items():
         assert back[name].dtype == array.dtype and np.array_equal(back[name], array), name
         assert back[name].shape == array.shape
@@ -263,7 +263,7 @@ def test_tensors_that_overlap_or_leave_holes(good):
         ("{}", "not one of bnnlib's"),
         ('{"__metadata__":{"bnnlib":"{}"}}', "format None"),
         ('{"__metadata__":{"bnnlib":"{\\"format\\":2}"}}', "checksum is missing"),
-        ('{"__metadata__":{"bnnlib":"{\\"format\\":99}"}}', "format 99, this version reads 1 to 2"),
+        ('{"__metadata__":{"bnnlib":"{\\"format\\":99}"}}', "format 99, this version reads 1 to 3"),
         ('{"__metadata__":{"bnnlib":"{\\"format\\":1,\\"format\\":1}"}}', "'format' stands there twice"),
         ('{"__metadata__":{"bnnlib":"{}"},"__metadata__":{"bnnlib":"{}"}}', "stands there twice"),
         ('{"__metadata__":{"bnnlib":"{\\"format\\":NaN}"}}', "NaN is no JSON"),
@@ -301,7 +301,7 @@ def with_graph(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_graph(lambda g: g.update(version=2)), "version 3"),
+        (with_graph(lambda g: g.update(version=3)), "version 3"),
         (with_graph(lambda g: g.update(code="import os")), "has fields"),
         (with_graph(lambda g: g.pop("slots")), "has fields"),
         (with_graph(lambda g: g.update(slots=[])), "not a graph"),

@@ -450,7 +450,7 @@ def test_avx512_by_emulation(cases, tmp_path):
     need(shutil.which("g++") is not None, "g++")
     need(Path("/usr/include/simde/x86/avx512.h").exists(), "SIMDe (Debian: libsimde-dev)")
     flags = ["-O1", "-DBNN_EMULATE", "-Wno-psabi", "-ffp-contract=off"]
-    variants = ["avx512vpopcnt", "avx512bw", "avx2"]
+    variants = ["amx", "avx512vpopcnt", "avx512bw", "avx2"]
     assert check([str(compiled(tmp_path, ["g++", *flags]))], cases, variants, tmp_path) == len(cases) * len(variants)
 
 

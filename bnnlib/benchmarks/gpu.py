@@ -1,5 +1,5 @@
-"""``bnn bench gpu``: the binary kernels on the NVIDIA GPU of this machine, into ``results/bench/gpu-<name>-<date>.json``, in under three
-minutes.
+"""``bnn bench gpu``: the binary kernels on the NVIDIA GPU of this machine, into ``results/bench/gpu-<name>-<date>.json``. It is
+meant to take less than three minutes; the record says how long it took.
 
 ======================= ========================================================================================
 peaks                   loops without memory: popcount, carry-save, binary tensor cores (``kernels/cuda/peaks.cu``)

@@ -16,6 +16,9 @@ UPDATES_TO_ASK = 10  # steps between two polls among processes for a stop or a c
 class Interrupted(KeyboardInterrupt):
     """A run that was stopped by SIGINT, SIGTERM or SIGHUP after leaving a checkpoint."""
 
+    def _render_traceback_(self) -> list[str]:  # what a notebook shows of it: the sentence alone
+        return [str(self)]
+
 
 class Stop:
     """The signal that asked a run to stop, if one did."""

@@ -155,6 +155,8 @@ inline void fill_strip(const Images& v, const ImagePlan& m, const uint64_t* acti
     const isize count = words(g.c), columns = m.input_columns(), left = least(g.pw, columns), right = most(left, least(columns, g.pw + g.w));
     const isize y0 = strip % m.of_image * m.lines * g.sh - g.ph, pixel = m.side * g.c;
     const uint64_t* const image = activations + strip / m.of_image * g.h * g.w * count;
+    if (g.taps() == 1 && g.sh == 1 && g.sw == 1 && m.side == 1 && !g.ph && !g.pw && m.columns == g.w)     // one stretch
+        return v.expand(image + y0 * g.w * count, count, least(m.lines, g.h - y0) * g.w, g.c, to, g.c);
     for (isize l = 0; l < m.input_lines(); ++l) {
         bool needed = false;
         for (isize i = 0; i < g.kh && !needed; ++i) needed = l >= i * g.dh && (l - i * g.dh) % g.sh == 0;
@@ -194,7 +196,7 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
     for (isize s = 0; s < panels * m.side; ++s) {
         const isize strip = first_strip + s, image = strip / m.of_image, row0 = strip % m.of_image * m.lines;
         for (isize y = 0; y < m.lines; ++y) {
-            const isize row = row0 + y, at = image * of_image + row / pool * across - start;
+            const isize row = row0 + y, at = image * of_image + (pool == 1 ? row : row / pool) * across - start;
             w.row[s * m.lines + y] = strip < end_strip && row < m.rows ? (int32_t)(at * scale + (in_window ? row % pool * pool : 0)) : -1;
         }
     }

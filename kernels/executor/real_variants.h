@@ -195,7 +195,7 @@ namespace bnn {
 
 const Real& real_for(const char* variant) {
 #if defined(__x86_64__)
-    const bool wide = !__builtin_strncmp(variant, "avx512", 6), vector = wide || !__builtin_strcmp(variant, "avx2");
+    const bool wide = !__builtin_strncmp(variant, "avx512", 6) || !__builtin_strcmp(variant, "amx"), vector = wide || !__builtin_strcmp(variant, "avx2");
 #if !defined(BNN_EMULATE)
     if (wide && cpu().avx512bf16 && cpu().fma) return real_avx512::real_bf16;
 #endif

@@ -159,7 +159,7 @@ inline void finish(const Finish& f) {
 
 inline bool supported() { return cpu().amx_int8 && cpu().avx512vpopcntdq && cpu().gfni && amx_permitted(); }
 
-constexpr Images images = {begin, end, expand, expand_weights, multiply, finish, 24, 2, 1.0 / 300, 3};
+constexpr Images images = {begin, end, expand, expand_weights, multiply, finish, 29, 4, 1.0 / 285, 4};
 constexpr Variant variant = {"amx", "AMX INT8, AVX-512 F, BW, VL and VPOPCNTDQ, GFNI", supported, avx512vpopcnt::weight_bytes,
                              avx512vpopcnt::interleave, avx512vpopcnt::count, avx512vpopcnt::scratch_bytes, avx512vpopcnt::variant.step,
                              avx512vpopcnt::count_lines, avx2::plain::to_float, avx2::plain::to_int16, avx2::plain::to_bf16,

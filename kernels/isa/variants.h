@@ -14,10 +14,10 @@ namespace bnn {
 
 const Variant* const variants[] = {
 #if defined(__x86_64__)
-    &avx512vpopcnt::variant,
 #if defined(BNN_AMX)
-    &amx::variant,                  // measured slower than popcount on most layers so far; not the default until it is faster
+    &amx::variant,
 #endif
+    &avx512vpopcnt::variant,
     &avx512bw::variant,
     &avx2::variant,
 #elif defined(__aarch64__)

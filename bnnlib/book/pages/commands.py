@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 
@@ -37,8 +38,6 @@ def helps() -> dict[str, str]:
 
 def page() -> str:
     """The page, as MyST."""
-    from bnnlib.cli import MODULES
-
     parts = [
         "# Command line\n\n`bnn` is one command in front of all that the library does. `bnn train` and "
         "`python -m bnnlib.train` are the same command, and so are the others."
@@ -47,26 +46,23 @@ def page() -> str:
         if command == "":
             parts.append(f"```text\n{told}\n```")
             continue
-        top = command in MODULES or " " not in command
-        parts.append(f"{'##' if top else '###'} bnn {command}\n\n```text\n{told}\n```")
+        parts.append(f"{'###' if ' ' in command else '##'} bnn {command}\n\n```text\n{told}\n```")
     return "\n\n".join(parts) + "\n"
 
 
 def _help(arguments: list[str]) -> str:
     """What ``bnn ARGUMENTS --help`` prints."""
-    from bnnlib import cli
-
     out = io.StringIO()
     before = sys.argv
     sys.argv = ["bnn", *arguments, "--help"]
     try:
         with contextlib.redirect_stdout(out):
-            cli.app(prog_name="bnn")
+            runpy.run_module("bnnlib.cli", run_name="__main__", alter_sys=True)
     except SystemExit:
         pass
     finally:
         sys.argv = before
-    return out.getvalue().strip().replace(f"{ROOT}/", "")
+    return re.sub(r"python -m bnnlib\.(?:bnn|cli)\b", "bnn", out.getvalue().strip().replace(f"{ROOT}/", ""))
 
 
 def _subcommands(told: str) -> list[str]:

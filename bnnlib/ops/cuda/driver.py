@@ -50,6 +50,7 @@ class Driver:
                 f"the CUDA kernels need compute capability 8.0 or more; {torch.cuda.get_device_name(device)} has {major}.{minor}"
             )
         self.multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+        self._context = _context(device)
         self._modules: dict[str, ctypes.c_void_p] = {}
         self._functions: dict[str, ctypes.c_void_p] = {}
 
@@ -74,11 +75,25 @@ class Driver:
 
     def launch(self, kernel: str, grid: tuple[int, int, int], block: tuple[int, int, int], arguments: ctypes.Structure) -> None:
         """Start ``kernel`` on the current stream of this device; returns before it has run."""
-        with torch.cuda.device(self.device):  # its context is current then, whatever the caller's device is
+        cuda = library()
+        # PyTorch's own context of this device, whatever device or thread the caller is on
+        _check(cuda.cuCtxPushCurrent_v2(self._context), "cuCtxPushCurrent")
+        try:
             function = self._function(kernel)
             stream = ctypes.c_void_p(torch.cuda.current_stream(self.device).cuda_stream)
             pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-            _check(library().cuLaunchKernel(function, *grid, *block, 0, stream, pointers, None), kernel)
+            _check(cuda.cuLaunchKernel(function, *grid, *block, 0, stream, pointers, None), kernel)
+        finally:
+            cuda.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+
+
+def _context(device: torch.device) -> ctypes.c_void_p:
+    """The primary context of a device, which PyTorch uses too; kept until the process ends."""
+    number, context = ctypes.c_int(), ctypes.c_void_p()
+    _check(library().cuInit(0), "cuInit")
+    _check(library().cuDeviceGet(ctypes.byref(number), device.index), "cuDeviceGet")
+    _check(library().cuDevicePrimaryCtxRetain(ctypes.byref(context), number), "cuDevicePrimaryCtxRetain")
+    return context
 
 
 @cache
