@@ -1,4 +1,5 @@
-// The shell around the WebAssembly module: a packed network becomes the tables that kernels/executor/net.h describes, and runs.
+// The shell around the WebAssembly module: a packed network becomes the tables that kernels/executor/net.h describes, and runs. Of the
+// format's operations it knows those of the book's nets; it says which it does not know.
 (live => {
   const SOURCES = ['map', 'real_conv', 'binary_conv', 'max_pool', 'avg_pool', 'bit_pool', 'bit_pad'];
   const STAGES = ['scale', 'bias', 'affine', 'affine_fused', 'relu', 'clamp', 'prelu', 'step', 'residual', 'max_pool', 'avg_pool',
@@ -84,6 +85,7 @@
         if (own) continue;
         for (const stage of op.stages) {
           const kind = stage.op === 'affine' && stage.fused ? 'affine_fused' : stage.op;
+          if (!STAGES.includes(kind)) throw new Error(`the stage ${kind} is unknown`);
           const one = stage.by ?? stage.scale ?? stage.slope ?? stage.low, two = stage.op === 'affine' ? stage.bias : stage.high;
           const spatial = name => +(typeof name === 'string' && tensors[name].shape.length === 3);
           const clamp = stage.op === 'clamp';

@@ -10,7 +10,7 @@
     const said = header.__metadata__;
     delete header.__metadata__;
     const about = JSON.parse(said.bnnlib);
-    if (!(about.format >= 1 && about.format <= 2)) throw new Error(`the packed file is of format ${about.format}`);
+    if (!(about.format >= 1 && about.format <= 3)) throw new Error(`the packed file is of format ${about.format}`);
     if (!about.graph) throw new Error('the packed file holds a trained model, not a packed network');
     const tensors = {};
     for (const [name, row] of Object.entries(header)) {
