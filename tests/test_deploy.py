@@ -320,7 +320,7 @@ def refuses(path, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, a: a.update(format=3), "is of format 3, this version reads 1 to 2"),
+        (lambda t, a: a.update(format=4), "is of format 4, this version reads 1 to 3"),
         (lambda t, a: a.update(format=True), "is of format True"),
         (lambda t, a: a.update(format=2), "its checksum is missing"),
         (lambda t, a: a.update(format=None), "is of format None"),

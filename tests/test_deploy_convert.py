@@ -484,3 +484,14 @@ def test_a_chain_that_turns_is_refused():
     assert threshold.tolist() == [1, 1]
     assert falls.tolist() == [True, True]
     assert pools[0].tolist() == [False, False]
+
+
+@pytest.mark.parametrize("built_inside", [True, False])
+def test_conversion_within_inference_mode(built_inside):
+    """Tensors of inference mode do not count how often they were written."""
+    torch.manual_seed(0)
+    with torch.inference_mode(built_inside):
+        model = models.build("lenet5").eval()
+    with torch.inference_mode():
+        x = torch.randn(3, 1, 28, 28)
+        torch.testing.assert_close(deploy.convert(model, (1, 28, 28))(x), model(x), rtol=1e-4, atol=1e-4)

@@ -243,14 +243,14 @@ class _Tracer(torch.fx.Tracer):
     def _run(self, node: torch.fx.Node) -> Any:
         """The node on the trial images; notes what it wrote into."""
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
-        before = [(n, n.meta["value"], n.meta["value"]._version) for n in self.graph.nodes if isinstance(n.meta.get("value"), Tensor)]
+        before = [(n, n.meta["value"], _version(n.meta["value"])) for n in self.graph.nodes if isinstance(n.meta.get("value"), Tensor)]
         if node.op == "call_module":
             value = self.root.get_submodule(node.target)(*args, **kwargs)
         elif node.op == "call_method":
             value = getattr(args[0], node.target)(*args[1:], **kwargs)
         else:
             value = node.target(*args, **kwargs)
-        written = [(n, v) for n, v, version in before if v._version != version and n is not node]
+        written = [(n, v) for n, v, version in before if _version(v) != version and n is not node]
         if written:
             self._overwritten(node, value, [n for n, _ in written])
             node.meta["writes"] = True
@@ -299,6 +299,11 @@ def _holds_tensors(value: Any) -> bool:
     return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and any(map(_holds_tensors, value)))
 
 
+def _version(tensor: Tensor) -> int:
+    """How often the tensor was written; a tensor of inference mode does not count, and is a model's own parameter here."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _line() -> str:
     """Where in the user's code the operation stands."""
     for frame in reversed(traceback.extract_stack(limit=40)):
@@ -309,9 +314,11 @@ def _line() -> str:
 
 def _once(model: nn.Module, whole: Collection[str], inputs: list[Tensor]) -> tuple[torch.fx.Graph, nn.Module]:
     """One trace. Raises :class:`Untraceable`."""
-    tracer = _Tracer(whole, [x.clone() for x in inputs])
+    with torch.inference_mode(False):  # whose tensors do not count how often they were written
+        tracer = _Tracer(whole, [x.clone() for x in inputs])
     try:
-        return tracer.trace(model), tracer.root
+        with torch.inference_mode(False):
+            return tracer.trace(model), tracer.root
     except Exception as error:  # whatever a module's own code raises when it meets a proxy
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename and "/bnnlib/deploy/" not in f.filename]
         where = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
