@@ -223,7 +223,8 @@ def work(cpus: list[int], names: list[str], quick: bool) -> dict:
         for name in names:
             for batch in BATCHES[:1] if quick else BATCHES:
                 rounds = 3 if quick else 15 if batch == 1 else 9
-                print(f"{name}, batch {batch}, {len(cpus)} thread(s)", file=sys.stderr, flush=True)
+                if sys.stderr.isatty():  # not into a notebook
+                    print(f"{name}, batch {batch}, {len(cpus)} thread(s)", file=sys.stderr, flush=True)
                 result["cases"].append(
                     measure_net(name, batch, rounds, compiled=not quick, peer=peer, scratch=scratch)
                 )

@@ -108,7 +108,7 @@ def _short(names: list[str], profile: str, seed: int, changes: dict[str, int]) -
                     excerpts[size] = held.enter_context(
                         excerpt(classes=DEMO_CLASSES, train=size[0], test=size[1])
                     )
-                asked["dataset"] = excerpts[size]
+                asked |= {"dataset": excerpts[size], "model.classes": DEMO_CLASSES}
             if recipe.distill:
                 asked["distill.teacher"] = files.get(recipe.distill.teacher, recipe.distill.teacher)
             run = loop.train(
