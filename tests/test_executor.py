@@ -71,10 +71,12 @@ def images(batch: int, seed: int = 0, shape=(3, 22, 25)) -> torch.Tensor:
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_small_holds_every_operation(small):
+def test_small_holds_every_operation_of_convolutional_nets(small):
+    """The others, of two tensors, of functions and of shapes, are in tests/test_deploy_supported.py and among the random nets."""
     _, net = small
     done = {op.kind for op in net.graph.ops} | {s["op"] for op in net.graph.ops for s in op.stages}
     wanted = {*program.SOURCES, *program.STAGES, "threshold", "bits"} - {"affine_fused", "step", "map"}
+    wanted -= {"move", "join", "reduce", "resample", "divide", *program.FUNCTIONS, *program.PAIRS}
     assert wanted <= done
 
 
@@ -178,11 +180,11 @@ def test_any_strides(small):
     ("x", "message"),
     [
         (torch.zeros(2, 3, 22, 22), r"images \[N, 3, 22, 25\], got \[2, 3, 22, 22\]"),
-        (torch.zeros(3, 22, 25), r"got \[3, 22, 25\]"),
-        (torch.zeros(2, 3, 22, 25, dtype=torch.float64), "float32 images, got torch.float64"),
-        (torch.zeros(2, 3, 22, 25, dtype=torch.uint8), "float32 images, got torch.uint8"),
-        (np.zeros((2, 3, 22, 25), np.float32), "float32 tensor on the CPU"),
-        (torch.zeros(2, 3, 22, 25, device="meta"), "on the CPU, got meta"),
+        (torch.zeros(22, 25), r"got \[22, 25\]"),
+        (torch.zeros(2, 3, 22, 25, dtype=torch.uint8), "float32 images, got uint8: scale them"),
+        (np.zeros((2, 3, 22, 25), np.int64), "float32 images, got int64: scale them"),
+        (torch.full((2, 3, 22, 25), torch.nan), "image 0 holds a NaN"),
+        (torch.zeros(2, 3, 22, 25, device="meta"), "on the CPU, got one on meta"),
     ],
 )
 def test_bad_input_is_named(small, x, message):
@@ -190,10 +192,18 @@ def test_bad_input_is_named(small, x, message):
         small[1](x)
 
 
+def test_one_image_an_array_and_float64_serve_as_well(small):
+    x = images(3)
+    want = small[1](x)
+    for same in (x.numpy(), x.double(), x.double().numpy()):
+        torch.testing.assert_close(small[1](same), want, rtol=0, atol=0)
+    torch.testing.assert_close(small[1](x[1]), want[1], rtol=1e-5, atol=1e-6)
+
+
 def test_bad_arrays_and_threads_are_named(small):
     runner = Runner(small[1].graph)
-    with pytest.raises(ValueError, match="float32 images, got float64"):
-        runner(np.zeros((1, 3, 22, 25)))
+    with pytest.raises(ValueError, match="float32 images, got uint8"):
+        runner(np.zeros((1, 3, 22, 25), np.uint8))
     with pytest.raises(ValueError, match="takes 1 inputs, got 2"):
         runner.arrays([np.zeros((1, 3, 22, 25), np.float32)] * 2)
     with pytest.raises(ValueError, match="threads is 0"):
@@ -368,7 +378,7 @@ def test_a_hand_made_graph():
             "half": np.array([0.5, 2], np.float32),
         },
     )
-    x = np.array([[1, -2, 0.0], [-1, -1, np.nan]], np.float32)
+    x = np.array([[1, -2, 0.0], [-1, -1, -0.5]], np.float32)
     assert Runner(graph)(x).tolist() == [[0.5, 2 * 1], [-1.5, 2 * 1]]
 
 
