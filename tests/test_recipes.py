@@ -338,7 +338,7 @@ def test_names_are_file_names_in_lower_case(write):
 
 
 def test_unknown_profile():
-    with pytest.raises(RecipeError, match="unknown profile 'fast': choose full or quick"):
+    with pytest.raises(RecipeError, match="unknown profile 'fast': choose full, demo or quick"):
         load("s4-lenet5").for_profile("fast")
 
 
