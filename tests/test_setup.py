@@ -98,7 +98,7 @@ def test_no_second_lock_file() -> None:
 def test_make_help_lists_the_targets() -> None:
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     listed = re.findall(r"^make ([\w-]+) ", shown, re.MULTILINE)
-    assert set(listed) == set("env book test fuzz kernels data chapters train reproduce bench bench-kernels lab clean".split())
+    assert set(listed) == set("env book test fuzz kernels data chapters train plan reproduce bench bench-kernels lab clean".split())
     makefile = (ROOT / "Makefile").read_text()
     for target in listed:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
