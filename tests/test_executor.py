@@ -495,7 +495,7 @@ def test_networks_can_be_copied_and_pickled(small, copied, tmp_path):
 def test_a_network_with_parts_in_pytorch_can_be_pickled():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), layers.BinaryConv2d(8, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
-    net, x = deploy.convert(model, (3, 10, 10)), images(2, shape=(3, 10, 10))
+    net, x = deploy.convert(model, (3, 10, 10), keep=["1"]), images(2, shape=(3, 10, 10))
     assert net.calls
     assert torch.equal(pickle.loads(pickle.dumps(net))(x), net(x))
 
