@@ -3,21 +3,17 @@ follow from the documents; the machine code is read."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import time
-from pathlib import Path
 
 import pytest
+import test_cuda as kernels
 import torch
 
 from bnnlib.benchmarks import gpu, gpu_limits, machine_code, record
 from bnnlib.ops import cuda
 
-spec = importlib.util.spec_from_file_location("the_cuda_tests", Path(__file__).parent / "test_cuda.py")
-kernels = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(kernels)
 library = kernels.library
 
 

@@ -5,7 +5,6 @@ What needs a GPU is in ``test_cuda_gpu.py``."""
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import inspect
 import os
 import platform
@@ -16,6 +15,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import test_ops
 import torch
 import torch.nn.functional as F
 
@@ -70,10 +70,7 @@ def variant(request, monkeypatch, library):
 
 def borrowed():
     """The operators' tests of every kernel variant, by name."""
-    spec = importlib.util.spec_from_file_location("the_operators_tests", Path(__file__).parent / "test_ops.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    for name, function in vars(module).items():
+    for name, function in vars(test_ops).items():
         if name.startswith("test_") and "variant" in inspect.signature(function).parameters:
             yield name, function
 

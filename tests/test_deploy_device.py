@@ -3,10 +3,11 @@ CUDA kernels emulated (``tests/test_cuda.py``)."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+import test_cuda
+import test_executor
 import torch
 from torch import nn
 
@@ -19,28 +20,12 @@ from bnnlib.ops.cuda import Cuda
 CPU = torch.device("cpu")
 
 
-def neighbour(name: str):
-    spec = importlib.util.spec_from_file_location(f"neighbour_{name}", Path(__file__).parent / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-executor = neighbour("test_executor")
-library = neighbour("test_cuda").library
+library = test_cuda.library
 
 
 @pytest.fixture(scope="module")
 def small():
-    torch.manual_seed(5)
-    model = executor.Small().eval()
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if name.endswith("running_var"):
-                tensor.uniform_(0.5, 4)
-            elif tensor.is_floating_point() and tensor.dim() == 1:
-                tensor.add_(torch.randn(tensor.shape) / 2)
-    return deploy.convert(model, (3, 22, 25))
+    return deploy.convert(test_executor.trained_small(), (3, 22, 25))
 
 
 def compare(net, x):
@@ -60,7 +45,7 @@ def compare(net, x):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_operation_gives_what_the_executor_gives(small, batch):
-    compare(small, executor.images(batch))
+    compare(small, test_executor.images(batch))
 
 
 @pytest.mark.parametrize("name", ["lenet5", "mlp", "nin"])
@@ -68,14 +53,14 @@ def test_whole_networks(name):
     torch.manual_seed(0)
     shape = (3, 32, 32) if name == "nin" else (1, 28, 28)
     net = deploy.convert(models.build(name).eval(), shape)
-    compare(net, executor.images(2, shape=shape))
+    compare(net, test_executor.images(2, shape=shape))
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
 def test_weights_of_fewer_bits(weights):
     torch.manual_seed(0)
     net = deploy.convert(models.build("mlp-real").eval(), (1, 28, 28), real=weights)  # no sign makes more of a small difference
-    x = executor.images(4, shape=(1, 28, 28))
+    x = test_executor.images(4, shape=(1, 28, 28))
     found = device.DeviceRunner(net.graph, CPU).values(x, net.graph.outputs)[net.graph.outputs[0]]
     expected = net(x)  # where the CPU multiplies bfloat16, of activations rounded to it
     assert (found.flatten(1) - expected).abs().max() < 0.02 * expected.abs().max()
@@ -86,9 +71,9 @@ def test_weights_of_fewer_bits(weights):
 def test_networks_on_emulated_kernels(name, formulation, library, monkeypatch):
     torch.manual_seed(0)
     net = deploy.convert(models.build(name).eval(), (1, 28, 28))
-    x = executor.images(2, shape=(1, 28, 28))
+    x = test_executor.images(2, shape=(1, 28, 28))
     expected = device.DeviceRunner(net.graph, CPU).values(x, list(net.graph.slots))
-    emulated = Cuda(neighbour("test_cuda").Emulated(library), formulation)
+    emulated = Cuda(test_cuda.Emulated(library), formulation)
     monkeypatch.setattr(_backend, "backend", lambda: emulated)
     found = device.DeviceRunner(net.graph, CPU).values(x, list(net.graph.slots))
     assert all(torch.equal(found[slot], expected[slot]) for slot in found)
@@ -107,7 +92,7 @@ def test_s3s_network_on_its_whole_test_set(bnn_data, library, monkeypatch):
         pytest.skip("no MNIST here")
     x = images.reshape(-1, 1, 28, 28).float() / 255
     expected = device.DeviceRunner(net.graph, CPU).values(x, net.graph.outputs)
-    emulated = Cuda(neighbour("test_cuda").Emulated(library), "tensor")
+    emulated = Cuda(test_cuda.Emulated(library), "tensor")
     monkeypatch.setattr(_backend, "backend", lambda: emulated)
     found = device.DeviceRunner(net.graph, CPU).values(x, net.graph.outputs)
     name = net.graph.outputs[0]
@@ -131,7 +116,7 @@ def test_an_affine_stage_rounds_once_where_it_says_so():
 
 def test_slots_are_let_go_when_nothing_reads_them(small):
     runner = device.DeviceRunner(small.graph, CPU)
-    assert set(runner.values(executor.images(1), small.graph.outputs)) == set(small.graph.outputs)
+    assert set(runner.values(test_executor.images(1), small.graph.outputs)) == set(small.graph.outputs)
     assert set(runner._last) == {n for op in small.graph.ops for n in op.reads()} - set(small.graph.outputs)
 
 
@@ -147,7 +132,7 @@ def test_what_cannot_be_moved_is_refused():
     net = deploy.convert(Net().eval(), (5, 2, 2))
     if not net.calls:
         pytest.skip("nothing is left to PyTorch")
-    compare(net, executor.images(2, shape=(5, 2, 2)))
+    compare(net, test_executor.images(2, shape=(5, 2, 2)))
     with pytest.raises(ValueError, match="runs in PyTorch and is a function, no module, so it cannot be moved to cpu"):
         device.DeviceRunner(net.graph, CPU, {name: lambda x: x for name in net.calls})
 

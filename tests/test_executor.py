@@ -54,8 +54,8 @@ class Small(nn.Module):
         return self.head(self.pools(self.weights(y)))
 
 
-@pytest.fixture(scope="module")
-def small():
+def trained_small() -> nn.Module:
+    """The net with running variances, shifts and biases as training leaves them: no two alike."""
     torch.manual_seed(5)
     model = Small().eval()
     with torch.no_grad():
@@ -64,6 +64,12 @@ def small():
                 tensor.uniform_(0.5, 4)
             elif tensor.is_floating_point() and tensor.dim() == 1:
                 tensor.add_(torch.randn(tensor.shape) / 2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = trained_small()
     return model, deploy.convert(model, (3, 22, 25))
 
 

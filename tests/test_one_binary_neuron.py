@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import matplotlib
-import nbformat
 import pytest
+import test_exercises
 
 from bnnlib.book import chapters
 
@@ -15,16 +15,7 @@ SMALL = {"profile": "quick", "width": 20}  # no multiple of a word: the unused b
 
 def run(**given) -> dict:
     """What the chapter's code cells leave behind."""
-    import matplotlib.pyplot as plt
-
-    names: dict = {}
-    for cell in nbformat.read(PATH, as_version=4).cells:
-        if cell.cell_type == "code":
-            exec(compile(cell.source, cell.id, "exec"), names)
-            plt.close("all")
-            if "parameters" in cell.metadata.get("tags", []):
-                names.update(given)
-    return names
+    return test_exercises.run(PATH.stem, **given)
 
 
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg")

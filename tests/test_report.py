@@ -176,64 +176,11 @@ def test_no_committed_record_is_stale():
     assert not stale, f"recipes changed since their records were made: {stale}"
 
 
-# ------------------------------------------------------------------------------------- a chapter's own table
-
-
-def test_a_chapters_table_has_the_record_or_the_command(a_record):
-    runs = {"s4-lenet5": [a_record(seed=s) for s in (0, 1)], "s4-nin": [], "s2-student": []}
-    table = report.runs_table(runs)
-    assert (
-        "| `s4-lenet5` LeNet-5, binary | 99.23* | 90.00 ± 0.00 | 91.00 ± 0.00 | 2 | 100 | below by 8.23, p < 0.001 |"
-        in table
-    )
-    assert "| `s4-nin` NIN, binary | 86.28* | – | – | 0 | – | not run yet |" in table
-    assert "| 81.35 | – | – | 0 | – | not run yet, after `s2-teacher` |" in table
-    notes = table.splitlines()[-1]
-    assert (
-        "images/s: of training, without evaluation, on a cpu; other runs may have shared the machine."
-        in notes
-    )
-    assert notes.endswith("`python -m bnnlib.train NAME` runs what is not run yet.")
-    done = report.runs_table({"s4-lenet5": runs["s4-lenet5"]})
-    assert done.endswith("on a cpu; other runs may have shared the machine.\n")
-    assert "images/s:" not in report.runs_table({"s4-nin": []})
-    faster = a_record(seed=2, images_per_second=5000.0, hardware={"cpu": "another", "gpu": "a GPU"})
-    mixed = report.runs_table({"s4-lenet5": [*runs["s4-lenet5"], faster]})
-    assert "| 3 | 100 (1), 5000 (2) |" in mixed and "on (1) a cpu; (2) a GPU; other runs" in mixed
-    five = report.runs_table(runs, top5=True)
-    assert (
-        "| 99.23* | 90.00 ± 0.00 | 99.00 ± 0.00 | 2 |" in five
-        and "| last epoch % | top-5 % | seeds |" in five
-    )
-    for text, bars in ((table, 8), (five, 7)):
-        assert {line.count("|") for line in text.splitlines() if line.startswith("|")} == {bars}
-
-
-def test_a_chapters_table_without_a_figure_to_compare_has_no_column_for_it(a_record):
-    data = {"name": "tiny-imagenet", "fingerprint": "sha256:" + "0" * 64, "train": 100_000, "test": 10_000}
-    name, other = "tiny-s5-resnet18-xnor-7ep", "tiny-s5-resnet18-real-7ep"
-    tiny = recipes.load(name)
-    stated = {"resolved": tiny.resolved(), "recipe_hash": tiny.hash()}
-    table = report.runs_table({name: [a_record(recipe=name, dataset=data, **stated)], other: []})
-    assert "source" not in table and "| 90.00 | 91.00 | 1 | 100 |  |" in table
-    five = report.runs_table({other: []}, top5=True)
-    assert "| – | – | 0 | not run yet |" in five and "picked" not in five
-
-
 def test_a_title_with_bars_stays_in_its_cell():
     name = "s2-ablation-shortcut-kd-mean"
-    for table in (report.runs_table({name: []}), report.markdown_table(names=[name])):
-        rows = [line for line in table.splitlines() if line.startswith("|")]
-        assert "scale mean\\|W\\|" in rows[-1]
-        assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
-
-
-def test_a_chapters_table_compares_no_quick_run_and_no_other_set(a_record):
-    small = {"name": "digits", "fingerprint": "sha256:" + "0" * 64, "train": 32, "test": 32}
-    table = report.runs_table({"s4-lenet5": [a_record(profile="quick", dataset=small)]})
-    assert "| 90.00 | 91.00 | 1 | 100 | a quick run: no result |" in table
-    with pytest.raises(records.RecordError, match="seed 0 is of digits, the recipe of mnist"):
-        report.runs_table({"s4-lenet5": [a_record(dataset=small)]})
+    rows = [line for line in report.markdown_table(names=[name]).splitlines() if line.startswith("|")]
+    assert "scale mean\\|W\\|" in rows[-1]
+    assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
 
 
 def test_the_epoch_that_reaches_a_figure(a_record):

@@ -7,6 +7,7 @@ from scipy import stats
 
 from bnnlib import recipes
 from bnnlib.book import results
+from bnnlib.records import RecordError
 
 
 @pytest.fixture
@@ -38,9 +39,37 @@ def test_titles_of_a_chapter_and_tables_without_a_figure(runs):
     assert "| the MLP | 93.00 |" in text and "source %" not in text and "against" not in text
 
 
-def test_quick_runs_are_compared_with_nothing(runs):
-    text = results.accuracies({"s4-lenet5": runs("s4-lenet5", 40.0, profile="quick")}, "Accuracy.").data
-    assert "| quick run |" in text and "below" not in text
+@pytest.mark.parametrize("profile", ["quick", "demo"])
+def test_short_runs_are_compared_with_nothing(runs, profile):
+    text = results.accuracies({"s4-lenet5": runs("s4-lenet5", 40.0, profile=profile)}, "Accuracy.").data
+    assert f"| {profile} run |" in text and "below" not in text
+
+
+def test_a_run_of_another_set_is_refused(runs):
+    small = {"name": "digits", "fingerprint": "sha256:" + "0" * 64, "train": 32, "test": 32}
+    with pytest.raises(RecordError, match="seed 0 is of digits, the recipe of mnist"):
+        results.accuracies({"s4-lenet5": runs("s4-lenet5", 90.0, dataset=small)}, "Accuracy.")
+    short = runs("s4-lenet5", 90.0, dataset=small, profile="quick")
+    assert "| quick run |" in results.accuracies({"s4-lenet5": short}, "Accuracy.").data
+
+
+def test_verdicts_and_columns(runs):
+    found = {"s4-lenet5": runs("s4-lenet5", 90.0, 90.0), "s4-nin": []}
+    text = results.accuracies(found, "Accuracy.").data
+    assert "| 99.23* | 90.00 ± 0.00 | 90.00 ± 0.00 | 2 | below by 9.23, p < 0.001 |" in text
+    five = results.accuracies(found, "Accuracy.", top5=True).data
+    assert "| 99.23* | 90.00 ± 0.00 | 99.00 ± 0.00 | 2 |" in five and "best epoch" not in five
+    for table in (text, five):
+        assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
+
+
+def test_a_title_with_bars_stays_in_its_cell(runs):
+    name = "s2-ablation-shortcut-kd-mean"
+    data = {"name": "cifar10", "fingerprint": "sha256:" + "0" * 64, "train": 50_000, "test": 10_000}
+    text = results.accuracies({name: runs(name, 80.0, dataset=data)}, "Accuracy.").data
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert "scale mean\\|W\\|" in rows[-1]
+    assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
 
 
 def test_no_run_is_a_sentence():

@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 
@@ -78,11 +78,8 @@ def measure_memory(names: Iterable[str], batches: Iterable[int] = BATCHES) -> li
 # -------------------------------------------------------------------------------------------------- agreement
 
 
-@torch.inference_mode()
-def measure_agreement(name: str, limit: int | None = None) -> dict | None:
-    """The packed network of a shipped file against PyTorch's evaluation mode on the test set (its first ``limit``
-    images): bits that differ at the input of every binary layer, predictions, accuracies; these also with real-valued
-    layers of fewer bits, ``1-bit``: all behind the first, ``first 1-bit``: that one alone. None where the file or the
+def _shipped_with_images(name: str) -> tuple[Path, data.Dataset, tuple[int, int, int], Callable[[Tensor], Tensor]] | None:
+    """The shipped file of ``name``, its data set, and the shape and the transform of its images; None where the file or the
     images are not here."""
     path = deploy.FOLDER / f"{name}.safetensors"
     if not path.is_file():
@@ -90,10 +87,23 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
     about = deploy.info(path)
     try:
         dataset = data.load(about["dataset"], download=False)
-        transform = images.expected(path, about).transform()
+        expected = images.expected(path, about)
+        return path, dataset, expected.shape, expected.transform()
     except (data.DataNotFound, deploy.DeployError):
         return None
-    model, shape = deploy.load(path), images.expected(path, about).shape
+
+
+@torch.inference_mode()
+def measure_agreement(name: str, limit: int | None = None) -> dict | None:
+    """The packed network of a shipped file against PyTorch's evaluation mode on the test set (its first ``limit``
+    images): bits that differ at the input of every binary layer, predictions, accuracies; these also with real-valued
+    layers of fewer bits, ``1-bit``: all behind the first, ``first 1-bit``: that one alone. None where the file or the
+    images are not here."""
+    found = _shipped_with_images(name)
+    if found is None:
+        return None
+    path, dataset, shape, transform = found
+    model = deploy.load(path)
     networks = {real: deploy.convert(model, shape, real=real) for real in (*REALS, "1-bit")}
     first = next(k for k, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)))
     networks["first 1-bit"] = deploy.convert(model, shape, real={first: "1-bit"})
@@ -125,7 +135,7 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
                 difference = max(difference, float((logits - expected).abs().max()))
         count += len(y)
     return {
-        "net": name, "images": count, "recorded_top1": about["top1"], "largest_logit_difference": difference,
+        "net": name, "images": count, "recorded_top1": deploy.info(path)["top1"], "largest_logit_difference": difference,
         "top1": {key: 100 * n / count for key, n in right.items()},
         "agreement": {key: 100 * n / count for key, n in agree.items()},
         "bits": [{"layer": key, "bits": total[key], "flipped": flipped[key]} for key in binary],
@@ -136,18 +146,13 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
 def write_predictions(name: str, folder: Path = predictions.FOLDER) -> Path | None:
     """Keep what the packed file of ``name`` answers on the whole test set: on the bits, or, for a file without binary
     layers, in PyTorch. None where the file or the images are not here."""
-    path = deploy.FOLDER / f"{name}.safetensors"
-    if not path.is_file():
+    found = _shipped_with_images(name)
+    if found is None:
         return None
-    about = deploy.info(path)
-    try:
-        dataset = data.load(about["dataset"], download=False)
-        expected = images.expected(path, about)
-    except (data.DataNotFound, deploy.DeployError):
-        return None
+    path, dataset, shape, transform = found
     model = deploy.load(path)
-    net = deploy.convert(model, expected.shape) if layers.binary_layers(model) else model
-    scores = evaluate.logits(net, dataset.test, expected.transform(), 100)
+    net = deploy.convert(model, shape) if layers.binary_layers(model) else model
+    scores = evaluate.logits(net, dataset.test, transform, 100)
     return predictions.write(name, path, scores, dataset.test.labels, dataset.fingerprint, folder)
 
 

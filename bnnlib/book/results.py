@@ -37,7 +37,7 @@ def accuracies(
     """A row for each recipe of ``runs`` that has a record: mean ± standard deviation over its runs, and the source's figure
     with a verdict where a recipe has one. ``top5``: top-5 of the last epoch in place of the best epoch's top-1.
 
-    Quick runs stand in the table and are compared with nothing. Without a record: a sentence.
+    Quick and demo runs stand in the table and are compared with nothing. Without a record: a sentence.
     """
     from IPython.display import Markdown
 
@@ -60,7 +60,8 @@ def accuracies(
         row[head] = str(statistics.Spread.of(getattr(r, field) for r in found))
         row["runs"] = len(found)
         if compared:
-            told = verdicts[recipe].verdict if recipe in verdicts else "quick run"
+            short = next((r.profile for r in found if r.profile != "full"), None)
+            told = f"{short} run" if short else verdicts[recipe].verdict
             row[f"against {source}"] = "" if figure.top1 is None else told
         rows.append(row)
     star = "" if top5 and not any("*" in str(cell) for row in rows for cell in row.values()) else " *: chosen on the test set."

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -274,74 +273,9 @@ def grouped_tables(folder: Path = records.FOLDER) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def runs_table(runs: Mapping[str, Sequence[Record]], *, top5: bool = False) -> str:
-    """The table of a chapter, in Markdown: a row a recipe, in the order of ``runs``, from its records; where
-    there are none, the command that makes one is told below. Quick records are marked, and compared with nothing.
-
-    Sources' figures have a column where there are any. ``top5``: top-5 accuracy of the last epoch in place of
-    the best epoch's top-1 and of the speed."""
-    figures = {name: recipes.load(name).published for name in runs}
-    compared = any(figure.top1 is not None for figure in figures.values())
-    columns = [
-        *(["source %"] if compared else []),
-        "last epoch %",
-        "top-5 %" if top5 else "best epoch %*",
-        "seeds",
-    ]
-    columns += [] if top5 else ["images/s"]
-    lines = [
-        f"| run | {' | '.join(columns)} | |",
-        f"|---|{'---:|' * len(columns)}---|",
-    ]
-    machines = list(dict.fromkeys(machine(r.hardware) for found in runs.values() for r in found))
-    starred = not top5
-    gathered = chapter_rows({name: found for name, found in runs.items() if all(r.profile == "full" for r in found)})
-    for name, found in runs.items():
-        recipe, figure = recipes.load(name), figures[name]
-        cells = []
-        if compared:
-            star = "*" if figure.epoch == "best-on-test" and figure.top1 is not None else ""
-            cells.append("–" if figure.top1 is None else f"{figure.top1:.2f}{star}")
-            starred = starred or bool(star)
-        head = f"`{name}` {_title(recipe)}"
-        if not found:
-            cells += ["–", "–", "0", *([] if top5 else ["–"]), "not run yet" + _teacher_first(recipe)]
-            lines.append(f"| {head} | {' | '.join(cells)} |")
-            continue
-        short = next((record.profile for record in found if record.profile != "full"), None)
-        for field in ("top1_last", "top5_last" if top5 else "top1_best"):
-            cells.append(str(Spread.of([getattr(r, field) for r in found])))
-        cells.append(str(len(found)))
-        if not top5:
-            cells.append(_speeds(found, machines))
-        verdict = f"a {short} run: no result" if short else gathered[name].verdict
-        cells.append("" if verdict == "no figure to compare" and not compared else verdict)
-        lines.append(f"| {head} | {' | '.join(cells)} |")
-    notes = ["\\* picked on the test set."] if starred else []
-    if machines and not top5:
-        named = machines if len(machines) == 1 else [f"({k}) {name}" for k, name in enumerate(machines, 1)]
-        notes.append(
-            f"images/s: of training, without evaluation, on {'; '.join(named)}; other runs may have shared the machine."
-        )
-    if not all(runs.values()):
-        notes.append("`python -m bnnlib.train NAME` runs what is not run yet.")
-    return "\n".join(lines) + (f"\n\n{' '.join(notes)}" if notes else "") + "\n"
-
-
 def _title(recipe: Recipe) -> str:
     """As a table in Markdown takes it, to which a | would end the cell."""
     return recipe.title.replace("|", "\\|")
-
-
-def _speeds(found: Sequence[Record], machines: Sequence[str]) -> str:
-    """Images a second in training, the mean on each machine, by its number where there are several."""
-    speeds: dict[int, list[float]] = {}
-    for record in found:
-        speeds.setdefault(machines.index(machine(record.hardware)) + 1, []).append(record.images_per_second)
-    return ", ".join(
-        f"{fmean(values):.0f}" + (f" ({k})" if len(machines) > 1 else "")
-        for k, values in sorted(speeds.items())
-    )
 
 
 def command(recipe: Recipe) -> str:

@@ -55,8 +55,8 @@ def sortable(folder: Path) -> str:
     )
     script = generate_init_offline_itables_html(find_package_file("html/dt_bundle.js"))
     script = re.search(r"<script>.*?</script>", script, re.DOTALL)[0]
-    table = re.sub(
-        r"<!--.*?-->|<tbody>.*?</tbody>", "", table, count=2, flags=re.DOTALL
-    )  # what is shown while it loads
+    table = re.sub(r"<!--.*?-->|<tbody>.*?</tbody>", "", table, count=2, flags=re.DOTALL)  # what is shown while it loads
+    # a static copy, for viewers without scripts, that leads to another site
+    table = re.sub(r'<div id="all-runs_fallback">.*?</div>(?=<script>)', "", table, count=1, flags=re.DOTALL)
     lines = "\n".join(line for line in f"{script}\n{table}".splitlines() if line.strip())
     return f'```{{raw}} html\n<div class="all-runs">\n{lines}\n</div>\n```\n'

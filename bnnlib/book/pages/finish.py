@@ -93,6 +93,8 @@ def finish(site: Path, root: Path, published: Published) -> None:
             listed.append((name, date))
         text = text.replace("</title>", "</title>\n" + _head(name, text, published), 1)
         text = stacked(text)
+        # its entries have a role of their own, which is none of a list's
+        text = text.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
         text = text.replace("</article>", "</article>\n" + _foot(source, date, published), 1)
         path.write_text(text, encoding="utf-8")
     if published.site:
@@ -204,7 +206,8 @@ def _not_found(site: Path, published: Published) -> str:
         flags=re.DOTALL,
     )
     text = re.sub(r'<footer class="prev-next-footer.*?</footer>', "", text, flags=re.DOTALL)
-    text = re.sub(r'(<nav id="pst-page-toc-nav"[^>]*>).*?</nav>', r"\1</nav>", text, flags=re.DOTALL)
+    # the contents of the first page, in the side bar and for print
+    text = re.sub(r'(<nav (?:id="pst-page-toc-nav"[^>]*|aria-label="Page")>).*?</nav>', r"\1</nav>", text, flags=re.DOTALL)
     text = re.sub(
         r'<link rel="canonical"[^>]*>\n?|<meta name="(?:description|twitter:card)"[^>]*>\n?|<meta property="og:[^>]*>\n?|<p class="page-source">.*?</p>',
         "",

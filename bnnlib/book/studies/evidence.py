@@ -193,7 +193,7 @@ def _absent(claim: Claim, runs: Runs) -> list[recipes.Recipe]:
 
 def answers(claims: Iterable[Claim], runs: Runs) -> str:
     """:func:`answer` for each of ``claims``: what is measured first, then a list of what is not and which runs
-    it needs; their commands stand in :func:`bnnlib.experiments.report.runs_table`."""
+    it needs; their commands stand in :func:`bnnlib.book.results.pending`."""
     claims = list(claims)
     told = [answer(claim, runs) for claim in claims if measured(claim, runs)]
     lacking = [
