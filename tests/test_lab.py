@@ -52,3 +52,4 @@ def test_the_start_notebook_names_every_chapter_and_is_stored_without_outputs():
         assert f"({path.name})" in text, path.name
     assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells)
     assert chapters.START not in {path.stem for path in chapters.sources()}
+    assert chapters.parameters(notebook) == {"recipe": "s4-lenet5", "profile": "demo", "dataset": "digits"}
