@@ -392,6 +392,8 @@ def test_a_chapter_that_trains_draws_no_verdict_from_a_short_run(path):
     call = next(n for c in code for n in ast.walk(ast.parse(c.source)) if ast.unparse(n).startswith("chapters.check_parameters("))
     if len(call.value.args if isinstance(call, (ast.Expr, ast.Assign)) else call.args) < 3:
         return  # it trains on no data set: every profile answers
+    if path.stem == "alexnet-imagenet":
+        return  # its answer counts the bits of a net that nobody trained: the same in every profile
     for cell in code:
         if "answer" in cell.metadata.get("tags", []):
             assert "brief" in cell.source or "profile" in cell.source, cell.source[:200]

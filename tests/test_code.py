@@ -33,7 +33,7 @@ def test_comments_docstrings_and_layout_do_not_count(same):
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [(b"0", b"1"), (b"0", b"False"), (b"0", b"None"), (b'""', b"0"), (b"y=None", b"y=0"), (b"is None", b"is not None"),
+    [(b"0", b"1"), (b"0", b"False"), (b"0", b"None"), (b'"")', b"0)"), (b"y=None", b"y=0"), (b"is None", b"is not None"),
      (b"*, y", b"y"), (b"(x, 0", b"[x, 0"), (b"import os", b"import os as o"), (b"{x}", b"{x!r}")],
 )  # fmt: skip
 def test_what_runs_counts(old, new):
