@@ -214,7 +214,7 @@ def test_the_learning_curves_tell_the_value_that_is_pointed_at(site, window):
         page.keyboard.press("ArrowRight")
     third = run.curve[2].test_top1
     said = page.inner_text("#curves-told")
-    assert f"seed {run.seed}, epoch 3: test accuracy, % {float(f'{third:.5g}'):g} (" in said
+    assert f"seed {run.seed}, epoch 3: test accuracy {float(f'{third:.5g}'):g} % (" in said
     page.locator("#curves-mark").hover(force=True)
     assert page.inner_text("#curves-told") == said, "the pointer finds the point that the keys did"
     page.select_option("#curves-value", "lr")

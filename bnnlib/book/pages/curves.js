@@ -64,8 +64,9 @@
     byId("curves-mark").setAttribute("cx", point[0]);
     byId("curves-mark").setAttribute("cy", point[1]);
     byId("curves-mark").setAttribute("class", `curves-${found.order}`);
-    const label = choices[2].selectedOptions[0].textContent;
-    told.textContent = `${found.recipe.title}, seed ${found.run.seed}, epoch ${epoch + 1}: ${label} ${point[2]} (${found.run.machine})`;
+    const [what, unit] = choices[2].selectedOptions[0].textContent.split(",");
+    const value = `${what} ${point[2]}${unit || ""}`;
+    told.textContent = `${found.recipe.title}, seed ${found.run.seed}, epoch ${epoch + 1}: ${value} (${found.run.machine})`;
   }
 
   plot.addEventListener("pointermove", event => {
