@@ -169,6 +169,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "chapters": cards.chapter_cards(notebooks, cards.questions(root), cards.pictures(notebooks)),
         "chapter-times": costs.chapter_times(notebooks, root),
         "reference": reference.home(),
+        "supported": reference.supported(),
     }
 
 
