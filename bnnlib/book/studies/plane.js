@@ -98,7 +98,7 @@
     .plane-sliders label { display: flex; align-items: center; gap: 0.5rem; min-height: 2rem; }
     .plane-sliders span { flex: 0 0 5.2rem; } .plane-sliders output { flex: 0 0 2.8rem; text-align: right; font-variant-numeric: tabular-nums; }
     .plane-sliders input[type=range] { flex: 1; min-width: 0; accent-color: var(--pst-color-primary, #12606f); }
-    .plane-said { margin: 0.5rem 0; font-variant-numeric: tabular-nums; min-height: 4.5em; }
+    .plane-said { margin: 0.5rem 0; text-align: left; font-variant-numeric: tabular-nums; min-height: 4.5em; }
     @media screen { figure.has-plane > svg.drawn, figure.has-plane > img { display: none !important; } }
     @media print { .plane { display: none; } }`;
 
