@@ -171,7 +171,7 @@ def agreement(net: Net) -> dict[str, float | None]:
     found = {}
     for name, layer in layers.binary_layers(model).items():
         sample = torch.randperm(layer.weight.numel(), generator=random.generator(net.seed, "flips", name))[:SAMPLED]
-        signs = layer.binary_weight()
+        signs = layer.binary_weight().contiguous()
         layer.binary_weight = lambda signs=signs: signs  # in evaluation this is what a layer multiplies by
         gradient = layer.weight.grad.flatten()[sample].double()
         found[name] = signs, sample, gradient
