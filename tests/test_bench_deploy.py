@@ -29,7 +29,7 @@ def test_the_real_twin_has_the_topology_and_no_sign(name, options):
     model = models.build(name, **options).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     twin = bench_deploy.real_twin(model)
-    assert not any(isinstance(m, layers._Binary | layers.RSign) for m in twin.modules())
+    assert not any(isinstance(m, layers.BinaryLayer | layers.RSign) for m in twin.modules())
     for key, layer in layers.binary_layers(model).items():
         real = twin.get_submodule(key)
         assert real.weight.shape == layer.weight.shape and (real.bias is None) == (layer.bias is None)

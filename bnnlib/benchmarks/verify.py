@@ -108,13 +108,13 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
     first = next(k for k, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)))
     networks["first 1-bit"] = deploy.convert(model, shape, real={first: "1-bit"})
     seen: dict[str, Tensor] = {}
-    binary = {k: m for k, m in layers.binary_layers(model).items() if getattr(m, "binary_input", True)}
+    binary = {k: m for k, m in layers.binary_layers(model).items() if m.binary_input}
     small = data.Batches(dataset.test.take(torch.arange(1)), 1, seed=0, transform=transform, shuffle=False)
     packed = networks["float32"].bits(next(small.epoch(0))[1])
     binary = {key: module for key, module in binary.items() if key in packed}
     for key, module in binary.items():
         module.register_forward_pre_hook(
-            lambda module, args, key=key: seen.__setitem__(key, module._binary_input(args[0]) > 0)
+            lambda module, args, key=key: seen.__setitem__(key, module.binarize_input(args[0]) > 0)
         )
     flipped, total = dict.fromkeys(binary, 0), dict.fromkeys(binary, 0)
     right, agree, count, difference = {"pytorch": 0, **dict.fromkeys(networks, 0)}, dict.fromkeys(networks, 0), 0, 0.0
