@@ -7,18 +7,7 @@ import torch
 from torch import nn
 
 from bnnlib import layers, models, recipes
-from bnnlib.benchmarks import (
-    kernels as bench,
-)
-from bnnlib.benchmarks import (
-    networks as bench_deploy,
-)
-from bnnlib.benchmarks import (
-    onnx_runtime as bench_onnx,
-)
-from bnnlib.benchmarks import (
-    speed,
-)
+from bnnlib.benchmarks import kernels, networks, onnx_runtime, speed
 from bnnlib.ops import _backend
 
 compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
@@ -28,7 +17,7 @@ compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback),
 def test_the_real_twin_has_the_topology_and_no_sign(name, options):
     model = models.build(name, **options).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    twin = bench_deploy.real_twin(model)
+    twin = networks.real_twin(model)
     assert not any(isinstance(m, layers.BinaryLayer | layers.RSign) for m in twin.modules())
     for key, layer in layers.binary_layers(model).items():
         real = twin.get_submodule(key)
@@ -44,9 +33,9 @@ def test_the_real_twin_has_the_topology_and_no_sign(name, options):
 
 @compiled
 def test_networks_meet_every_kind_of_rival_and_all_have_its_shape():
-    found = bench_deploy.contenders("s4-lenet5", 2, compiled=False)
+    found = networks.contenders("s4-lenet5", 2, compiled=False)
     kinds = {speed.kind(name) for name in found}
-    assert kinds >= {"fp32", ""} and ("bf16" in kinds) == bench.multiplies_bf16()
+    assert kinds >= {"fp32", ""} and ("bf16" in kinds) == kernels.multiplies_bf16()
     assert ("int8" in kinds) == ("x86" in torch.backends.quantized.supported_engines)
     with torch.inference_mode():
         results = {name: call().float() for name, call in found.items()}
@@ -57,42 +46,53 @@ def test_networks_meet_every_kind_of_rival_and_all_have_its_shape():
             assert (y - expected).abs().max() < 0.15 * expected.abs().max(), name
 
 
+@pytest.mark.parametrize("name", networks.nets())
+def test_the_int8_twin_of_every_net_is_that_net_rounded(name):
+    """Its rounding is calibrated on noise: correlated with the twin, not equal."""
+    torch.manual_seed(0)
+    twin, shape = networks.real_twin(networks.model_of(name)[0]), networks.shape_of(name)
+    x = torch.randn(2, *shape)
+    with torch.inference_mode():
+        wanted, got = twin(x), networks.int8_twin(twin, shape)(x)
+    assert got.shape == wanted.shape and torch.corrcoef(torch.stack([wanted.flatten(), got.flatten()]))[0, 1] > 0.6
+
+
 def test_the_nets_are_those_of_the_book():
-    assert set(bench_deploy.NETS) <= set(bench_deploy.nets()) <= set(recipes.names())
-    known = [bench_deploy.topology(name) for name in bench_deploy.nets()]
+    assert set(networks.NETS) <= set(networks.nets()) <= set(recipes.names())
+    known = [networks.topology(name) for name in networks.nets()]
     assert len(known) == len(set(known))
-    for name in bench_deploy.shipped():
-        assert bench_deploy.topology(name) in known
-    assert bench_deploy.shape_of("tiny-s5-resnet18-xnorpp") == (3, 64, 64)
+    for name in networks.shipped():
+        assert networks.topology(name) in known
+    assert networks.shape_of("tiny-s5-resnet18-xnorpp") == (3, 64, 64)
 
 
 @compiled
 def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
-    assert bench_deploy.main(["--quick", "--out", str(tmp_path)]) == 0
+    assert networks.main(["--quick", "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
     assert path.name == f"deploy-{path.name[7:-16]}-{record['date']}.json"
     assert record["quick"] and record["environment"]["torch"]
-    row = bench_deploy.case(record, "s4-lenet5", 1, 1)
-    assert set(bench_deploy.packed(row)) == {"packed-float32", "packed-bfloat16", "packed-int8"}
+    row = networks.case(record, "s4-lenet5", 1, 1)
+    assert set(networks.packed(row)) == {"packed-float32", "packed-bfloat16", "packed-int8"}
     assert {"fp32-eager", "fp32-channels_last", "fake-quantised"} <= set(row["times"])
     assert speed.best_rival(row) in row["times"] and speed.ratio(row, "fp32-eager", "packed-int8").quartiles
-    assert bench_deploy.case(record, "s4-lenet5", 7, 1) is None
+    assert networks.case(record, "s4-lenet5", 7, 1) is None
     (profile,) = record["runs"][0]["profiles"]
     assert {"real_conv", "binary_conv"} <= {op["kind"] for op in profile["packed"]}
     assert {row["layer"] for row in profile["fp32"]} >= {"conv1", "conv2.layer", "fc1.layer", "fc2", "rest"}
     assert [row["layer"] for row in profile["fp32"] if row["binary"]] == ["conv2.layer", "fc1.layer"]
     assert "fp32-eager" in capsys.readouterr().out
-    assert bench_deploy.newest(tmp_path) is None  # a quick record is none
+    assert networks.newest(tmp_path) is None  # a quick record is none
 
 
-@pytest.mark.skipif(bool(bench_onnx.missing()), reason=f"{bench_onnx.missing()} missing here")
+@pytest.mark.skipif(bool(onnx_runtime.missing()), reason=f"{onnx_runtime.missing()} missing here")
 def test_onnx_runs_a_network_in_its_own_process(tmp_path):
     from bnnlib.deploy import onnx_export
 
     torch.manual_seed(0)
-    path = onnx_export.write(bench_deploy.real_twin(models.build("lenet5")), (1, 28, 28), tmp_path / "net.onnx")
-    calls = bench_onnx.networks(path, (1, 28, 28), 3, 1)
+    path = onnx_export.write(networks.real_twin(models.build("lenet5")), (1, 28, 28), tmp_path / "net.onnx")
+    calls = onnx_runtime.networks(path, (1, 28, 28), 3, 1)
     assert set(calls) == {"onnx-fp32", "onnx-int8"}
     (full,), (small,) = calls["onnx-fp32"](), calls["onnx-int8"]()
     assert full.shape == small.shape == (3, 10)
@@ -100,19 +100,19 @@ def test_onnx_runs_a_network_in_its_own_process(tmp_path):
 
 
 def test_a_damaged_record_is_named(tmp_path):
-    assert bench_deploy.newest(tmp_path) is None
+    assert networks.newest(tmp_path) is None
     (tmp_path / "deploy-x-2026-01-01.json").write_text('{"date": 1')
-    with pytest.raises(bench_deploy.BenchError, match="deploy-x-2026-01-01.json is no benchmark record"):
-        bench_deploy.newest(tmp_path)
+    with pytest.raises(networks.BenchError, match="deploy-x-2026-01-01.json is no benchmark record"):
+        networks.newest(tmp_path)
     whole = {"quick": False, "nets": {}, "runs": []}
     for cpu, day in (("x", "2026-01-01"), ("x", "2026-03-01"), ("x", "2026-02-01"), ("y", "2026-01-15")):
         environment = {"environment": {"cpu": cpu}}
         (tmp_path / f"deploy-{cpu}-{day}.json").write_text(json.dumps({"date": day, **environment, **whole}))
-    assert bench_deploy.newest(tmp_path)["date"] == "2026-03-01"
-    found = [(r["environment"]["cpu"], r["date"]) for r in bench_deploy.newest_of_each(tmp_path)]
+    assert networks.newest(tmp_path)["date"] == "2026-03-01"
+    found = [(r["environment"]["cpu"], r["date"]) for r in networks.newest_of_each(tmp_path)]
     assert found == [("x", "2026-03-01"), ("y", "2026-01-15")]
 
 
 def test_an_unknown_recipe_is_named(capsys):
-    assert bench_deploy.main(["s4-lenet"]) == 1
+    assert networks.main(["s4-lenet"]) == 1
     assert "no recipe 's4-lenet'" in capsys.readouterr().err

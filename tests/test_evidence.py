@@ -145,3 +145,16 @@ def test_top5_and_a_minus(run):
     said = evidence.answer(Claim("Top-5, A less B", XNORPP, XNOR, source=-1.0, field="top5_last"), runs)
     assert "41.00 − 43.50 = **−2.50 ± " in said and "The source has −1.0 on ImageNet" in said
     assert said.startswith("Top-5, A less B")
+
+
+def test_claims_that_are_told_together_are_corrected_together(run):
+    """Of two comparisons with p = .03, one is a finding by itself, and neither is beside the other."""
+    real = "tiny-s5-resnet18-real"
+    values = {f"{real}-7ep": [23.6, 22.9, 24.0], f"{XNORPP}-7ep": [20.0, 21.0, 22.0], f"{XNOR}-7ep": [18.0, 19.1, 18.4]}
+    runs = {n: [run(n, v, s) for s, v in enumerate(each)] for n, each in values.items()}
+    gap = Claim("Real-valued less binary", real, XNORPP)
+    alone = evidence.measured(CLAIM, runs)[7].p
+    assert 0.025 < alone < 0.05
+    assert f"A difference is shown (p = {alone:.2g})" in evidence.answers([CLAIM], runs)
+    said = evidence.answers([gap, CLAIM], runs).split("\n\n")
+    assert [f"No difference is shown (p = {2 * alone:.2g}, corrected for 2 comparisons)" in one for one in said] == [True, True]

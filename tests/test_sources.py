@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bnnlib import recipes
+from bnnlib.book.pages import literature
 from bnnlib.experiments import sources
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,3 +34,20 @@ def test_every_figure_is_of_a_source_and_a_number():
     assert sources.figure("S1", "top1").value == 70.35
     with pytest.raises(KeyError, match="S3 has no figure 'top1': it has none"):
         sources.figure("S3", "top1")
+
+
+def test_the_papers_accuracies_are_listed_by_network_and_cited():
+    rows = sources.literature()
+    entries = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
+    assert all(f"{{{paper}," in entries for paper in sources.LITERATURE)
+    assert [f.text for net, f in rows if net == "VGG-small on CIFAR-10"] == ["93.3", "92.55", "92.46", "90.4"]
+    for net in {net for net, _ in rows}:
+        values = [f.value for of, f in rows if of == net]
+        assert values == sorted(values, reverse=True)
+
+
+def test_the_table_of_the_literature_has_our_nets_beside_the_papers():
+    text = literature.table(ROOT / "results" / "runs")
+    assert "| Bi-Real Net {cite}`liu2018bireal` | 56.4 | its abstract |" in text
+    assert "`s2-student`: S2's net" in text and "a record of this book" in text
+    assert text.count("| ResNet-18 on ImageNet |") == 1, "a network's name stands once"

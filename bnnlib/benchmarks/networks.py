@@ -91,14 +91,18 @@ def real_twin(model: nn.Module) -> nn.Module:
 
 
 def int8_twin(twin: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
-    """The real-valued twin in PyTorch's static quantisation, calibrated on random images."""
+    """The real-valued twin in PyTorch's static quantisation, calibrated on random images. What is left of our layers (RPReLU) runs in
+    float32."""
     from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
+    from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 
+    ours = sorted({type(m) for m in twin.modules() if type(m).__module__.startswith("bnnlib.layers")}, key=str)
+    custom = PrepareCustomConfig().set_non_traceable_module_classes(ours)
     torch.backends.quantized.engine = "x86"
     x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        observed = quantize_fx.prepare_fx(copy.deepcopy(twin), get_default_qconfig_mapping("x86"), (x,))
+        observed = quantize_fx.prepare_fx(copy.deepcopy(twin), get_default_qconfig_mapping("x86"), (x,), custom)
         observed(x)
         return quantize_fx.convert_fx(observed)
 

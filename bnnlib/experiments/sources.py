@@ -48,10 +48,31 @@ SOURCES = {
     )
 }
 
-# Papers whose own figures stand in a chapter, by their key in the bibliography.
-LITERATURE = ("rastegari2016xnor", "bulat2019xnorpp", "bannink2021larq", "code:xnornet", "xu2021recu", "wu2023reste", "vargas2024biper")
+# Papers whose own figures stand in the book, by their key in the bibliography.
+LITERATURE = {
+    "rastegari2016xnor": "XNOR-Net",
+    "bulat2019xnorpp": "XNOR-Net++",
+    "bannink2021larq": "Larq Compute Engine",
+    "code:xnornet": "XNOR-Net's code",
+    "liu2018bireal": "Bi-Real Net",
+    "martinez2020real2binary": "Real-to-Binary",
+    "liu2020reactnet": "ReActNet",
+    "qin2020irnet": "IR-Net",
+    "xu2021recu": "ReCU",
+    "tu2022adabin": "AdaBin",
+    "wu2023reste": "ReSTE",
+    "vargas2024biper": "BiPer",
+}
 
 _README, _SUMMARY, _TABLE = "README.md", "PROJECT_SUMMARY.md", "README.md, table of batch 128 on one thread"
+
+_NETS = {
+    "vgg-small": "VGG-small on CIFAR-10",
+    "resnet18-cifar10": "ResNet-18 on CIFAR-10",
+    "resnet20-cifar10": "ResNet-20 on CIFAR-10",
+    "alexnet-imagenet": "AlexNet on ImageNet",
+    "resnet18-imagenet": "ResNet-18 on ImageNet",
+}  # of papers, by the end of a figure's key
 
 _FIGURES = [
     Figure("S1", "top1", "70.35", "top-1 % on CIFAR-10 after 20 epochs", f"{_README}; training_results.log"),
@@ -109,6 +130,22 @@ _FIGURES = [
     Figure("bulat2019xnorpp", "top1", "57.1", "top-1 % on ImageNet of XNOR-Net++", "its tables"),
     Figure("bulat2019xnorpp", "xnor", "51.2", "top-1 % on ImageNet of XNOR-Net", "its tables"),
     Figure("bulat2019xnorpp", "gain", "5.9", "points between the two", "its tables"),
+    *(
+        Figure(paper, net, text, f"top-1 % of {_NETS[net]} with one bit{said}", where)
+        for paper, where, said, figures_of in (
+            ("rastegari2016xnor", "table of bulat2019xnorpp", "", {"resnet18-imagenet": "51.2"}),
+            ("liu2018bireal", "its abstract", "", {"resnet18-imagenet": "56.4"}),
+            ("bulat2019xnorpp", "its tables", "", {"resnet18-imagenet": "57.1"}),
+            ("qin2020irnet", "README of its code", "", {"vgg-small": "90.4", "resnet18-cifar10": "91.5", "resnet20-cifar10": "86.5", "resnet18-imagenet": "58.1"}),
+            ("martinez2020real2binary", "its tables", "", {"resnet18-imagenet": "65.4"}),
+            ("liu2020reactnet", "its tables", ", shifts and PReLU", {"resnet18-imagenet": "65.9"}),
+            ("xu2021recu", "its tables", "", {"resnet18-cifar10": "93.2", "resnet20-cifar10": "88.0"}),
+            ("tu2022adabin", "its tables", "", {"resnet18-cifar10": "93.1", "resnet20-cifar10": "88.1", "alexnet-imagenet": "53.9"}),
+            ("tu2022adabin", "its abstract", ", two-step training", {"resnet18-imagenet": "66.4"}),
+            ("vargas2024biper", "its tables", "", {"resnet18-cifar10": "93.75"}),
+        )
+        for net, text in figures_of.items()
+    ),
     Figure("xu2021recu", "vgg-small", "93.3", "top-1 % on CIFAR-10 of VGG-small with one bit, fine-tuned", "its tables"),
     Figure("wu2023reste", "vgg-small", "92.55", "top-1 % on CIFAR-10 of VGG-small with one bit", "its tables"),
     Figure("vargas2024biper", "vgg-small", "92.46", "top-1 % on CIFAR-10 of VGG-small with one bit", "its tables"),
@@ -133,3 +170,9 @@ def figure(source: str, key: str) -> Figure:
 def figures(source: str) -> list[Figure]:
     """All figures of a source, in the order of the table."""
     return [f for f in _FIGURES if f.source == source]
+
+
+def literature() -> list[tuple[str, Figure]]:
+    """Published 1-bit accuracies of the papers, as (network and data set, figure), the highest of a network first."""
+    listed = [(net, f) for key, net in _NETS.items() for f in _FIGURES if f.key == key and f.source in LITERATURE]
+    return sorted(listed, key=lambda row: (list(_NETS.values()).index(row[0]), -row[1].value))

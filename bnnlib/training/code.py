@@ -26,7 +26,7 @@ _SHARED = (
     "models/__init__.py", "models/blocks.py",
     *(f"data/{name}.py" for name in ("augment", "batches", "colour", "evaluate", "geometry", "lazy", "random", "splits")),
     *(f"data/{name}.py" for name in ("transforms", "views", "whitening")),
-    *(f"training/{name}.py" for name in ("building", "loop", "meters", "objectives", "schedules", "setup", "steps")),
+    *(f"training/{name}.py" for name in ("building", "diagnostics", "loop", "meters", "objectives", "schedules", "setup", "steps")),
 )  # fmt: skip
 
 

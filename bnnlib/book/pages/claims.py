@@ -149,7 +149,7 @@ def _s2(book: Book) -> Iterator[Claim]:
     best = [sources.figure(k, "vgg-small") for k in ("xu2021recu", "wu2023reste", "vargas2024biper")]
     yield Claim("S2", "is competitive with published 1-bit nets", _f("S2", "top1"),
                 "VGG-small with one bit on CIFAR-10: " + ", ".join(f"{f.text} {{cite}}`{f.source}`" for f in best),
-                f"{min(f.value for f in best) - sources.figure('S2', 'top1').value:.1f} points or more below these, with fewer epochs", here)  # fmt: skip
+                f"{min(f.value for f in best) - sources.figure('S2', 'top1').value:.1f} points or more below these, with fewer epochs; [all figures](related.md)", here)  # fmt: skip
     yield Claim("S2", "identical 7-layer FP32 net, accuracy in %", f"~{_f('S2', 'identical')}", f"{_f('S2', 'teacher')} is the accuracy of its teacher, which has three convolutions",
                 "the speed and the accuracy are of two nets", here)  # fmt: skip
 

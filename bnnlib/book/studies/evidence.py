@@ -8,7 +8,8 @@ and an ending (``-7ep``). Runs of different schedules, data or profiles are neve
 
 With two seeds or more of each the interval is that of :func:`bnnlib.experiments.statistics.difference`. With one of
 either it can only say what the choice of test images does, as if the two nets' errors were independent of one another:
-what another seed would do is not in it, and no verdict is given. Every answer says which of the two it is, and whether
+what another seed would do is not in it, and no verdict is given. The p-values of the claims that :func:`answers` tells
+together are one family, and are corrected by Holm's method. Every answer says which of the two it is, and whether
 the runs come from different processors or PyTorch versions. A source's difference on another data set is quoted, and
 not tested.
 """
@@ -152,17 +153,17 @@ def measured(claim: Claim, runs: Runs) -> dict[int, Difference]:
 
 def answer(claim: Claim, runs: Runs) -> str:
     """What the records in ``runs`` say about ``claim``, or the commands that are missing: Markdown."""
-    found = measured(claim, runs)
-    if not found:
+    if not measured(claim, runs):
         return f"{claim.says}: *not measured yet.* {missing(claim, runs)}"
-    return "\n\n".join(_said(claim, epochs, one) for epochs, one in found.items())
+    return answers([claim], runs)
 
 
-def _said(claim: Claim, epochs: int, one: Difference) -> str:
+def _said(claim: Claim, epochs: int, one: Difference, p: float | None, tests: int) -> str:
+    """``p``: corrected for the ``tests`` of its family."""
     a, b = one.values
     text = (
         f"{claim.says}, {epochs} epoch{'s' * (epochs > 1)}: {a:.2f} − {b:.2f} = **{one} points** ({one.basis}). "
-        + _verdict(one)
+        + _verdict(one, p, tests)
     )
     if claim.source is None:
         return text + "."
@@ -170,13 +171,12 @@ def _said(claim: Claim, epochs: int, one: Difference) -> str:
     return f"{text}. The source has {theirs} on {claim.where}, another data set."
 
 
-def _verdict(one: Difference) -> str:
-    if one.one_run:
+def _verdict(one: Difference, p: float | None, tests: int) -> str:
+    if p is None:
         images = "more" if one.clear else "no more"
         return f"One run: it is {images} than another choice of test images explains, and what another seed would give is not known"
-    if one.clear:
-        return f"A difference is shown (p = {one.p:.2g})"
-    return f"No difference is shown (p = {one.p:.2g})"
+    corrected = f", corrected for {tests} comparisons" if tests > 1 else ""
+    return f"{'A' if p < 1 - statistics.LEVEL else 'No'} difference is shown (p = {p:.2g}{corrected})"
 
 
 def missing(claim: Claim, runs: Runs) -> str:
@@ -192,10 +192,12 @@ def _absent(claim: Claim, runs: Runs) -> list[recipes.Recipe]:
 
 
 def answers(claims: Iterable[Claim], runs: Runs) -> str:
-    """:func:`answer` for each of ``claims``: what is measured first, then a list of what is not and which runs
-    it needs; their commands stand in :func:`bnnlib.book.results.pending`."""
+    """What the records say of each of ``claims``: what is measured first, then a list of what is not and which runs
+    it needs; their commands stand in :func:`bnnlib.book.results.pending`. All p-values are corrected as one family."""
     claims = list(claims)
-    told = [answer(claim, runs) for claim in claims if measured(claim, runs)]
+    found = {(i, epochs): one for i, claim in enumerate(claims) for epochs, one in measured(claim, runs).items()}
+    p = statistics.holm({key: one.p for key, one in found.items() if one.p is not None})
+    told = [_said(claims[i], epochs, one, p.get((i, epochs)), len(p)) for (i, epochs), one in found.items()]
     lacking = [
         f"- {claim.says}: needs {' and '.join(f'`{r.name}`' for r in absent)}{_hours(absent)}."
         for claim in claims
