@@ -26,7 +26,16 @@ from torch import Tensor
 
 from bnnlib import data, deploy, layers, recipes
 from bnnlib.benchmarks import record as bench_record
-from bnnlib.benchmarks.networks import BATCHES, REALS, model_of, nets, real_twin, shape_of, shipped, topology
+from bnnlib.benchmarks.networks import (
+    BATCHES,
+    REALS,
+    full_precision_twin,
+    model_of,
+    nets,
+    shape_of,
+    shipped,
+    topology,
+)
 from bnnlib.benchmarks.record import BenchError
 from bnnlib.data import evaluate
 from bnnlib.deploy import images
@@ -47,7 +56,7 @@ def write_forms(name: str, folder: Path) -> None:
     import safetensors.torch
 
     model, _ = model_of(name)
-    state = {key: value.contiguous() for key, value in real_twin(model).state_dict().items()}
+    state = {key: value.contiguous() for key, value in full_precision_twin(model).state_dict().items()}
     safetensors.torch.save_file(state, folder / f"{name}.fp32")
     deploy.save(deploy.convert(model, shape_of(name)), folder / f"{name}.packed")
     deploy.save(deploy.convert(model, shape_of(name), real="int8"), folder / f"{name}.packed-int8")
