@@ -112,7 +112,7 @@ def test_flips_are_counted_as_by_comparing_signs(recipe, tmp_path):
         assert found.histogram == wanted.tolist()
 
 
-@pytest.mark.parametrize("changes", [{}, {"model.layer": {"scale": "learned", "transform": "center"}}], ids=["mean", "centred"])
+@pytest.mark.parametrize("changes", [{"channels_last": True}, {"model.layer": {"scale": "learned", "transform": "center"}}], ids=["mean", "centred"])
 def test_the_agreement_of_gradients_is_that_of_flipping_signs_one_by_one(recipe, tmp_path, changes):
     """By hand, with a real-valued convolution that holds +-1 in place of its first binary layer, and the loss's own
     difference. In float32 too: a rounding that turns a later layer's sign changes the loss as much as a flip does."""
@@ -127,7 +127,7 @@ def test_the_agreement_of_gradients_is_that_of_flipping_signs_one_by_one(recipe,
     nn.functional.cross_entropy(trained(x), y).backward()
     name, layer = next(iter(layers.binary_layers(trained).items()))
     sample = torch.randperm(layer.weight.numel(), generator=diagnostics.random.generator(0, "flips", name))[: diagnostics.SAMPLED]
-    signs, scale = layer.binary_weight(), layer.scaling_factors()
+    signs, scale = layer.binary_weight().contiguous(), layer.scaling_factors()
 
     def loss(signs):
         model = copy.deepcopy(net.model).train()

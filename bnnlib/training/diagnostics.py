@@ -171,6 +171,7 @@ def agreement(net: Net) -> dict[str, float | None]:
     for name, layer in layers.binary_layers(model).items():
         sample = torch.randperm(layer.weight.numel(), generator=random.generator(net.seed, "flips", name))[:SAMPLED]
         signs, scale = layer.split_weight()
+        signs = signs.contiguous()
         layer.transform, layer.weight_quantizer = None, _Held(signs, scale)
         gradient = layer.weight.grad.flatten()[sample].double()
         found[name] = signs, sample, gradient
