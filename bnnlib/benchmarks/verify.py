@@ -29,7 +29,7 @@ from bnnlib.benchmarks import record as bench_record
 from bnnlib.benchmarks.networks import BATCHES, REALS, model_of, nets, real_twin, shape_of, shipped, topology
 from bnnlib.benchmarks.record import BenchError
 from bnnlib.data import evaluate
-from bnnlib.deploy import images
+from bnnlib.deploy import images, whitened
 from bnnlib.experiments import predictions
 from bnnlib.paths import RESULTS, ROOT
 from bnnlib.records import write_atomically
@@ -139,7 +139,23 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
         "top1": {key: 100 * n / count for key, n in right.items()},
         "agreement": {key: 100 * n / count for key, n in agree.items()},
         "bits": [{"layer": key, "bits": total[key], "flipped": flipped[key]} for key in binary],
+        **_of_whitening(path, dataset, split, networks["float32"]),
     }  # fmt: skip
+
+
+def _of_whitening(path: Path, dataset: data.Dataset, split: data.Split, network: Callable[[Tensor], Tensor]) -> dict:
+    """Where the file of ``network`` holds the whitening of its images: the bytes that takes, and the accuracy with it, with the
+    one that is fitted on the training images, and with its convolution alone."""
+    seen = images.expected(path, deploy.info(path))
+    if seen.whitening is None:
+        return {}
+    kinds = {
+        "file": seen.transform(),
+        "fitted": evaluate.input_transform("gcn-zca", dataset),
+        "convolution": whitened.unpack(seen.whitening, seen.shape, seen.scale, rest=False),
+    }
+    top1 = {name: evaluate.top1(evaluate.logits(network, split, kind, 100), split.labels) for name, kind in kinds.items()}
+    return {"whitening": {"bytes": sum(tensor.nbytes for tensor in seen.whitening.values()), "top1": top1}}
 
 
 @torch.inference_mode()

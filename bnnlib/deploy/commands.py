@@ -14,7 +14,7 @@ import typer
 from torch import Tensor, nn
 
 from bnnlib import data, deploy, printable
-from bnnlib.deploy import container, images, onnx_export
+from bnnlib.deploy import container, files, images, onnx_export
 from bnnlib.deploy.container import DeployError
 
 BATCH = 64  # maps that the allocator keeps, where those of larger batches are pages to be cleared anew
@@ -54,9 +54,10 @@ def info(path: Path) -> None:
     if "graph" in about:
         _show_graph(path)
     bits = sum(array.nbytes for name, array in tensors.items() if _is_bits(name, about))
-    rest = sum(array.nbytes for array in tensors.values()) - bits
-    size = path.stat().st_size
-    _say(f"size: {size} bytes: {bits} binary weights, {rest} other constants, {size - bits - rest} header")
+    white = sum(array.nbytes for name, array in tensors.items() if name in files.WHITENING)
+    rest = sum(array.nbytes for array in tensors.values()) - bits - white
+    size, said = path.stat().st_size, f"{white} whitening of the images, " if white else ""
+    _say(f"size: {size} bytes: {bits} binary weights, {said}{rest} other constants, {size - bits - white - rest} header")
 
 
 def _say(line: str) -> None:
@@ -175,6 +176,7 @@ def export(
     if "graph" in about:
         raise DeployError(f"{path} holds a packed network; export the trained model that it was made from")
     model = deploy.load(path)
+    before = images.expected(path, about).whitening if (about.get("images") or {}).get("whitening") else None
     if out.suffix == ".onnx":
         if packed or real != "float32":
             raise DeployError("an ONNX file holds floats: leave out --packed and --real")
@@ -184,9 +186,9 @@ def export(
         return
     if packed:
         net = deploy.convert(model, images.expected(path, about).shape, real=real)
-        deploy.save(net, out, about=about)
+        deploy.save(net, out, about=about, whitening=before)
     else:
-        deploy.save(model, out, real=real, about=about)
+        deploy.save(model, out, real=real, about=about, whitening=before)
     print(f"{out}: {out.stat().st_size} bytes, was {path.stat().st_size}")
     if real != "float32":  # of what the file now holds
         print(cost(path, about, model, deploy.load(out)))

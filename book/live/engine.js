@@ -5,8 +5,24 @@
   const STAGES = ['scale', 'bias', 'affine', 'affine_fused', 'relu', 'clamp', 'prelu', 'step', 'residual', 'max_pool', 'avg_pool',
     'store', 'sign'];
   const WEIGHTS = ['float32', 'bfloat16', 'int8', 'bits'];
-  const OUTSIDE = 2;
+  const OWN = ['threshold', 'bits'];       // stages that are part of their operation's row
+  const OUTSIDE = 2, VERSION = 2;
   const words = channels => Math.ceil(channels / 64);
+
+  // What of a graph this engine does not run, as the end of a sentence that begins with "the network"; '' where it runs all of it.
+  live.notRun = graph => {
+    if (graph.version > VERSION) return `is of version ${graph.version} of the format, and this page reads versions 1 to ${VERSION}`;
+    for (const side of ['inputs', 'outputs'])
+      if (graph[side].length !== 1) return `has ${graph[side].length} ${side}, and this page runs networks with one`;
+    const found = { operation: new Set(), stage: new Set(), 'kind of weight': new Set() };
+    for (const op of graph.ops) {
+      if (!SOURCES.includes(op.kind)) found.operation.add(op.kind);
+      else if (op.kind === 'real_conv' && !WEIGHTS.includes(op.attributes.weights)) found['kind of weight'].add(op.attributes.weights);
+      for (const { op: stage } of op.stages) if (!STAGES.includes(stage) && !OWN.includes(stage)) found.stage.add(stage);
+    }
+    const parts = Object.entries(found).flatMap(([what, names]) => names.size ? [`the ${what} ${[...names].join(', ')}`] : []);
+    return parts.length ? `has ${parts.join(' and ')}, which this page does not run; the Python library runs it` : '';
+  };
 
   // [height, width, channels] that an operation gives before its stages.
   const outputShape = (op, [h, w, c], tensors) => {
@@ -47,6 +63,8 @@
     }
 
     constructor(exports, { graph, tensors, about }) {
+      const wrong = live.notRun(graph);
+      if (wrong) throw new Error(`the network ${wrong}`);
       Object.assign(this, { exports, graph, tensors, about });
       const names = [...graph.inputs];
       for (const op of graph.ops) for (const stage of op.stages) if (stage.slot && stage.op !== 'residual') names.push(stage.slot);
@@ -71,10 +89,9 @@
       const number = x => constants.push(new Uint8Array(Float32Array.of(x).buffer)) - 1;
       const endless = name => live.floats(tensors[name]).every(x => x === Infinity);
       for (const op of graph.ops) {
-        if (!SOURCES.includes(op.kind)) throw new Error(`the operation ${op.kind} is unknown`);
         const a = op.attributes, pair = (name, otherwise) => a[name] ?? [otherwise, otherwise];
         const repeat = { map: a.repeat, bit_pad: a.value, avg_pool: +!!a.count_padding }[op.kind] ?? 1;
-        const first = op.stages[0], own = first.op === 'threshold' || first.op === 'bits';
+        const first = op.stages[0], own = OWN.includes(first.op);
         const row = [SOURCES.indexOf(op.kind), this.numbers[op.inputs[0]], ...outputShape(op, graph.slots[op.inputs[0]].slice(1), tensors)];
         row.push(...pair('kernel', 1), ...pair('stride', 1), ...pair('padding', 0), ...pair('dilation', 1), a.groups ?? 1, repeat, 0);
         row.push(own ? this.numbers[first.slot] : -1, constant(op.constants.weight));
@@ -85,7 +102,6 @@
         if (own) continue;
         for (const stage of op.stages) {
           const kind = stage.op === 'affine' && stage.fused ? 'affine_fused' : stage.op;
-          if (!STAGES.includes(kind)) throw new Error(`the stage ${kind} is unknown`);
           const one = stage.by ?? stage.scale ?? stage.slope ?? stage.low, two = stage.op === 'affine' ? stage.bias : stage.high;
           const spatial = name => +(typeof name === 'string' && tensors[name].shape.length === 3);
           const clamp = stage.op === 'clamp';

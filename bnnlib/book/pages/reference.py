@@ -34,8 +34,8 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
                 ),
             ),
             "bnnlib.layers": (
-                *("BinaryConv2d", "BinaryLinear", "RSign", "RPReLU", "Dropout"),
-                *("binary_layers", "project_", "set_temperature_", "counting"),
+                *("BinaryConv2d", "BinaryConv1d", "BinaryLinear", "RSign", "RPReLU", "Dropout", "dropout"),
+                *("binary_layers", "project_", "project_after_steps", "set_temperature_", "counting"),
             ),
         },
     ),
@@ -48,7 +48,8 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
         "Packed networks",
         "From a trained model to one file, and from the file to predictions.",
         {
-            "bnnlib.deploy": ("save", "load", "info", "convert", "PackedNetwork", "read_graph"),
+            "bnnlib.deploy": ("save", "load", "info", "convert", "PackedNetwork", "read_graph", "ConvertError", "DeployError"),
+            "bnnlib.deploy.run": ("load", "Runner"),
             "bnnlib.models": ("names", "build", "register"),
         },
     ),
@@ -86,7 +87,18 @@ def page(name: str) -> str:
         module = importlib.import_module(room)
         parts.append(f"## {room}\n\n{docstring(inspect.getdoc(module) or '')}")
         parts += [_entry(module, each) for each in names or module.__all__]
+    if name == "deploy":
+        parts.append(f"## What a file can hold\n\n{supported()}")
     return "\n\n".join(parts) + "\n"
+
+
+def supported() -> str:
+    """The table of the operations that a packed network can hold, as Markdown."""
+    from bnnlib.book import tables
+    from bnnlib.deploy.tensorkinds import SUPPORTED
+
+    columns = ("what", "PyTorch's names", "values against the model's")
+    return tables.markdown([dict(zip(columns, row, strict=True)) for row in SUPPORTED])
 
 
 def _entry(module: ModuleType, name: str) -> str:
