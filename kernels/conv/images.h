@@ -127,13 +127,13 @@ struct ImageWork {
     int32_t* at;                            // [tiles][SUMS_TILE]: windows or pixels from `start`; -1: none
     int32_t *row, *column;                  // [panels * side][lines] and [columns]: their shares of `at`; row -1: outside
     int8_t *bytes, *weights[2];             // those that are multiplied and those that are expanded meanwhile
-    int32_t* sums;                          // two blocks'; and all where the weights are cut
+    int32_t* sums;                          // a block's; and all where the weights are cut
     isize total;
 };
 
 inline ImageWork image_work(const ImagePlan& m, uint8_t* memory) {
     ImageWork w = {};
-    const isize tiles = m.panels * m.tiles, blocks = 2 + (m.steps > WEIGHT_STEPS ? ceil_div(tiles, 2) : 0);
+    const isize tiles = m.panels * m.tiles, blocks = 1 + (m.steps > WEIGHT_STEPS ? ceil_div(tiles, 2) : 0);
     const auto take = [&](isize bytes) {
         uint8_t* const at = memory ? memory + w.total : nullptr;
         w.total += round_up(bytes, 64);
@@ -224,49 +224,45 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
     if (tiles % 2) for (isize i = 0; i < SUMS_TILE; ++i) w.at[tiles * SUMS_TILE + i] = -1;
     begin(start, many);
     v.begin();
-    const isize pairs = ceil_div(tiles, 2), cuts = ceil_div(m.steps, WEIGHT_STEPS);
+    const isize pairs = ceil_div(tiles, 2);
     const auto bits = [&](isize o, isize k) { return weights + (o / SUMS_CHANNELS * m.steps + k) * 256; };
     const auto steps = [&](isize k) { return least(WEIGHT_STEPS, m.steps - k); };
-    struct Stage { bool last; isize o, t; bool two; int32_t* sums; } held = {};             // the block whose sums are in registers
-    Finish ready = {};                                                                      // of the block before
-    isize ready_o = 0, ready_t = -1, parity = 0;
-    const auto finished = [&] {                             // the block of `ready`, by now
-        if (ready_t == pairs - 1 && (ready_o % 64 || ready_o + SUMS_CHANNELS >= high)) done(ready_o / 64 * 64, least(64, high - ready_o / 64 * 64));
-        ready = {}, ready_t = -1;
-        if (!held.last) return;
-        ready = follow(Sums{held.sums, w.at + 2 * held.t * SUMS_TILE, held.two ? SUMS_PIXELS : SUMS_TILE, least(SUMS_CHANNELS, high - held.o)}, held.o);
-        ready_o = held.o, ready_t = held.t;
+    struct Held { bool last; isize o, t; int32_t* sums; } held = {};            // the block whose sums are in registers
+    const auto ready = [&] {
+        const isize first = 2 * held.t, pixels = first + 1 < tiles ? SUMS_PIXELS : SUMS_TILE;
+        return held.last ? follow(Sums{held.sums, w.at + first * SUMS_TILE, pixels, least(SUMS_CHANNELS, high - held.o)}, held.o) : Finish();
+    };
+    const auto finished = [&] {
+        const isize from = held.o / 64 * 64;
+        if (held.last && held.t == pairs - 1 && (held.o % 64 || held.o + SUMS_CHANNELS >= high)) done(from, least(64, high - from));
     };
     v.expand_weights(bits(low, 0), 4 * steps(0), w.weights[0]);
-    for (isize o = low; o < high; o += SUMS_CHANNELS) {
-        for (isize k = 0; k < m.steps; k += WEIGHT_STEPS, parity ^= 1) {
+    isize now = 0;
+    for (isize o = low; o < high; o += SUMS_CHANNELS)
+        for (isize k = 0; k < m.steps; k += WEIGHT_STEPS, now ^= 1) {
             const isize some = steps(k);
-            int8_t* const now = w.weights[parity];
             if (!m.whole() && g.kw * g.c % BYTES_STEP)
                 for (isize i = 0; i < some; ++i)
-                    if ((k + i + 1) % m.in_line == 0) clear_weights(now + i * 2048, g.kw * g.c % BYTES_STEP);
-            const bool last = k + some == m.steps, more = !last || o + SUMS_CHANNELS < high;
-            const isize next_o = last ? o + SUMS_CHANNELS : o, next_k = last ? 0 : k + some, lines = more ? 4 * steps(next_k) : 0;
+                    if ((k + i + 1) % m.in_line == 0) clear_weights(w.weights[now] + i * 2048, g.kw * g.c % BYTES_STEP);
+            const bool last = k + some == m.steps;
+            const isize next_o = last ? o + SUMS_CHANNELS : o, next_k = last ? 0 : k + some, lines = next_o < high ? 4 * steps(next_k) : 0;
             for (isize t = 0; t < pairs; ++t) {
-                const bool two = 2 * t + 1 < tiles;
-                const Block block = {w.tile[2 * t], two ? w.tile[2 * t + 1] : nullptr, m.stride(), w.offsets + k, now, some,
-                                     k && pairs > 1 ? w.sums + (2 + t) * SUMS : nullptr, k && pairs == 1};
+                const bool two = 2 * t + 1 < tiles, goes_on = k && pairs == 1;
+                int32_t* const sums = w.sums + (last ? 0 : (1 + t) * SUMS);
                 const isize from = lines * t / pairs, to = lines * (t + 1) / pairs;
-                v.multiply(block, {block.goes_on ? nullptr : held.sums, held.two, ready, more ? bits(next_o, next_k) + from * 64 : nullptr,
-                                   w.weights[parity ^ 1] + from * 512, to - from});
+                const Finish finish = ready();
+                v.multiply({w.tile[2 * t], two ? w.tile[2 * t + 1] : nullptr, m.stride(), w.offsets + k, w.weights[now], some,
+                            k && !goes_on ? w.sums + (1 + t) * SUMS : nullptr, goes_on},
+                           {goes_on ? nullptr : held.sums, 2 * held.t + 1 < tiles, finish, lines ? bits(next_o, next_k) + from * 64 : nullptr,
+                            w.weights[now ^ 1] + from * 512, to - from});
                 finished();
-                held = {last, o, t, two, w.sums + (last || pairs == 1 ? (o / SUMS_CHANNELS * pairs + t) % 2 : 2 + t) * SUMS};
+                held = {last, o, t, sums};
             }
         }
-    }
-    v.store(held.sums, held.two);
-    v.finish(ready);
-    finished();
-    v.finish(ready);
-    held.last = false;
+    v.store(held.sums, 2 * held.t + 1 < tiles);
+    v.finish(ready());
     finished();
     v.end();
-    (void)cuts;
 }
 
 }  // namespace bnn

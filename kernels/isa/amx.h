@@ -91,7 +91,8 @@ inline void finish_pixel(const Finish& f, isize i) {
 }
 
 template <Finish::Kind K>
-inline void finish_pixels(const Finish& f, isize from, isize to) {
+inline void finish_pixels(const Finish& finish, isize from, isize to) {
+    const Finish f = finish;                            // in registers: what is written is none of it
     if constexpr (K != Finish::nothing)
         for (isize i = from; i < to; ++i) finish_pixel<K>(f, i);
 }

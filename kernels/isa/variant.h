@@ -41,8 +41,8 @@ struct Block {
     bool goes_on;
 };
 
-// What is done while a block is multiplied: the sums that the block before left in registers are stored, to `to` (null: they stay);
-// another block is finished; `lines` lines of 64 bytes of weights are expanded.
+// What is done while a block is multiplied: the sums that the block before left in registers are stored, to `to` (null: they stay),
+// and finished; `lines` lines of 64 bytes of weights are expanded.
 struct Beside {
     int32_t* to;
     bool two;                                                   // the block before had 32 pixels
