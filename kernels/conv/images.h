@@ -174,12 +174,13 @@ inline void fill_strip(const Images& v, const ImagePlan& m, const uint64_t* acti
     }
 }
 
-// Runs an item: follow(sums, first channel), which says what becomes of a block of sums, or does it, for every block; then done(first, channels) for 64 channels (or what is left of them) whose
+// Runs an item: begin(start, many) with its windows; for every block of sums, follow(sums, first channel), which says what becomes of it,
+// and after(sums, first channel), when that has been done; then done(first, channels) for 64 channels (or what is left of them) whose
 // sums have all been there. [low, high): the channels, low a multiple of 64. in_window: rows are the pixels of windows, window by window.
-// start, many: the windows of the item.
-template <class Begin, class Follow, class Done>
+template <class Begin, class Follow, class After, class Done>
 void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations, const uint8_t* weights, isize pool, bool in_window, isize low,
-                isize high, isize item, uint8_t* memory, const Begin& begin, const Follow& follow, const Done& done) {
+                isize high, isize item, uint8_t* memory, const Begin& begin, const Follow& follow, const After& after,
+                const Done& done) {
     const Conv& g = m.g;
     const ImageWork w = image_work(m, memory);
     for (isize i = 0, at = 0; i < g.kh; ++i)
@@ -228,12 +229,14 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
     const auto bits = [&](isize o, isize k) { return weights + (o / SUMS_CHANNELS * m.steps + k) * 256; };
     const auto steps = [&](isize k) { return least(WEIGHT_STEPS, m.steps - k); };
     struct Held { bool last; isize o, t; int32_t* sums; } held = {};            // the block whose sums are in registers
-    const auto ready = [&] {
+    const auto sums_held = [&] {
         const isize first = 2 * held.t, pixels = first + 1 < tiles ? SUMS_PIXELS : SUMS_TILE;
-        return held.last ? follow(Sums{held.sums, w.at + first * SUMS_TILE, pixels, least(SUMS_CHANNELS, high - held.o)}, held.o) : Finish();
+        return Sums{held.sums, w.at + first * SUMS_TILE, pixels, least(SUMS_CHANNELS, high - held.o)};
     };
+    const auto ready = [&] { return held.last ? follow(sums_held(), held.o) : Finish(); };
     const auto finished = [&] {
         const isize from = held.o / 64 * 64;
+        if (held.last) after(sums_held(), held.o);
         if (held.last && held.t == pairs - 1 && (held.o % 64 || held.o + SUMS_CHANNELS >= high)) done(from, least(64, high - from));
     };
     v.expand_weights(bits(low, 0), 4 * steps(0), w.weights[0]);

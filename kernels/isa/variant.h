@@ -8,6 +8,10 @@ namespace bnn {
 // int32. A step is 64 products; a block of sums is SUMS_PIXELS x SUMS_CHANNELS, as tiles (0, 0), (0, 1), (1, 0), (1, 1) of 16 x 16.
 constexpr isize BYTES_STEP = 64, SUMS_TILE = 16, SUMS_PIXELS = 32, SUMS_CHANNELS = 32, SUMS = SUMS_PIXELS * SUMS_CHANNELS;
 
+// Rows of a result that lie as the pixels of a block do.
+constexpr int32_t IN_ORDER[SUMS_PIXELS] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                           16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+
 // A block of sums, ready: the row of the result that pixel i belongs to is at[i]; negative: to none.
 struct Sums {
     const int32_t* sums;
