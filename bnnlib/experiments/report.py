@@ -307,7 +307,7 @@ def setting(record: Record) -> str:
     return f"{part} with PyTorch {record.versions.get('torch', 'unknown')}"
 
 
-def reaches(record: Record, top1: float) -> int | None:
+def first_epoch_reaching(record: Record, top1: float) -> int | None:
     """The first epoch after which test top-1 is at least ``top1`` %; None where none is."""
     return next((e.epoch for e in record.curve if e.test_top1 >= top1), None)
 

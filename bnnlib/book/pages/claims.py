@@ -158,7 +158,7 @@ def _s2(book: Book) -> Iterator[Claim]:
                 f"mean \\|W\\| → 1 is worth {scale} points, mean \\|W\\| → truly learned {learned}",
                 "does not hold: without a gradient it cannot adapt, and the change to 1 is a loss here" if scale.clear and scale.value < 0 else "without a gradient it cannot adapt; that the change matters is not shown", ablation)  # fmt: skip
     goal = fmean(r.top1_last for r in book.of(base))
-    reached = [report.reaches(r, goal) for r in book.of(student)]
+    reached = [report.first_epoch_reaching(r, goal) for r in book.of(student)]
     yield Claim("S2", "times faster convergence (it does not say of what)", _f("S2", "faster"),
                 f"the student passes the baseline's last accuracy, {goal:.2f} %, in epoch {' and '.join(str(e) for e in reached)} of {len(book.of(base)[0].curve)}",
                 _if(all(e and e < len(book.of(base)[0].curve) for e in reached), "faster by this measure; the figure has no definition"), here)  # fmt: skip

@@ -240,6 +240,16 @@ class Net:
         """Bytes of the file."""
         return self.path.stat().st_size
 
+    @property
+    def whitening(self) -> int:
+        """Bytes that the whitening of its images takes in the file."""
+        from bnnlib.deploy import container, files
+
+        if not self.about["images"].get("whitening"):
+            return 0
+        tensors = container.read(self.path)[1]
+        return sum(tensors[name].nbytes for name in files.WHITENING)
+
 
 def nets(root: Path) -> list[Net]:
     """The packed files, by name."""
@@ -269,7 +279,7 @@ def packed_nets(root: Path) -> tuple[str, dict[str, bytes]]:
             {
                 "network": net.title,
                 "data": net.about["dataset"],
-                "file": _bytes(net.size),
+                "file": _bytes(net.size) + (f", {_bytes(net.whitening)} of it whitening" if net.whitening else ""),
                 "real-valued rest": net.about["real"],
                 "top-1, %": f"{net.top1:.2f}",
                 "measured on": "this file" if net.verified else "the trained net",
