@@ -93,8 +93,8 @@ def repository(folder):
     index = folder / "book" / "index.md"
     text = index.read_text().replace("what-does-not-hold.md", "scoreboard.md")
     index.write_text(text.replace("```{include} generated/live-hero.md\n```\n", ""))
-    board = folder / "book" / "scoreboard.md"  # the page of claims needs every record
-    board.write_text(board.read_text().replace("claims.md", "index.md"))
+    board = folder / "book" / "scoreboard.md"  # the pages of claims and curves need every record
+    board.write_text(board.read_text().replace("claims.md", "index.md").replace("curves.md", "index.md"))
     return folder
 
 
