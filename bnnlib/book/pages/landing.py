@@ -30,6 +30,7 @@ class Speed:
     limit: float
     over_float32: tuple[float, float, float]
     over_best: tuple[float, float, float]
+    variant: str = ""  # of our kernel
 
 
 def speeds(folder: Path) -> list[Speed]:
@@ -44,7 +45,7 @@ def speeds(folder: Path) -> list[Speed]:
             ratios = sorted(speed.ratio(layer, rival(layer), "channels_last").median for layer in layers)
             spans.append((ratios[0], statistics.median(ratios), ratios[-1]))
         found.append(
-            Speed(speed.core(record), limits["1 bit"]["per_second"] / limits["float32"]["per_second"], *spans)
+            Speed(speed.core(record), limits["1 bit"]["per_second"] / limits["float32"]["per_second"], *spans, record["runs"][0]["variant"])
         )
     return found
 
@@ -186,8 +187,8 @@ def _speed(root: Path) -> tuple[str, str, str]:
     )
     if any(one.over_float32[2] > one.limit for one in found):
         text += (
-            " Where a layer exceeds its core's limit, PyTorch leaves more of its units idle than our kernel does, or our kernel "
-            "multiplies bytes in tiles (AMX) in place of counting."
+            " Where a layer exceeds its core's limit, PyTorch leaves more of its units idle than our kernel does"
+            + (", or our kernel multiplies bytes in tiles (AMX)." if any(one.variant == "amx" for one in found) else ".")
         )
     return f"{_CLAIMED_SPEED} times faster?", text, "one-bit-at-a-time"
 
@@ -225,8 +226,8 @@ def _scale(root: Path) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class Net:
-    """A packed file of ``results/models``. ``top1``: of the file itself, per cent, where a verification has measured it
-    (``verified``), else as recorded in training."""
+    """A packed file of ``results/models``. ``top1``: of the file itself, per cent, where its answers or a verification are
+    recorded (``verified``), else as recorded in training."""
 
     path: Path
     about: dict
@@ -244,7 +245,7 @@ class Net:
         """Bytes that the whitening of its images takes in the file."""
         from bnnlib.deploy import container, files
 
-        if not self.about["images"].get("whitening"):
+        if not (self.about.get("images") or {}).get("whitening"):
             return 0
         tensors = container.read(self.path)[1]
         return sum(tensors[name].nbytes for name in files.WHITENING)
@@ -253,15 +254,19 @@ class Net:
 def nets(root: Path) -> list[Net]:
     """The packed files, by name."""
     from bnnlib import deploy, recipes
+    from bnnlib.experiments import predictions
 
     found = []
     for path in sorted((root / "results" / "models").glob("*.safetensors")):
         about = deploy.info(path)
         top1, record = about["top1"], root / "results" / "verified" / f"{path.stem}.json"
         agreement = json.loads(record.read_text())["agreement"] if record.is_file() else None
-        if agreement:
+        answers = predictions.read(path.stem, path, root / "results" / "predictions")
+        if answers:
+            top1 = answers.top1
+        elif agreement:
             top1 = agreement["top1"][about["real"]]
-        found.append(Net(path, about, recipes.load(about["recipe"]).title, top1, bool(agreement)))
+        found.append(Net(path, about, recipes.load(about["recipe"]).title, top1, bool(answers or agreement)))
     return found
 
 
