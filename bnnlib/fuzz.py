@@ -155,16 +155,16 @@ def graph_case(draw: random.Random, folder: Path) -> None:
 
 
 def _tables(draw: random.Random, made: Any, module: Any, variant: str) -> None:
+    tables = made.tables(module)
     for _ in range(draw.choice((1, 1, 2))):
-        what = draw.choice(("slots", "ops", "stages", "micro_bytes", "chunk_bytes"))
+        what = draw.choice((*tables, "micro_bytes", "chunk_bytes"))
         number = draw.choice((-1, 0, 1, 2, 7, 63, 2**20, 2**31, 2**40, -(2**40), 2**62, 2**63 - 1))
-        table = getattr(made, what)
-        if isinstance(table, int):
+        if what not in tables:
             setattr(made, what, number)
-        elif table.size:
-            table[tuple(draw.randrange(n) for n in table.shape)] = number
+        elif tables[what].size:
+            tables[what][draw.choice(tables[what].dtype.names)][draw.randrange(len(tables[what]))] = number
     with contextlib.suppress(ValueError, MemoryError):
-        made.executor(module, variant)
+        made.executor(module, variant, tables=tables)
 
 
 def _small_model() -> Any:

@@ -30,12 +30,15 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
                     "scaled_sign",
                     "standardize",
                     "center",
-                    "box_mean",
+                    "input_scale",
                 ),
             ),
             "bnnlib.layers": (
-                *("BinaryConv2d", "BinaryConv1d", "BinaryLinear", "RSign", "RPReLU", "Dropout", "dropout"),
-                *("binary_layers", "project_", "project_after_steps", "set_temperature_", "counting"),
+                *("BinaryConv2d", "BinaryConv1d", "BinaryLinear", "BinaryLayer", "Options"),
+                *("Quantizer", "Sign", "IdentitySTE", "ClippedSTE", "ApproxSign", "EDE", "ScaledSign", "register_estimator"),
+                *("OutputScale", "LearnedScale", "OuterProductScale", "DenseScale", "ChannelMapScale"),
+                *("Center", "Standardize", "Clip", "CenterClip", "RSign", "RPReLU", "Dropout", "dropout"),
+                *("binary_layers", "project_", "project_after_steps", "set_temperature_", "popcount_forward"),
             ),
         },
     ),
@@ -214,7 +217,7 @@ def docstring(text: str) -> str:
     text = _ROLE.sub(r"``\1``", text)
     text = re.sub(r"(?<![`:\w])`([^`\n]+)`(?![`_])", r"``\1``", text).strip()
     if re.search(r"^(Args|Attributes|Raises|Returns|Shape):$", text, re.MULTILINE):
-        text = str(GoogleDocstring(text, Config(napoleon_use_param=False, napoleon_use_rtype=False))).strip()
+        text = str(GoogleDocstring(text, Config(napoleon_use_param=False, napoleon_use_rtype=False, napoleon_use_ivar=True))).strip()
     if not text:
         return ""
     said = io.StringIO()
