@@ -118,7 +118,7 @@ def test_a_drawing_becomes_the_same_image_as_in_python(visit):
 
 
 def test_written_digits_are_read(visit):
-    """60 drawings in six styles: the page's own way to its answer, at least 47 of 50 right."""
+    """Ten drawings in each style: the page's own way to its answer, at least 47 of 50 right."""
     wanted = [(d, digits.drawing(d, style, 0)) for style in digits.STYLES for d in range(10)]
     script = "all => all.map(strokes => { const { view } = document.querySelector('.live'); view.pad.set(strokes); return view.answer; })"
     found = visit("page").evaluate(script, [strokes for _, strokes in wanted])
