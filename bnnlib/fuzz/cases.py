@@ -15,7 +15,7 @@ import numpy as np
 import typer
 
 from bnnlib.deploy.randomgraphs import Maker, interpret
-from bnnlib.fuzz.changes import disturbed, flipped
+from bnnlib.fuzz.changes import STRANGE, disturbed, flipped
 
 
 class Finding(Exception):
