@@ -153,14 +153,11 @@ inline void run_bits(const Net& n, const NetOp& o, const Frame& f, isize line) {
                 fill(to, o.border > 0 ? 0xff : 0, count * 8);
                 to[count - 1] &= last;
             }
+            if (o.flip) for (isize k = 0; k < count; ++k) to[k] ^= o.flip[k];
         } else {
             const Reach down = reach(y, o.kh, o.sh, o.ph, in.h), across = reach(x, o.kw, o.sw, o.pw, in.w);
-            fill(to, 0, count * 8);
-            for (isize i = down.low; i < down.high; ++i)
-                for (isize j = across.low; j < across.high; ++j)
-                    for (isize k = 0; k < count; ++k) to[k] |= from[(i * in.w + j) * count + k];
+            or_window(from, in.w, count, down.low, down.high, across.low, across.high, o.flip, to);
         }
-        if (o.flip) for (isize k = 0; k < count; ++k) to[k] ^= o.flip[k];
     }
 }
 
