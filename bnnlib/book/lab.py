@@ -17,7 +17,7 @@ import typer
 
 from bnnlib.book import chapters
 from bnnlib.paths import ROOT
-from bnnlib.records import write_atomically
+from bnnlib.storage import write_atomically
 
 MARKS = ".copied.json"  # name of a copy: hash of the chapter that it was made from
 
