@@ -64,6 +64,19 @@ def test_a_reference_page_has_every_name_with_signature_and_docstring(name):
     )
 
 
+def test_the_reference_lists_all_that_a_net_of_ones_own_is_made_of():
+    from bnnlib import layers, quantizers
+    from bnnlib.deploy.tensorkinds import SUPPORTED
+
+    listed = {module: set(names) for _, _, modules in reference.PAGES.values() for module, names in modules.items()}
+    for module in (layers, quantizers):
+        own = {name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")}
+        assert own <= listed[module.__name__], own - listed[module.__name__]
+    text = reference.page("deploy")
+    for row in SUPPORTED:
+        assert "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" in text
+
+
 def test_a_name_that_the_library_has_not_stops_the_build(monkeypatch):
     monkeypatch.setitem(reference.PAGES, "layers", ("T", "A", {"bnnlib.layers": ("NoLayer",)}))
     with pytest.raises(AttributeError, match="NoLayer"):

@@ -23,6 +23,7 @@ from torch.optim.swa_utils import update_bn
 
 from bnnlib import layers
 from bnnlib.data import random
+from bnnlib.packing import pack_bits, unpack_bits
 from bnnlib.records import RecordError, write_atomically
 from bnnlib.training.steps import as_input, loss_of, validate
 
@@ -86,7 +87,7 @@ class Watch:
         self.signs = self._packed()
 
     def _packed(self) -> dict[str, Tensor]:
-        return {name: pack(signs) for name, signs in _signs(self.net.model).items()}
+        return {name: pack_bits(signs.flatten()) for name, signs in _signs(self.net.model).items()}
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -119,7 +120,7 @@ class Watch:
             latent = layer.weight.detach().double().flatten()
             unit = latent.abs().mean()
             inside = (latent / unit.clamp_min(torch.finfo(torch.float64).tiny)).clamp(EDGES[0], EDGES[-1])
-            changed = unpack(self.signs[name], weights) != unpack(now[name], weights)
+            changed = unpack_bits(self.signs[name], weights) != unpack_bits(now[name], weights)
             counted = self.counted.get(name, [])
             found.append(
                 Layer(
@@ -137,20 +138,18 @@ class Watch:
 
 
 def _signs(model: nn.Module) -> dict[str, Tensor]:
-    return {name: layer.binary_weight() > 0 for name, layer in layers.binary_layers(model).items()}
+    return {name: layer.binary_weight() for name, layer in layers.binary_layers(model).items()}
 
 
-def pack(bits: Tensor) -> Tensor:
-    """Booleans as bytes of eight, the first in the lowest bit: (N,) -> uint8 (ceil(N / 8),)."""
-    flat = bits.flatten().to(torch.uint8)
-    eights = F.pad(flat, (0, -len(flat) % 8)).reshape(-1, 8)
-    return (eights << torch.arange(8, dtype=torch.uint8, device=bits.device)).sum(1, dtype=torch.uint8)
+class _Held(layers.Quantizer):
+    """In evaluation these signs and this scale, whatever the latent weight is."""
 
+    def __init__(self, signs: Tensor, scale: Tensor | None) -> None:
+        super().__init__()
+        self.signs, self.scale = signs, scale
 
-def unpack(packed: Tensor, count: int) -> Tensor:
-    """The ``count`` booleans that :func:`pack` made bytes of."""
-    shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
-    return ((packed[:, None] >> shifts) & 1).flatten()[:count].bool()
+    def split(self, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.signs, self.scale
 
 
 def agreement(net: Net) -> dict[str, float | None]:
@@ -171,13 +170,14 @@ def agreement(net: Net) -> dict[str, float | None]:
     found = {}
     for name, layer in layers.binary_layers(model).items():
         sample = torch.randperm(layer.weight.numel(), generator=random.generator(net.seed, "flips", name))[:SAMPLED]
-        signs = layer.binary_weight()
-        layer.binary_weight = lambda signs=signs: signs  # in evaluation this is what a layer multiplies by
+        signs, scale = layer.split_weight()
+        signs = signs.contiguous()
+        layer.transform, layer.weight_quantizer = None, _Held(signs, scale)
         gradient = layer.weight.grad.flatten()[sample].double()
         found[name] = signs, sample, gradient
     for layer in layers.binary_layers(model).values():
         layer.eval()  # and leaves batch norm as it is in training
-    with torch.no_grad(), layers.counting(model):
+    with torch.no_grad(), layers.popcount_forward(model):
         base = loss_of(net, model(x), x, y).double()
         return {name: _cosine(gradient, _slopes(net, model, x, y, signs, sample, base)) for name, (signs, sample, gradient) in found.items()}
 
@@ -201,7 +201,7 @@ def renormed_top1(net: Net) -> float:
     model = copy.deepcopy(net.evaluated)
     batches = net.train.epoch(0)
     few = itertools.islice(batches, max(1, -(-RENORM // net.train.batch_size)))
-    with layers.counting(model):
+    with layers.popcount_forward(model):
         update_bn((as_input(net, x) for _, x, _ in few), model)
     return validate(dataclasses.replace(net, model=model, average=None), net.test)["top1"]
 

@@ -462,17 +462,15 @@ inline void run_image_item(const Plan& p, isize item, uint8_t* memory) {
         } else if (!e.channels_first) {
             f.kind = Finish::float32, f.to = (float*)e.to + at, f.residual = e.residual ? e.residual + at : nullptr;
         } else {
-            int32_t same[SUMS_PIXELS];
-            for (int32_t i = 0; i < SUMS_PIXELS; ++i) same[i] = i;
-            f.kind = Finish::float32, f.to = floats, f.stride = SUMS_CHANNELS, f.s.at = same;
-            v.finish(f);
-            f.kind = Finish::nothing;
-            for (isize i = 0, run; i < s.pixels; i += run) {
-                for (run = 1; i + run < s.pixels && s.at[i] >= 0 && s.at[i + run] == s.at[i] + run;) ++run;
-                if (s.at[i] >= 0) store_planes(p, floats + i * SUMS_CHANNELS, SUMS_CHANNELS, start + s.at[i], run, first, s.channels);
-            }
+            f.kind = Finish::float32, f.to = floats, f.stride = SUMS_CHANNELS, f.s.at = IN_ORDER;
         }
         return f;
+    };
+    const auto after = [&](const Sums& s, isize first) {
+        for (isize i = 0, run; i < s.pixels && e.channels_first; i += run) {
+            for (run = 1; i + run < s.pixels && s.at[i] >= 0 && s.at[i + run] == s.at[i] + run;) ++run;
+            if (s.at[i] >= 0) store_planes(p, floats + i * SUMS_CHANNELS, SUMS_CHANNELS, start + s.at[i], run, first, s.channels);
+        }
     };
     const auto done = [&](isize first, isize channels) {
         if (e.out != Out::bits) return;
@@ -480,7 +478,7 @@ inline void run_image_item(const Plan& p, isize item, uint8_t* memory) {
         for (isize i = 0; i < many && channels <= 32; ++i) ((uint32_t*)(to + i * line))[1] = 0;
         for (isize i = 0; i < many && e.pool > 1 && e.flip; ++i) to[i * line] ^= e.flip[first / 64];
     };
-    run_images(v, p.images, p.activations, p.blob.for_images, e.pool, false, low, high, item / p.chunks, memory, begin, follow, done);
+    run_images(v, p.images, p.activations, p.blob.for_images, e.pool, false, low, high, item / p.chunks, memory, begin, follow, after, done);
 }
 
 // One work item: a tile of pixels against a chunk of channels, and its epilogue. `memory` as for count_tile.

@@ -126,21 +126,21 @@ struct ImageWork {
     const int8_t** tile;                    // [tiles]
     int32_t* at;                            // [tiles][SUMS_TILE]: windows or pixels from `start`; -1: none
     int32_t *row, *column;                  // [panels * side][lines] and [columns]: their shares of `at`; row -1: outside
-    int8_t *bytes, *weights;
-    int32_t* sums;                          // two blocks', or all where the weights are cut
+    int8_t *bytes, *weights[2];             // those that are multiplied and those that are expanded meanwhile
+    int32_t* sums;                          // a block's; and all where the weights are cut
     isize total;
 };
 
 inline ImageWork image_work(const ImagePlan& m, uint8_t* memory) {
     ImageWork w = {};
-    const isize tiles = m.panels * m.tiles, blocks = m.steps > WEIGHT_STEPS ? ceil_div(tiles, 2) : 2;
+    const isize tiles = m.panels * m.tiles, blocks = 1 + (m.steps > WEIGHT_STEPS ? ceil_div(tiles, 2) : 0);
     const auto take = [&](isize bytes) {
         uint8_t* const at = memory ? memory + w.total : nullptr;
         w.total += round_up(bytes, 64);
         return at;
     };
     w.sums = (int32_t*)take(blocks * SUMS * 4);
-    w.weights = (int8_t*)take(least(m.steps, WEIGHT_STEPS) * 2048);
+    for (int8_t*& some : w.weights) some = (int8_t*)take(least(m.steps, WEIGHT_STEPS) * 2048);
     w.bytes = (int8_t*)take(m.buffer());
     w.offsets = (isize*)take(m.steps * 8);
     w.tile = (const int8_t**)take(round_up(tiles, 2) * 8);
@@ -174,12 +174,13 @@ inline void fill_strip(const Images& v, const ImagePlan& m, const uint64_t* acti
     }
 }
 
-// Runs an item: follow(sums, first channel), which says what becomes of a block of sums, or does it, for every block; then done(first, channels) for 64 channels (or what is left of them) whose
+// Runs an item: begin(start, many) with its windows; for every block of sums, follow(sums, first channel), which says what becomes of it,
+// and after(sums, first channel), when that has been done; then done(first, channels) for 64 channels (or what is left of them) whose
 // sums have all been there. [low, high): the channels, low a multiple of 64. in_window: rows are the pixels of windows, window by window.
-// start, many: the windows of the item.
-template <class Begin, class Follow, class Done>
+template <class Begin, class Follow, class After, class Done>
 void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations, const uint8_t* weights, isize pool, bool in_window, isize low,
-                isize high, isize item, uint8_t* memory, const Begin& begin, const Follow& follow, const Done& done) {
+                isize high, isize item, uint8_t* memory, const Begin& begin, const Follow& follow, const After& after,
+                const Done& done) {
     const Conv& g = m.g;
     const ImageWork w = image_work(m, memory);
     for (isize i = 0, at = 0; i < g.kh; ++i)
@@ -224,26 +225,46 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
     if (tiles % 2) for (isize i = 0; i < SUMS_TILE; ++i) w.at[tiles * SUMS_TILE + i] = -1;
     begin(start, many);
     v.begin();
-    for (isize o = low; o < high; o += SUMS_CHANNELS) {
-        Finish ready = {};
-        for (isize k = 0; k < m.steps; k += WEIGHT_STEPS) {
-            const isize some = least(WEIGHT_STEPS, m.steps - k);
-            v.expand_weights(weights + (o / SUMS_CHANNELS * m.steps + k) * 256, some, w.weights);
+    const isize pairs = ceil_div(tiles, 2);
+    const auto bits = [&](isize o, isize k) { return weights + (o / SUMS_CHANNELS * m.steps + k) * 256; };
+    const auto steps = [&](isize k) { return least(WEIGHT_STEPS, m.steps - k); };
+    struct Held { bool last; isize o, t; int32_t* sums; } held = {};            // the block whose sums are in registers
+    const auto sums_held = [&] {
+        const isize first = 2 * held.t, pixels = first + 1 < tiles ? SUMS_PIXELS : SUMS_TILE;
+        return Sums{held.sums, w.at + first * SUMS_TILE, pixels, least(SUMS_CHANNELS, high - held.o)};
+    };
+    const auto ready = [&] { return held.last ? follow(sums_held(), held.o) : Finish(); };
+    const auto finished = [&] {
+        const isize from = held.o / 64 * 64;
+        if (held.last) after(sums_held(), held.o);
+        if (held.last && held.t == pairs - 1 && (held.o % 64 || held.o + SUMS_CHANNELS >= high)) done(from, least(64, high - from));
+    };
+    v.expand_weights(bits(low, 0), 4 * steps(0), w.weights[0]);
+    isize now = 0;
+    for (isize o = low; o < high; o += SUMS_CHANNELS)
+        for (isize k = 0; k < m.steps; k += WEIGHT_STEPS, now ^= 1) {
+            const isize some = steps(k);
             if (!m.whole() && g.kw * g.c % BYTES_STEP)
                 for (isize i = 0; i < some; ++i)
-                    if ((k + i + 1) % m.in_line == 0) clear_weights(w.weights + i * 2048, g.kw * g.c % BYTES_STEP);
-            for (isize t = 0; t < tiles; t += 2) {
-                int32_t* const sums = w.sums + (m.steps > WEIGHT_STEPS ? t / 2 : t / 2 % 2) * SUMS;
-                const bool two = t + 1 < tiles;
-                v.multiply(w.tile[t], two ? w.tile[t + 1] : nullptr, m.stride(), w.offsets + k, w.weights, some, k == 0, sums, ready);
-                ready = {};
-                if (k + some == m.steps) ready = follow(Sums{sums, w.at + t * SUMS_TILE, two ? SUMS_PIXELS : SUMS_TILE, least(SUMS_CHANNELS, high - o)}, o);
+                    if ((k + i + 1) % m.in_line == 0) clear_weights(w.weights[now] + i * 2048, g.kw * g.c % BYTES_STEP);
+            const bool last = k + some == m.steps;
+            const isize next_o = last ? o + SUMS_CHANNELS : o, next_k = last ? 0 : k + some, lines = next_o < high ? 4 * steps(next_k) : 0;
+            for (isize t = 0; t < pairs; ++t) {
+                const bool two = 2 * t + 1 < tiles, goes_on = k && pairs == 1;
+                int32_t* const sums = w.sums + (last ? 0 : (1 + t) * SUMS);
+                const isize from = lines * t / pairs, to = lines * (t + 1) / pairs;
+                const Finish finish = ready();
+                v.multiply({w.tile[2 * t], two ? w.tile[2 * t + 1] : nullptr, m.stride(), w.offsets + k, w.weights[now], some,
+                            k && !goes_on ? w.sums + (1 + t) * SUMS : nullptr, goes_on},
+                           {goes_on ? nullptr : held.sums, 2 * held.t + 1 < tiles, finish, lines ? bits(next_o, next_k) + from * 64 : nullptr,
+                            w.weights[now ^ 1] + from * 512, to - from});
+                finished();
+                held = {last, o, t, sums};
             }
         }
-        v.finish(ready);
-        const isize from = o / 64 * 64;
-        if (o % 64 || o + SUMS_CHANNELS >= high) done(from, least(64, high - from));
-    }
+    v.store(held.sums, 2 * held.t + 1 < tiles);
+    v.finish(ready());
+    finished();
     v.end();
 }
 

@@ -30,21 +30,22 @@ inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, cons
         f.kind = Finish::float32, f.s = sums, f.to = place(from) + first - from, f.stride = stride;
         f.scale = scale ? scale + first : nullptr, f.bias = bias ? bias + first : nullptr;
         f.residual = residual ? residual + start * o.c + first : nullptr;
-        if (residual && stride != o.c) {                                // laid out otherwise than the sums
-            f.residual = nullptr;
-            p.v->images->finish(f);
-            for (isize i = 0; i < sums.pixels; ++i)
-                if (sums.at[i] >= 0) n.r->add((float*)f.to + sums.at[i] * stride, residual + (start + sums.at[i]) * o.c + first, sums.channels);
-            f.kind = Finish::nothing;
-        }
+        if (residual && stride != o.c) f.residual = nullptr;            // laid out otherwise than the sums
         return f;
+    };
+    const auto after = [&](const Sums& sums, isize first) {
+        if (!residual || stride == o.c) return;
+        float* const x = place(first / 64 * 64) + first % 64;
+        for (isize i = 0; i < sums.pixels; ++i)
+            if (sums.at[i] >= 0) n.r->add(x + sums.at[i] * stride, residual + (start + sums.at[i]) * o.c + first, sums.channels);
     };
     const auto done = [&](isize first, isize channels) {
         const isize at_once = most(1, ROWS_AT_ONCE / c.window);
         for (isize i = 0; i < many; i += at_once)
             finish(n, o, f, fused, place(first) + i * c.window * stride, stride, start + i, least(at_once, many - i), c.window, first, channels);
     };
-    run_images(*p.v->images, p.images, p.activations, p.blob.for_images, p.e.pool, c.window > 1, low, high, item / p.chunks, memory, begin, follow, done);
+    run_images(*p.v->images, p.images, p.activations, p.blob.for_images, p.e.pool, c.window > 1, low, high, item / p.chunks, memory, begin, follow, after,
+               done);
 }
 
 inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {

@@ -43,12 +43,11 @@ inline void expand(const uint64_t* from, isize from_stride, isize pixels, isize 
     }
 }
 
-inline void expand_weights(const uint8_t* bits, isize steps, int8_t* to) {
-    __m512i bit[8];
-    BNN_UNROLL for (int b = 0; b < 8; ++b) bit[b] = _mm512_set1_epi64((long long)select(b));
-    for (isize k = 0; k < 4 * steps; ++k, bits += 64, to += 512) {
+inline void expand_weights(const uint8_t* bits, isize lines, int8_t* to) {
+    for (; lines > 0; --lines, bits += 64, to += 512) {
         const __m512i x = _mm512_loadu_si512((const void*)bits);
-        BNN_UNROLL for (int b = 0; b < 8; ++b) _mm512_storeu_si512((void*)(to + 64 * b), _mm512_gf2p8affine_epi64_epi8(x, bit[b], 0xff));
+        BNN_UNROLL for (int b = 0; b < 8; ++b)
+            _mm512_storeu_si512((void*)(to + 64 * b), _mm512_gf2p8affine_epi64_epi8(x, _mm512_set1_epi64((long long)select(b)), 0xff));
     }
 }
 
@@ -57,9 +56,11 @@ template <Finish::Kind K>
 inline void finish_pixel(const Finish& f, isize i) {
     const isize at = f.s.at[i];
     if (at < 0) return;
+    const int32_t* const sums = f.s.pixel(i, 0);
     if constexpr (K == Finish::bits) {
-        const uint32_t a = _mm512_cmpge_epi32_mask(_mm512_loadu_si512((const void*)f.s.pixel(i, 0)), _mm512_loadu_si512((const void*)f.threshold));
-        const uint32_t b = _mm512_cmpge_epi32_mask(_mm512_loadu_si512((const void*)f.s.pixel(i, 1)), _mm512_loadu_si512((const void*)(f.threshold + 16)));
+        const __m512i low = _mm512_loadu_si512((const void*)f.threshold), high = _mm512_loadu_si512((const void*)(f.threshold + 16));
+        const uint32_t a = _mm512_cmpge_epi32_mask(_mm512_loadu_si512((const void*)sums), low);
+        const uint32_t b = _mm512_cmpge_epi32_mask(_mm512_loadu_si512((const void*)(sums + SUMS_TILE * SUMS_TILE)), high);
         uint32_t* const word = (uint32_t*)f.to + at * f.stride;
         const uint32_t bits = (a | b << 16) ^ f.flip;
         *word = f.join ? *word | bits : bits;
@@ -67,11 +68,11 @@ inline void finish_pixel(const Finish& f, isize i) {
         for (isize c = 0; c < 2 * SUMS_TILE && c < f.s.channels; c += SUMS_TILE) {
             const isize left = f.s.channels - c, place = at * f.stride + c;
             const __mmask16 there = (__mmask16)(left >= SUMS_TILE ? 0xffff : (1 << left) - 1);
-            const __m512i sum = _mm512_loadu_si512((const void*)f.s.pixel(i, c / SUMS_TILE));
+            const __m512i sum = _mm512_loadu_si512((const void*)(sums + c * SUMS_TILE));
             if constexpr (K == Finish::int16) {
-                alignas(64) int32_t sums[SUMS_TILE];
-                _mm512_store_si512((void*)sums, sum);
-                for (isize k = 0; k < least(SUMS_TILE, left); ++k) ((int16_t*)f.to)[place + k] = (int16_t)sums[k];
+                alignas(64) int32_t one[SUMS_TILE];
+                _mm512_store_si512((void*)one, sum);
+                for (isize k = 0; k < least(SUMS_TILE, left); ++k) ((int16_t*)f.to)[place + k] = (int16_t)one[k];
             } else {
                 __m512 x = _mm512_cvtepi32_ps(sum);                     // each step rounds on its own
                 if (f.scale) x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(there, f.scale + c));
@@ -90,61 +91,101 @@ inline void finish_pixel(const Finish& f, isize i) {
 }
 
 template <Finish::Kind K>
-inline void finish_pixels(const Finish& f, isize from, isize to) {
+inline void finish_pixels(const Finish& finish, isize from, isize to) {
+    const Finish f = finish;                            // in registers: what is written is none of it
     if constexpr (K != Finish::nothing)
         for (isize i = from; i < to; ++i) finish_pixel<K>(f, i);
 }
 
-// The other block's pixels are spread over the steps: its instructions fill the time in which the tile unit works.
+// The other work in as many shares as the block has steps.
 template <Finish::Kind K>
-void multiply_and(const int8_t* a0, const int8_t* a1, isize stride, const isize* offsets, const int8_t* b, isize steps, bool start, int32_t* sums,
-                  const Finish& other) {
-    const isize pixels = K == Finish::nothing ? 0 : other.s.pixels, share = ceil_div(pixels, steps);
-    isize done = 0;
-    memory_is_read();
-    if (start) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, sums, 64);
-        _tile_loadd(1, sums + 256, 64);
-        _tile_loadd(2, sums + 512, 64);
-        _tile_loadd(3, sums + 768, 64);
+struct Shares {
+    const Beside& work;
+    isize pixels, pixel = 0, lines, line = 0;
+
+    Shares(const Beside& b, isize steps)
+        : work(b), pixels(K == Finish::nothing ? 0 : ceil_div(b.finish.s.pixels, steps)), lines(ceil_div(b.lines, steps)) {}
+    void next() {
+        if constexpr (K != Finish::nothing) {
+            const isize end = least(pixel + pixels, work.finish.s.pixels);
+            finish_pixels<K>(work.finish, pixel, end);
+            pixel = end;
+        }
+        if (const isize some = least(lines, work.lines - line); some > 0)
+            expand_weights(work.bits + line * 64, some, work.bytes + line * 512), line += some;
     }
-    for (isize k = 0; k < steps; ++k, b += 2 * TILE) {
-        const isize at = offsets[k];
-        _tile_loadd(6, b, 64);
-        _tile_loadd(4, a0 + at, stride);
+};
+
+// What tile T of sums begins with; before, it may have to be stored. A macro, since a tile's number is part of an instruction.
+#define BNN_BEGIN_SUMS(T)                                                   \
+    if (b.to && (b.two || T < 2)) _tile_stored(T, b.to + 256 * T, 64);      \
+    if (x.from) _tile_loadd(T, x.from + 256 * T, 64);                       \
+    else if (!x.goes_on) _tile_zero(T);
+
+// Tiles of the block before are stored between the first multiplications of this one: storing them all at once would let the tile unit
+// wait. TWO: of pixels.
+template <Finish::Kind K, bool TWO>
+void multiply_and(const Block& x, const Beside& b) {
+    const int8_t* weights = x.weights;
+    Shares<K> shares(b, x.steps);
+    memory_is_read();
+    _tile_loadd(6, weights, 64);
+    _tile_loadd(4, x.a0 + x.offsets[0], x.stride);
+    BNN_BEGIN_SUMS(0)
+    _tile_dpbssd(0, 4, 6);
+    _tile_loadd(7, weights + TILE, 64);
+    BNN_BEGIN_SUMS(1)
+    _tile_dpbssd(1, 4, 7);
+    if constexpr (TWO) {
+        _tile_loadd(5, x.a1 + x.offsets[0], x.stride);
+        BNN_BEGIN_SUMS(2)
+        _tile_dpbssd(2, 5, 6);
+        BNN_BEGIN_SUMS(3)
+        _tile_dpbssd(3, 5, 7);
+    } else if (b.to && b.two) {
+        _tile_stored(2, b.to + 512, 64);
+        _tile_stored(3, b.to + 768, 64);
+    }
+    for (isize k = 1; k < x.steps; ++k) {
+        shares.next();
+        weights += 2 * TILE;
+        const isize at = x.offsets[k];
+        _tile_loadd(6, weights, 64);
+        _tile_loadd(4, x.a0 + at, x.stride);
         _tile_dpbssd(0, 4, 6);
-        _tile_loadd(7, b + TILE, 64);
+        _tile_loadd(7, weights + TILE, 64);
         _tile_dpbssd(1, 4, 7);
-        if (a1) {
-            _tile_loadd(5, a1 + at, stride);
+        if constexpr (TWO) {
+            _tile_loadd(5, x.a1 + at, x.stride);
             _tile_dpbssd(2, 5, 6);
             _tile_dpbssd(3, 5, 7);
         }
-        const isize next = least(pixels, done + share);
-        finish_pixels<K>(other, done, next);
-        done = next;
     }
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + 256, 64);
-    if (!a1) return;
-    _tile_stored(2, sums + 512, 64);
-    _tile_stored(3, sums + 768, 64);
+    shares.next();
+}
+#undef BNN_BEGIN_SUMS
+
+template <Finish::Kind K>
+void multiply_any(const Block& x, const Beside& b) { x.a1 ? multiply_and<K, true>(x, b) : multiply_and<K, false>(x, b); }
+
+inline void multiply(const Block& x, const Beside& b) {
+    switch (b.finish.kind) {
+    case Finish::nothing: return multiply_any<Finish::nothing>(x, b);
+    case Finish::bits: return multiply_any<Finish::bits>(x, b);
+    case Finish::float32: return multiply_any<Finish::float32>(x, b);
+    case Finish::bfloat16: return multiply_any<Finish::bfloat16>(x, b);
+    case Finish::int16: return multiply_any<Finish::int16>(x, b);
+    }
 }
 
-inline void multiply(const int8_t* a0, const int8_t* a1, isize stride, const isize* offsets, const int8_t* b, isize steps, bool start,
-                     int32_t* sums, const Finish& other) {
-    switch (other.kind) {
-    case Finish::nothing: return multiply_and<Finish::nothing>(a0, a1, stride, offsets, b, steps, start, sums, other);
-    case Finish::bits: return multiply_and<Finish::bits>(a0, a1, stride, offsets, b, steps, start, sums, other);
-    case Finish::float32: return multiply_and<Finish::float32>(a0, a1, stride, offsets, b, steps, start, sums, other);
-    case Finish::bfloat16: return multiply_and<Finish::bfloat16>(a0, a1, stride, offsets, b, steps, start, sums, other);
-    case Finish::int16: return multiply_and<Finish::int16>(a0, a1, stride, offsets, b, steps, start, sums, other);
+inline void store(int32_t* to, bool two) {
+    _tile_stored(0, to, 64);
+    _tile_stored(1, to + 256, 64);
+    if (two) {
+        _tile_stored(2, to + 512, 64);
+        _tile_stored(3, to + 768, 64);
     }
+    memory_is_read();
 }
 
 inline void finish(const Finish& f) {
@@ -159,7 +200,7 @@ inline void finish(const Finish& f) {
 
 inline bool supported() { return cpu().amx_int8 && cpu().avx512vpopcntdq && cpu().gfni && amx_permitted(); }
 
-constexpr Images images = {begin, end, expand, expand_weights, multiply, finish, 29, 4, 1.0 / 285, 4};
+constexpr Images images = {begin, end, expand, expand_weights, multiply, store, finish, 29, 4, 1.0 / 285, 4};
 constexpr Variant variant = {"amx", "AMX INT8, AVX-512 F, BW, VL and VPOPCNTDQ, GFNI", supported, avx512vpopcnt::weight_bytes,
                              avx512vpopcnt::interleave, avx512vpopcnt::count, avx512vpopcnt::scratch_bytes, avx512vpopcnt::variant.step,
                              avx512vpopcnt::count_lines, avx2::plain::to_float, avx2::plain::to_int16, avx2::plain::to_bf16,

@@ -8,6 +8,10 @@ namespace bnn {
 // int32. A step is 64 products; a block of sums is SUMS_PIXELS x SUMS_CHANNELS, as tiles (0, 0), (0, 1), (1, 0), (1, 1) of 16 x 16.
 constexpr isize BYTES_STEP = 64, SUMS_TILE = 16, SUMS_PIXELS = 32, SUMS_CHANNELS = 32, SUMS = SUMS_PIXELS * SUMS_CHANNELS;
 
+// Rows of a result that lie as the pixels of a block do.
+constexpr int32_t IN_ORDER[SUMS_PIXELS] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                           16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+
 // A block of sums, ready: the row of the result that pixel i belongs to is at[i]; negative: to none.
 struct Sums {
     const int32_t* sums;
@@ -29,6 +33,29 @@ struct Finish {
     isize stride;
 };
 
+// A block to multiply: pixel i of 16 begins at a0 + i * stride + offsets[step], those of the other 16 at a1 (null: none). Its sums begin at
+// 0, at `from`, or (`goes_on`) where the block before left them: in registers.
+struct Block {
+    const int8_t *a0, *a1;
+    isize stride;
+    const isize* offsets;
+    const int8_t* weights;
+    isize steps;
+    const int32_t* from;
+    bool goes_on;
+};
+
+// What is done while a block is multiplied: the sums that the block before left in registers are stored, to `to` (null: they stay),
+// and finished; `lines` lines of 64 bytes of weights are expanded.
+struct Beside {
+    int32_t* to;
+    bool two;                                                   // the block before had 32 pixels
+    Finish finish;
+    const uint8_t* bits;
+    int8_t* bytes;
+    isize lines;
+};
+
 struct Images {
     // Before and after the others, on the same thread: its state is the caller's again.
     void (*begin)();
@@ -36,13 +63,12 @@ struct Images {
     // `pixels` pixels, from_stride words apart, to bytes of +1 and -1, to_stride bytes apart. Of each 64 channels that are all there,
     // bit b of byte i is byte 8 * b + i; those of a last word that is not full are in order, and nothing is written beyond them.
     void (*expand)(const uint64_t* from, isize from_stride, isize pixels, isize channels, int8_t* to, isize to_stride);
-    // Weights of SUMS_CHANNELS channels, 256 bytes a step: bit b of byte i of the 64 bytes h is byte i of line 8 * h + b of two tiles of
-    // 16 lines, a line four products of 16 channels. To 2048 bytes a step.
-    void (*expand_weights)(const uint8_t* bits, isize steps, int8_t* to);
-    // sums (+)= pixels x channels; pixel i of 16 begins at a0 + i * stride + offsets[step], those of the other 16 at a1; null: none.
-    // Meanwhile it finishes another block.
-    void (*multiply)(const int8_t* a0, const int8_t* a1, isize stride, const isize* offsets, const int8_t* b, isize steps, bool start,
-                     int32_t* sums, const Finish& other);
+    // Weights of SUMS_CHANNELS channels, 4 lines of 64 bytes a step: bit b of byte i of line h is byte i of row 8 * h + b of two tiles
+    // of 16 rows, a row four products of 16 channels. To 512 bytes a line.
+    void (*expand_weights)(const uint8_t* bits, isize lines, int8_t* to);
+    // sums += pixels x channels, in registers; the other work fills the time in which the tile unit works.
+    void (*multiply)(const Block& block, const Beside& beside);
+    void (*store)(int32_t* to, bool two);                       // the sums of the last block
     void (*finish)(const Finish& block);
     // Cycles: of 16 x 16 sums over a step, of a pixel's step expanded; of a product counted by the variant's other kernels. And steps that
     // a block's other work takes as long as.
