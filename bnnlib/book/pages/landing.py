@@ -244,7 +244,7 @@ class Net:
         """Bytes that the whitening of its images takes in the file."""
         from bnnlib.deploy import container, files
 
-        if not self.about["images"].get("whitening"):
+        if not (self.about.get("images") or {}).get("whitening"):  # older files say nothing of images
             return 0
         tensors = container.read(self.path)[1]
         return sum(tensors[name].nbytes for name in files.WHITENING)
