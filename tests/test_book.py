@@ -361,12 +361,18 @@ def test_a_cards_question_has_at_most_25_words_and_every_chapter_has_one():
     assert all(question.endswith("?") and len(question.split()) <= 25 for question in questions.values())
 
 
+def test_an_older_packed_file_says_nothing_of_its_images(tmp_path):
+    for about in ({}, {"images": None}, {"images": {}}):
+        assert landing.Net(tmp_path / "none.safetensors", about, "A net", 1.0, False).whitening == 0
+
+
 def test_packed_nets_have_a_figure_with_a_place_for_each_name():
     from bnnlib.book.pages import sizes
 
     shown = sizes.accuracy_against_size(ROOT)
     assert shown.count("<svg") == 1 and "var(--book-ours)" in shown
     for net in landing.nets(ROOT):
+        assert 0 <= net.whitening < net.size
         assert f"{net.title} ({net.about['dataset']})" in shown
     assert sizes.accuracy_against_size(ROOT / "tests") == "*None yet.*\n"
 
