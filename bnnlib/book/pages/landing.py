@@ -30,6 +30,7 @@ class Speed:
     limit: float
     over_float32: tuple[float, float, float]
     over_best: tuple[float, float, float]
+    variant: str = ""  # of our kernel
 
 
 def speeds(folder: Path) -> list[Speed]:
@@ -44,7 +45,7 @@ def speeds(folder: Path) -> list[Speed]:
             ratios = sorted(speed.ratio(layer, rival(layer), "channels_last").median for layer in layers)
             spans.append((ratios[0], statistics.median(ratios), ratios[-1]))
         found.append(
-            Speed(speed.core(record), limits["1 bit"]["per_second"] / limits["float32"]["per_second"], *spans)
+            Speed(speed.core(record), limits["1 bit"]["per_second"] / limits["float32"]["per_second"], *spans, record["runs"][0]["variant"])
         )
     return found
 
@@ -184,7 +185,8 @@ def _speed(root: Path) -> tuple[str, str, str]:
         f"int8 and bfloat16 included: {by_core}."
     )
     if any(one.over_float32[2] > one.limit for one in found):
-        text += " A layer exceeds the limit where PyTorch leaves units idle, or where our kernel multiplies bytes (AMX) in place of counting."
+        amx = any(one.variant == "amx" for one in found)
+        text += f" A layer exceeds the limit where PyTorch leaves units idle{', or where our kernel multiplies bytes (AMX)' if amx else ''}."
     return f"{_CLAIMED_SPEED} times faster?", text, "one-bit-at-a-time"
 
 
@@ -221,8 +223,8 @@ def _scale(root: Path) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class Net:
-    """A packed file of ``results/models``. ``top1``: of the file itself, per cent, where a verification has measured it
-    (``verified``), else as recorded in training."""
+    """A packed file of ``results/models``. ``top1``: of the file itself, per cent, where its answers or a verification are
+    recorded (``verified``), else as recorded in training."""
 
     path: Path
     about: dict
@@ -240,7 +242,7 @@ class Net:
         """Bytes that the whitening of its images takes in the file."""
         from bnnlib.deploy import container, files
 
-        if not (self.about.get("images") or {}).get("whitening"):  # older files say nothing of images
+        if not (self.about.get("images") or {}).get("whitening"):
             return 0
         tensors = container.read(self.path)[1]
         return sum(tensors[name].nbytes for name in files.WHITENING)
@@ -249,15 +251,19 @@ class Net:
 def nets(root: Path) -> list[Net]:
     """The packed files, by name."""
     from bnnlib import deploy, recipes
+    from bnnlib.experiments import predictions
 
     found = []
     for path in sorted((root / "results" / "models").glob("*.safetensors")):
         about = deploy.info(path)
         top1, record = about["top1"], root / "results" / "verified" / f"{path.stem}.json"
         agreement = json.loads(record.read_text())["agreement"] if record.is_file() else None
-        if agreement:
+        answers = predictions.read(path.stem, path, root / "results" / "predictions")
+        if answers:
+            top1 = answers.top1
+        elif agreement:
             top1 = agreement["top1"][about["real"]]
-        found.append(Net(path, about, recipes.load(about["recipe"]).title, top1, bool(agreement)))
+        found.append(Net(path, about, recipes.load(about["recipe"]).title, top1, bool(answers or agreement)))
     return found
 
 
