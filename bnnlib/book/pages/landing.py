@@ -176,11 +176,12 @@ def _speed(root: Path) -> tuple[str, str, str]:
             "one-bit-at-a-time",
         )
     over = [value for one in found for value in one.over_float32]
+    limits = ", ".join(f"{_times(one.limit)} on {one.core}" for one in found)
     by_core = ", ".join(
         f"{_times(one.over_best[0])} to {_times(one.over_best[2])} on {one.core}" for one in found
     )
     text = (
-        f"S2 claims **{_CLAIMED_SPEED}×**. The rates of a core's units allow at most **{max(one.limit for one in found):.0f}×** over float32. "
+        f"S2 claims **{_CLAIMED_SPEED}×**. The rates of a core's units allow at most {limits}, over float32. "
         f"Whole layers run **{_times(min(over))} to {_times(max(over))}** as fast as PyTorch's float32. Over the best rival, "
         f"int8 and bfloat16 included: {by_core}."
     )
