@@ -307,7 +307,7 @@ PYBIND11_MODULE(bnn_kernels, m) {
           "dy: bf16 as int16 [N, OH, OW, O]; signs: int64 [N, H, W, words(C)]; dw: float32 [O, kh, kw, C], written.");
     m.def("or_pool", or_pool, py::arg("pool"), py::arg("bits"), py::arg("flip"), py::arg("to"), py::arg("threads"),
           "Max-pool bits by OR. pool: [n, h, w, c, window, stride, padding]; flip: int64 [words(C)] or None, applied "
-          " last.");
+          "last.");
     m.def("one_word", one_word, py::arg("conv"), py::arg("bits"), py::arg("rows"), py::arg("to"),
           "The plain loop of one word at a time, for benchmarks. rows: int64 [O, kh * kw, words(C)]; to: float32\n"
           "[N, OH, OW, O].");

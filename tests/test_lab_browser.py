@@ -79,7 +79,7 @@ def visit(server, chromium):
     def visit(name):
         page = chromium.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(LONG)
-        page.goto(f"{address}/lab/tree/build/lab/{name}.ipynb")
+        page.goto(f"{address}/lab/tree/build/lab/{name}.ipynb?reset")  # no tab of an earlier page
         page.wait_for_function(READY)
         opened.append(page)
         return page
@@ -124,7 +124,7 @@ def test_a_training_shows_its_bar_and_a_stop_loses_nothing(server, visit):
 
 def test_what_a_chapter_says_in_myst_is_set(visit):
     page = visit("lenet5-mnist")
-    page.locator(".jp-MarkdownCell .jp-RenderedMarkdown, .jp-MarkdownCell .myst").first.wait_for()
+    page.locator(".jp-MarkdownCell .myst:visible").first.wait_for()
     text = page.locator(".jp-Notebook").inner_text()
     for raw in ("{cite}`", "```{exercise}", "{numref}`", "$$", ":class: dropdown"):
         assert raw not in text, raw

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from bnnlib import recipes, records
+from bnnlib.book.studies import signs
+from bnnlib.training import diagnostics
 
 
 def test_write_then_read_gives_the_same_record(tmp_path, a_record):
@@ -83,5 +85,9 @@ def test_every_committed_record_reads_and_names_its_recipe():
 
 def test_no_quick_run_and_no_stray_file_lies_among_the_records():
     for path in records.FOLDER.rglob("*"):
-        if path.is_file():
+        if path.name.startswith("signs-"):
+            watched = diagnostics.read(path)
+            assert signs.of(watched.recipe, watched.seed), f"{path} is of no run that lies beside it"
+            assert path == diagnostics.path_of(records.path_of(watched.recipe, watched.seed))
+        elif path.is_file():
             assert json.loads(path.read_text())["profile"] == "full", path

@@ -175,21 +175,19 @@ def _speed(root: Path) -> tuple[str, str, str]:
             f"S2 claims {_CLAIMED_SPEED} times. `make bench` measures this machine.",
             "one-bit-at-a-time",
         )
-    limits = ", ".join(f"{_times(one.limit)} on {one.core}" for one in found)
     over = [value for one in found for value in one.over_float32]
+    limits = ", ".join(f"{_times(one.limit)} on {one.core}" for one in found)
     by_core = ", ".join(
         f"{_times(one.over_best[0])} to {_times(one.over_best[2])} on {one.core}" for one in found
     )
     text = (
-        f"S2 claims **{_CLAIMED_SPEED}×**. By the rates of a core's units, counting bits is at most {limits} as fast as float32. "
+        f"S2 claims **{_CLAIMED_SPEED}×**. The rates of a core's units allow at most {limits}, over float32. "
         f"Whole layers run **{_times(min(over))} to {_times(max(over))}** as fast as PyTorch's float32. Over the best rival, "
-        f"int8 and bfloat16 included, a layer runs {by_core}."
+        f"int8 and bfloat16 included: {by_core}."
     )
     if any(one.over_float32[2] > one.limit for one in found):
-        text += (
-            " Where a layer exceeds its core's limit, PyTorch leaves more of its units idle than our kernel does"
-            + (", or our kernel multiplies bytes in tiles (AMX)." if any(one.variant == "amx" for one in found) else ".")
-        )
+        amx = any(one.variant == "amx" for one in found)
+        text += f" A layer exceeds the limit where PyTorch leaves units idle{', or where our kernel multiplies bytes (AMX)' if amx else ''}."
     return f"{_CLAIMED_SPEED} times faster?", text, "one-bit-at-a-time"
 
 
@@ -286,7 +284,7 @@ def packed_nets(root: Path) -> tuple[str, dict[str, bytes]]:
                 "download": f"{{download}}`{net.path.stem} <models/{net.path.name}>`",
             }
         )
-    return tables.markdown(rows, right=["file"]) + "\n" if rows else "*None yet.*\n", files
+    return tables.markdown(rows) + "\n" if rows else "*None yet.*\n", files
 
 
 def _bytes(count: int) -> str:
