@@ -435,6 +435,9 @@ inline void count_tile(const Plan& p, isize item, uint8_t* memory, Tile* t) {
     t->start = start, t->many = many, t->pixels = pixels, t->first = first, t->channels = channels, t->w = w;
 }
 
+// Results that are larger do not stay in a cache that is one core's own.
+constexpr isize STREAM_BYTES = 4 << 20;
+
 // One work item where images are multiplied. `memory`: work_bytes(p), aligned to 64, of this thread alone.
 inline void run_image_item(const Plan& p, isize item, uint8_t* memory) {
     const Epilogue& e = p.e;
@@ -461,6 +464,7 @@ inline void run_image_item(const Plan& p, isize item, uint8_t* memory) {
             f.kind = Finish::int16, f.to = (int16_t*)e.to + at;
         } else if (!e.channels_first) {
             f.kind = Finish::float32, f.to = (float*)e.to + at, f.residual = e.residual ? e.residual + at : nullptr;
+            f.stream = !f.residual && (intptr_t)f.to % 64 == 0 && o % SUMS_TILE == 0 && p.g.pixels() * o * 4 > STREAM_BYTES;
         } else {
             f.kind = Finish::float32, f.to = floats, f.stride = SUMS_CHANNELS, f.s.at = IN_ORDER;
         }

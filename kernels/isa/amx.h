@@ -79,7 +79,8 @@ inline void finish_pixel(const Finish& f, isize i) {
                 if (f.bias) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, f.bias + c));
                 if constexpr (K == Finish::float32) {
                     if (f.residual) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, f.residual + place));
-                    _mm512_mask_storeu_ps((float*)f.to + place, there, x);
+                    if (f.stream && there == 0xffff) _mm512_stream_ps((float*)f.to + place, x);
+                    else _mm512_mask_storeu_ps((float*)f.to + place, there, x);
                 } else {
                     alignas(64) float values[SUMS_TILE];
                     _mm512_storeu_ps(values, x);
@@ -200,7 +201,7 @@ inline void finish(const Finish& f) {
 
 inline bool supported() { return cpu().amx_int8 && cpu().avx512vpopcntdq && cpu().gfni && amx_permitted(); }
 
-constexpr Images images = {begin, end, expand, expand_weights, multiply, store, finish, 29, 4, 1.0 / 285, 4};
+constexpr Images images = {begin, end, expand, expand_weights, multiply, store, finish, 21.4, 4, 1.0 / 285, 5.5};
 constexpr Variant variant = {"amx", "AMX INT8, AVX-512 F, BW, VL and VPOPCNTDQ, GFNI", supported, avx512vpopcnt::weight_bytes,
                              avx512vpopcnt::interleave, avx512vpopcnt::count, avx512vpopcnt::scratch_bytes, avx512vpopcnt::variant.step,
                              avx512vpopcnt::count_lines, avx2::plain::to_float, avx2::plain::to_int16, avx2::plain::to_bf16,

@@ -78,7 +78,7 @@ inline Cpu ask_cpu() {
         c.avxvnniint8 = c.avx2 && (d >> 4 & 1);
     }
 #elif defined(BNN_EMULATE)
-    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.gfni = c.fma = c.amx_int8 = c.amx_bf16 = true;
+    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.gfni = c.fma = c.avx512bf16 = c.amx_int8 = c.amx_bf16 = true;
 #endif
     return c;
 }

@@ -31,6 +31,7 @@ struct Finish {
     const float *scale, *bias, *residual;
     void* to;
     isize stride;
+    bool stream;                        // float32 only: past the caches, where whole lines are written
 };
 
 // A block to multiply: pixel i of 16 begins at a0 + i * stride + offsets[step], those of the other 16 at a1 (null: none). Its sums begin at
