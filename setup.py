@@ -11,5 +11,9 @@ NATIVE = {".".join(["bnnlib.native", *filter(None, [name])]): str(KERNELS / name
 setup(
     packages=[*find_packages(include=["bnnlib*"]), *NATIVE],
     package_dir=NATIVE,
-    package_data={name: ["*.cpp", "*.h", "*.inl", "*.cu", "*.cuh"] for name in NATIVE} | {"bnnlib.recipes": ["*.yaml", "*/*.yaml"]},
+    package_data={name: ["*.cpp", "*.h", "*.inl", "*.cu", "*.cuh"] for name in NATIVE}
+    | {
+        "bnnlib.recipes": ["*.yaml", "*/*.yaml"],
+        "bnnlib.book.studies": ["*.js"],
+    },
 )

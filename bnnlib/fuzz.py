@@ -155,16 +155,16 @@ def graph_case(draw: random.Random, folder: Path) -> None:
 
 
 def _tables(draw: random.Random, made: Any, module: Any, variant: str) -> None:
+    tables = made.tables(module)
     for _ in range(draw.choice((1, 1, 2))):
-        what = draw.choice(("slots", "ops", "stages", "micro_bytes", "chunk_bytes"))
+        what = draw.choice((*tables, "micro_bytes", "chunk_bytes"))
         number = draw.choice((-1, 0, 1, 2, 7, 63, 2**20, 2**31, 2**40, -(2**40), 2**62, 2**63 - 1))
-        table = getattr(made, what)
-        if isinstance(table, int):
+        if what not in tables:
             setattr(made, what, number)
-        elif table.size:
-            table[tuple(draw.randrange(n) for n in table.shape)] = number
+        elif tables[what].size:
+            tables[what][draw.choice(tables[what].dtype.names)][draw.randrange(len(tables[what]))] = number
     with contextlib.suppress(ValueError, MemoryError):
-        made.executor(module, variant)
+        made.executor(module, variant, tables=tables)
 
 
 def _small_model() -> Any:
@@ -175,19 +175,25 @@ def _small_model() -> Any:
 
 def file_case(draw: random.Random, folder: Path) -> None:
     """A packed network or a trained model: its bytes changed, or what it says, with the checksum mended."""
+    import torch
+
     from bnnlib import deploy
-    from bnnlib.deploy import commands, container, images
+    from bnnlib.data import ZCAWhitening
+    from bnnlib.deploy import commands, container, images, whitened
 
     path = folder / "net"
     seen = {"shape": [1, 12, 12], "classes": ["a", "b", "c"], "mean": [0.5], "std": [0.5], "view": None}
-    about = {"images": seen, "input": "unit", "dataset": "digits", "recipe": "r", "seed": 1, "top1": 9.5}
+    white = draw.random() < 0.3
+    about = {"images": seen, "input": "gcn-zca" if white else "unit", "dataset": "digits", "recipe": "r", "seed": 1, "top1": 9.5}
+    before = ZCAWhitening((1, 12, 12)) if white else None
     if draw.random() < 0.3:
         options = {"widths": [3, 4], "depth": 1, "in_channels": 1, "classes": 3}
-        deploy.save(_small_model(), path, about={**about, "model": {"name": "convnet", "options": options}}, real=draw.choice(("float32", "bfloat16", "int8")))
+        deploy.save(_small_model(), path, about={**about, "model": {"name": "convnet", "options": options}}, real=draw.choice(("float32", "bfloat16", "int8")), whitening=before)
     else:
         graph = Maker(draw).graph
         h, w, c = graph.slots["x"].shape
-        deploy.save(graph, path, about={**about, "images": {**seen, "shape": [c, h, w]}})
+        before = ZCAWhitening((c, h, w)) if white and c * h * w <= whitened.LARGEST else None
+        deploy.save(graph, path, about={**about, "images": {**seen, "shape": [c, h, w]}}, whitening=before)
     raw = path.read_bytes()
     if mended := draw.random() < 0.8:
         document, tensors = container.read(path)
@@ -217,7 +223,9 @@ def file_case(draw: random.Random, folder: Path) -> None:
     if loaded is None:
         return
     with contextlib.suppress(deploy.DeployError):
-        images.expected(path, deploy.info(path))
+        takes = images.expected(path, deploy.info(path))
+        if takes.whitening is not None:
+            takes.transform()(torch.zeros(1, *takes.shape, dtype=torch.uint8))
     if isinstance(loaded, deploy.PackedNetwork):
         from bnnlib.deploy.run import Runner, empty
 

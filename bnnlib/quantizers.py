@@ -8,8 +8,8 @@ Every 1-bit network in this book goes through the functions of this module, and 
   chosen by name: the XNOR-Net paper's formula, the corrected one, and three more that are in use.
 
 Sources: Courbariaux et al. 2016 (arXiv 1602.02830) for the STE of the sign, Rastegari et al. 2016 (arXiv
-1603.05279) for the scaled sign, Liu et al. 2018 (arXiv 1808.00278) for the polynomial STE, Qin et al. 2020
-(arXiv 1909.10788) for the tanh estimator whose temperature is annealed, jiecaoyu/XNOR-Net-PyTorch for the
+1603.05279) for the scaled sign, Liu et al. 2018 (arXiv 1808.00278) for ApproxSign, Qin et al. 2020
+(arXiv 1909.10788) for the error decay estimator, whose temperature is annealed, jiecaoyu/XNOR-Net-PyTorch for the
 corrected gradient.
 """
 
@@ -21,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-STE = Literal["identity", "clipped", "polynomial", "tanh"]
+STE = Literal["identity", "clipped", "approx_sign", "ede", "polynomial", "tanh"]
 WeightGradient = Literal["identity", "detached", "paper", "corrected", "s4", "consistent"]
+
+_FIELDS_NAME = {"polynomial": "approx_sign", "tanh": "ede"}  # recipes and records keep the older names
 
 
 def sign(x: Tensor) -> Tensor:
@@ -57,29 +59,31 @@ def surrogate(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0
     """The smooth function whose exact derivative is the backward pass of ``binarize(x, ste)``. Shape and
     dtype of ``x``.
 
-    ============== ================================================== ==========================================
-    ``ste``        surrogate f(x)                                     derivative f'(x)
-    ============== ================================================== ==========================================
-    ``identity``   x                                                  1
-    ``clipped``    x where abs(x) <= 1, else sign(x)                  1 where abs(x) <= 1, else 0
-    ``polynomial`` 2x - x abs(x) where abs(x) <= 1, else sign(x)      2 - 2 abs(x) where abs(x) <= 1, else 0
-    ``tanh``       max(1/t, 1) tanh(t x), t the temperature           max(1/t, 1) t (1 - tanh(t x)^2)
-    ============== ================================================== ==========================================
+    =============== ================================================== ==========================================
+    ``ste``         surrogate f(x)                                     derivative f'(x)
+    =============== ================================================== ==========================================
+    ``identity``    x                                                  1
+    ``clipped``     x where abs(x) <= 1, else sign(x)                  1 where abs(x) <= 1, else 0
+    ``approx_sign`` 2x - x abs(x) where abs(x) <= 1, else sign(x)      2 - 2 abs(x) where abs(x) <= 1, else 0
+    ``ede``         max(1/t, 1) tanh(t x), t the temperature           max(1/t, 1) t (1 - tanh(t x)^2)
+    =============== ================================================== ==========================================
+
+    Recipes call ``approx_sign`` ``polynomial`` and ``ede`` ``tanh``; both names work.
 
     Used to test the estimators and to draw them; training never evaluates it.
     """
+    choose("ste", ste, STE)
+    ste = _FIELDS_NAME.get(ste, ste)
     if ste == "identity":
         return x.clone()
     # not torch.clamp: its derivative at -1 and 1 differs between versions
     clipped = torch.where(x.abs() <= 1, x, sign(x))
     if ste == "clipped":
         return clipped
-    if ste == "polynomial":
+    if ste == "approx_sign":
         return 2 * clipped - clipped * clipped.abs()
-    if ste == "tanh":
-        t = torch.as_tensor(temperature, dtype=x.dtype, device=x.device)
-        return (1 / t).clamp(min=1) * torch.tanh(t * x)
-    raise _unknown("ste", ste, STE)
+    t = torch.as_tensor(temperature, dtype=x.dtype, device=x.device)
+    return (1 / t).clamp(min=1) * torch.tanh(t * x)
 
 
 class _Binarize(torch.autograd.Function):
@@ -94,9 +98,9 @@ class _Binarize(torch.autograd.Function):
         x, t = ctx.saved_tensors
         if ctx.ste == "clipped":
             grad = _clipped(grad, x)
-        elif ctx.ste == "polynomial":
+        elif ctx.ste == "approx_sign":
             grad = grad * (2 - 2 * x.abs()).clamp(min=0)
-        elif ctx.ste == "tanh":
+        elif ctx.ste == "ede":
             grad = grad * ((1 / t).clamp(min=1) * t * (1 - torch.tanh(t * x).square()))
         return grad, None, None, None
 
@@ -105,21 +109,43 @@ def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0,
     """``sign(x)`` forward, the derivative of :func:`surrogate` backward. Any shape; any floating dtype,
     which is kept.
 
-    ``temperature`` is read by ``ste="tanh"`` alone. ``signs=False`` leaves the sign to what reads no more than that of
+    ``temperature`` is read by ``ste="ede"`` alone. ``signs=False`` leaves the sign to what reads no more than that of
     each number (:func:`bnnlib.ops.conv2d_of_signs`) and gives ``x`` itself, without a copy, with the same backward.
     Raises ``ValueError`` for an unknown ``ste``.
 
     >>> x = torch.tensor([-1.5, -0.25, 0.0, 2.0], requires_grad=True)
-    >>> binarize(x, "polynomial").sum().backward()
+    >>> binarize(x, "approx_sign").sum().backward()
     >>> x.grad
     tensor([0.0000, 1.5000, 2.0000, 0.0000])
     """
-    if ste not in get_args(STE):
-        raise _unknown("ste", ste, STE)
+    choose("ste", ste, STE)
+    ste = _FIELDS_NAME.get(ste, ste)
     if torch.onnx.is_in_onnx_export():  # which holds no gradient
         return sign(x) if signs else x
-    t = torch.as_tensor(temperature, dtype=x.dtype, device=x.device) if ste == "tanh" else None
+    t = torch.as_tensor(temperature, dtype=x.dtype, device=x.device) if ste == "ede" else None
     return _Binarize.apply(x, ste, t, signs)
+
+
+class _WithSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, slope: Tensor, signs: bool) -> Tensor:
+        ctx.save_for_backward(slope)
+        return _sign(x) if signs else x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None, None
+
+
+def with_slope(x: Tensor, slope: Tensor, signs: bool = True) -> Tensor:
+    """``sign(x)`` forward, the gradient times ``slope`` backward: an estimator of which the derivative at ``x`` is known.
+    ``slope`` is of the shape of ``x``; ``signs`` as in :func:`binarize`."""
+    if slope.shape != x.shape:
+        raise ValueError(f"the derivative is of shape {tuple(slope.shape)}, the values are of {tuple(x.shape)}: both must agree")
+    if torch.onnx.is_in_onnx_export():  # which holds no gradient
+        return sign(x) if signs else x
+    return _WithSlope.apply(x, slope.to(x.dtype), signs)
 
 
 def mean_scale(w: Tensor) -> Tensor:
@@ -193,8 +219,7 @@ def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float =
     >>> scaled_sign(w, "corrected")
     tensor([[ 1., -1.]], grad_fn=<_ScaledSignBackward>)
     """
-    if gradient not in get_args(WeightGradient):
-        raise _unknown("gradient", gradient, WeightGradient)
+    choose("gradient", gradient, WeightGradient)
     if w.dim() < 2 or w.numel() == 0:
         raise ValueError(
             f"scaled_sign needs weights of shape (C_out, C_in, ...) without a 0, got {tuple(w.shape)}"
@@ -215,7 +240,7 @@ def center(w: Tensor) -> Tensor:
     return w - w.mean(dim=1, keepdim=True)
 
 
-def box_mean(x: Tensor, kernel_size, stride, padding, dilation) -> Tensor:
+def input_scale(x: Tensor, kernel_size, stride, padding, dilation) -> Tensor:
     """The XNOR-Net paper's input scale K: ``mean over channels of |x|``, averaged over each kernel window.
 
     ``(N, C, H, W) -> (N, 1, H_out, W_out)``; padded positions count as zero.
@@ -224,5 +249,10 @@ def box_mean(x: Tensor, kernel_size, stride, padding, dilation) -> Tensor:
     return F.conv2d(x.abs().mean(dim=1, keepdim=True), kernel, None, stride, padding, dilation)
 
 
-def _unknown(what: str, value: object, kind: object) -> ValueError:
-    return ValueError(f"unknown {what} {value!r}: choose one of {', '.join(get_args(kind))}")
+box_mean = input_scale  # its older name
+
+
+def choose(what: str, value: object, kind: object) -> None:
+    """Raises ``ValueError`` for an option that is not among the choices of ``kind``, a ``Literal``."""
+    if value not in get_args(kind):
+        raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(get_args(kind))}")

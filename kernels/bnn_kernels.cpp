@@ -7,6 +7,7 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <memory>
 #include <set>
 #include <string>
@@ -259,19 +260,36 @@ double run_limit(const std::string& name, isize rounds) {
 
 PYBIND11_MODULE(bnn_kernels, m) {
     bnn::watch_forks();
-    m.def("variants", list_variants);
-    m.def("blob_bytes", blob_bytes);
-    m.def("prepack", prepack);
-    m.def("pack", pack);
-    m.def("conv2d", conv2d);
-    m.def("gradients", list_gradients);
-    m.def("gradients_of", gradients_of);
-    m.def("gradient_of_input", gradient_of_input);
-    m.def("gradient_of_weight", gradient_of_weight);
-    m.def("or_pool", or_pool);
-    m.def("one_word", one_word);
-    m.def("limits", list_limits);
-    m.def("run_limit", run_limit);
+    m.doc() = "The native kernels. conv: [n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups]; words(C) = ceil(C / 64).";
+    m.def("variants", list_variants, "(name, instructions it needs, whether this CPU has them) of each variant, best first.");
+    m.def("blob_bytes", blob_bytes, py::arg("variant"), py::arg("conv"), "Bytes of the prepacked weights of a convolution.");
+    m.def("prepack", prepack, py::arg("variant"), py::arg("conv"), py::arg("weights"), py::arg("blob"),
+          "Write weights, uint8 [O, ceil(K / 8)], a bit each, as the variant reads them into blob, uint8 [blob_bytes].");
+    m.def("pack", pack, py::arg("variant"), py::arg("x"), py::arg("bits"), py::arg("threads"),
+          "Write the signs of x, float32 [N, C, H, W] with any strides or bf16 as uint16 [N, H, W, C], into bits, int64\n"
+          "[N, H, W, words(C)].");
+    m.def("conv2d", conv2d, py::arg("variant"), py::arg("conv"), py::arg("bits"), py::arg("blob"), py::arg("to"),
+          py::arg("channels_first"), py::arg("scale"), py::arg("bias"), py::arg("residual"), py::arg("threshold"),
+          py::arg("flip"), py::arg("pool"), py::arg("threads"),
+          "Convolve bits with prepacked weights into to: float32, bf16 as uint16, int16, or bits as int64. scale, bias:\n"
+          "float32 [O] or None; residual: as to, or None; threshold: int32 [O]; flip: int64 [words(O)]; pool: side of a\n"
+          "window whose largest sum is kept.");
+    m.def("gradients", list_gradients, "(name, whether this CPU has them) of each kind of gradients, best first.");
+    m.def("gradients_of", gradients_of, py::arg("variant"), "The name of the gradients that go with a variant, or None.");
+    m.def("gradient_of_input", gradient_of_input, py::arg("gradients"), py::arg("conv"), py::arg("dy"), py::arg("weights"),
+          py::arg("scale"), py::arg("dx"), py::arg("threads"),
+          "dy: bf16 as int16 [N, OH, OW, O]; weights: int64 [O, kh, kw, words(C)]; scale: float32 [O]; dx: bf16 as int16\n"
+          "[N, H, W, C], written.");
+    m.def("gradient_of_weight", gradient_of_weight, py::arg("gradients"), py::arg("conv"), py::arg("dy"), py::arg("signs"),
+          py::arg("dw"), py::arg("threads"),
+          "dy: bf16 as int16 [N, OH, OW, O]; signs: int64 [N, H, W, words(C)]; dw: float32 [O, kh, kw, C], written.");
+    m.def("or_pool", or_pool, py::arg("pool"), py::arg("bits"), py::arg("flip"), py::arg("to"), py::arg("threads"),
+          "Max-pool bits by OR. pool: [n, h, w, c, window, stride, padding]; flip: int64 [words(C)] or None, applied first.");
+    m.def("one_word", one_word, py::arg("conv"), py::arg("bits"), py::arg("rows"), py::arg("to"),
+          "The plain loop of one word at a time, for benchmarks. rows: int64 [O, kh * kw, words(C)]; to: float32\n"
+          "[N, OH, OW, O].");
+    m.def("limits", list_limits, "(name, what it measures, whether this CPU has it) of each limit.");
+    m.def("run_limit", run_limit, py::arg("name"), py::arg("rounds"), "Run a limit's loop; how many products that was.");
     bind_executor(m);
 }
 

@@ -17,8 +17,8 @@ compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback),
 def test_the_real_twin_has_the_topology_and_no_sign(name, options):
     model = models.build(name, **options).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    twin = networks.real_twin(model)
-    assert not any(isinstance(m, layers._Binary | layers.RSign) for m in twin.modules())
+    twin = networks.full_precision_twin(model)
+    assert not any(isinstance(m, layers.BinaryLayer | layers.RSign) for m in twin.modules())
     for key, layer in layers.binary_layers(model).items():
         real = twin.get_submodule(key)
         assert real.weight.shape == layer.weight.shape and (real.bias is None) == (layer.bias is None)
@@ -50,7 +50,7 @@ def test_networks_meet_every_kind_of_rival_and_all_have_its_shape():
 def test_the_int8_twin_of_every_net_is_that_net_rounded(name):
     """Its rounding is calibrated on noise: correlated with the twin, not equal."""
     torch.manual_seed(0)
-    twin, shape = networks.real_twin(networks.model_of(name)[0]), networks.shape_of(name)
+    twin, shape = networks.full_precision_twin(networks.model_of(name)[0]), networks.shape_of(name)
     x = torch.randn(2, *shape)
     with torch.inference_mode():
         wanted, got = twin(x), networks.int8_twin(twin, shape)(x)
@@ -91,7 +91,7 @@ def test_onnx_runs_a_network_in_its_own_process(tmp_path):
     from bnnlib.deploy import onnx_export
 
     torch.manual_seed(0)
-    path = onnx_export.write(networks.real_twin(models.build("lenet5")), (1, 28, 28), tmp_path / "net.onnx")
+    path = onnx_export.write(networks.full_precision_twin(models.build("lenet5")), (1, 28, 28), tmp_path / "net.onnx")
     calls = onnx_runtime.networks(path, (1, 28, 28), 3, 1)
     assert set(calls) == {"onnx-fp32", "onnx-int8"}
     (full,), (small,) = calls["onnx-fp32"](), calls["onnx-int8"]()

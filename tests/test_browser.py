@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from bnnlib import records
 from bnnlib.book import chapters
 from bnnlib.book import site as book
 from bnnlib.book.pages import pdf
@@ -200,6 +201,25 @@ def test_the_table_of_all_runs_filters(site, window):
     page.fill(".all-runs input[type=search]", "mnist LeNet-5")
     page.wait_for_function(f"document.querySelectorAll('.all-runs tbody tr').length < {before}")
     assert all("LeNet-5" in text for text in page.locator(".all-runs tbody tr").all_inner_texts())
+    assert not page.told
+
+
+def test_the_learning_curves_tell_the_value_that_is_pointed_at(site, window):
+    page = window(WIDTHS["desktop"])
+    page.goto((site / "curves.html").as_uri())
+    page.select_option("#curves-second", "")
+    run = records.read_all(recipe=page.input_value("#curves-first"))[0]
+    page.locator("#curves-plot").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    third = run.curve[2].test_top1
+    said = page.inner_text("#curves-told")
+    assert f"seed {run.seed}, epoch 3: test accuracy {float(f'{third:.5g}'):g} % (" in said
+    page.locator("#curves-mark").hover(force=True)
+    assert page.inner_text("#curves-told") == said, "the pointer finds the point that the keys did"
+    page.select_option("#curves-value", "lr")
+    page.keyboard.press("Tab")
+    assert page.locator("#curves-plot polyline").count() == len(records.read_all(recipe=run.recipe))
     assert not page.told
 
 

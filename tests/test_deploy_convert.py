@@ -47,7 +47,7 @@ def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
                     module.weight[::7] = 0
                     module.weight[1::11] *= 1e-6
                     module.bias.copy_(normal(module.bias))
-            elif isinstance(module, layers._Binary):
+            elif isinstance(module, layers.BinaryLayer):
                 if module.scale_kind == "learned":
                     module.scale.copy_(normal(module.scale))
                 if module.bias is not None:
@@ -64,9 +64,9 @@ def model_bits(model: nn.Module, x: torch.Tensor) -> tuple[dict[str, torch.Tenso
     """What every binary layer of the model reads, as booleans; and the model's result."""
     seen = {}
     hooks = [
-        layer.register_forward_pre_hook(lambda m, a, name=name: seen.update({name: m._binary_input(a[0]) > 0}))
+        layer.register_forward_pre_hook(lambda m, a, name=name: seen.update({name: m.binarize_input(a[0]) > 0}))
         for name, layer in layers.binary_layers(model).items()
-        if getattr(layer, "binary_input", True)
+        if layer.binary_input
     ]
     with torch.no_grad():
         y = model(x)
@@ -93,7 +93,7 @@ def first_layer(model: nn.Module) -> list[str]:
     """The real-valued layers before the first binarisation."""
     found = []
     for name, module in model.named_modules():
-        if isinstance(module, layers._Binary):
+        if isinstance(module, layers.BinaryLayer):
             break
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             found.append(name)

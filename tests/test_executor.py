@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
 import os
 import pickle
 import shutil
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 from bnnlib import deploy, layers, models
-from bnnlib.deploy import program, run
+from bnnlib.deploy import operations, program, run
 from bnnlib.deploy.graph import Graph, Op, Slot
 from bnnlib.deploy.network import PackedNetwork
 from bnnlib.deploy.run import Runner, kernels
@@ -81,8 +82,8 @@ def test_small_holds_every_operation_of_convolutional_nets(small):
     """The others, of two tensors, of functions and of shapes, are in tests/test_deploy_supported.py and among the random nets."""
     _, net = small
     done = {op.kind for op in net.graph.ops} | {s["op"] for op in net.graph.ops for s in op.stages}
-    wanted = {*program.SOURCES, *program.STAGES, "threshold", "bits"} - {"affine_fused", "step", "map"}
-    wanted -= {"move", "join", "reduce", "resample", "divide", *program.FUNCTIONS, *program.PAIRS}
+    wanted = {*operations.OPERATIONS, *operations.STAGES} - {"torch", "step", "map"}
+    wanted -= {"move", "join", "reduce", "resample", "divide", *operations.FUNCTIONS, *operations.PAIRS}
     assert wanted <= done
 
 
@@ -226,12 +227,12 @@ def test_tables_that_do_not_fit_are_refused(small):
     generator = np.random.default_rng(0)
     module, refused = kernels(), 0
     for _ in range(400):
-        changed = program.assemble(small[1].graph)
-        table = getattr(changed, generator.choice(["slots", "ops", "stages"]))
-        at = tuple(generator.integers(0, n) for n in table.shape)
-        table[at] = generator.choice([-1, 0, 1, 2, 7, 63, 2**20, 2**31, 2**40, -(2**40), 2**62])
+        tables = made.tables(module)
+        table = tables[generator.choice(list(tables))]
+        at = generator.choice(table.dtype.names), generator.integers(len(table))
+        table[at[0]][at[1]] = generator.choice([-1, 0, 1, 2, 7, 63, 2**20, 2**31, 2**40, -(2**40), 2**62])
         try:
-            changed.executor(module, VARIANTS[-1])
+            made.executor(module, VARIANTS[-1], tables=tables)
         except (ValueError, MemoryError):
             refused += 1
     assert refused > 200
@@ -241,6 +242,33 @@ def test_tables_that_do_not_fit_are_refused(small):
             setattr(broken, name, value)
         with pytest.raises(ValueError):
             broken.executor(module, VARIANTS[-1])
+
+
+def test_python_and_the_kernels_meet_by_name(small):
+    """Whatever their order: every operation, stage, kind of weights and reduction of the format has its name in both."""
+    module, made = kernels(), program.assemble(small[1].graph)
+    names = lambda kind: set(kind.__members__)  # noqa: E731
+    assert names(module.Operation) == {*operations.OPERATIONS} - {"torch"}
+    assert names(module.StageKind) == {*operations.STAGES, "affine_fused"} - {"threshold", "bits"}
+    assert names(module.Stored) == {*operations.WEIGHTS} and names(module.Reduction) == {*operations.REDUCTIONS}
+    assert names(module.SlotKind) == {*operations.KINDS}
+    tables = made.tables(module)
+    assert [module.Operation(int(kind)).name for kind in tables["ops"]["kind"]] == [op["kind"] for op in made.ops]
+    shuffled = {name: table[list(reversed(table.dtype.names))] for name, table in tables.items()}
+    with pytest.raises(TypeError, match="incompatible constructor arguments"):
+        made.executor(module, VARIANTS[-1], tables=shuffled)
+    del made.ops[0]["phase"]
+    with pytest.raises(KeyError, match="the kernels' fields and ours differ: .'phase'."):
+        made.tables(module)
+
+
+def test_every_binding_says_what_it_takes():
+    module = kernels()
+    found = {f"{getattr(owner, '__name__', '')}.{name}": getattr(owner, name).__doc__
+             for owner in (module, module.Executor) for name in vars(owner) if inspect.isroutine(getattr(owner, name)) and name[0] != "_"}  # fmt: skip
+    assert "bnn_kernels.conv2d" in found and "Executor.run" in found
+    for name, text in found.items():
+        assert text and "arg0" not in text and len(text.split("\n\n")[-1]) > 10, name
 
 
 def test_several_threads_at_once(small):
@@ -401,8 +429,8 @@ def dump(graph: Graph, x: np.ndarray, path: Path) -> None:
     counts = [len(made.slots), len(made.ops), len(made.stages), len(made.constants), made.micro_bytes, made.chunk_bytes]
     with path.open("wb") as file:
         file.write(struct.pack("<8q", *counts, len(made.outside), len(x)))
-        for table in (made.slots, made.ops, made.stages):
-            file.write(np.ascontiguousarray(table, "<i8").tobytes())
+        for table in made.tables(kernels()).values():
+            file.write(table.tobytes())
         for constant in made.constants:
             file.write(struct.pack("<q", constant.nbytes) + constant.tobytes())
         for name in made.outside:

@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 # What a chapter is run with here; by default from the records.
 GIVEN = {"one-binary-neuron": {"profile": "quick", "width": 20}}
 # Chapters that do not open by the pattern yet.
-OLDER = {"ablation-eleven-points", "gradient-of-the-scaled-sign", "one-bit-at-a-time"}
+OLDER = {"ablation-eleven-points", "one-bit-at-a-time"}
 PATHS = {path.stem: path for path in chapters.sources()}
 NAMES = sorted(PATHS.keys() - OLDER)
 
@@ -96,6 +96,7 @@ def test_the_page_has_the_answer_first_and_the_measured_time(tmp_path):
     path = tmp_path / "one.ipynb"
     box = opening._box("one", {"stored": "reads", "full": "trains"}, [], "", tmp_path)
     shown = {"text/markdown": box}
+    empty = nbformat.v4.new_output("display_data", {"text/markdown": "", "text/plain": "<Markdown object>"})
     made = [
         nbformat.v4.new_markdown_cell("# One\n\n**The question.** Why?"),
         nbformat.v4.new_code_cell(
@@ -103,11 +104,13 @@ def test_the_page_has_the_answer_first_and_the_measured_time(tmp_path):
         ),
         nbformat.v4.new_code_cell("p = 1", metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell("late", metadata={"tags": ["answer"]}),
+        nbformat.v4.new_code_cell("nothing to say", metadata={"tags": ["sentence"]}, outputs=[empty]),
     ]
     notebook = nbformat.v4.new_notebook(cells=made, metadata={"papermill": {"duration": 3.7}})
     nbformat.write(notebook, path)
     page = nbformat.reads(chapter.as_page(path).decode(), 4)
-    assert [cell.source for cell in page.cells] == [made[0].source, "late", "cost", "p = 1"]
+    assert [cell.source for cell in page.cells] == [made[0].source, "late", "cost", "p = 1", "nothing to say"]
+    assert page.cells[4].outputs == []  # and not the name of an empty object
     assert "remove-input" in page.cells[1].metadata.tags and "hide-input" in page.cells[3].metadata.tags
     assert page.cells[3].metadata.mystnb.code_prompt_show == "Show the parameters"
     text = page.cells[2].outputs[0].data["text/markdown"]

@@ -87,3 +87,55 @@ def test_a_sites_figures_stand_in_its_pages(tmp_path):
     text = page.read_text()
     assert text.count("<svg") == 1 and 'aria-label="A curve."' in text and "logo.svg" in text
     assert not (images / "a.svg").exists() and (images / "logo.svg").exists()
+
+
+def box(drawn: str) -> tuple[float, float]:
+    """Width and height of an SVG, inches."""
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn).groups()
+    return float(width) / 72, float(height) / 72
+
+
+@pytest.mark.parametrize("panels", [1, 2, 3])
+def test_on_a_phone_panels_stand_one_above_the_other(panels):
+    with plt.rc_context():
+        figures.use_style()
+        fig, axes = plt.subplots(1, panels, figsize=(figures.WIDTH, 3), sharey=True, squeeze=False)
+        axes[0, 0].set_ylabel("accuracy")
+        for ax in axes.flat:
+            ax.plot([0, 1])
+        before = box(figures._saved(fig))
+        wide, small = figures.split(figures.svg(fig))
+        assert box(wide) == pytest.approx(before, rel=0.01) == box(figures._saved(fig)), "the figure is left as it was"
+        assert "<metadata>narrow" not in wide
+        assert box(small)[0] <= figures.PHONE * 1.05 and box(small)[1] == pytest.approx(before[1] * panels, rel=0.15)
+        assert [ax.get_ylabel() for ax in axes.flat] == ["accuracy"] + [""] * (panels - 1)
+        plt.close()
+
+
+def test_grids_rows_of_pictures_and_diagrams_have_one_layout():
+    with plt.rc_context():
+        figures.use_style()
+        for shape in ((2, 2), (1, 8), (2, 1)):
+            fig, _ = plt.subplots(*shape, figsize=(figures.WIDTH, 3))
+            assert figures.narrow(fig) is None and figures.split(figures.svg(fig))[1] is None
+        fig, ax = plt.subplots()
+        ax.axis("off")
+        assert figures.narrow(fig) is None
+        plt.close("all")
+
+
+def test_a_figure_with_two_layouts_stands_in_the_page_twice(tmp_path):
+    with plt.rc_context():
+        figures.use_style()
+        fig, _ = plt.subplots(1, 2)
+        (tmp_path / "_images").mkdir()
+        (tmp_path / "_images" / "a.svg").write_text(figures.svg(fig))
+        plt.close()
+    page = tmp_path / "one.html"
+    page.write_text('<p><img alt="Two." src="_images/a.svg"/></p>')
+    assert pages.inline(tmp_path) == 1
+    text = page.read_text()
+    assert text.count('class="drawn wide"') == text.count('class="drawn narrow"') == 1
+    assert text.count('aria-label="Two."') == 2 and "metadata" not in text
+    ids = re.findall(r' id="([^"]+)"', text)
+    assert len(ids) == len(set(ids))

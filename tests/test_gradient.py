@@ -666,7 +666,7 @@ def test_the_short_recipes_differ_in_the_gradient_alone():
         fields = recipes.load(f"s4-lenet5-15ep-{gradient}").resolved()
         model = fields.pop("model")
         net = models.build(model.pop("name"), **model)
-        assert {m.gradient for m in layers.binary_layers(net).values()} == {gradient}
+        assert {m.weight_quantizer.gradient for m in layers.binary_layers(net).values()} == {gradient}
         assert fields.pop("factors") == {"gradient": gradient}
         rest.append({k: v for k, v in fields.items() if k not in ("name", "title")})
     assert all(fields == rest[0] for fields in rest)

@@ -30,7 +30,10 @@ def made(tmp_path_factory):
 
 def test_the_net_learns_and_its_file_agrees(made):
     found, _ = made
-    assert found["accuracy"] > 0.5 and found["agree"] > 0.98 and found["tuned_accuracy"] > 0.2, {k: found[k] for k in ("accuracy", "agree", "tuned_accuracy")}
+    said = {name: found[name] for name in ("agree", "tuned_accuracy", "fresh_accuracy")}
+    assert found["accuracy"](found["net"]) > 0.9 and said["agree"] > 0.98, said
+    assert said["tuned_accuracy"] > 0.75 and said["fresh_accuracy"] > 0.7, said  # of a hundred images
+    assert found["accuracy"](found["tuned"], found["as_in_training"]) > 0.9
     assert [op.kind for op in found["packed"].graph.ops].count("binary_conv") == 3
 
 
@@ -45,10 +48,9 @@ def test_the_file_classifies_a_png_from_the_command_line(made):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 1 + len(list((folder / "own" / "test" / "7").iterdir()))
-    assert sum(re.split(r"  +", line)[1].startswith("7 ") for line in lines[1:]) > 0.5 * len(lines[1:])
+    assert sum(re.split(r"  +", line)[1].startswith("7 ") for line in lines[1:]) > 0.8 * len(lines[1:])
 
 
-def test_the_table_is_what_the_converter_says():
+def test_the_table_is_generated():
     text = PAGE.read_text()
-    for row in SUPPORTED:
-        assert "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" in text
+    assert "```{include} generated/supported.md" in text and not any(row[1] in text for row in SUPPORTED)

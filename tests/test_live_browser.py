@@ -14,6 +14,7 @@ import torch
 from bnnlib import data
 from bnnlib.book.live import digits, pictures
 from bnnlib.book.live import page as live
+from bnnlib.deploy import operations
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -117,7 +118,7 @@ def test_a_drawing_becomes_the_same_image_as_in_python(visit):
 
 
 def test_written_digits_are_read(visit):
-    """60 drawings in six styles: the page's own way to its answer, at least 47 of 50 right."""
+    """Ten drawings in each style: the page's own way to its answer, at least 47 of 50 right."""
     wanted = [(d, digits.drawing(d, style, 0)) for style in digits.STYLES for d in range(10)]
     script = "all => all.map(strokes => { const { view } = document.querySelector('.live'); view.pad.set(strokes); return view.answer; })"
     found = visit("page").evaluate(script, [strokes for _, strokes in wanted])
@@ -286,6 +287,56 @@ def test_a_damaged_file_is_refused(visit, chromium, folder):
     }""")
     assert said[:2] == [True, False]
     assert all("does not fit" in text or "header" in text for text in said[2:])
+
+
+RUN = {
+    "operations": {"map", "real_conv", "binary_conv", "max_pool", "avg_pool", "bit_pool", "bit_pad"},
+    "stages": {"scale", "bias", "affine", "relu", "clamp", "prelu", "step", "residual", "max_pool", "avg_pool", "store", "sign", "threshold", "bits"},
+}
+"""What the page's engine runs; it refuses the rest of the library's operations."""
+
+
+def test_what_the_engine_does_not_know_is_refused_by_name(visit):
+    page = visit("page")
+
+    def told(change: str) -> str:
+        return page.evaluate(f"""() => {{
+          const {{ net }} = document.querySelector('.live').view, graph = structuredClone(net.graph);
+          {change};
+          try {{ new bnnLive.Network(net.exports, {{ ...net, graph }}); return ''; }} catch (error) {{ return error.message; }}
+        }}""")
+
+    for kind in set(operations.OPERATIONS) - RUN["operations"]:
+        assert f"has the operation {kind}, which this page does not run; the Python library runs it" in told(f"graph.ops[1].kind = '{kind}'")
+    for kind in set(operations.STAGES) - RUN["stages"]:
+        assert f"has the stage {kind}, which this page" in told(f"graph.ops[0].stages.unshift({{ op: '{kind}' }})")
+    assert "the kind of weight float8" in told("graph.ops.find(op => op.kind === 'real_conv').attributes.weights = 'float8'")
+    assert "has 2 inputs, and this page runs networks with one" in told("graph.inputs.push(graph.inputs[0])")
+    assert "is of version 9 of the format" in told("graph.version = 9")
+    both = told("graph.ops[0].kind = 'join'; graph.ops[1].kind = 'move'; graph.ops[0].stages.push({ op: 'gelu' })")
+    assert both.startswith("the network has the operation join, move and the stage gelu, which")
+    known = page.evaluate("ops => ops.map(kind => bnnLive.notRun({ inputs: [0], outputs: [0], ops: [{ kind, attributes: { weights: 'int8' }, stages: [] }] }))", sorted(RUN["operations"]))
+    assert not any(known)
+
+
+def test_a_page_whose_net_cannot_run_says_why_and_stands_still(chromium, folder):
+    page = chromium.new_page()
+    page.add_init_script("""
+      let live = { };
+      Object.defineProperty(live, 'readPacked', { get: () => this.read, set: read => {
+        this.read = bytes => { const net = read(bytes); net.graph.ops[0].kind = 'resample'; return net; };
+      }});
+      globalThis.bnnLive = live;
+    """)
+    page.goto((folder / "page.html").as_uri())
+    page.wait_for_function(STARTED)
+    assert page.evaluate(STARTED) == "still"
+    said = page.locator("[data-part=wrong]")
+    assert said.is_visible() and said.text_content() == (
+        "The net does not run here: the network has the operation resample, which this page does not run; the Python library "
+        "runs it. What you see is a still picture."
+    )
+    page.close()
 
 
 def test_nothing_is_loaded_before_the_reader_comes_near(chromium, folder):

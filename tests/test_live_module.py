@@ -30,7 +30,7 @@ class Host:
         made = live_module.tables(graph)
         self.numbers = made.numbers
         pairs = [number for array in made.constants for number in (self.put(array.tobytes()), array.nbytes)]
-        tables = [x for rows in (made.slots, made.ops, made.stages) for x in (self.put(rows.tobytes()), len(rows))]
+        tables = [x for rows in made.tables(run.kernels()).values() for x in (self.put(rows.tobytes()), len(rows))]
         constants = self.put(struct.pack(f"<{len(pairs)}i", *pairs))
         self.loaded = self.call("load", self.put(variant.encode() + b"\0"), *tables, constants, len(made.constants), room)
 
@@ -99,7 +99,7 @@ def plain(graph: Graph, images: np.ndarray, at_once: int) -> np.ndarray:
 def test_the_module_is_small_and_imports_nothing(module):
     assert len(live_module.build()) < 200_000
     assert not module.imports
-    assert {export.name for export in module.exports} == {"memory", "allocate", "load", "slot", "run", "error"}
+    assert {export.name for export in module.exports} == {"memory", "allocate", "names", "load", "slot", "run", "error"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -17,7 +17,10 @@ def count(model: nn.Module) -> int:
 
 
 def leaves(model: nn.Module) -> list[str]:
-    return [type(m).__name__ for m in model.modules() if not list(m.children())]
+    """Modules that hold no others but the parts of a binary layer."""
+    inside = {part for m in model.modules() if isinstance(m, layers.BinaryLayer) for part in m.children()}
+    whole = [m for m in model.modules() if isinstance(m, layers.BinaryLayer) or not list(m.children())]
+    return [type(m).__name__ for m in whole if m not in inside]
 
 
 # ---- LeNet-5 (S4) ------------------------------------------------------------------------------------------
@@ -45,13 +48,9 @@ def test_lenet5_is_binary_in_the_middle_alone():
         "fc1.layer": (500, 800),
     }
     for m in binary.values():
-        assert (m.scale_kind, m.gradient, m.latent, m.ste, m.sign_of_zero) == (
-            "mean",
-            "s4",
-            "center-clip",
-            "clipped",
-            1,
-        )
+        assert isinstance(m.weight_quantizer, layers.ScaledSign) and m.weight_quantizer.gradient == "s4"
+        assert [type(part) for part in (m.input_quantizer, m.constraint)] == [layers.ClippedSTE, layers.CenterClip]
+        assert m.input_quantizer.zero == 1 and m.output_scale is None
         assert m.bias is not None
     assert not layers.binary_layers(models.build("lenet5-real"))
 
@@ -133,7 +132,8 @@ def test_lenet5_options():
     # + conv1 of 3 channels, bn1 affine, 3 vectors for each of 3 activations, 2 learned scales, fewer classes
     assert count(net) == LENET5 + 2 * 20 * 25 + 2 * 20 + 3 * (20 + 50 + 500) + 50 + 500 - 3 * 501
     assert [m.scale_kind for m in layers.binary_layers(net).values()] == ["learned", "learned"]
-    assert {m.gradient for m in layers.binary_layers(net).values()} == {"s4"}  # what is not given stays S4's
+    kept = layers.binary_layers(models.build("lenet5", layer={"latent": "free"})).values()
+    assert {m.weight_quantizer.gradient for m in kept} == {"s4"}  # what is not given stays S4's
     with torch.no_grad():
         net.fc1.bn.weight.fill_(-3)
     layers.project_(net)
@@ -185,13 +185,8 @@ def test_mlp_computes_the_layers_in_s3s_order():
 def test_s3s_layer_is_identity_ste_without_scale():
     layer = models.build("mlp").fc3
     assert isinstance(layer, BinaryLinear)
-    assert (layer.scale_kind, layer.ste, layer.weight_ste, layer.latent, layer.sign_of_zero) == (
-        "none",
-        "identity",
-        "identity",
-        "free",
-        -1,
-    )
+    assert type(layer.input_quantizer) is type(layer.weight_quantizer) is layers.IdentitySTE
+    assert layer.output_scale is layer.constraint is None and layer.input_quantizer.zero == -1
     assert layer.bias is not None
 
 
@@ -201,7 +196,7 @@ def test_s3s_layer_would_be_constant_with_sign_of_zero_plus_one():
     net = models.build("mlp").eval()
     x = torch.rand(20, 1, 28, 28)
     assert len(net(x).unique(dim=0)) > 1
-    net.fc3.sign_of_zero = 1
+    net.fc3.input_quantizer = layers.IdentitySTE()
     assert len(net(x).unique(dim=0)) == 1
 
 

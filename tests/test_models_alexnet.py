@@ -55,13 +55,9 @@ def test_binary_layers_are_s4s():
     binary = list(layers.binary_layers(small()).values())
     assert [type(m) for m in binary] == [BinaryConv2d] * 4 + [BinaryLinear] * 2
     for m in binary:
-        assert (m.scale_kind, m.gradient, m.gain, m.latent, m.ste) == (
-            "mean",
-            "s4",
-            1e9,
-            "center-clip",
-            "clipped",
-        )
+        assert isinstance(m.weight_quantizer, layers.ScaledSign)
+        assert (m.weight_quantizer.gradient, m.weight_quantizer.gain) == ("s4", 1e9)
+        assert [type(part) for part in (m.input_quantizer, m.constraint)] == [layers.ClippedSTE, layers.CenterClip]
         assert m.bias is not None
     assert [m.dropout for m in binary] == [0, 0, 0, 0, 0, 0.5]
     assert [m.groups for m in binary[:4]] == [1] * 4

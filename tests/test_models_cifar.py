@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bnnlib import layers, models
+from bnnlib import layers, models, quantizers
 
 # NIN: (C_in, C_out, kernel) of each binary block, with 2 C_in of its batch norm, and C_out biases
 NIN_BLOCKS = [
@@ -103,7 +103,7 @@ def test_our_block_has_the_polynomial_estimators_gradient():
     dy = torch.randn(2, 128, 5, 5, dtype=torch.float64)
     found = torch.autograd.grad(block.conv(block.sign(x)), (x, block.sign.shift), dy)
     shifted = x + block.sign.shift[:, None, None]
-    weight = layers.quantizers.sign(layers.quantizers.standardize(block.conv.weight)).detach()
+    weight = quantizers.sign(quantizers.standardize(block.conv.weight)).detach()
     through = torch.nn.grad.conv2d_input(x.shape, weight, dy, padding=1)
     expected = (through * (2 - 2 * shifted.abs()).clamp(min=0)).detach()
     torch.testing.assert_close(found[0], expected)
@@ -114,24 +114,24 @@ def test_vgg_block_in_both_orders_and_with_its_shortcut():
     torch.manual_seed(0)
     x = torch.randn(2, 128, 8, 8)
     block = models.build("vgg").blocks[1].eval()
-    w = layers.quantizers.sign(block.conv.weight)
+    w = quantizers.sign(block.conv.weight)
     alpha = block.conv.weight.abs().mean((1, 2, 3))[:, None, None]
-    expected = F.max_pool2d(F.conv2d(layers.quantizers.sign(block.bn(x)), w, padding=1) * alpha, 2)
+    expected = F.max_pool2d(F.conv2d(quantizers.sign(block.bn(x)), w, padding=1) * alpha, 2)
     torch.testing.assert_close(block(x), expected)
 
     block = models.build("vgg", order="sign-conv-bn").blocks[1].eval()
     w, alpha = (
-        layers.quantizers.sign(block.conv.weight),
+        quantizers.sign(block.conv.weight),
         block.conv.weight.abs().mean((1, 2, 3))[:, None, None],
     )
     torch.testing.assert_close(
-        block(x), F.max_pool2d(block.bn(F.conv2d(layers.quantizers.sign(x), w, padding=1) * alpha), 2)
+        block(x), F.max_pool2d(block.bn(F.conv2d(quantizers.sign(x), w, padding=1) * alpha), 2)
     )
 
     block = models.build("vgg", shortcut=True, layer={"scale": "none"}).blocks[2].eval()
     conv, norm = block.shortcut
     side = norm(F.conv2d(x, conv.weight))
-    main = F.conv2d(layers.quantizers.sign(block.bn(x)), layers.quantizers.sign(block.conv.weight), padding=1)
+    main = F.conv2d(quantizers.sign(block.bn(x)), quantizers.sign(block.conv.weight), padding=1)
     torch.testing.assert_close(block(x), main + side)
     assert isinstance(models.build("vgg", shortcut=True).blocks[0].shortcut, nn.Identity)
 
@@ -175,8 +175,8 @@ def test_our_body_taken_apart(shifts, shortcut):
     with torch.no_grad():
         given = x = start = model.stem(torch.randn(2, 3, 32, 32))
         for at, block in enumerate(blocks):
-            signs = layers.quantizers.sign(x + block.sign.shift[:, None, None] if shifts else x)
-            y = F.conv2d(signs, layers.quantizers.sign(layers.quantizers.standardize(block.conv.weight)), padding=1)
+            signs = quantizers.sign(x + block.sign.shift[:, None, None] if shifts else x)
+            y = F.conv2d(signs, quantizers.sign(quantizers.standardize(block.conv.weight)), padding=1)
             pooled = at % 2 == 1
             y = block.bn(F.max_pool2d(y, 2) if pooled else y)
             side = F.avg_pool2d(x, 2) if pooled else x

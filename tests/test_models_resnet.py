@@ -190,14 +190,10 @@ def test_binary_weights_start_as_s5_has_them():
     assert weights.min() >= 0 and weights.max() < 0.001
     assert weights.mean().item() == pytest.approx(0.0005, rel=1e-2)
     for m in layers.binary_layers(net).values():
-        assert (m.transform, m.ste, m.weight_ste, m.latent, m.bias) == (
-            "center",
-            "clipped",
-            "clipped",
-            "free",
-            None,
-        )
-        assert (m.output_scale() == 1).all()
+        parts = m.transform, m.input_quantizer, m.weight_quantizer
+        assert [type(part) for part in parts] == [layers.Center, layers.ClippedSTE, layers.ClippedSTE]
+        assert m.constraint is m.bias is None
+        assert (m.scaling_factors() == 1).all()
         assert 0.45 < (m.binary_weight() > 0).float().mean() < 0.55, "centred, though all start above zero"
     default = models.build("resnet18", image=64, weights_below=None)
     assert min(m.weight.min() for m in layers.binary_layers(default).values()) < 0

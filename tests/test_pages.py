@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from bnnlib.book.pages import commands, finish, offline, pdf, prune, reference
+from bnnlib.book.pages import commands, finish, offline, pdf, prune, reference, share
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = """<!DOCTYPE html>
@@ -63,6 +64,19 @@ def test_a_reference_page_has_every_name_with_signature_and_docstring(name):
     )
 
 
+def test_the_reference_lists_all_that_a_net_of_ones_own_is_made_of():
+    from bnnlib import layers, quantizers
+    from bnnlib.deploy.tensorkinds import SUPPORTED
+
+    listed = {module: set(names) for _, _, modules in reference.PAGES.values() for module, names in modules.items()}
+    for module in (layers, quantizers):
+        own = {name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__ and not name.startswith("_")}
+        assert own <= listed[module.__name__], own - listed[module.__name__]
+    text = reference.page("deploy")
+    for row in SUPPORTED:
+        assert "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" in text
+
+
 def test_a_name_that_the_library_has_not_stops_the_build(monkeypatch):
     monkeypatch.setitem(reference.PAGES, "layers", ("T", "A", {"bnnlib.layers": ("NoLayer",)}))
     with pytest.raises(AttributeError, match="NoLayer"):
@@ -98,6 +112,7 @@ def test_without_addresses_pages_name_no_host(tmp_path):
     text = (built / "index.html").read_text()
     assert '<meta name="description" content="How much accuracy do bits cost when n = 3?">' in text
     assert "canonical" not in text and "og:" not in text and "Edit this page" not in text
+    assert not (built / "_cards").exists()
     assert not (built / "sitemap.xml").exists() and offline.outside(built) == []
     missing = (built / "404.html").read_text()
     assert "This page is not here" in missing and "How much" not in missing and "There" not in missing
@@ -111,6 +126,10 @@ def test_with_addresses_pages_can_be_found_edited_and_run(tmp_path):
     first, two = (built / "index.html").read_text(), (built / "notebooks" / "two.html").read_text()
     assert '<link rel="canonical" href="https://a.example/book/">' in first
     assert '<meta property="og:title" content="One page">' in two
+    assert '<meta property="og:image" content="https://a.example/book/_cards/notebooks-two.png">' in two
+    with Image.open(built / "_cards" / "notebooks-two.png") as card:
+        assert card.size == (1200, 630) and len(card.convert("RGB").getcolors(2**20)) > 50, "it is drawn on"
+    assert sorted(path.name for path in (built / "_cards").iterdir()) == ["index.png", "notebooks-two.png"]
     assert (
         'href="https://github.com/o/n/edit/main/book/index.md">Edit this page' in first
         and "Binder" not in first
@@ -120,6 +139,12 @@ def test_with_addresses_pages_can_be_found_edited_and_run(tmp_path):
     assert listed == ["https://a.example/book/", "https://a.example/book/notebooks/two.html"]
     assert '<base href="https://a.example/book/">' in (built / "404.html").read_text()
     assert offline.outside(built) == [], "links load nothing"
+
+
+def test_the_picture_of_a_card_is_the_same_each_time_and_takes_long_words():
+    first = share.draw("A title", "A question?", "The book")
+    assert first == share.draw("A title", "A question?", "The book") != share.draw("Another", "A question?", "The book")
+    assert share.draw("word " * 40, "more " * 200, "A book with a long title and more words") and share.draw("", "", "")
 
 
 @pytest.mark.parametrize("name", ["BNN_SITE_URL", "BNN_REPOSITORY_URL"])

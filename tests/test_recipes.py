@@ -477,6 +477,7 @@ DIFFERENT = [
     {"precision": "bf16-mixed"},
     {"channels_last": True},
     {"compile": True},
+    {"diagnostics": True},
 ]
 
 

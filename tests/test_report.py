@@ -185,7 +185,7 @@ def test_a_title_with_bars_stays_in_its_cell():
 
 def test_the_epoch_that_reaches_a_figure(a_record):
     record = a_record()
-    assert [report.reaches(record, x) for x in (50.0, 91.0, 91.1)] == [1, 1, None]
+    assert [report.first_epoch_reaching(record, x) for x in (50.0, 91.0, 91.1)] == [1, 1, None]
 
 
 def test_the_processor_of_a_record_is_no_markup():

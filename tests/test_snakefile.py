@@ -34,6 +34,10 @@ seeds: 2
 
 @pytest.fixture
 def root(tmp_path):
+    """The repository, in a folder with a space in its path, and so is the interpreter that runs it."""
+    tmp_path = tmp_path / "a folder"
+    tmp_path.mkdir()
+    (tmp_path / ".venv").symlink_to(sys.prefix)
     for name in ("Snakefile", "_config.yml", "_toc.yml"):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
@@ -55,7 +59,7 @@ def root(tmp_path):
 
 # `snakemake`, without what jsonschema takes seconds to compile at import and nothing here needs.
 START = "import sys; sys.modules['rfc3987_syntax'] = None; from snakemake.cli import main; main()"
-COMMAND = [sys.executable, "-c", START, "--cores", "1", "--nocolor"]
+COMMAND = [f".venv/bin/{Path(sys.executable).name}", "-c", START, "--cores", "1", "--nocolor"]
 
 
 def environment(root):

@@ -32,6 +32,15 @@ def test_a_frame_is_rows_and_a_caption_has_a_number():
     assert tables.table(frame).data == tables.markdown(frame)
 
 
+def test_a_caption_with_code_in_it_leaves_the_table_a_table():
+    from markdown_it import MarkdownIt
+
+    for caption in ("`Left out`: images that an epoch did not reach.", "Sizes."):
+        shown = tables.table([{"a": 1}], caption, name="tab-x").data
+        (token,) = MarkdownIt().parse(shown)
+        assert (token.type, token.info) == ("fence", f"{{table}} {caption}")
+
+
 @pytest.mark.parametrize(
     ("rows", "more", "message"),
     [

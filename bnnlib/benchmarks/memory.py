@@ -37,7 +37,7 @@ def fp32(name: str, shape: tuple[int, ...], path: Path) -> Callable[[], object]:
     model = recipes.load(name).model
 
     with torch.device("meta"):  # takes no memory, but may import much of PyTorch, which is not the network's
-        twin = bench_deploy.real_twin(models.build(model.name, **model.options))
+        twin = bench_deploy.full_precision_twin(models.build(model.name, **model.options))
 
     def run() -> object:
         twin.load_state_dict(safetensors.torch.load_file(path), assign=True)

@@ -5,7 +5,7 @@ Times are taken as in :mod:`bnnlib.benchmarks.kernels`: in turns within one run,
 for each number of threads; nothing else should run. For each network, batch and number of threads:
 
 ======================== =====================================================================================
-``fp32-eager``           the network with every binary layer replaced by a real-valued one (:func:`real_twin`)
+``fp32-eager``           the network with every binary layer replaced by a real-valued one (:func:`full_precision_twin`)
 ``fp32-channels_last``   the same, weights and images channels last
 ``bf16-channels_last``   likewise in bfloat16, where the CPU has a unit for it
 ``bf16-compile``         that, ``torch.compile`` with freezing; ``fp32-compile`` where the CPU has no such unit
@@ -71,7 +71,7 @@ def model_of(name: str) -> tuple[nn.Module, bool]:
     return models.build(recipe.model.name, **recipe.model.options).eval(), False
 
 
-def real_twin(model: nn.Module) -> nn.Module:
+def full_precision_twin(model: nn.Module) -> nn.Module:
     """A copy of ``model`` with every binary layer replaced by the real-valued one of its shape, and every learned sign
     left out: the same topology in FP32. The weights mean nothing."""
     twin = copy.deepcopy(model)
@@ -136,7 +136,7 @@ def contenders(
 ) -> bench.Contenders:
     """Who takes turns; see the module's table. ``peer``: with ONNX Runtime, for which files go to ``scratch``."""
     model, _ = model_of(name)
-    twin, shape = real_twin(model), shape_of(name)
+    twin, shape = full_precision_twin(model), shape_of(name)
     last = copy.deepcopy(twin).to(memory_format=torch.channels_last)
     x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
     xl = x.contiguous(memory_format=torch.channels_last)
@@ -179,7 +179,7 @@ def measure_profile(name: str, batch: int, rounds: int) -> dict:
     twin (``binary``: 1 bit in the network; what is no layer of its own stands under ``rest``)."""
     model, _ = model_of(name)
     x = torch.randn(batch, *shape_of(name), generator=torch.Generator().manual_seed(0))
-    network, twin = deploy.convert(model, shape_of(name)), real_twin(model)
+    network, twin = deploy.convert(model, shape_of(name)), full_precision_twin(model)
     one_bit = set(layers.binary_layers(model))
     runs = [network.profile(x) for _ in range(rounds + 1)][1:]
     packed = [

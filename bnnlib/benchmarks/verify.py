@@ -26,10 +26,19 @@ from torch import Tensor
 
 from bnnlib import data, deploy, layers, recipes
 from bnnlib.benchmarks import record as bench_record
-from bnnlib.benchmarks.networks import BATCHES, REALS, model_of, nets, real_twin, shape_of, shipped, topology
+from bnnlib.benchmarks.networks import (
+    BATCHES,
+    REALS,
+    full_precision_twin,
+    model_of,
+    nets,
+    shape_of,
+    shipped,
+    topology,
+)
 from bnnlib.benchmarks.record import BenchError
 from bnnlib.data import evaluate
-from bnnlib.deploy import images
+from bnnlib.deploy import images, whitened
 from bnnlib.experiments import predictions
 from bnnlib.paths import RESULTS, ROOT
 from bnnlib.records import write_atomically
@@ -47,7 +56,7 @@ def write_forms(name: str, folder: Path) -> None:
     import safetensors.torch
 
     model, _ = model_of(name)
-    state = {key: value.contiguous() for key, value in real_twin(model).state_dict().items()}
+    state = {key: value.contiguous() for key, value in full_precision_twin(model).state_dict().items()}
     safetensors.torch.save_file(state, folder / f"{name}.fp32")
     deploy.save(deploy.convert(model, shape_of(name)), folder / f"{name}.packed")
     deploy.save(deploy.convert(model, shape_of(name), real="int8"), folder / f"{name}.packed-int8")
@@ -108,13 +117,13 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
     first = next(k for k, m in model.named_modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)))
     networks["first 1-bit"] = deploy.convert(model, shape, real={first: "1-bit"})
     seen: dict[str, Tensor] = {}
-    binary = {k: m for k, m in layers.binary_layers(model).items() if getattr(m, "binary_input", True)}
+    binary = {k: m for k, m in layers.binary_layers(model).items() if m.binary_input}
     small = data.Batches(dataset.test.take(torch.arange(1)), 1, seed=0, transform=transform, shuffle=False)
     packed = networks["float32"].bits(next(small.epoch(0))[1])
     binary = {key: module for key, module in binary.items() if key in packed}
     for key, module in binary.items():
         module.register_forward_pre_hook(
-            lambda module, args, key=key: seen.__setitem__(key, module._binary_input(args[0]) > 0)
+            lambda module, args, key=key: seen.__setitem__(key, module.binarize_input(args[0]) > 0)
         )
     flipped, total = dict.fromkeys(binary, 0), dict.fromkeys(binary, 0)
     right, agree, count, difference = {"pytorch": 0, **dict.fromkeys(networks, 0)}, dict.fromkeys(networks, 0), 0, 0.0
@@ -139,7 +148,23 @@ def measure_agreement(name: str, limit: int | None = None) -> dict | None:
         "top1": {key: 100 * n / count for key, n in right.items()},
         "agreement": {key: 100 * n / count for key, n in agree.items()},
         "bits": [{"layer": key, "bits": total[key], "flipped": flipped[key]} for key in binary],
+        **_of_whitening(path, dataset, split, networks["float32"]),
     }  # fmt: skip
+
+
+def _of_whitening(path: Path, dataset: data.Dataset, split: data.Split, network: Callable[[Tensor], Tensor]) -> dict:
+    """Where the file of ``network`` holds the whitening of its images: the bytes that takes, and the accuracy with it, with the
+    one that is fitted on the training images, and with its convolution alone."""
+    seen = images.expected(path, deploy.info(path))
+    if seen.whitening is None:
+        return {}
+    kinds = {
+        "file": seen.transform(),
+        "fitted": evaluate.input_transform("gcn-zca", dataset),
+        "convolution": whitened.unpack(seen.whitening, seen.shape, seen.scale, rest=False),
+    }
+    top1 = {name: evaluate.top1(evaluate.logits(network, split, kind, 100), split.labels) for name, kind in kinds.items()}
+    return {"whitening": {"bytes": sum(tensor.nbytes for tensor in seen.whitening.values()), "top1": top1}}
 
 
 @torch.inference_mode()

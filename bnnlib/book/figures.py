@@ -4,15 +4,22 @@ by meaning.
 Figures are SVG on a transparent ground. On a page they stand in the text, where ink, grid and the colours of meaning
 follow the page's theme (:mod:`bnnlib.book.pages.figures` puts variables of the style sheet in their places), so use
 these names rather than colours of your own: ``INK`` for lines and words, ``FAINT`` for what stays in the background.
+
+A chapter draws each figure once, at the width of a page. Beside it the notebook keeps the same figure for a phone, where panels that
+stand side by side stand one above the other (:func:`narrow`).
 """
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from bnnlib.records import Record
 
@@ -20,6 +27,9 @@ BINARY, REAL, SOURCE, OURS, FAINT = "#2463eb", "#6b7280", "#d9480f", "#0f9d58", 
 INK, GRID = "#1f2328", "#e5e7eb"
 FURTHER = ("#9333ea", "#ca8a04")  # for a fifth and sixth line; without a meaning
 WIDTH = 7.2  # inches; the column of a page
+PHONE = 3.7  # inches; the column of a page on a phone
+_PANELS = 5  # more of them in a row are small pictures, which stay side by side
+_NARROW = re.compile(r"<metadata>narrow:([A-Za-z0-9+/=]+)</metadata>")
 
 
 def use_style() -> None:
@@ -61,10 +71,70 @@ def use_style() -> None:
         from IPython import get_ipython
     except ImportError:
         return
-    if get_ipython() is not None:
+    if (shell := get_ipython()) is not None:
+        from matplotlib.figure import Figure
         from matplotlib_inline.backend_inline import set_matplotlib_formats
 
         set_matplotlib_formats("svg", metadata={"Date": None})
+        shell.display_formatter.formatters["image/svg+xml"].for_type(Figure, svg)
+
+
+def svg(figure: Figure) -> str:
+    """A figure as SVG, with the one for a phone in its metadata where there is one: :func:`split` takes them apart."""
+    wide, small = _saved(figure), narrow(figure)
+    if small is None:
+        return wide
+    end = wide.rindex("</svg>")
+    return f"{wide[:end]}<metadata>narrow:{base64.b64encode(small.encode()).decode()}</metadata>{wide[end:]}"
+
+
+def split(drawn: str) -> tuple[str, str | None]:
+    """(the figure, the one for a phone or None) of what :func:`svg` gave."""
+    found = _NARROW.search(drawn)
+    return _NARROW.sub("", drawn), base64.b64decode(found[1]).decode() if found else None
+
+
+def narrow(figure: Figure) -> str | None:
+    """The figure as SVG for a phone: the panels of a row one above the other, and a single plot as narrow as the column.
+
+    None for what has no other layout: grids of more than one row, rows of many small pictures, drawings without axes. The figure
+    itself is left as it was.
+    """
+    panels = [ax for ax in figure.axes if ax.get_subplotspec() is not None]
+    grids = {ax.get_subplotspec().get_gridspec() for ax in panels}
+    if len(grids) != 1 or not 1 <= len(panels) <= _PANELS or figure.get_layout_engine() is None:
+        return None
+    (grid,) = grids
+    width, height = figure.get_size_inches()
+    if (grid.nrows, grid.ncols) != (1, len(panels)) or width <= PHONE or (len(panels) == 1 and not panels[0].axison):
+        return None
+    # a picture of fixed proportions is to fill the column, a plot keeps its height
+    fixed = any(ax.get_aspect() != "auto" for ax in panels)
+    tall = height * max(1.0, PHONE * len(panels) / width) if fixed else height
+    before = [(ax.get_subplotspec(), ax.yaxis.get_tick_params().get("labelleft", True), ax.get_ylabel()) for ax in panels]
+    try:
+        from matplotlib.gridspec import GridSpec
+
+        column = GridSpec(len(panels), 1, figure=figure)
+        for i, ax in enumerate(panels):
+            ax.set_subplotspec(column[i, 0])
+            if ax.get_shared_y_axes().joined(ax, panels[0]) and ax.axison:
+                ax.tick_params(labelleft=True)
+                ax.set_ylabel(ax.get_ylabel() or panels[0].get_ylabel())
+        figure.set_size_inches(PHONE, tall * len(panels))
+        return _saved(figure)
+    finally:
+        figure.set_size_inches(width, height)
+        for ax, (spec, left, label) in zip(panels, before, strict=True):
+            ax.set_subplotspec(spec)
+            ax.tick_params(labelleft=left)
+            ax.set_ylabel(label)
+
+
+def _saved(figure: Figure) -> str:
+    file = io.StringIO()
+    figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return file.getvalue()
 
 
 def draw_curves(

@@ -35,6 +35,7 @@ from bnnlib.book.pages import (
     claims,
     commands,
     costs,
+    curves,
     figures,
     finish,
     landing,
@@ -160,6 +161,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "literature": literature.table(folder),
         "scoreboard": report.grouped_tables(folder),
         "sizes": sizes.accuracy_against_size(root),
+        "curves": curves.page(folder),
         "all-runs": board.sortable(folder),
         "runs": costs.runs_table(known, found),
         "pending": costs.pending(known, found),
@@ -167,6 +169,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "chapters": cards.chapter_cards(notebooks, cards.questions(root), cards.pictures(notebooks)),
         "chapter-times": costs.chapter_times(notebooks, root),
         "reference": reference.home(),
+        "supported": reference.supported(),
     }
 
 

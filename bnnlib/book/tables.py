@@ -87,7 +87,8 @@ def _figures(cells: Iterable[str]) -> bool:
 def captioned(table: str, caption: str, name: str | None = None) -> str:
     """A Markdown table with a numbered caption, as MyST; ``{numref}`name``` refers to it."""
     label = f":name: {name}\n" if name else ""
-    return f"```{{table}} {' '.join(caption.split())}\n{label}\n{table}\n```\n"
+    fence = "~~~" if "`" in caption else "```"  # code in a caption would end a fence of backticks
+    return f"{fence}{{table}} {' '.join(caption.split())}\n{label}\n{table}\n{fence}\n"
 
 
 def table(

@@ -21,7 +21,7 @@ class Bits(Reals):
     def bits(self, layer: torch.fx.Node) -> str:
         """The slot of the bits that a binary layer reads."""
         module, read = known.module_of(layer, self.model), self.source(layer)
-        key = (read, module.sign_of_zero)
+        key = (read, module.input_quantizer.zero)
         if key not in self.packed_inputs:
             self.packed_inputs[key] = self._bits(layer, module, read)
         return self.packed_inputs[key]
@@ -34,7 +34,7 @@ class Bits(Reals):
                 break
             path.insert(0, node)
             node = self.source(node)
-        final = lambda x: module._binary_input(x) > 0  # noqa: E731
+        final = lambda x: module.binarize_input(x) > 0  # noqa: E731
         name = f"{self.label(layer)}.input"
         if self.kind(node) == "binary" and len(node.users) == 1:
             slot = self._from_integers(node, path, final, name)
@@ -43,7 +43,7 @@ class Bits(Reals):
         return self._from_reals(node, path, final, name)
 
     def _read_as_bits_alone(self, node: torch.fx.Node) -> bool:
-        return all(self.kind(user) == "binary" and getattr(known.module_of(user, self.model), "binary_input", True) for user in node.users)
+        return all(self.kind(user) == "binary" and known.module_of(user, self.model).binary_input for user in node.users)
 
     def segments(self, path: list[torch.fx.Node]) -> tuple[list[list[torch.fx.Node]], list[torch.fx.Node]]:
         """The path cut at its max-pools: element-wise nodes before, between and behind them; the pools."""
@@ -74,7 +74,8 @@ class Bits(Reals):
         """Bits from the integers of another binary layer; None where no threshold per channel describes them."""
         module = known.module_of(layer, self.model)
         conv = isinstance(module, layers.BinaryConv2d)
-        if not getattr(module, "binary_input", True) or (conv and module.scale_kind in layers.SPATIAL):
+        scale = module.scaling_factors()
+        if not module.binary_input or (scale is not None and scale.numel() != module.weight.shape[0]):
             return None
         if any(self.spatial(n) for n in path if self.kind(n) == "elementwise"):
             return None
@@ -83,7 +84,6 @@ class Bits(Reals):
         def scaled(x: Tensor) -> Tensor:  # as the layer itself does it
             x = x if conv else x.flatten(1)
             shape = (-1, 1, 1) if conv else (-1,)
-            scale = module.output_scale()
             x = x if scale is None else x * scale
             return x if module.bias is None else x + module.bias.view(shape)
 

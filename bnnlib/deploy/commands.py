@@ -14,7 +14,7 @@ import typer
 from torch import Tensor, nn
 
 from bnnlib import data, deploy, printable
-from bnnlib.deploy import container, images, onnx_export
+from bnnlib.deploy import container, files, images, onnx_export
 from bnnlib.deploy.container import DeployError
 
 BATCH = 64  # maps that the allocator keeps, where those of larger batches are pages to be cleared anew
@@ -42,24 +42,25 @@ def info(path: Path) -> None:
     """Show what the packed file PATH holds, and what takes how much of it."""
     about, tensors = container.read(path)
     kind = "a packed network, to run" if "graph" in about else "a trained model"
-    _say(f"{path}: {kind}, format {about['format']}")
+    _echo(f"{path}: {kind}, format {about['format']}")
     if about["format"] < 2:
-        _say("it has no checksum, so that damage goes unnoticed: write it anew with python -m bnnlib.deploy export")
+        _echo("it has no checksum, so that damage goes unnoticed: write it anew with python -m bnnlib.deploy export")
     for key in ("recipe", "seed", "dataset", "top1", "input", "real", "model"):
         if about.get(key) is not None:
-            _say(f"{key}: {about[key]}")
+            _echo(f"{key}: {about[key]}")
     said = about.get("images")
     if isinstance(said, dict) and all(isinstance(said.get(key), list) for key in ("shape", "classes")):
-        _say(f"images: {'x'.join(map(str, said['shape']))}, {len(said['classes'])} classes")
+        _echo(f"images: {'x'.join(map(str, said['shape']))}, {len(said['classes'])} classes")
     if "graph" in about:
         _show_graph(path)
     bits = sum(array.nbytes for name, array in tensors.items() if _is_bits(name, about))
-    rest = sum(array.nbytes for array in tensors.values()) - bits
-    size = path.stat().st_size
-    _say(f"size: {size} bytes: {bits} binary weights, {rest} other constants, {size - bits - rest} header")
+    white = sum(array.nbytes for name, array in tensors.items() if name in files.WHITENING)
+    rest = sum(array.nbytes for array in tensors.values()) - bits - white
+    size, said = path.stat().st_size, f"{white} whitening of the images, " if white else ""
+    _echo(f"size: {size} bytes: {bits} binary weights, {said}{rest} other constants, {size - bits - white - rest} header")
 
 
-def _say(line: str) -> None:
+def _echo(line: str) -> None:
     """Print what may come from a file: without what a terminal would obey."""
     print(printable(line))
 
@@ -77,7 +78,7 @@ def _show_graph(path: Path) -> None:
     for op in graph.ops:
         source, target = graph.slots[op.inputs[0]], [f"{n} {graph.slots[n].kind}" for n in op.writes()]
         stages = ", ".join(stage["op"] for stage in op.stages)
-        _say(f"  {op.kind:12}{'x'.join(map(str, source.shape)):>12} {source.kind:8}-> {stages} -> {', '.join(target)}")
+        _echo(f"  {op.kind:12}{'x'.join(map(str, source.shape)):>12} {source.kind:8}-> {stages} -> {', '.join(target)}")
 
 
 @app.command()
@@ -110,7 +111,7 @@ def run(
         bright = images.on_bright_ground(pixels, expects).tolist()
         scores = net(transform(pixels))
         for name, row, wrong in zip(part, scores, bright, strict=True):
-            _say(f"{str(name):{width}}  {_said(row, expects.classes, top)}")
+            _echo(f"{str(name):{width}}  {_said(row, expects.classes, top)}")
             if wrong:
                 said = f"{name} has a bright border; the network was trained on light strokes on a dark ground"
                 print(f"warning: {printable(said)}: try --invert auto", file=sys.stderr)
@@ -131,7 +132,7 @@ def _run_dataset(net, transform, expects: images.Images, name: str, limit: int |
         for row, label in zip(scores, y.tolist(), strict=True):
             if limit:
                 true = _named(label, expects.classes)
-                _say(f"{name} test {at:<6}{true:>12}:  {_said(row, expects.classes, top)}")
+                _echo(f"{name} test {at:<6}{true:>12}:  {_said(row, expects.classes, top)}")
             at += 1
     print(f"{right} of {count} right: {100 * right / count:.2f} %")
 
@@ -175,6 +176,7 @@ def export(
     if "graph" in about:
         raise DeployError(f"{path} holds a packed network; export the trained model that it was made from")
     model = deploy.load(path)
+    before = images.expected(path, about).whitening if (about.get("images") or {}).get("whitening") else None
     if out.suffix == ".onnx":
         if packed or real != "float32":
             raise DeployError("an ONNX file holds floats: leave out --packed and --real")
@@ -184,9 +186,9 @@ def export(
         return
     if packed:
         net = deploy.convert(model, images.expected(path, about).shape, real=real)
-        deploy.save(net, out, about=about)
+        deploy.save(net, out, about=about, whitening=before)
     else:
-        deploy.save(model, out, real=real, about=about)
+        deploy.save(model, out, real=real, about=about, whitening=before)
     print(f"{out}: {out.stat().st_size} bytes, was {path.stat().st_size}")
     if real != "float32":  # of what the file now holds
         print(cost(path, about, model, deploy.load(out)))

@@ -119,7 +119,7 @@ class _Converter(Bits, Tensors):
     def first_layer(self) -> torch.fx.Node | None:
         """The first layer with weights."""
         if not hasattr(self, "_first"):
-            kinds = (nn.modules.conv._ConvNd, nn.Linear, layers._Binary)
+            kinds = (nn.modules.conv._ConvNd, nn.Linear, layers.BinaryLayer)
             self._first = next((n for n in self.graph.nodes if isinstance(self.module(n), kinds)), None)
         return self._first
 
@@ -200,7 +200,7 @@ class _Converter(Bits, Tensors):
             return "scalar"
         if node.args[0] is not read:
             return "torch"
-        if type(module) in (nn.Linear, layers.BinaryLinear) and rank > 1 and not getattr(module, "input_scale", False):
+        if rank > 1 and known.by_rows(module):
             node.meta["layer"] = "conv" if type(module) is nn.Linear else "binary"
             return "by_rows"
         if type(module) in (nn.ConvTranspose1d, nn.ConvTranspose2d) and len(node.args) == 1 and rank == (3 if type(module) is nn.ConvTranspose2d else 2):

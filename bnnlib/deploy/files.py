@@ -23,7 +23,8 @@ Both describe themselves by the same fields of the document, which :func:`info` 
 ``real``         how real-valued weights are stored: float32, bfloat16 or int8
 ``input``        what the network is fed with, as in a recipe: normalized, unit, mean-subtracted, gcn-zca
 ``images``       of one image: ``shape`` [C, H, W], ``mean`` and ``std`` by channel, ``view`` (how images of
-                 any size are cut), and the names of the ``classes``; may be missing
+                 any size are cut), the names of the ``classes``, and ``whitening`` where the file holds that
+                 (:mod:`bnnlib.deploy.whitened`); may be missing
 ``recipe``, ...  where it comes from: ``recipe_hash``, ``seed``, ``top1`` (of the trained model, test set,
                  per cent), ``dataset``, ``fingerprint``
 ================ ===========================================================================================
@@ -45,7 +46,7 @@ from bnnlib.paths import RESULTS
 if TYPE_CHECKING:
     from torch import nn
 
-    from bnnlib.data import Dataset
+    from bnnlib.data import Dataset, ZCAWhitening
     from bnnlib.recipes import Recipe
 
 __all__ = ["FOLDER", "FORMAT", "DeployError", "RealDtype", "info", "load", "read_graph", "save"]
@@ -67,7 +68,8 @@ MOST_OPERATIONS = 4096
 MOST_STAGES = 16384
 MOST_STEPS = 1 << 30
 
-_BODIES = ("format", "model", "packed", "graph")
+WHITENING = tuple(f"images.whitening.{name}" for name in ("mean", "kernel", "step", "rest"))
+"""Tensors that are not the network's (:mod:`bnnlib.deploy.whitened`)."""
 
 
 def save(
@@ -81,6 +83,7 @@ def save(
     dataset: Dataset | None = None,
     real: RealDtype = "float32",
     about: Mapping[str, Any] | None = None,
+    whitening: ZCAWhitening | Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """Write ``net`` to ``path``; whole or not at all. Returns ``path``.
 
@@ -89,7 +92,9 @@ def save(
     :class:`Graph` needs no recipe; ``real`` was chosen when it was converted.
 
     ``about``: a description as :func:`info` gives it, to hand on from one file to the next; the other arguments add to
-    it. ``dataset``: where the names of the classes and the statistics of the images are taken from.
+    it. ``dataset``: where the names of the classes and the statistics of the images are taken from, and the whitening where
+    the network is fed with whitened images. ``whitening``: that of another place, or the tensors of another file
+    (``bnnlib.deploy.images.expected(...).whitening``).
     Raises ``ValueError`` for what does not fit together, :class:`DeployError` for a network with parts in PyTorch.
     """
     described = {k: v for k, v in dict(about or {}).items() if k not in ("format", "packed", "graph")}
@@ -106,18 +111,49 @@ def save(
 
         described["images"] = images.describe(dataset, recipe)
         fingerprint = fingerprint or dataset.fingerprint
+        if described.get("input") == "gcn-zca" and whitening is None:
+            whitening = images.evaluate.input_transform("gcn-zca", dataset)
     given = {"seed": seed, "top1": top1, "fingerprint": fingerprint}
     described |= {key: value for key, value in given.items() if value is not None}
+    before = _whitening(described, whitening)
     graph = net if isinstance(net, Graph) else getattr(net, "graph", None)
     if isinstance(graph, Graph):
-        return _write_graph(graph, path, described, getattr(net, "notes", []))
+        return _write_graph(graph, path, described, getattr(net, "notes", []), before)
     from bnnlib.deploy import trained
 
     if "model" not in described:
         raise ValueError("to save a module, say what builds it: give its recipe, or about= with a 'model'")
     document, tensors = trained.pack(net, real)
     trained.check(path, {**described, **document}, tensors)
-    return container.write(path, {**described, **document, "real": real}, tensors)
+    return container.write(path, {**described, **document, "real": real}, {**tensors, **before})
+
+
+def _whitening(described: dict[str, Any], whitening: ZCAWhitening | Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
+    """The tensors of ``whitening``, of which the field ``images`` then tells."""
+    said = {key: value for key, value in (described.get("images") or {}).items() if key != "whitening"}
+    scale = (described.get("images") or {}).get("whitening")
+    if described.get("images"):
+        described["images"] = said
+    if whitening is None:
+        return {}
+    if not said or described.get("input") != "gcn-zca":
+        raise ValueError("whitening goes with a network whose input is gcn-zca and whose images are described: give recipe= and dataset=")
+    if not isinstance(whitening, Mapping):
+        from bnnlib.deploy import whitened
+
+        whitening, scale = whitened.pack(whitening), {"scale": whitening.scale}
+    if scale is None:
+        raise ValueError("the tensors of a whitening go with the description of their file: give about=")
+    described["images"] = {**said, "whitening": scale}
+    return dict(whitening)
+
+
+def _of_network(document: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """``tensors`` without those of the whitening that the document tells of."""
+    said = document.get("images")
+    if not isinstance(said, Mapping) or said.get("whitening") is None:
+        return tensors
+    return {name: array for name, array in tensors.items() if name not in WHITENING}
 
 
 def info(path: Path) -> dict[str, Any]:
@@ -130,6 +166,7 @@ def load(path: Path):
     """What is in ``path``: the trained model (an ``nn.Module`` in evaluation mode), or the packed network
     (:class:`bnnlib.deploy.PackedNetwork`). Raises :class:`DeployError` for a file that is damaged or does not fit."""
     document, tensors = container.read(path)
+    tensors = _of_network(document, tensors)
     if "graph" in document:
         from bnnlib.deploy.network import PackedNetwork
 
@@ -145,11 +182,13 @@ def read_graph(path: Path) -> tuple[Graph, dict[str, Any]]:
     document, tensors = container.read(path)
     if "graph" not in document:
         raise DeployError(f"{path} holds a trained model, not a packed network: convert it first (deploy.convert)")
-    graph = _graph(path, document, tensors)
+    graph = _graph(path, document, _of_network(document, tensors))
     return graph, {key: value for key, value in document.items() if key != "graph"}
 
 
-def _write_graph(graph: Graph, path: Path, described: dict[str, Any], notes: Sequence[Mapping[str, Any]]) -> Path:
+def _write_graph(
+    graph: Graph, path: Path, described: dict[str, Any], notes: Sequence[Mapping[str, Any]], before: Mapping[str, np.ndarray]
+) -> Path:
     outside = [str(op.attributes.get("module", op.name)) for op in graph.ops if op.kind == "torch"]
     if outside:
         said = {note["layer"]: ", ".join(filter(None, (note.get("how"), note.get("line")))) for note in notes}
@@ -162,7 +201,7 @@ def _write_graph(graph: Graph, path: Path, described: dict[str, Any], notes: Seq
     kinds = {op.attributes["weights"] for op in graph.ops if op.kind == "real_conv"}
     described["real"] = ", ".join(sorted(kinds)) or "none"
     described.pop("model", None)
-    return container.write(path, {**described, "graph": graph.to_json()}, graph.tensors)
+    return container.write(path, {**described, "graph": graph.to_json()}, {**graph.tensors, **before})
 
 
 def _bound(document: Any) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,6 +18,7 @@ from bnnlib.data import cifar10, evaluate, mnist
 from bnnlib.data.folders import EXTENSIONS, open_image
 from bnnlib.data.lazy import LazySplit
 from bnnlib.data.transforms import STATISTICS
+from bnnlib.deploy import container, whitened
 from bnnlib.deploy.container import DeployError
 
 if TYPE_CHECKING:
@@ -33,7 +35,8 @@ _KNOWN = {"mnist": ((1, 28, 28), mnist.CLASSES), "cifar10": ((3, 32, 32), cifar1
 class Images:
     """What a network sees: ``shape`` (C, H, W) of an image, ``mean`` and ``std`` by channel on the 0..1 scale, what its
     recipe calls ``input``, the ``view`` that cuts images of any size (or None), the names of the ``classes``, and the
-    ``dataset`` it was trained on."""
+    ``dataset`` it was trained on. ``whitening``: where the file holds it, the tensors of :mod:`bnnlib.deploy.whitened` and
+    the ``scale`` of the contrast normalisation."""
 
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
@@ -42,12 +45,16 @@ class Images:
     view: str | None
     input: str
     dataset: str
+    whitening: Mapping[str, np.ndarray] | None = field(default=None, repr=False, compare=False)
+    scale: float = 0.0
 
     def transform(self) -> Callable[[Tensor], Tensor]:
-        """uint8 images ``(N, C, H, W)`` -> what the network is fed with. Whitening is fitted on the training images,
-        which must be here: raises :class:`DeployError` where they are not."""
+        """uint8 images ``(N, C, H, W)`` -> what the network is fed with. Whitening that the file does not hold is fitted on
+        the training images, which must be here: raises :class:`DeployError` where they are not."""
         if self.input != "gcn-zca":
             return evaluate.input_transform(self.input, self)
+        if self.whitening is not None:
+            return whitened.unpack(self.whitening, self.shape, self.scale)
         try:
             return evaluate.input_transform(self.input, data.load(self.dataset, download=False))
         except data.DataNotFound as error:
@@ -89,9 +96,10 @@ def expected(path: Path, about: Mapping[str, Any]) -> Images:
                 "deploy.save(..., dataset=...), which describes them"
             ) from None
     try:
+        white = said.get("whitening")
         found = Images(
             tuple(said["shape"]), tuple(said["classes"]), tuple(said["mean"]), tuple(said["std"]),
-            said["view"], about.get("input"), str(name),
+            said["view"], about.get("input"), str(name), scale=0.0 if white is None else white["scale"],
         )  # fmt: skip
         good = (
             len(found.shape) == 3
@@ -103,6 +111,9 @@ def expected(path: Path, about: Mapping[str, Any]) -> Images:
             and min(found.std) > 1e-6
             and found.view in (None, "s4", "s5")
             and found.input in INPUTS
+            and (white is None or (set(white) == {"scale"} and found.input == "gcn-zca"))
+            and type(found.scale) in (float, int)
+            and 0 <= found.scale < 1e6
         )
     except (KeyError, TypeError, ValueError):
         good = False
@@ -111,7 +122,11 @@ def expected(path: Path, about: Mapping[str, Any]) -> Images:
     takes = _taken(about)
     if takes and takes not in ([*found.shape[1:], found.shape[0]], [1, 1, math.prod(found.shape)]):
         raise DeployError(f"{path} says that its network takes images of {found.shape}, and it takes {takes!s:.100}")
-    return found
+    if white is None:
+        return found
+    tensors = container.read(path)[1]
+    whitened.check(path, tensors, found.shape)
+    return replace(found, whitening={key: tensors[key] for key in whitened.NAMES})
 
 
 def _taken(about: Mapping[str, Any]) -> Any:

@@ -94,17 +94,36 @@ def _module_kind(module: nn.Module, before: tuple[int, ...]) -> str:
         if len(before) != (4 if exact is layers.BinaryConv2d else 3):
             return "torch"
         real_padding = not module.binary_input and module.padding_value and module.padding != (0, 0)
-        return "torch" if module.input_scale or real_padding else "binary"
+        return "torch" if module.input_scale or real_padding or own_quantizer(module) else "binary"
     if exact is layers.BinaryLinear:
-        return "torch" if module.input_scale or len(before) != 2 else "binary"
+        return "torch" if module.input_scale or len(before) != 2 or own_quantizer(module) else "binary"
     return "torch"
+
+
+def own_quantizer(layer: layers.BinaryLayer) -> str | None:
+    """Which of a layer's quantizers no bits stand for, in words; None where bits stand for both."""
+    inputs, weights = layer.input_quantizer, layer.weight_quantizer
+    if inputs is not None and not layers.takes_signs(inputs):
+        return f"its input quantizer {type(inputs).__name__} is not the sign of its input (to be packed, derive it from bnnlib.layers.Sign)"
+    if not isinstance(weights, layers.Quantizer):
+        return f"its weight quantizer {type(weights).__name__} does not give +-1 (to be packed, derive it from bnnlib.layers.Quantizer)"
+    return None
+
+
+def by_rows(module: nn.Module) -> bool:
+    """Whether a linear layer works on each row of a larger tensor as a convolution does."""
+    if type(module) is layers.BinaryLinear:
+        return not module.input_scale and own_quantizer(module) is None
+    return type(module) is nn.Linear
 
 
 def why_not(node: torch.fx.Node, model: nn.Module) -> str:
     """Why a node is left to PyTorch, for the report."""
     module = module_of(node, model)
-    if isinstance(module, (layers.BinaryConv2d, layers.BinaryLinear)) and module.input_scale:
+    if isinstance(module, layers.BinaryLayer) and module.input_scale:
         return "its input scale needs the real-valued input"
+    if isinstance(module, layers.BinaryLayer) and (own := own_quantizer(module)):
+        return own
     what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
     if module is not None and not type(module).__module__.startswith(("torch.nn", "bnnlib")):
         return "it stays whole"

@@ -1,5 +1,6 @@
-"""A graph made ready for the native executor (``kernels/executor/executor.h``): tables of integers, and an offset in memory
-for every slot. NumPy alone.
+"""A graph made ready for the native executor (``kernels/executor/executor.h``): records with named fields, as
+``kernels/executor/records.h`` has them, and an offset in memory for every slot. NumPy alone. The order of the fields and the
+numbers behind the names are the compiled module's.
 
 Slots whose lives do not meet share memory. The last operations that see one pixel only (a classifier's linear layers)
 are a phase of their own, run on many images at once, because their weights outweigh their activations; the operations
@@ -13,24 +14,35 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bnnlib.deploy.graph import Graph
-from bnnlib.deploy.operations import FUNCTIONS, PAIRS, REDUCTIONS, Op, joined_shape, output_shape, places
+from bnnlib.deploy.graph import Graph, Slot
+from bnnlib.deploy.operations import Op, joined_shape, output_shape, places
 
-SOURCES = ("map", "real_conv", "binary_conv", "max_pool", "avg_pool", "bit_pool", "bit_pad", "move", "join", "reduce", "resample")
-STAGES = ("scale", "bias", "affine", "affine_fused", "relu", "clamp", "prelu", "step", "residual", "max_pool", "avg_pool", "store", "sign", "divide", *FUNCTIONS, *PAIRS)  # fmt: skip
 TENSOR = ("move", "join", "reduce", "resample")
-WEIGHTS = ("float32", "bfloat16", "int8", "bits")
-MICRO, CHUNK, OUTSIDE = range(3)
 _ALIGN = 64
+
+
+Record = dict[str, int | str]
+
+
+def _table(dtype: np.dtype, records: list[Record], **enumerations) -> np.ndarray:
+    made = np.zeros(len(records), dtype)
+    if records and set(records[0]) != set(dtype.names):
+        raise KeyError(f"the kernels' fields and ours differ: {sorted(set(records[0]) ^ set(dtype.names))}")
+    for name in dtype.names if records else ():
+        values = [record[name] for record in records]
+        if name in enumerations:
+            values = [int(enumerations[name].__members__[value]) for value in values]
+        made[name] = values
+    return made
 
 
 @dataclass
 class Program:
     """What ``bnn_kernels.Executor`` takes; ``outside``: the slots that the caller's arrays stand for, inputs first."""
 
-    slots: np.ndarray
-    ops: np.ndarray
-    stages: np.ndarray
+    slots: list[Record]
+    ops: list[Record]
+    stages: list[Record]
     constants: list[np.ndarray]
     micro_bytes: int
     chunk_bytes: int
@@ -39,19 +51,27 @@ class Program:
     repeated: set[int] = field(default_factory=set)
     """The constants that several operations or stages name."""
 
-    def executor(self, module, variant: str, take: bool = False):
+    def tables(self, module) -> dict[str, np.ndarray]:
+        """``slots``, ``ops`` and ``stages`` as the structured arrays that the compiled ``module`` takes. Raises ``KeyError`` for
+        a field or a name that one side alone knows."""
+        return {
+            "slots": _table(module.Slot, self.slots, kind=module.SlotKind, area=module.Area),
+            "ops": _table(module.Op, self.ops, kind=module.Operation, stored=module.Stored, reduction=module.Reduction),
+            "stages": _table(module.Stage, self.stages, kind=module.StageKind),
+        }
+
+    def executor(self, module, variant: str, take: bool = False, tables: dict[str, np.ndarray] | None = None):
         """The loaded network of the compiled ``module``. ``take``: it may rearrange large weights where they lie instead of
-        copying them, and they are of no use to others afterwards. Raises ``ValueError``."""
+        copying them, and they are of no use to others afterwards. ``tables``: in place of :meth:`tables`. Raises
+        ``ValueError``."""
         return module.Executor(
             variant,
-            self.slots,
-            self.ops,
-            self.stages,
-            self.constants,
-            self.micro_bytes,
-            self.chunk_bytes,
-            [self.numbers[name] for name in self.outside],
-            self._takeable() if take else set(),
+            **(self.tables(module) if tables is None else tables),
+            constants=self.constants,
+            micro_bytes=self.micro_bytes,
+            chunk_bytes=self.chunk_bytes,
+            outside=[self.numbers[name] for name in self.outside],
+            ours=self._takeable() if take else set(),
         )
 
     def _takeable(self) -> set[int]:
@@ -75,7 +95,7 @@ def assemble(graph: Graph) -> Program:
     phases = _phases(graph)
     outside = [*graph.inputs, *(name for name in graph.outputs if name not in graph.inputs)]
     where, micro_bytes, chunk_bytes = _allocate(graph, phases, outside)
-    slots = np.array([[graph.slots[n].kind == "bits", *graph.slots[n].shape, *where[n]] for n in names], np.int64)
+    slots = [_slot(graph.slots[name], *where[name]) for name in names]
 
     constants: list[np.ndarray] = []
     places: dict[str, int] = {}
@@ -93,19 +113,20 @@ def assemble(graph: Graph) -> Program:
             places[value] = len(constants) - 1
         return len(constants) - 1
 
-    ops, stages, endless = [], [], {}
+    ops: list[Record] = []
+    stages: list[Record] = []
+    endless: dict[str, bool] = {}
     for op, phase in zip(graph.ops, phases, strict=True):
-        row = _op_row(graph, op, phase, numbers, constant)
-        row[23], row[24] = len(stages), 0
-        if row[16] < 0:
-            for stage in op.stages:
-                stages.append(_stage_row(stage, graph, numbers, constant, endless))
-            row[24] = len(op.stages)
-        ops.append(row)
+        record = _op(graph, op, phase, numbers, constant)
+        record["first_stage"] = len(stages)
+        if record["output"] == -1:
+            stages += [_stage(stage, graph, numbers, constant, endless) for stage in op.stages]
+        record["stages"] = len(stages) - record["first_stage"]
+        ops.append(record)
     return Program(
-        slots.reshape(-1, 6),
-        np.array(ops, np.int64).reshape(-1, 27),
-        np.array(stages, np.int64).reshape(-1, 7),
+        slots,
+        ops,
+        stages,
         constants,
         micro_bytes,
         chunk_bytes,
@@ -164,7 +185,7 @@ def _phases(graph: Graph) -> list[int]:
 
 def _allocate(
     graph: Graph, phases: list[int], outside: list[str]
-) -> tuple[dict[str, tuple[int, int]], int, int]:
+) -> tuple[dict[str, tuple[str, int]], int, int]:
     """(area, offset) of every slot, and the bytes of one image in both areas."""
     first = {name: i for i, op in enumerate(graph.ops) for name in op.writes()}
     last = dict(first)
@@ -174,12 +195,12 @@ def _allocate(
     crosses = {
         name: name in first and (phases[first[name]] or phases[last[name]]) for name in graph.slots
     }
-    places = {name: (OUTSIDE, i) for i, name in enumerate(outside)}
+    places = {name: ("outside", i) for i, name in enumerate(outside)}
     sizes = []
-    for area in (MICRO, CHUNK):
-        mine = [n for n in first if n not in places and crosses[n] == (area == CHUNK)]
+    for area in ("micro", "chunk"):
+        mine = [n for n in first if n not in places and crosses[n] == (area == "chunk")]
         # what crosses from one phase to the other lives through all of the first
-        begin = {n: -1 if area == CHUNK and not phases[first[n]] else first[n] for n in mine}
+        begin = {n: -1 if area == "chunk" and not phases[first[n]] else first[n] for n in mine}
         size, placed = 0, []
         for name in sorted(mine, key=lambda n: (-graph.slots[n].bytes, first[n])):
             need = -(-graph.slots[name].bytes // _ALIGN) * _ALIGN
@@ -196,43 +217,66 @@ def _allocate(
     return places, sizes[0], sizes[1]
 
 
-def _op_row(graph: Graph, op: Op, phase: int, numbers: dict[str, int], constant) -> list[int]:
-    a, slot = op.attributes, graph.slots[op.inputs[0]]
+def _slot(slot: Slot, area: str, offset: int) -> Record:
+    h, w, c = slot.shape
+    return {"kind": slot.kind, "h": h, "w": w, "c": c, "area": area, "offset": offset}
+
+
+_SIZES = (("kernel", 1), ("stride", 1), ("padding", 0), ("dilation", 1))
+
+
+def _op(graph: Graph, op: Op, phase: int, numbers: dict[str, int], constant) -> Record:
+    """The operation, but for its stages."""
+    a, shape = op.attributes, graph.slots[op.inputs[0]].shape
     if op.kind == "join":
         h, w, c = joined_shape(op, [graph.slots[name].shape for name in op.inputs])
     else:
-        h, w, c = output_shape(op, slot.shape, graph.tensors)
-    pair = lambda name, default: a.get(name, (default, default))  # noqa: E731
-    row = [SOURCES.index(op.kind), numbers[op.inputs[0]], h, w, c, *pair("kernel", 1), *pair("stride", 1)]
-    row += [*pair("padding", 0), *pair("dilation", 1), a.get("groups", 1)]
-    repeat = {"map": a.get("repeat", 1), "bit_pad": a.get("value", 1), "avg_pool": int(a.get("count_padding", False))}
+        h, w, c = output_shape(op, shape, graph.tensors)
+    record: Record = {"kind": op.kind, "input": numbers[op.inputs[0]], "h": h, "w": w, "c": c, "phase": phase}
+    for name, default in _SIZES:
+        record[f"{name}_h"], record[f"{name}_w"] = a.get(name, (default, default))
     stage = op.stages[0]
-    own = stage["op"] in ("threshold", "bits")
-    row += [repeat.get(op.kind, 1), phase, numbers[stage["slot"]] if own else -1]
-    if op.kind in TENSOR:
-        _tensor_row(graph, op, row, numbers, constant)
-    row += [] if op.kind in TENSOR else [constant(op.constants.get("weight")), WEIGHTS.index(a["weights"]) if op.kind == "real_conv" else 0]
-    row += [] if op.kind in TENSOR else [constant(op.constants.get("scale"))]
-    row += [constant(stage.get("threshold") if own else None)]
-    row += [constant(stage["flip"] if own else None), stage.get("pool", 1) if own else 1, 0, 0, 0, 0]
-    return row
+    own = stage if stage["op"] in ("threshold", "bits") else {}
+    record |= {
+        "groups": a.get("groups", 1),
+        "stored": a.get("weights", "float32"),
+        "repeat": a.get("repeat", 1),
+        "border": a.get("value", 1) if op.kind == "bit_pad" else 1,
+        "count_padding": int(a.get("count_padding", False)),
+        "axis": a.get("axis", 0),
+        "reduction": a.get("function", "sum"),
+        **_constants(graph, op, numbers, constant),
+        "output": numbers[own["slot"]] if own else -1,
+        "threshold": constant(own.get("threshold")),
+        "flip": constant(own.get("flip")),
+        "pool": own.get("pool", 1),
+    }
+    return record
 
 
-def _tensor_row(graph: Graph, op: Op, row: list[int], numbers: dict[str, int], constant) -> None:
-    """Fields 14 and 17 to 19 of the operations that move, join, sum and resample: axis or function, table, and values."""
-    a, table, values = op.attributes, None, None
+def _constants(graph: Graph, op: Op, numbers: dict[str, int], constant) -> Record:
+    """An operation's constants: weights, or the table and the values of those that move, join and resample."""
+    weight = scale = table = values = None
+    taps = 0
     if op.kind == "move":
-        table, values = places(op, graph.tensors), np.array([a["value"]], np.float32)
+        table, values = places(op, graph.tensors), np.array([op.attributes["value"]], np.float32)
     elif op.kind == "join":
-        row[14], table = a["axis"], np.array([numbers[name] for name in op.inputs], np.int32)
-    elif op.kind == "reduce":
-        row[14] = REDUCTIONS.index(a["function"])
+        table = np.array([numbers[name] for name in op.inputs], np.int32)
+    elif op.kind == "resample":
+        table, values = op.constants["start"], op.constants["weight"]
+        taps = graph.tensors[values].shape[1]
     else:
-        row[14], row[5], table, values = a["axis"], graph.tensors[op.constants["weight"]].shape[1], op.constants["start"], op.constants["weight"]
-    row += [constant(table), 0, constant(values)]
+        weight, scale = op.constants.get("weight"), op.constants.get("scale")
+    return {
+        "weight": constant(weight),
+        "scale": constant(scale),
+        "table": constant(table),
+        "values": constant(values),
+        "taps": taps,
+    }
 
 
-def _stage_row(stage: dict, graph: Graph, numbers: dict[str, int], constant, endless: dict[str, bool]) -> list[int]:
+def _stage(stage: dict, graph: Graph, numbers: dict[str, int], constant, endless: dict[str, bool]) -> Record:
     """``endless``: of the constants seen so far, which are infinite alone."""
     kind = stage["op"]
     a = stage.get("by") or stage.get("scale") or stage.get("slope") or stage.get("low")
@@ -247,9 +291,16 @@ def _stage_row(stage: dict, graph: Graph, numbers: dict[str, int], constant, end
         if b not in endless:
             endless[b] = bool(np.isposinf(graph.tensors[b]).all())
         b = None if endless[b] else b
-    spatial = [isinstance(v, str) and graph.tensors[v].ndim == 3 for v in (a, b)]
-    slot = numbers[stage["slot"]] if "slot" in stage else -1
-    return [STAGES.index(kind), slot, constant(a), constant(b), stage.get("size", 1), *spatial]
+    spatial = [int(isinstance(v, str) and graph.tensors[v].ndim == 3) for v in (a, b)]
+    return {
+        "kind": kind,
+        "slot": numbers[stage["slot"]] if "slot" in stage else -1,
+        "first": constant(a),
+        "second": constant(b),
+        "size": stage.get("size", 1),
+        "spatial_first": spatial[0],
+        "spatial_second": spatial[1],
+    }
 
 
 def arena_bytes(graph: Graph) -> tuple[int, int]:

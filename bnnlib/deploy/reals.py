@@ -85,7 +85,7 @@ class Reals(Builder):
     def _binary(self, node: torch.fx.Node) -> Point:
         module = self.module(node)
         source, name = self.source(node), self.label(node)
-        if not getattr(module, "binary_input", True):
+        if not module.binary_input:
             geometry = self.geometry(node, source)
             op = Op("real_conv", [self.store(source)], {**geometry, "weights": "bits"}, {"weight": self.weight(node)}, name=name)
             self.note_packed(node, "binary weights on a real-valued input, multiplied in float32")
@@ -93,7 +93,7 @@ class Reals(Builder):
             op = self.binary_conv(node)
             self.note_packed(node, "integers to real values")
         p = Point(self.draft(op), None)
-        scale = module.output_scale()
+        scale = module.scaling_factors()
         if scale is not None:
             h, w, c = self.shape(node)
             scale = scale.detach()

@@ -39,7 +39,7 @@ def pack(model: nn.Module, real: str) -> tuple[dict[str, Any], dict[str, np.ndar
     tensors: dict[str, Tensor] = {}
     binary = layers.binary_layers(model)
     for name, layer in binary.items():
-        weight = layer.binary_weight()
+        weight = _signs(name, layer)
         packed[name] = {"shape": list(weight.shape), "scale": layer.scale_kind}
         tensors[f"{name}.weight.bits"] = pack_bits(weight.flatten(1))
         if layer.scale_kind == "mean":
@@ -53,6 +53,17 @@ def pack(model: nn.Module, real: str) -> tuple[dict[str, Any], dict[str, np.ndar
         elif name not in latent and not name.endswith(_COUNTER):
             tensors[name] = tensor
     return {"packed": packed}, {name: _array(tensor) for name, tensor in tensors.items()}
+
+
+def _signs(name: str, layer: layers.BinaryLayer) -> Tensor:
+    """The layer's weight as +-1. Raises ``ValueError`` where a file has no place for what the layer multiplies by."""
+    weight, alpha = layer.split_weight()
+    what = f"layer {name}: its weight quantizer {type(layer.weight_quantizer).__name__}"
+    if not weight.is_meta and not bool((weight.abs() == 1).all()):
+        raise ValueError(f"{what} gives values other than +-1, and a file of a trained model holds a bit to a weight")
+    if alpha is not None and layer.scale_kind != "mean":
+        raise ValueError(f"{what} has a scale, and so has its output: a file of a trained model holds one of them; save it converted (deploy.convert)")
+    return weight
 
 
 def unpack(path: Path, about: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> nn.Module:
@@ -162,17 +173,12 @@ def _fit(path: Path, plan: nn.Module, about: Mapping[str, Any], tensors: Mapping
             )
 
 
-def _freeze_(layer: layers._Binary) -> None:
+def _freeze_(layer: layers.BinaryLayer) -> None:
     """Turn a binary layer into one whose weight is +-1 already and whose scale is a stored number."""
-    layer.transform, layer.latent = "none", "free"
     if layer.scale_kind == "mean":
-        layer.scale_kind = "learned"
-        shape = (
-            (layer.weight.shape[0], 1, 1)
-            if isinstance(layer, layers.BinaryConv2d)
-            else (layer.weight.shape[0],)
-        )
-        layer.scale = nn.Parameter(torch.empty(shape))
+        layer.set_output_scale(layers.LearnedScale(layer.weight.shape[0], layer.scale_dims))
+    layer.transform = layer.constraint = None
+    layer.weight_quantizer = layers.ClippedSTE()
 
 
 def _shrunk(name: str, tensor: Tensor, real: str) -> dict[str, Tensor]:

@@ -169,7 +169,7 @@ def markdown_table(folder: Path = records.FOLDER, names: list[str] | None = None
         if r.published.doubt:
             notes.append(f"? `{r.name}`: {r.published.doubt}.")
         marks = ("*" if r.published.epoch == "best-on-test" else "") + ("?" if r.published.doubt else "")
-        published = "–" if r.published.top1 is None else f"{r.published.top1:.2f}{marks}"
+        published = "–" if r.published.top1 is None else f"{r.published.top1:g}{marks}"
         ours = (str(row.last), row.best_marked, str(row.last.n)) if row.last else ("–", "–", "0")
         lines.append(
             f"| `{r.name}` {_title(r)} | {r.source} | {r.dataset} | {published} | {' | '.join(ours)} | {row.verdict} |"
@@ -221,7 +221,7 @@ def headline_table(folder: Path = records.FOLDER, *, links: bool = False) -> str
         name = _title(r)
         if links:
             name = f"[{name}]({recipes.file_of(r.name).relative_to(ROOT).as_posix()})"
-        cells = [f"{r.source}, {r.dataset}: {name}", f"{r.published.top1:.2f}{star}", f"{row.compared}{star}"]
+        cells = [f"{r.source}, {r.dataset}: {name}", f"{r.published.top1:g}{star}", f"{row.compared}{star}"]
         lines.append(f"| {' | '.join(cells)} | {row.last.n} | {row.verdict} |")
     return (
         "\n".join(lines)
@@ -240,13 +240,13 @@ def grouped_tables(folder: Path = records.FOLDER) -> str:
         r, p = row.recipe, row.recipe.published
         if row.last is None:
             if p.top1 is not None:
-                pending.append(f"- {r.source}: {_title(r)}, {p.top1:.2f} %. {row.needs or command(r)}")
+                pending.append(f"- {r.source}: {_title(r)}, {p.top1:g} %. {row.needs or command(r)}")
                 notes += [f"- {_title(r)}: {p.doubt}."] if p.doubt else []
             continue
         cells = [f"{_title(r)}<br>`{r.name}`"]
         where = group(row)
         if where == "headlines":
-            cells.append(f"{p.top1:.2f}{'*' if p.epoch == 'best-on-test' else ''}")
+            cells.append(f"{p.top1:g}{'*' if p.epoch == 'best-on-test' else ''}")
         cells += [str(row.last), row.best_marked, str(row.last.n)]
         cells += [row.verdict] if where == "headlines" else []
         cells.append(f"{r.source}, {r.dataset}")
@@ -307,7 +307,7 @@ def setting(record: Record) -> str:
     return f"{part} with PyTorch {record.versions.get('torch', 'unknown')}"
 
 
-def reaches(record: Record, top1: float) -> int | None:
+def first_epoch_reaching(record: Record, top1: float) -> int | None:
     """The first epoch after which test top-1 is at least ``top1`` %; None where none is."""
     return next((e.epoch for e in record.curve if e.test_top1 >= top1), None)
 

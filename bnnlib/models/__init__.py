@@ -1,24 +1,41 @@
 """The networks of the book, built by name: ``build("lenet5")``.
 
-A builder is a function registered with :func:`register`; its keyword arguments are what a recipe may set
-under ``model:``.
+A builder is a function or a class of modules, registered with :func:`register`; its keyword arguments are what a recipe
+may set under ``model:``. A net and its full-precision twin have one builder, with an option ``binary``.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from torch import nn
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {}
 
 
-def register(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
-    """Register a builder under ``name``."""
+Builder = Callable[..., nn.Module]
 
-    def add(builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-        BUILDERS[name] = builder
+
+def register(name: str, *, without: Collection[str] = (), **fixed) -> Callable[[Builder], Builder]:
+    """Register a builder under ``name``. ``fixed``: options that have this value under the name; it takes neither them nor
+    those of ``without``: ``register("nin-real", binary=False, without=["layer"])``."""
+
+    def add(builder: Builder) -> Builder:
+        hidden = {*fixed, *without}
+        if not hidden:
+            BUILDERS[name] = builder
+            return builder
+
+        @functools.wraps(builder, updated=())
+        def build_fixed(**options) -> nn.Module:
+            return builder(**options, **fixed)
+
+        told = inspect.signature(builder)
+        kept = [parameter for parameter in told.parameters.values() if parameter.name not in hidden]
+        build_fixed.__signature__ = told.replace(parameters=kept)
+        BUILDERS[name] = build_fixed
         return builder
 
     return add

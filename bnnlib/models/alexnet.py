@@ -27,23 +27,31 @@ from bnnlib.models.lenet import S4_LAYER
 SMALL_IMAGE = 128  # below it the stem halves the image instead of quartering it
 
 
+@register("alexnet-real", binary=False, without=["layer"])
+@register("alexnet")
 class AlexNet(nn.Module):
-    """``(N, in_channels, image, image) -> (N, classes)`` logits. See :func:`alexnet` for the options."""
+    """``(N, in_channels, image, image) -> (N, classes)`` logits.
+
+    ``image``: pixels of a side. ``act``, ``gamma_min``, ``first_affine``, ``binary``: as in
+    :class:`bnnlib.models.lenet.LeNet5`. ``layer``: options of the binary layers, S4's where not given (gain
+    1e9). ``width``: channels of the first conv, to which all others are in proportion.
+    """
 
     def __init__(
         self,
-        binary: bool,
-        in_channels: int,
-        classes: int,
-        image: int,
-        act: str,
-        gamma_min: float | None,
-        first_affine: bool,
-        dropout: float,
-        layer: dict[str, Any],
+        in_channels: int = 3,
+        classes: int = 1000,
+        image: int = 227,
+        act: str = "relu",
+        gamma_min: float | None = 0.01,
+        first_affine: bool = True,
+        dropout: float = 0.5,
+        binary: bool = True,
+        layer: dict[str, Any] | None = None,
         width: int = 96,
     ) -> None:
         super().__init__()
+        layer = {**S4_LAYER, "gain": 1e9, **(layer or {})}
         stride, padding = (2, 5) if image < SMALL_IMAGE else (4, 0)
         side = (image + 2 * padding - 11) // stride + 1
         for _ in range(3):
@@ -68,7 +76,9 @@ class AlexNet(nn.Module):
         )
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            Block(middle * side * side, linear, **common),  # so its batch norm has a gamma for each of the inputs
+            Block(
+                middle * side * side, linear, **common
+            ),  # so its batch norm has a gamma for each of the inputs
             Block(linear, linear, dropout=dropout, **common),
             nn.BatchNorm1d(linear, eps=1e-3, momentum=0.1),
             Dropout(dropout),
@@ -77,46 +87,3 @@ class AlexNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classifier(self.features(x))
-
-
-@register("alexnet")
-def alexnet(
-    in_channels: int = 3,
-    classes: int = 1000,
-    image: int = 227,
-    act: str = "relu",
-    gamma_min: float | None = 0.01,
-    first_affine: bool = True,
-    dropout: float = 0.5,
-    layer: dict[str, Any] | None = None,
-    width: int = 96,
-) -> AlexNet:
-    """S4's binary AlexNet for images of ``image`` pixels a side. ``layer``: options of the binary layers,
-    S4's where not given (gain 1e9). ``width``: channels of the first conv, to which all others are in proportion."""
-    return AlexNet(
-        True,
-        in_channels,
-        classes,
-        image,
-        act,
-        gamma_min,
-        first_affine,
-        dropout,
-        {**S4_LAYER, "gain": 1e9, **(layer or {})},
-        width,
-    )
-
-
-@register("alexnet-real")
-def alexnet_real(
-    in_channels: int = 3,
-    classes: int = 1000,
-    image: int = 227,
-    act: str = "relu",
-    gamma_min: float | None = 0.01,
-    first_affine: bool = True,
-    dropout: float = 0.5,
-    width: int = 96,
-) -> AlexNet:
-    """The real-valued twin: the same layers in the same order without the signs."""
-    return AlexNet(False, in_channels, classes, image, act, gamma_min, first_affine, dropout, {}, width)

@@ -17,22 +17,32 @@ from bnnlib.models.blocks import Block, activation
 S4_LAYER = {"scale": "mean", "gradient": "s4", "latent": "center-clip", "ste": "clipped"}
 
 
+@register("lenet5-real", binary=False, without=["layer"])
+@register("lenet5")
 class LeNet5(nn.Module):
-    """``(N, in_channels, 28, 28) -> (N, classes)`` logits. See :func:`lenet5` for the options."""
+    """``(N, in_channels, 28, 28) -> (N, classes)`` logits.
+
+    ``act``: activation; ``gamma_min``: floor of the batch norms' gamma; ``first_affine``: whether the first
+    batch norm learns an affine map; ``pool_first``: whether each pooling comes right after its convolution,
+    which leaves a quarter of the values to what follows; ``norm``: whether there are batch norms;
+    ``binary=False``: the same layers in the same order without the signs; ``layer``: options of the binary
+    layers, S4's where not given (see :class:`bnnlib.layers.Options`).
+    """
 
     def __init__(
         self,
-        binary: bool,
-        in_channels: int,
-        classes: int,
-        act: str,
-        gamma_min: float | None,
-        first_affine: bool,
-        pool_first: bool,
-        layer: dict[str, Any],
+        in_channels: int = 1,
+        classes: int = 10,
+        act: str = "relu",
+        gamma_min: float | None = 0.01,
+        first_affine: bool = False,
+        pool_first: bool = False,
         norm: bool = True,
+        binary: bool = True,
+        layer: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        layer = {**S4_LAYER, **(layer or {})}
         self.pool_first = pool_first
         common = {"binary": binary, "act": act, "gamma_min": gamma_min, "norm": norm, "layer": layer}
         self.conv1 = nn.Conv2d(in_channels, 20, 5)
@@ -52,36 +62,3 @@ class LeNet5(nn.Module):
             x = self.pool(self.act1(self.bn1(x)))  # (N, 20, 12, 12)
             x = self.pool(self.conv2(x))  # (N, 50, 4, 4)
         return self.fc2(self.fc1(x))
-
-
-@register("lenet5")
-def lenet5(
-    in_channels: int = 1,
-    classes: int = 10,
-    act: str = "relu",
-    gamma_min: float | None = 0.01,
-    first_affine: bool = False,
-    pool_first: bool = False,
-    norm: bool = True,
-    layer: dict[str, Any] | None = None,
-) -> LeNet5:
-    """S4's binary LeNet-5. ``act``: activation; ``gamma_min``: floor of the batch norms' gamma;
-    ``first_affine``: whether the first batch norm learns an affine map; ``pool_first``: whether each pooling
-    comes right after its convolution, which leaves a quarter of the values to what follows; ``norm``: whether
-    there are batch norms; ``layer``:
-    options of the binary layers, S4's where not given (see :class:`bnnlib.layers.BinaryConv2d`)."""
-    options = {**S4_LAYER, **(layer or {})}
-    return LeNet5(True, in_channels, classes, act, gamma_min, first_affine, pool_first, options, norm)
-
-
-@register("lenet5-real")
-def lenet5_real(
-    in_channels: int = 1,
-    classes: int = 10,
-    act: str = "relu",
-    gamma_min: float | None = 0.01,
-    first_affine: bool = False,
-    pool_first: bool = False,
-) -> LeNet5:
-    """The real-valued twin: the same layers in the same order without the signs."""
-    return LeNet5(False, in_channels, classes, act, gamma_min, first_affine, pool_first, {})

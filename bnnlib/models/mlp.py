@@ -19,15 +19,25 @@ from bnnlib.layers import BinaryLinear
 from bnnlib.models import register
 
 
+@register("mlp-real", binary=False, without=["sign_of_zero"])
+@register("mlp")
 class MLP(nn.Module):
-    """``(N, C, H, W) -> (N, classes)`` logits, with ``C * H * W == features``."""
+    """``(N, C, H, W) -> (N, classes)`` logits, with ``C * H * W == features``.
 
-    def __init__(self, binary: bool, features: int, classes: int, sign_of_zero: int = -1) -> None:
+    ``sign_of_zero``: of the binary layer's input, -1 as S3 has it; 1 makes it constant. ``binary=False``:
+    that layer real-valued.
+    """
+
+    def __init__(
+        self, features: int = 784, classes: int = 10, sign_of_zero: int = -1, binary: bool = True
+    ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(features, 1024)
         self.fc2 = nn.Linear(1024, 768)
         self.fc3 = (
-            BinaryLinear(768, 512, scale="none", ste="identity", weight_ste="identity", sign_of_zero=sign_of_zero)
+            BinaryLinear(
+                768, 512, scale="none", ste="identity", weight_ste="identity", sign_of_zero=sign_of_zero
+            )
             if binary
             else nn.Linear(768, 512)
         )
@@ -39,29 +49,30 @@ class MLP(nn.Module):
         return self.fc4(self.relu(self.fc3(x)))
 
 
-@register("mlp")
-def mlp(features: int = 784, classes: int = 10, sign_of_zero: int = -1) -> MLP:
-    """S3's MLP with the binary middle layer. ``sign_of_zero``: -1 as S3 has it; 1 makes the layer's input constant."""
-    return MLP(True, features, classes, sign_of_zero)
-
-
-@register("mlp-real")
-def mlp_real(features: int = 784, classes: int = 10) -> MLP:
-    """The real-valued twin of S3's MLP."""
-    return MLP(False, features, classes)
-
-
+@register("binary-mlp")
 class BinaryMLP(nn.Module):
-    """``(N, C, H, W) -> (N, classes)`` logits: real-valued linear, binary linears ``hidden -> hidden``, real-valued linear.
-    The signs of the binary layers are its only non-linearities. See :func:`binary_mlp`."""
+    """``(N, C, H, W) -> (N, classes)`` logits: real-valued linear, binary linears ``hidden -> hidden``,
+    real-valued linear. The signs of the ``depth`` binary layers are its only non-linearities.
+
+    ``norm``: whether a batch norm stands before each of them; without it the scale of the weights reaches the
+    next sign's estimator. ``layer``: options of the binary layers (see :class:`bnnlib.layers.Options`).
+    """
 
     def __init__(
-        self, features: int, classes: int, hidden: int, depth: int, norm: bool, layer: dict[str, Any]
+        self,
+        features: int = 784,
+        classes: int = 10,
+        hidden: int = 256,
+        depth: int = 2,
+        norm: bool = True,
+        layer: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if hidden < 1 or depth < 1:
+            raise ValueError(f"hidden is {hidden} and depth {depth}: both must be at least 1")
         self.first = nn.Linear(features, hidden)
         self.norms = nn.ModuleList(nn.BatchNorm1d(hidden) if norm else nn.Identity() for _ in range(depth))
-        self.middle = nn.ModuleList(BinaryLinear(hidden, hidden, **layer) for _ in range(depth))
+        self.middle = nn.ModuleList(BinaryLinear(hidden, hidden, **(layer or {})) for _ in range(depth))
         self.last = nn.Linear(hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,20 +80,3 @@ class BinaryMLP(nn.Module):
         for norm, layer in zip(self.norms, self.middle, strict=True):
             x = layer(norm(x))
         return self.last(x)
-
-
-@register("binary-mlp")
-def binary_mlp(
-    features: int = 784,
-    classes: int = 10,
-    hidden: int = 256,
-    depth: int = 2,
-    norm: bool = True,
-    layer: dict[str, Any] | None = None,
-) -> BinaryMLP:
-    """A small MLP with ``depth`` binary layers in its middle. ``norm``: whether a batch norm stands before each of them;
-    without it the scale of the weights reaches the next sign's estimator. ``layer``: options of the binary layers (see
-    :class:`bnnlib.layers.BinaryLinear`)."""
-    if hidden < 1 or depth < 1:
-        raise ValueError(f"hidden is {hidden} and depth {depth}: both must be at least 1")
-    return BinaryMLP(features, classes, hidden, depth, norm, layer or {})

@@ -17,22 +17,30 @@ from bnnlib.models.blocks import Block, activation
 from bnnlib.models.lenet import S4_LAYER
 
 
+@register("nin-real", binary=False, without=["layer"])
+@register("nin")
 class NIN(nn.Module):
-    """``(N, in_channels, 32, 32) -> (N, classes)`` logits. See :func:`nin` for the options."""
+    """``(N, in_channels, 32, 32) -> (N, classes)`` logits.
+
+    ``act``, ``gamma_min``, ``first_affine``, ``binary``: as in :class:`bnnlib.models.lenet.LeNet5`.
+    ``dropout`` follows the sign of the first conv behind each pool; ``layer``: options of the binary convs,
+    S4's where not given. ``width``: channels of the first conv, to which all others are in proportion.
+    """
 
     def __init__(
         self,
-        binary: bool,
-        in_channels: int,
-        classes: int,
-        act: str,
-        gamma_min: float | None,
-        first_affine: bool,
-        dropout: float,
-        layer: dict[str, Any],
+        in_channels: int = 3,
+        classes: int = 10,
+        act: str = "relu",
+        gamma_min: float | None = 0.01,
+        first_affine: bool = False,
+        dropout: float = 0.5,
+        binary: bool = True,
+        layer: dict[str, Any] | None = None,
         width: int = 192,
     ) -> None:
         super().__init__()
+        layer = {**S4_LAYER, **(layer or {})}
         common = {"binary": binary, "act": act, "gamma_min": gamma_min, "layer": layer}
         w, narrow, half = width, 160 * width // 192, 96 * width // 192
         self.features = nn.Sequential(
@@ -56,34 +64,3 @@ class NIN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x).flatten(1)
-
-
-@register("nin")
-def nin(
-    in_channels: int = 3,
-    classes: int = 10,
-    act: str = "relu",
-    gamma_min: float | None = 0.01,
-    first_affine: bool = False,
-    dropout: float = 0.5,
-    layer: dict[str, Any] | None = None,
-    width: int = 192,
-) -> NIN:
-    """S4's binary NIN. ``dropout`` follows the sign of the first conv behind each pool; ``layer``: options
-    of the binary convs. ``width``: channels of the first conv, to which all others are in proportion."""
-    options = {**S4_LAYER, **(layer or {})}
-    return NIN(True, in_channels, classes, act, gamma_min, first_affine, dropout, options, width)
-
-
-@register("nin-real")
-def nin_real(
-    in_channels: int = 3,
-    classes: int = 10,
-    act: str = "relu",
-    gamma_min: float | None = 0.01,
-    first_affine: bool = False,
-    dropout: float = 0.5,
-    width: int = 192,
-) -> NIN:
-    """The real-valued twin: the same layers in the same order without the signs."""
-    return NIN(False, in_channels, classes, act, gamma_min, first_affine, dropout, {}, width)

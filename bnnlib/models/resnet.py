@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bnnlib.layers import SPATIAL, BinaryConv2d
+from bnnlib.layers import SPATIAL, BinaryConv2d, binary_layers
 from bnnlib.models import register
 
 STAGES = (1, 1, 2, 2, 4, 4, 8, 8)  # width of each block, in widths of the first
@@ -111,22 +111,36 @@ def _conv(
     return BinaryConv2d(channels, out_channels, kernel, stride, kernel // 2, **options)
 
 
+@register("resnet18-real", binary=False, without=["downsample", "scale", "weights_below", "layer"])
+@register("resnet18")
 class ResNet18(nn.Module):
-    """``(N, in_channels, image, image) -> (N, classes)`` logits. See :func:`resnet18` for the options."""
+    """``(N, in_channels, image, image) -> (N, classes)`` logits.
+
+    ``image``: side of the images, to which the spatial scales are tied. ``width``: channels of the first
+    stage. ``stem``: ``imagenet`` (7x7/2 and max-pool: 16x16 features of 64 pixels) or ``small`` (3x3, stride
+    1, no pool). ``order``: see :data:`ORDERS`. ``downsample``: the shortcut's 1x1 conv where the width grows:
+    ``real``, ``binary-weight`` (on a real-valued input) or ``binary``. ``scale``: of every binary conv, see
+    :class:`bnnlib.layers.Options` (``mean``: XNOR-Net). ``weights_below``: binary weights start uniform
+    between 0 and this; None: PyTorch's default. ``binary=False``: the same layers in the same order without
+    signs and scales. ``layer``: further options of the binary convs.
+    """
 
     def __init__(
         self,
-        binary: bool,
-        in_channels: int,
-        classes: int,
-        image: int,
-        width: int,
-        stem: Stem,
-        order: Order,
-        downsample: Downsample,
-        layer: dict[str, Any],
+        in_channels: int = 3,
+        classes: int = 1000,
+        image: int = 224,
+        width: int = 64,
+        stem: Stem = "imagenet",
+        order: Order = "s5",
+        downsample: Downsample = "real",
+        scale: str = "xnorpp",
+        weights_below: float | None = 0.001,
+        binary: bool = True,
+        layer: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        layer = {**S5_LAYER, "scale": scale, **(layer or {})}
         for what, value, kind in (
             ("order", order, Order),
             ("downsample", downsample, Downsample),
@@ -165,60 +179,10 @@ class ResNet18(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()) if order == "xnor" else nn.Identity()
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+        if weights_below is not None:
+            with torch.no_grad():
+                for module in binary_layers(self).values():
+                    module.weight.uniform_(0, weights_below)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.last(self.blocks(self.stem(x))))
-
-
-@register("resnet18")
-def resnet18(
-    in_channels: int = 3,
-    classes: int = 1000,
-    image: int = 224,
-    width: int = 64,
-    stem: Stem = "imagenet",
-    order: Order = "s5",
-    downsample: Downsample = "real",
-    scale: str = "xnorpp",
-    weights_below: float | None = 0.001,
-    layer: dict[str, Any] | None = None,
-) -> ResNet18:
-    """The binary net.
-
-    ``image``: side of the images, to which the spatial scales are tied. ``width``: channels of the first
-    stage. ``stem``: ``imagenet`` (7x7/2 and max-pool: 16x16 features of 64 pixels) or ``small`` (3x3, stride
-    1, no pool). ``order``: see :data:`ORDERS`. ``downsample``: the shortcut's 1x1 conv where the width grows:
-    ``real``, ``binary-weight`` (on a real-valued input) or ``binary``. ``scale``: of every binary conv, see
-    :class:`bnnlib.layers.BinaryConv2d` (``mean``: XNOR-Net). ``weights_below``: binary weights start uniform
-    between 0 and this; None: PyTorch's default. ``layer``: further options of the binary convs.
-    """
-    net = ResNet18(
-        True,
-        in_channels,
-        classes,
-        image,
-        width,
-        stem,
-        order,
-        downsample,
-        {**S5_LAYER, "scale": scale, **(layer or {})},
-    )
-    if weights_below is not None:
-        with torch.no_grad():
-            for module in net.modules():
-                if isinstance(module, BinaryConv2d):
-                    module.weight.uniform_(0, weights_below)
-    return net
-
-
-@register("resnet18-real")
-def resnet18_real(
-    in_channels: int = 3,
-    classes: int = 1000,
-    image: int = 224,
-    width: int = 64,
-    stem: Stem = "imagenet",
-    order: Order = "s5",
-) -> ResNet18:
-    """The real-valued twin: the same layers in the same order without signs and scales."""
-    return ResNet18(False, in_channels, classes, image, width, stem, order, "real", {})

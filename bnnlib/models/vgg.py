@@ -262,7 +262,4 @@ def ours_vgg(
         Dropout(dropout),
         nn.Linear(features, classes),
     )
-    stem = nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), activation(act, width)
-    )
-    return VGG(stem, blocks, head)
+    return VGG(_stem(in_channels, width, act), blocks, head)

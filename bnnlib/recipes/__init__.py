@@ -232,6 +232,9 @@ class Recipe(_Strict):
     compile: Literal[False, True, "gpu"] = Field(
         False, description="gpu: where a GPU trains alone"
     )
+    diagnostics: bool = Field(
+        False, description="record after every epoch what became of the signs; see bnnlib.training.diagnostics"
+    )
     factors: dict[str, str] = Field(
         {}, description="of a recipe that is a cell of an ablation: each factor and its level"
     )

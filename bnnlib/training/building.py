@@ -36,8 +36,8 @@ def _initialise(kind: str, module: nn.Module) -> None:
         nn.init.kaiming_normal_(w, mode="fan_out", nonlinearity="relu")
     if module.bias is not None and kind != "normal-fan-in":
         nn.init.zeros_(module.bias)
-    if hasattr(module, "_reset_scale"):
-        module._reset_scale()
+    if isinstance(module, layers.BinaryLayer):
+        module.reset_scale()
 
 
 def parameter_count(model: nn.Module) -> dict[str, int]:
@@ -46,9 +46,9 @@ def parameter_count(model: nn.Module) -> dict[str, int]:
     binary = sum(m.weight.numel() for m in layers.binary_layers(model).values())
     total = sum(p.numel() for p in model.parameters())
     stored = 0
-    latent = {id(m.weight) for m in layers.binary_layers(model).values()}
-    for tensor in (*model.parameters(), *model.buffers()):
-        stored += tensor.numel() * (1 if id(tensor) in latent else 8 * tensor.element_size())
+    latent = {f"{name}.weight" for name in layers.binary_layers(model)}
+    for name, tensor in model.state_dict().items():
+        stored += tensor.numel() * (1 if name in latent else 8 * tensor.element_size())
     return {"total": total, "binary": binary, "real": total - binary, "bits": stored}
 
 

@@ -21,12 +21,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # Files of the library that every run goes through; of the nets, its own and what nets share. Readers of data sets are not
 # among them: what they read has a fingerprint of its own.
 _SHARED = (
-    "quantizers.py", "quantizers/**/*.py", "packing.py", "layers.py", "layers/**/*.py",
+    "quantizers.py", "quantizers/**/*.py", "packing.py", "layers/**/*.py",
     "ops/_common.py", "ops/_packed.py", "ops/_packing.py", "ops/_training.py", "ops/precision.py",
     "models/__init__.py", "models/blocks.py",
     *(f"data/{name}.py" for name in ("augment", "batches", "colour", "evaluate", "geometry", "lazy", "random", "splits")),
     *(f"data/{name}.py" for name in ("transforms", "views", "whitening")),
-    *(f"training/{name}.py" for name in ("building", "loop", "meters", "objectives", "schedules", "setup", "steps")),
+    *(f"training/{name}.py" for name in ("building", "diagnostics", "loop", "meters", "objectives", "schedules", "setup", "steps")),
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def _plain(node: Any) -> Any:
 
 def _file_of(builder: Any) -> Path | None:
     try:
-        path = Path(inspect.getsourcefile(builder) or "").resolve()
+        path = Path(inspect.getsourcefile(inspect.unwrap(builder)) or "").resolve()
     except (TypeError, OSError):
         return None
     return path if path.is_file() else None
@@ -109,6 +109,6 @@ def _file_of(builder: Any) -> Path | None:
 
 def _source(builder: Any) -> bytes:
     try:
-        return textwrap.dedent(inspect.getsource(builder)).encode()
+        return textwrap.dedent(inspect.getsource(inspect.unwrap(builder))).encode()
     except (TypeError, OSError):
         return b""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from bnnlib import deploy, records
-from bnnlib.training import repeat
+from bnnlib.training import diagnostics, repeat
 
 if TYPE_CHECKING:
     from bnnlib.training.loop import Run
@@ -41,6 +41,9 @@ def finish(run: Run, kept: Path, there: records.Record | None) -> RunResult:
             run.note(repeat.told(there, record, _seeds(shipped)))
         if there is None or kept.parent == run.folder:
             records.write(record, kept)
+        if net.recipe.diagnostics and (there is None or kept.parent == run.folder):
+            of = {name: getattr(record, name) for name in ("recipe", "recipe_hash", "seed", "started")}
+            diagnostics.write(diagnostics.path_of(kept), **of, epochs=run.progress.diagnostics)
         best = f"{record.top1_best:.2f} at the best of {record.best_of}"
         run.display.log(f"{record.top1_last:.2f} % top-1 at the last epoch, {best}; record {kept}")
     return RunResult(record, model, run.folder, kept if net.fabric.is_global_zero else run.folder, tuple(run.notes))

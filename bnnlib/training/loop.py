@@ -26,7 +26,7 @@ from typing import Any
 
 from bnnlib import layers, recipes, records
 from bnnlib.recipes import Recipe
-from bnnlib.training import checkpoint, checks, code, schedules, stopping
+from bnnlib.training import checkpoint, checks, code, diagnostics, schedules, stopping
 from bnnlib.training.checks import TrainingError
 from bnnlib.training.finishing import RunResult, finish
 from bnnlib.training.progress import Display
@@ -41,7 +41,8 @@ __all__ = ["Interrupted", "Run", "RunResult", "TrainingError", "fit", "train"]
 
 @dataclass
 class Run:
-    """A run: its net, where it stands, and what watches over it. ``saved``: when the last checkpoint was left."""
+    """A run: its net, where it stands, and what watches over it. ``saved``: when the last checkpoint was left; ``watch``: of a
+    recipe with diagnostics."""
 
     net: Net
     profile: str
@@ -51,6 +52,7 @@ class Run:
     display: Display
     saved: float = 0.0
     notes: list[str] = field(default_factory=list)
+    watch: diagnostics.Watch | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -133,7 +135,8 @@ def begin(
     made_by = code.hashes(recipe) | ({"the teacher's file": net.known.sha256} if net.known else {})
     # the commit is of the code that is loaded now; the checkout may move on
     progress = Progress(started=started, code=made_by, commit=records.commit())
-    return Run(net, profile, folder, progress, stopping.Stop(fabric), display)
+    watch = diagnostics.Watch(net) if recipe.diagnostics else None
+    return Run(net, profile, folder, progress, stopping.Stop(fabric), display, watch=watch)
 
 
 def fit(run: Run) -> None:
@@ -156,7 +159,11 @@ def train_epoch(run: Run, bar: Any = None) -> None:
     started = time.perf_counter()
     batches = net.train.epoch(progress.epoch, start=progress.step)
     for _, (_, x, y) in zip(range(progress.step, net.steps), batches, strict=False):
+        if run.watch is not None:
+            run.watch.step_begins(progress.step)
         loss = train_step(net, x, y, progress.epoch, progress.step)
+        if run.watch is not None:
+            run.watch.step_ended()
         progress.step += 1
         if bar is not None and not bar.step(run):
             _check_finite(run)
@@ -200,6 +207,8 @@ def validate_epoch(run: Run, log: Any = None) -> None:
         seconds=progress.epoch_seconds,
     )
     progress.curve.append(point.model_dump())
+    if run.watch is not None:
+        progress.diagnostics.append(run.watch.epoch_ended(point.epoch, point.test_top1).model_dump())
     if log is not None:
         names = ("lr", "train_loss", "train_top1", "test_loss", "test_top1")
         log.log_metrics({name: getattr(point, name) for name in names}, step=point.epoch)

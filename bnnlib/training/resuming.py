@@ -27,6 +27,7 @@ def save(run: Run) -> None:
             model=net.model.state_dict(),
             optimizer=net.optimizer.state_dict(),
             average=net.average.state_dict() if net.average is not None else None,
+            watch=run.watch and run.watch.state(),
             totals=torch.tensor([sums[name] for name in ("loss", "top1", "images")], dtype=torch.float64),
         )
         checkpoint.save(run.folder / "checkpoint.pt", state.file())
@@ -108,5 +109,7 @@ def _restore(run: Run, state: Checkpoint) -> None:
         net.meter.restore(state.totals)
     net.model.load_state_dict(state.model)
     net.optimizer.load_state_dict(state.optimizer)
+    if run.watch is not None:
+        run.watch.restore(state.watch)
     if net.average is not None:
         net.average.load_state_dict(state.average)

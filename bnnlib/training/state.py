@@ -24,6 +24,7 @@ class Progress(BaseModel):
     training_seconds: float = Field(0.0, ge=0)
     epoch_seconds: float = Field(0.0, ge=0)
     images: int = Field(0, ge=0)
+    diagnostics: list[dict[str, Any]] = []
     code: dict[str, str] | None = None
     commit: records.Commit | None = None
 
@@ -42,7 +43,8 @@ class Progress(BaseModel):
 
 class Checkpoint(Progress):
     """All of a checkpoint: which run it is of, :class:`Progress`, and the tensors. ``totals``: loss times images, correct,
-    and images of the epoch so far, over all processes. Files of earlier versions, without ``code`` and ``commit``, fit."""
+    and images of the epoch so far, over all processes. ``watch``: of :class:`bnnlib.training.diagnostics.Watch`. Files of earlier versions, without ``code``,
+    ``commit`` and ``watch``, fit."""
 
     model_config = ConfigDict(strict=True, extra="ignore", arbitrary_types_allowed=True)
     format: Literal[1] = 1
@@ -53,6 +55,7 @@ class Checkpoint(Progress):
     model: dict[str, Any]
     optimizer: dict[str, Any]
     average: dict[str, Any] | None = None
+    watch: dict[str, Any] | None = None
     totals: Tensor
 
     def file(self) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def loss_of(net: Net, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
     recipe = net.recipe
     if net.teacher is None:
         return nn.functional.cross_entropy(logits, y, label_smoothing=recipe.label_smoothing)
-    with torch.no_grad(), net.fabric.autocast(), layers.counting(net.teacher):
+    with torch.no_grad(), net.fabric.autocast(), layers.popcount_forward(net.teacher):
         target = net.teacher(x)
     d = recipe.distill
     return objectives.distillation(logits, target.to(logits.dtype), y, d.temperature, d.mix, recipe.label_smoothing)
@@ -89,7 +89,7 @@ def loss_of(net: Net, logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def validate(net: Net, batches: data.Batches) -> dict[str, float]:
     """Mean loss, top-1 and top-5 % of the evaluated model on every image of ``batches``, over all processes."""
     model, meter = net.evaluated.eval(), Meter(net.fabric.device)
-    with layers.counting(model):
+    with layers.popcount_forward(model):
         for _, x, y in batches.epoch(0):
             if not len(y):  # this process's share of a last batch
                 continue

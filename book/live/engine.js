@@ -1,12 +1,29 @@
-// The shell around the WebAssembly module: a packed network becomes the tables that kernels/executor/net.h describes, and runs. Of the
-// format's operations it knows those of the book's nets; it says which it does not know.
+// The shell around the WebAssembly module: a packed network becomes the records that kernels/executor/records.h describes, and runs.
+// The module says in which order their fields stand and which numbers its names have. Of the format's operations this shell knows
+// those of the book's nets; it says which it does not know.
 (live => {
-  const SOURCES = ['map', 'real_conv', 'binary_conv', 'max_pool', 'avg_pool', 'bit_pool', 'bit_pad'];
+  const OPERATIONS = ['map', 'real_conv', 'binary_conv', 'max_pool', 'avg_pool', 'bit_pool', 'bit_pad'];
   const STAGES = ['scale', 'bias', 'affine', 'affine_fused', 'relu', 'clamp', 'prelu', 'step', 'residual', 'max_pool', 'avg_pool',
     'store', 'sign'];
   const WEIGHTS = ['float32', 'bfloat16', 'int8', 'bits'];
-  const OUTSIDE = 2;
+  const OWN = ['threshold', 'bits'];       // stages that are part of their operation's record
+  const VERSION = 2;
   const words = channels => Math.ceil(channels / 64);
+
+  // What of a graph this engine does not run, as the end of a sentence that begins with "the network"; '' where it runs all of it.
+  live.notRun = graph => {
+    if (graph.version > VERSION) return `is of version ${graph.version} of the format, and this page reads versions 1 to ${VERSION}`;
+    for (const side of ['inputs', 'outputs'])
+      if (graph[side].length !== 1) return `has ${graph[side].length} ${side}, and this page runs networks with one`;
+    const found = { operation: new Set(), stage: new Set(), 'kind of weight': new Set() };
+    for (const op of graph.ops) {
+      if (!OPERATIONS.includes(op.kind)) found.operation.add(op.kind);
+      else if (op.kind === 'real_conv' && !WEIGHTS.includes(op.attributes.weights)) found['kind of weight'].add(op.attributes.weights);
+      for (const { op: stage } of op.stages) if (!STAGES.includes(stage) && !OWN.includes(stage)) found.stage.add(stage);
+    }
+    const parts = Object.entries(found).flatMap(([what, names]) => names.size ? [`the ${what} ${[...names].join(', ')}`] : []);
+    return parts.length ? `has ${parts.join(' and ')}, which this page does not run; the Python library runs it` : '';
+  };
 
   // [height, width, channels] that an operation gives before its stages.
   const outputShape = (op, [h, w, c], tensors) => {
@@ -47,21 +64,29 @@
     }
 
     constructor(exports, { graph, tensors, about }) {
+      const wrong = live.notRun(graph);
+      if (wrong) throw new Error(`the network ${wrong}`);
       Object.assign(this, { exports, graph, tensors, about });
       const names = [...graph.inputs];
       for (const op of graph.ops) for (const stage of op.stages) if (stage.slot && stage.op !== 'residual') names.push(stage.slot);
       this.numbers = Object.fromEntries(names.map((name, i) => [name, i]));
-      const slots = names.map((name, i) => [+(graph.slots[name][0] === 'bits'), ...graph.slots[name].slice(1), OUTSIDE, i]);
-      const { ops, stages, constants } = this.#rows();
+      const text = this.#text(exports.names(), 2000).split('; ').map(list => list.split(': '));
+      const known = Object.fromEntries(text.map(([list, entries]) => [list, entries.split(', ')]));
+      const slots = names.map((name, i) => {
+        const [kind, h, w, c] = graph.slots[name];
+        return { kind: known.slots.indexOf(kind), h, w, c, area: known.areas.indexOf('outside'), offset: i };
+      });
+      const { ops, stages, constants } = this.#records(known);
       const room = constants.map(bytes => [this.#put(bytes), bytes.length]);
-      const tables = [slots, ops, stages].flatMap(rows => [this.#put64(rows.flat()), rows.length]);
+      const table = (records, fields) => [this.#put64(records.flatMap(record => fields.map(field => record[field]))), records.length];
+      const tables = [...table(slots, known.slot), ...table(ops, known.op), ...table(stages, known.stage)];
       const list = this.#put(new Uint8Array(Int32Array.from(room.flat()).buffer));
       const variant = this.#put(new TextEncoder().encode('wasm\0'));
       if (!exports.load(variant, ...tables, list, constants.length, 1)) throw new Error(this.#error());
       this.inputShape = graph.slots[graph.inputs[0]].slice(1);
     }
 
-    #rows() {
+    #records(known) {
       const { graph, tensors } = this, ops = [], stages = [], constants = [], places = {};
       const constant = name => {
         if (!name) return -1;
@@ -71,27 +96,30 @@
       const number = x => constants.push(new Uint8Array(Float32Array.of(x).buffer)) - 1;
       const endless = name => live.floats(tensors[name]).every(x => x === Infinity);
       for (const op of graph.ops) {
-        if (!SOURCES.includes(op.kind)) throw new Error(`the operation ${op.kind} is unknown`);
         const a = op.attributes, pair = (name, otherwise) => a[name] ?? [otherwise, otherwise];
-        const repeat = { map: a.repeat, bit_pad: a.value, avg_pool: +!!a.count_padding }[op.kind] ?? 1;
-        const first = op.stages[0], own = first.op === 'threshold' || first.op === 'bits';
-        const row = [SOURCES.indexOf(op.kind), this.numbers[op.inputs[0]], ...outputShape(op, graph.slots[op.inputs[0]].slice(1), tensors)];
-        row.push(...pair('kernel', 1), ...pair('stride', 1), ...pair('padding', 0), ...pair('dilation', 1), a.groups ?? 1, repeat, 0);
-        row.push(own ? this.numbers[first.slot] : -1, constant(op.constants.weight));
-        row.push(op.kind === 'real_conv' ? WEIGHTS.indexOf(a.weights) : 0, constant(op.constants.scale));
-        row.push(own ? constant(first.threshold) : -1, own ? constant(first.flip) : -1, own ? first.pool ?? 1 : 1);
-        row.push(stages.length, own ? 0 : op.stages.length, 0, 0);
-        ops.push(row);
+        const first = op.stages[0], own = OWN.includes(first.op);
+        const [h, w, c] = outputShape(op, graph.slots[op.inputs[0]].slice(1), tensors);
+        const [kernel_h, kernel_w] = pair('kernel', 1), [stride_h, stride_w] = pair('stride', 1);
+        const [padding_h, padding_w] = pair('padding', 0), [dilation_h, dilation_w] = pair('dilation', 1);
+        ops.push({
+          kind: known.operations.indexOf(op.kind), input: this.numbers[op.inputs[0]], h, w, c, kernel_h, kernel_w, stride_h, stride_w,
+          padding_h, padding_w, dilation_h, dilation_w, groups: a.groups ?? 1, phase: 0, output: own ? this.numbers[first.slot] : -1,
+          threshold: own ? constant(first.threshold) : -1, flip: own ? constant(first.flip) : -1, pool: own ? first.pool ?? 1 : 1,
+          first_stage: stages.length, stages: own ? 0 : op.stages.length, weight: constant(op.constants.weight),
+          stored: known.stored.indexOf(a.weights ?? 'float32'), scale: constant(op.constants.scale), repeat: a.repeat ?? 1,
+          border: op.kind === 'bit_pad' ? a.value : 1, count_padding: +!!a.count_padding, axis: 0, reduction: 0, taps: 0, table: -1, values: -1
+        });
         if (own) continue;
         for (const stage of op.stages) {
           const kind = stage.op === 'affine' && stage.fused ? 'affine_fused' : stage.op;
-          if (!STAGES.includes(kind)) throw new Error(`the stage ${kind} is unknown`);
           const one = stage.by ?? stage.scale ?? stage.slope ?? stage.low, two = stage.op === 'affine' ? stage.bias : stage.high;
           const spatial = name => +(typeof name === 'string' && tensors[name].shape.length === 3);
           const clamp = stage.op === 'clamp';
           const b = clamp ? number(two) : stage.op === 'sign' && endless(two) ? -1 : constant(two);
-          stages.push([STAGES.indexOf(kind), stage.slot ? this.numbers[stage.slot] : -1, clamp ? number(one) : constant(one), b,
-            stage.size ?? 1, clamp ? 0 : spatial(one), clamp || b < 0 ? 0 : spatial(two)]);
+          stages.push({
+            kind: known.stages.indexOf(kind), slot: stage.slot ? this.numbers[stage.slot] : -1, first: clamp ? number(one) : constant(one),
+            second: b, size: stage.size ?? 1, spatial_first: clamp ? 0 : spatial(one), spatial_second: clamp || b < 0 ? 0 : spatial(two)
+          });
         }
       }
       return { ops, stages, constants };
@@ -115,9 +143,13 @@
       return at;
     }
 
-    #error() {
-      const bytes = new Uint8Array(this.exports.memory.buffer, this.exports.error(), 200);
+    #text(at, most) {
+      const bytes = new Uint8Array(this.exports.memory.buffer, at, most);
       return new TextDecoder().decode(bytes.slice(0, bytes.indexOf(0)));
+    }
+
+    #error() {
+      return this.#text(this.exports.error(), 200);
     }
 
     // pixels: 0..255, [height][width][channels]. The network's output.

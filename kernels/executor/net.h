@@ -1,15 +1,12 @@
-// A whole packed network in one call. What the operations and stages mean is written in bnnlib/deploy/graph.py; here they come as
-// tables of integers beside a list of constants, so that no shell needs more than arrays. executor.h does the work.
+// A whole packed network in one call, made from the records of records.h. executor.h does the work.
 //
 // Plain C++17: no Python, no library. Memory that lasts is asked for through a function, memory of a run is handed over.
 #pragma once
 #include "conv/conv.h"
 #include "executor/real.h"
+#include "executor/records.h"
 
 namespace bnn {
-
-enum class Source : int { map, real_conv, binary_conv, max_pool, avg_pool, bit_pool, bit_pad, move, join, reduce, resample };
-enum class Area : int { micro, chunk, outside };
 
 struct NetSlot {
     bool bits;
@@ -31,8 +28,11 @@ struct NetOp {
     Source source;
     isize input, h, w, c;               // what the source gives, before the stages
     isize kh, kw, sh, sw, ph, pw, dh, dw, groups;
-    isize repeat;                       // map: repeats; bit_pad: 1 or -1; avg_pool: 1 if padding counts; join, resample: the axis (h, w, c);
-                                        // reduce: 0 sum, 1 mean, 2 maximum, 3 minimum, over the axes that have one place left
+    isize repeat;                       // map
+    isize border;                       // bit_pad: 1 or -1
+    bool count_padding;                 // avg_pool
+    isize axis;                         // join, resample: 0, 1, 2 for h, w, c
+    Reduction reduction;                // reduce: over the axes that have one place left
     isize phase;
     isize output, pool;                 // where bits go, if the operation emits them itself; else output is -1
     const uint64_t* flip;
@@ -61,10 +61,12 @@ struct Net {
     NetStage* stage;
 };
 
-constexpr isize SLOT_FIELDS = 6, OP_FIELDS = 27, STAGE_FIELDS = 7, ROWS_AT_ONCE = 16, MICRO = 2, CHUNK = 128;
+constexpr isize ROWS_AT_ONCE = 16, MICRO = 2, CHUNK = 128;
 
 struct NetTables {
-    const int64_t *slots, *ops, *stages;
+    const SlotRecord* slots;
+    const OpRecord* ops;
+    const StageRecord* stages;
     isize slot_count, op_count, stage_count, micro_bytes, chunk_bytes;
     const Constant* constants;
     isize constant_count;

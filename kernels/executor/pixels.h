@@ -21,9 +21,10 @@ inline void load_channels(const View& v, isize image, isize y, isize x, isize ch
 inline void reduce_pixel(const Real& r, const NetOp& o, const NetSlot& in, const View& v, isize image, isize y, isize x, float* to, float* work) {
     float *all = work, *line = work + in.c, *row = work + 2 * in.c;
     const isize top = o.h == 1 ? 0 : y, bottom = o.h == 1 ? in.h : y + 1, left = o.w == 1 ? 0 : x, right = o.w == 1 ? in.w : x + 1;
+    const bool adds = o.reduction == Reduction::sum || o.reduction == Reduction::mean;
     const auto take = [&](float* sum, const float* one) {
-        if (o.repeat < 2) r.add(sum, one, in.c);
-        else r.combine(o.repeat == 2 ? Do::larger : Do::smaller, sum, one, in.c, false);
+        if (adds) r.add(sum, one, in.c);
+        else r.combine(o.reduction == Reduction::max ? Do::larger : Do::smaller, sum, one, in.c, false);
     };
     for (isize i = top; i < bottom; ++i) {                  // a line at a time: fewer values that differ in size are added
         load_channels(v, image, i, left, in.c, line);
@@ -35,13 +36,13 @@ inline void reduce_pixel(const Real& r, const NetOp& o, const NetSlot& in, const
         double sum = all[0];
         for (isize c = 1; c < in.c; ++c) {
             const double one = all[c];
-            if (o.repeat < 2) sum += one;
-            else if (one != one || (o.repeat == 2 ? one > sum : one < sum)) sum = one;
+            if (adds) sum += one;
+            else if (one != one || (o.reduction == Reduction::max ? one > sum : one < sum)) sum = one;
         }
         all[0] = (float)sum;
     }
     copy(to, all, o.c * 4);
-    if (o.repeat == 1) r.divide(to, (float)((bottom - top) * (right - left) * (in.c / o.c)), o.c);
+    if (o.reduction == Reduction::mean) r.divide(to, (float)((bottom - top) * (right - left) * (in.c / o.c)), o.c);
 }
 
 inline void tensor_pixel(const Net& n, const NetOp& o, const Frame& f, const NetSlot& in, const View& v, isize image, isize y, isize x, float* to,
@@ -57,27 +58,27 @@ inline void tensor_pixel(const Net& n, const NetOp& o, const Frame& f, const Net
             else to[c] = flat ? at[i] : at[i / in.c / in.w * v.sh + i / in.c % in.w * v.sw + i % in.c * v.sc];
         }
     } else if (o.source == Source::join) {
-        isize place = o.repeat == 0 ? y : o.repeat == 1 ? x : 0;
+        isize place = o.axis == 0 ? y : o.axis == 1 ? x : 0;
         for (isize i = 0; i < o.count; ++i) {
             const NetSlot& s = n.slot[o.table[i]];
-            const isize size = o.repeat == 0 ? s.h : s.w;
-            if (o.repeat == 2) {
+            const isize size = o.axis == 0 ? s.h : s.w;
+            if (o.axis == 2) {
                 load_channels(view(s, f), image, y, x, s.c, to + place), place += s.c;
             } else if (place >= size) {
                 place -= size;
             } else {
-                load_channels(view(s, f), image, o.repeat == 0 ? place : y, o.repeat == 1 ? place : x, s.c, to);
+                load_channels(view(s, f), image, o.axis == 0 ? place : y, o.axis == 1 ? place : x, s.c, to);
                 break;
             }
         }
     } else if (o.source == Source::reduce) {
         reduce_pixel(r, o, in, v, image, y, x, to, work);
     } else {
-        const isize at = o.repeat == 0 ? y : x;
+        const isize at = o.axis == 0 ? y : x;
         for (isize k = 0; k < o.count; ++k) {
             const isize tap = o.table[at] + k;
             const float weight = o.values[at * o.count + k];
-            load_channels(v, image, o.repeat == 0 ? tap : y, o.repeat == 1 ? tap : x, o.c, work);
+            load_channels(v, image, o.axis == 0 ? tap : y, o.axis == 1 ? tap : x, o.c, work);
             if (k == 0) for (isize c = 0; c < o.c; ++c) to[c] = weight * work[c];
             else for (isize c = 0; c < o.c; ++c) to[c] += weight * work[c];
         }
@@ -121,7 +122,7 @@ inline void run_floats(const Net& n, const NetOp& o, const Frame& f, const Cut& 
                 }
             if (!begun) fill(to, 0, o.c * 4);
             if (o.source == Source::avg_pool)
-                r.divide(to, (float)(o.repeat ? down.size * across.size : (down.high - down.low) * (across.high - across.low)), o.c);
+                r.divide(to, (float)(o.count_padding ? down.size * across.size : (down.high - down.low) * (across.high - across.low)), o.c);
         }
         if (++xx == o.w) {
             xx = 0;
@@ -143,7 +144,7 @@ inline void run_bits(const Net& n, const NetOp& o, const Frame& f, isize line) {
             if (yy >= 0 && yy < in.h && xx >= 0 && xx < in.w) {
                 copy(to, from + (yy * in.w + xx) * count, count * 8);
             } else {
-                fill(to, o.repeat > 0 ? 0xff : 0, count * 8);
+                fill(to, o.border > 0 ? 0xff : 0, count * 8);
                 to[count - 1] &= last;
             }
         } else {

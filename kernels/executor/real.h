@@ -5,14 +5,12 @@
 // Rounding. Each stage rounds on its own, except affine_fused, which is one fused multiply-add: PyTorch's batch norm. Sums of
 // matrix products have an order of their own, so their last bits differ from any other library's.
 #pragma once
+#include "executor/records.h"
 #include "isa/variant.h"
 
 namespace bnn {
 
 enum class Weights : int { float32, bfloat16, int8 };
-enum class Do : int { scale, bias, affine, affine_fused, relu, clamp, prelu, step, residual, max_pool, avg_pool, store, sign, divide,
-                      abs, square, sqrt, reciprocal, exp, log, sigmoid, tanh, gelu, gelu_tanh, silu, hard_sigmoid, hard_swish, softplus, elu,
-                      plus, minus, minus_from, times, over, over_from, larger, smaller };      // from plus on: with the values of a slot
 
 struct Real {
     isize panel;            // output channels side by side in the weights: [O / panel][K][panel], zero-filled

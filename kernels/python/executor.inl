@@ -1,5 +1,5 @@
-// The Python shell of the executor, part of bnn_kernels.cpp: a packed network is loaded once, then run with one call. NumPy arrays in
-// and out.
+// The Python shell of the executor, part of bnn_kernels.cpp: a packed network is loaded once, then run with one call.
+// NumPy arrays in and out; the program comes as structured arrays, whose types and enumerations Python takes from here.
 
 std::string shape_of(const py::array& a) {
     std::string s = std::string(py::str(a.dtype())) + " [";
@@ -14,20 +14,22 @@ using Block = std::unique_ptr<uint8_t, Free>;
 
 class Executor {
 public:
-    Executor(const std::string& variant, py::array_t<int64_t, py::array::c_style | py::array::forcecast> slots,
-             py::array_t<int64_t, py::array::c_style | py::array::forcecast> ops,
-             py::array_t<int64_t, py::array::c_style | py::array::forcecast> stages, std::vector<py::array> constants, isize micro_bytes,
-             isize chunk_bytes, std::vector<isize> outside, const std::set<size_t>& ours)
+    template <class T>
+    using Table = py::array_t<T, py::array::c_style>;
+
+    Executor(const std::string& variant, Table<bnn::SlotRecord> slots, Table<bnn::OpRecord> ops,
+             Table<bnn::StageRecord> stages, std::vector<py::array> constants, isize micro_bytes, isize chunk_bytes,
+             std::vector<isize> outside, const std::set<size_t>& ours)
         : outside_(std::move(outside)) {
-        table(slots, "slots", bnn::SLOT_FIELDS), table(ops, "ops", bnn::OP_FIELDS), table(stages, "stages", bnn::STAGE_FIELDS);
+        one_row_each(slots, "slots"), one_row_each(ops, "ops"), one_row_each(stages, "stages");
         std::vector<bnn::Constant> list;
         for (py::array& a : constants) {
             if (!(a.flags() & py::array::c_style)) throw py::value_error("a constant is not contiguous");
             const bool mine = ours.count(list.size());
             list.push_back({mine ? a.mutable_data() : a.data(), (isize)a.nbytes(), mine});
         }
-        const bnn::NetTables tables = {slots.data(), ops.data(), stages.data(), slots.shape(0), ops.shape(0), stages.shape(0),
-                                       micro_bytes, chunk_bytes, list.data(), (isize)list.size()};
+        const bnn::NetTables tables = {slots.data(),    ops.data(),      stages.data(), slots.shape(0), ops.shape(0),
+                                       stages.shape(0), micro_bytes,     chunk_bytes,   list.data(),    (isize)list.size()};
         const char* wrong = bnn::load(variant_named(variant), tables, allocate, this, &net_);
         if (wrong) throw py::value_error(std::string("cannot load the network: ") + wrong);
         for (isize s : outside_)
@@ -139,9 +141,8 @@ private:
         return p;
     }
 
-    static void table(const py::array& a, const char* name, isize fields) {
-        if (a.ndim() != 2 || a.shape(1) != fields)
-            throw py::value_error(std::string(name) + " is " + shape_of(a) + ", expected " + std::to_string(fields) + " columns");
+    static void one_row_each(const py::array& a, const char* name) {
+        if (a.ndim() != 1) throw py::value_error(std::string(name) + " is " + shape_of(a) + ", expected one dimension");
     }
 
     void writes(isize slot) { if (slot >= 0 && net_.slot[slot].area == bnn::Area::outside) written_.insert(slot); }
@@ -172,14 +173,49 @@ bool has_nan(const py::array& a) {
     return false;
 }
 
+// The enumeration whose names are in `names`, "first, second", in its own order.
+template <class E>
+void bind_names(py::module_& m, const char* name, const char* names, const char* doc) {
+    py::enum_<E> made(m, name, doc);
+    const std::string all = names;
+    int value = 0;
+    for (size_t at = 0; at < all.size(); ++value) {
+        const size_t end = std::min(all.find(',', at), all.size());
+        made.value(all.substr(at, end - at).c_str(), (E)value);
+        at = all.find_first_not_of(", ", end);
+    }
+}
+
 void bind_executor(py::module_& m) {
-    m.def("has_nan", &has_nan);
-    py::class_<Executor>(m, "Executor")
-        .def(py::init<const std::string&, py::array_t<int64_t, py::array::c_style | py::array::forcecast>,
-                      py::array_t<int64_t, py::array::c_style | py::array::forcecast>,
-                      py::array_t<int64_t, py::array::c_style | py::array::forcecast>, std::vector<py::array>, isize, isize, std::vector<isize>,
-                      std::set<size_t>>())
-        .def("run", &Executor::run)
-        .def("profile", &Executor::profile)
-        .def("memory_bytes", &Executor::memory_bytes);
+    PYBIND11_NUMPY_DTYPE(bnn::SlotRecord, BNN_SLOT_FIELDS);
+    PYBIND11_NUMPY_DTYPE(bnn::OpRecord, BNN_OP_FIELDS);
+    PYBIND11_NUMPY_DTYPE(bnn::StageRecord, BNN_STAGE_FIELDS);
+    m.attr("Slot") = py::dtype::of<bnn::SlotRecord>();
+    m.attr("Op") = py::dtype::of<bnn::OpRecord>();
+    m.attr("Stage") = py::dtype::of<bnn::StageRecord>();
+    bind_names<bnn::SlotKind>(m, "SlotKind", BNN_TEXT_OF(BNN_SLOT_KINDS), "What a slot holds: Slot's kind.");
+    bind_names<bnn::Area>(m, "Area", BNN_TEXT_OF(BNN_AREAS), "Where a slot lies: Slot's area.");
+    bind_names<bnn::Source>(m, "Operation", BNN_TEXT_OF(BNN_OPERATIONS), "What an operation does: Op's kind.");
+    bind_names<bnn::Stored>(m, "Stored", BNN_TEXT_OF(BNN_STORED_WEIGHTS), "How weights are held: Op's stored.");
+    bind_names<bnn::Reduction>(m, "Reduction", BNN_TEXT_OF(BNN_REDUCTIONS), "What is left of an axis: Op's reduction.");
+    bind_names<bnn::Do>(m, "StageKind", BNN_TEXT_OF(BNN_STAGES), "What a stage does: Stage's kind.");
+    m.def("has_nan", &has_nan, py::arg("x"), "Whether x, float32 [N, C, H, W] with any strides, holds a NaN.");
+    py::class_<Executor>(m, "Executor", "A packed network, loaded: operations that run one after the other.")
+        .def(py::init<const std::string&, Executor::Table<bnn::SlotRecord>, Executor::Table<bnn::OpRecord>,
+                      Executor::Table<bnn::StageRecord>, std::vector<py::array>, isize, isize, std::vector<isize>,
+                      std::set<size_t>>(),
+             py::arg("variant"), py::arg("slots").noconvert(), py::arg("ops").noconvert(), py::arg("stages").noconvert(),
+             py::arg("constants"),
+             py::arg("micro_bytes"), py::arg("chunk_bytes"), py::arg("outside"), py::arg("ours"),
+             "slots, ops, stages: one-dimensional arrays of the dtypes Slot, Op and Stage (kernels/executor/records.h says\n"
+             "what the fields are). constants: contiguous arrays, which the fields name by their place. micro_bytes,\n"
+             "chunk_bytes: of one image in the two areas. outside: the slots that the arrays of run() stand for, in order.\n"
+             "ours: constants that may be rearranged where they lie. Raises ValueError, saying what is wrong.")
+        .def("run", &Executor::run, py::arg("arrays"), py::arg("threads"),
+             "Run on the arrays, one for each slot from outside, in order: float32 [N, C, H, W] with any strides (written\n"
+             "ones: contiguous as [N, H, W, C]), or int64 [N, H, W, words], contiguous.")
+        .def("profile", &Executor::profile, py::arg("arrays"),
+             "Run on one thread; seconds of processor time of each operation.")
+        .def("memory_bytes", &Executor::memory_bytes, py::arg("images"), py::arg("threads"),
+             "(bytes of prepared weights and tables, bytes of a run of so many images on so many threads).");
 }

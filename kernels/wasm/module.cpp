@@ -53,10 +53,18 @@ const char* place_slots(int32_t images) {
 // Bytes that last as long as the instance, aligned to 64; 0 where memory ends.
 EXPORT(allocate) void* allocate(int32_t bytes) { return take(nullptr, bytes); }
 
-// tables: int64 rows as in executor/net.h, slots of Area::outside with their own number as offset; constants: pairs of address and bytes,
-// int32. Returns 1, or 0 and error() says why.
-EXPORT(load) int32_t load(const char* variant, const int64_t* slots, int32_t slot_count, const int64_t* ops, int32_t op_count, const int64_t* stages,
-                          int32_t stage_count, const int32_t* constants, int32_t constant_count, int32_t images) {
+// The names of the records' fields and of enumerations, each with its names in order: "slot: kind, h, ...; op: ...".
+EXPORT(names) const char* names() {
+    return "slot: " BNN_TEXT_OF(BNN_SLOT_FIELDS) "; op: " BNN_TEXT_OF(BNN_OP_FIELDS) "; stage: " BNN_TEXT_OF(BNN_STAGE_FIELDS)
+           "; slots: " BNN_TEXT_OF(BNN_SLOT_KINDS) "; areas: " BNN_TEXT_OF(BNN_AREAS) "; operations: " BNN_TEXT_OF(BNN_OPERATIONS)
+           "; stages: " BNN_TEXT_OF(BNN_STAGES) "; stored: " BNN_TEXT_OF(BNN_STORED_WEIGHTS);
+}
+
+// Records as in executor/records.h, slots of Area::outside with their own number as offset; constants: pairs of address and
+// bytes, int32. Returns 1, or 0 and error() says why.
+EXPORT(load) int32_t load(const char* variant, const bnn::SlotRecord* slots, int32_t slot_count, const bnn::OpRecord* ops,
+                          int32_t op_count, const bnn::StageRecord* stages, int32_t stage_count, const int32_t* constants,
+                          int32_t constant_count, int32_t images) {
     room = 0;
     const bnn::Variant* v = bnn::find_variant(variant);
     if (!v) return wrong = "the kernel variant is unknown", 0;

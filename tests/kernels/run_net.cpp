@@ -25,9 +25,10 @@ static int64_t number() {
     if (fread(&v, 8, 1, file) != 1) exit(2);
     return v;
 }
-static std::vector<int64_t> numbers(int64_t n) {
-    std::vector<int64_t> v((size_t)n);
-    for (int64_t& x : v) x = number();
+template <class T>
+static std::vector<T> records(int64_t n) {
+    std::vector<T> v((size_t)n);
+    if (n && fread(v.data(), sizeof(T), (size_t)n, file) != (size_t)n) exit(2);
     return v;
 }
 struct Free {
@@ -46,7 +47,9 @@ int main(int, char** argv) {
     if (!v->supported()) return puts("not on this CPU"), 0;
     const int64_t slots = number(), ops = number(), stages = number(), count = number(), micro = number(), chunk = number(), outside = number(),
                   images = number();
-    const auto slot = numbers(slots * bnn::SLOT_FIELDS), op = numbers(ops * bnn::OP_FIELDS), stage = numbers(stages * bnn::STAGE_FIELDS);
+    const auto slot = records<bnn::SlotRecord>(slots);
+    const auto op = records<bnn::OpRecord>(ops);
+    const auto stage = records<bnn::StageRecord>(stages);
     std::vector<bnn::Constant> constants;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t bytes = number();

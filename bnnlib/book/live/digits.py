@@ -89,7 +89,9 @@ _OTHER = _ROUND | {
     9: [[(0.72, 0.3), (0.5, 0.06), (0.27, 0.28), (0.46, 0.5), (0.72, 0.3), (0.72, 0.3), (0.72, 0.7), (0.48, 0.96), (0.26, 0.86)]],
 }  # fmt: skip
 
-STYLES = ("plain", "small in a corner", "slanted", "shaky", "wide", "tall")
+STYLES = ("plain", "small in a corner", "slanted", "shaky", "wide", "tall", "hurried", "with a mouse")
+LATER = ("hurried", "with a mouse")
+"""Styles on which none of the steps of :func:`image` was chosen."""
 
 
 def drawing(digit: int, style: str = "plain", seed: int = 0) -> list[list[tuple[float, float]]]:
@@ -100,14 +102,46 @@ def drawing(digit: int, style: str = "plain", seed: int = 0) -> list[list[tuple[
     strokes = [np.array(_curve(np.array(points) + rng.normal(0, shake, (len(points), 2)))) for points in hand[digit]]
     if style == "shaky":
         strokes = [stroke + rng.normal(0, 0.006, stroke.shape) for stroke in strokes]
-    shear = rng.uniform(0.25, 0.45) * rng.choice([1, 1, -1]) if style == "slanted" else rng.normal(0, 0.05)
-    turn = math.radians(rng.normal(0, 8 if style == "slanted" else 3))
+    if style in LATER:
+        strokes = [_by_hand(stroke, rng, mouse=style == "with a mouse") for stroke in strokes]
+    wild = style in ("slanted", "hurried")
+    shear = rng.uniform(0.25, 0.45) * rng.choice([1, 1, -1]) if style == "slanted" else rng.normal(0, 0.2 if wild else 0.05)
+    turn = math.radians(rng.normal(0, 8 if wild else 3))
     width, height = {"wide": (0.95, 0.6), "tall": (0.5, 0.95), "small in a corner": (0.26, 0.3)}.get(style, (0.72, 0.8))
     corner = rng.choice([0.18, 0.82], 2) if style == "small in a corner" else 0.5 + rng.normal(0, 0.02, 2)
     matrix = np.array([[width, -shear * width], [0, height]])
     matrix = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]]) @ matrix
     placed = [np.clip((stroke - 0.5) @ matrix.T + corner, 0.01, 0.99) for stroke in strokes]
     return [[(round(float(x), 4), round(float(y), 4)) for x, y in stroke] for stroke in placed]
+
+
+def _by_hand(stroke: np.ndarray, rng: np.random.Generator, mouse: bool) -> np.ndarray:
+    """A stroke as it is recorded from a hand that does not take its time, ``(n, 2)``.
+
+    A screen reports the pen at equal times. The pen is slow at the ends and in bends and fast between them, so the points are far
+    apart where it is fast, and corners are rounded. The line drifts, begins and ends too early or too late, and with a mouse its
+    points lie on a grid of pixels and jump.
+    """
+    along = np.r_[0, np.cumsum(np.hypot(*np.diff(stroke, axis=0).T))]
+    even = np.linspace(0, along[-1], 81)
+    line = np.stack([np.interp(even, along, stroke[:, axis]) for axis in (0, 1)], axis=1)
+    reach = int(rng.integers(2, 6))
+    padded = np.pad(line, ((reach, reach), (0, 0)), mode="edge")
+    line = np.stack([np.convolve(padded[:, axis], np.full(2 * reach + 1, 1 / (2 * reach + 1)), "valid") for axis in (0, 1)], axis=1)
+    phase, size = rng.uniform(0, 2 * math.pi, (3, 2)), rng.uniform(0.004, 0.02, (3, 2))
+    for turns, start, width in zip((1, 2.5, 6), phase, size / np.array([[1], [1.5], [3]]), strict=True):
+        line = line + width * np.sin(np.linspace(0, 2 * math.pi * turns, 81)[:, None] + start)
+    line = line[int(rng.integers(0, 5)) : 81 - int(rng.integers(0, 5))]
+    if rng.random() < 0.4:  # the pen goes on in its last direction
+        line = np.concatenate([line, line[-1:] + np.outer([1, 2], line[-1] - line[-3])])
+    step = np.diff(line, axis=0, prepend=line[:1])
+    bend = np.abs(np.diff(np.unwrap(np.arctan2(step[:, 1], step[:, 0])), append=0))
+    ends = np.minimum(np.arange(len(line)), np.arange(len(line))[::-1]) / 10
+    speed = np.minimum(1, 0.25 + ends) / (1 + 8 * np.minimum(bend, 0.5))
+    time = np.cumsum(1 / speed)
+    count = int(rng.integers(9, 16) if mouse else rng.integers(14, 30))
+    shown = np.stack([np.interp(np.linspace(time[0], time[-1], count), time, line[:, axis]) for axis in (0, 1)], axis=1)
+    return np.round((shown + rng.normal(0, 0.008, shown.shape)) * 100) / 100 if mouse else shown + rng.normal(0, 0.003, shown.shape)
 
 
 def _curve(points: np.ndarray, steps: int = 8) -> list[np.ndarray]:

@@ -15,8 +15,6 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-
 from bnnlib.deploy import program
 from bnnlib.deploy.graph import Graph
 from bnnlib.ops import _build
@@ -64,5 +62,6 @@ def _key(sources: Path) -> str:
 def tables(graph: Graph) -> program.Program:
     """The program of ``graph`` as the module takes it: every slot has memory of its own, which a host may read after a run."""
     made = program.assemble(graph)
-    made.slots[:, 4], made.slots[:, 5] = program.OUTSIDE, np.arange(len(made.slots))
+    for number, slot in enumerate(made.slots):
+        slot["area"], slot["offset"] = "outside", number
     return made

@@ -225,8 +225,10 @@ def preparation(net: SimpleNamespace) -> str:
     """How many of the written digits the net reads, by what is done to a drawing before the net sees it: a Markdown table, and how
     many of others, which had no part in the choice."""
 
-    def right(seeds: Iterable[int], **how) -> tuple[int, int]:
-        wanted = [(digit, style, seed) for style in digits.STYLES for digit in range(10) for seed in seeds]
+    first = [style for style in digits.STYLES if style not in digits.LATER]
+
+    def right(seeds: Iterable[int], styles: Iterable[str] = first, **how) -> tuple[int, int]:
+        wanted = [(digit, style, seed) for style in styles for digit in range(10) for seed in seeds]
         answers = logits(net, np.stack([digits.image(digits.drawing(*one), **how) for one in wanted])[:, None]).argmax(1)
         return int((answers == [digit for digit, _, _ in wanted]).sum()), len(wanted)
 
@@ -242,4 +244,9 @@ def preparation(net: SimpleNamespace) -> str:
         rows.append(f"| {said} | {' | '.join(str(right([0], pen=pen, **how)[0]) for pen in PENS.values())} |")
     rows.append(f"| both, and the line {digits.LINE} pixels wide whatever the pen: this page | {' | '.join([str(found)] * len(PENS))} |")
     others, of = right(FRESH)
-    return "\n".join(rows) + f"\n\nOf {of} other drawings in the same styles, which had no part in the choice, the page's net reads {others}.\n"
+    later, of_later = right(range(25), digits.LATER)
+    return "\n".join(rows) + (
+        f"\n\nOf {of} other drawings in the same styles, which had no part in the choice, the page's net reads {others}. Of {of_later} "
+        f"drawings in two styles that were added after the choice ({' and '.join(digits.LATER)}), it reads {later}. There the pen is slow "
+        "in bends and fast between them, drifts, and begins and ends too early or too late.\n"
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from bnnlib.book import chapters
+from bnnlib.book import chapters, figures
 
 _LARGEST = 150_000  # bytes of a picture on a card; a larger figure would make the first page slow
 _KINDS = {"image/svg+xml": "svg", "image/png": "png"}
@@ -62,7 +62,7 @@ def _figure(cell: nbformat.NotebookNode) -> tuple[str, bytes] | None:
     for output in cell.get("outputs", []):
         for kind, suffix in _KINDS.items():
             if drawn := output.get("data", {}).get(kind):
-                return suffix, drawn.encode() if suffix == "svg" else base64.b64decode(drawn)
+                return suffix, figures.split(drawn)[0].encode() if suffix == "svg" else base64.b64decode(drawn)
     return None
 
 

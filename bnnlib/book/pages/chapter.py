@@ -35,6 +35,8 @@ def as_page(path: Path, profile: str = "stored") -> bytes:
             tags.append("hide-input")
             prompts = {"code_prompt_show": f"Show the {what}", "code_prompt_hide": f"Hide the {what}"}
             cell.metadata["mystnb"] = {**prompts, **cell.metadata.get("mystnb", {})}
+        if cell.cell_type == "code":  # a sentence with nothing to say is an empty Markdown: no output, not its name
+            cell.outputs = [o for o in cell.outputs if o.get("data", {}).get("text/markdown", "said").strip()]
         if "cost" in tags:
             for output in cell.outputs:
                 if shown := output.get("data", {}).get("text/markdown"):

@@ -21,14 +21,17 @@ def runs_table(known: Iterable, found: Iterable) -> str:
         runs = [record for record in found if record.recipe == recipe.name]
         if not runs:
             continue
+        spent: dict[str, list[float]] = {}  # by machine: a mean over different ones is the time of none
+        for record in sorted(runs, key=lambda record: report.machine(record.hardware)):
+            spent.setdefault(report.machine(record.hardware), []).append(record.wall_time_s)
         rows.append(
             {
                 "network": f"{recipe.title}<br>`{recipe.name}`",
                 "data": recipe.dataset,
                 "epochs": recipe.epochs,
                 "seeds": f"{len(runs)} of {recipe.seeds}",
-                "time a seed": opening.duration(statistics.fmean(record.wall_time_s for record in runs)),
-                "on": "; ".join(sorted({report.machine(record.hardware) for record in runs})),
+                "time a seed": "; ".join(opening.duration(statistics.fmean(seconds)) for seconds in spent.values()),
+                "on": "; ".join(spent),
                 "top-1, %": str(report.Spread.of([record.top1_last for record in runs])),
             }
         )

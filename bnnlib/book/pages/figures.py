@@ -1,7 +1,8 @@
 """Figures in the text of their pages: matplotlib's SVG files become inline, in the colours of the page's theme.
 
 A picture in a file of its own cannot know whether the reader has switched the page to dark. Inline, its ink is the
-page's, and the colours of :mod:`bnnlib.book.figures` become variables of the style sheet.
+page's, and the colours of :mod:`bnnlib.book.figures` become variables of the style sheet. A figure that has another layout for a phone
+stands in the page twice, and the style sheet shows the one that fits.
 """
 
 from __future__ import annotations
@@ -42,7 +43,13 @@ def inline(site: Path) -> int:
             count += 1
             used.add(file)
             alt = re.search(r'\balt="([^"]*)"', found[0])
-            return as_inline(drawn, alt[1] if alt else "", f"f{count}-")
+            label = alt[1] if alt else ""
+            wide, narrow = figures.split(drawn)
+            shown = as_inline(wide, label, f"f{count}-")
+            if narrow is None:
+                return shown
+            shown = shown.replace('class="drawn"', 'class="drawn wide"', 1)
+            return shown + as_inline(narrow, label, f"n{count}-").replace('class="drawn"', 'class="drawn narrow"', 1)
 
         new = _IMAGE.sub(put, text)
         if new != text:

@@ -1,7 +1,7 @@
 """What every page gets once Sphinx has made it: a description, when it last changed, where to edit and to run it.
 
 Where the site will lie is not known to the repository: ``BNN_SITE_URL`` (``https://name.example/book/``) adds canonical
-addresses, a sitemap and a card for links, ``BNN_REPOSITORY_URL`` (``https://github.com/owner/name``) buttons to edit a
+addresses, a sitemap, and for each page a card with a picture, ``BNN_REPOSITORY_URL`` (``https://github.com/owner/name``) buttons to edit a
 page and to run a chapter on Binder. Without them a site is complete, and asks and names no host.
 """
 
@@ -13,7 +13,9 @@ import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
+
+from bnnlib.book.pages import share
 
 TITLE = "Binary neural networks, reproduced"
 _NO_PAGE = {"search.html", "genindex.html", "404.html"}
@@ -91,6 +93,10 @@ def finish(site: Path, root: Path, published: Published) -> None:
         date = dates.get(source or "")
         if name not in _NO_PAGE:
             listed.append((name, date))
+        if published.site and name not in _NO_PAGE:
+            picture = site / _picture(name)
+            picture.parent.mkdir(exist_ok=True)
+            picture.write_bytes(share.draw(_title(text), description(text), TITLE))
         text = text.replace("</title>", "</title>\n" + _head(name, text, published), 1)
         text = stacked(text)
         # its entries have a role of their own, which is none of a list's
@@ -140,10 +146,20 @@ def description(text: str) -> str:
     return TITLE
 
 
+def _title(text: str) -> str:
+    """A page's heading as text."""
+    found = re.search(r"<h1>(.*?)<a", text, re.DOTALL)
+    return " ".join(html.unescape(_TAGS.sub("", found[1])).split()) if found else TITLE
+
+
+def _picture(name: str) -> str:
+    """Where the picture of a page's card lies in the site."""
+    return f"_cards/{name.removesuffix('.html').replace('/', '-')}.png"
+
+
 def _head(name: str, text: str, published: Published) -> str:
     told = html.escape(description(text), quote=True)
-    title = re.search(r"<h1>(.*?)<a", text, re.DOTALL)
-    shown = html.escape(html.unescape(_TAGS.sub("", title[1])).strip() if title else TITLE, quote=True)
+    shown = html.escape(_title(text), quote=True)
     lines = [f'<meta name="description" content="{told}">']
     if published.site and name not in _NO_PAGE:
         address = published.site + ("" if name == "index.html" else name)
@@ -154,7 +170,11 @@ def _head(name: str, text: str, published: Published) -> str:
             f'<meta property="og:title" content="{shown}">',
             f'<meta property="og:description" content="{told}">',
             f'<meta property="og:url" content="{address}">',
-            '<meta name="twitter:card" content="summary">',
+            f'<meta property="og:image" content="{published.site}{quote(_picture(name))}">',
+            f'<meta property="og:image:width" content="{share.SIZE[0]}">',
+            f'<meta property="og:image:height" content="{share.SIZE[1]}">',
+            f'<meta property="og:image:alt" content="{shown}">',
+            '<meta name="twitter:card" content="summary_large_image">',
         ]
     return "\n".join(lines)
 

@@ -30,12 +30,15 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
                     "scaled_sign",
                     "standardize",
                     "center",
-                    "box_mean",
+                    "input_scale",
                 ),
             ),
             "bnnlib.layers": (
-                *("BinaryConv2d", "BinaryLinear", "RSign", "RPReLU", "Dropout"),
-                *("binary_layers", "project_", "set_temperature_", "counting"),
+                *("BinaryConv2d", "BinaryConv1d", "BinaryLinear", "BinaryLayer", "Options"),
+                *("Quantizer", "Sign", "IdentitySTE", "ClippedSTE", "ApproxSign", "EDE", "ScaledSign", "register_estimator"),
+                *("OutputScale", "LearnedScale", "OuterProductScale", "DenseScale", "ChannelMapScale"),
+                *("Center", "Standardize", "Clip", "CenterClip", "RSign", "RPReLU", "Dropout", "dropout"),
+                *("binary_layers", "project_", "project_after_steps", "set_temperature_", "popcount_forward"),
             ),
         },
     ),
@@ -48,7 +51,8 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
         "Packed networks",
         "From a trained model to one file, and from the file to predictions.",
         {
-            "bnnlib.deploy": ("save", "load", "info", "convert", "PackedNetwork", "read_graph"),
+            "bnnlib.deploy": ("save", "load", "info", "convert", "PackedNetwork", "read_graph", "ConvertError", "DeployError"),
+            "bnnlib.deploy.run": ("load", "Runner"),
             "bnnlib.models": ("names", "build", "register"),
         },
     ),
@@ -86,7 +90,18 @@ def page(name: str) -> str:
         module = importlib.import_module(room)
         parts.append(f"## {room}\n\n{docstring(inspect.getdoc(module) or '')}")
         parts += [_entry(module, each) for each in names or module.__all__]
+    if name == "deploy":
+        parts.append(f"## What a file can hold\n\n{supported()}")
     return "\n\n".join(parts) + "\n"
+
+
+def supported() -> str:
+    """The table of the operations that a packed network can hold, as Markdown."""
+    from bnnlib.book import tables
+    from bnnlib.deploy.tensorkinds import SUPPORTED
+
+    columns = ("what", "PyTorch's names", "values against the model's")
+    return tables.markdown([dict(zip(columns, row, strict=True)) for row in SUPPORTED])
 
 
 def _entry(module: ModuleType, name: str) -> str:
@@ -202,7 +217,7 @@ def docstring(text: str) -> str:
     text = _ROLE.sub(r"``\1``", text)
     text = re.sub(r"(?<![`:\w])`([^`\n]+)`(?![`_])", r"``\1``", text).strip()
     if re.search(r"^(Args|Attributes|Raises|Returns|Shape):$", text, re.MULTILINE):
-        text = str(GoogleDocstring(text, Config(napoleon_use_param=False, napoleon_use_rtype=False))).strip()
+        text = str(GoogleDocstring(text, Config(napoleon_use_param=False, napoleon_use_rtype=False, napoleon_use_ivar=True))).strip()
     if not text:
         return ""
     said = io.StringIO()

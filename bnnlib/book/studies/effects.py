@@ -37,7 +37,7 @@ class Estimate:
         return abs(self.value) > self.half_width
 
     def __str__(self) -> str:
-        return f"{self.value:+.2f}" + (f" ± {self.half_width:.2f}" if math.isfinite(self.half_width) else "")
+        return f"{self.value:+.2f}".replace("-", "−") + (f" ± {self.half_width:.2f}" if math.isfinite(self.half_width) else "")
 
 
 @dataclass(frozen=True)

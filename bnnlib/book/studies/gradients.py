@@ -181,7 +181,7 @@ class _Trainer:
     def train(self, gradient: str, look: Callable[[int], None] | None = None) -> None:
         """One step, backward under ``gradient``; ``look`` is called with the step before the optimizer's update."""
         for layer in self.binary.values():
-            layer.gradient = gradient
+            layer.weight_quantizer.gradient = gradient
         x, y, epoch, step = next(self.stream)
         at = self.recipe.epochs * min(self.step, self.steps - 1) / self.steps
         on_gradients = (lambda net: look(self.step)) if look else None

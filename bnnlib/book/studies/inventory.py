@@ -79,10 +79,10 @@ def operations(model: nn.Module, x: Tensor) -> dict[str, int]:
     return found
 
 
-def _kind(layer: nn.Module | None) -> str:
+def _kind(layer: layers.BinaryLayer | None) -> str:
     if layer is None:
         return "real"
-    return "1-bit" if getattr(layer, "binary_input", True) else "additions"
+    return "1-bit" if layer.binary_input else "additions"
 
 
 def frame(model: nn.Module, x: Tensor) -> pd.DataFrame:
@@ -117,7 +117,7 @@ def sign_information(model: nn.Module, x: Tensor, *, training: bool = True) -> d
     def watch(name: str):
         def see(module: nn.Module, inputs, y: Tensor) -> None:
             with torch.no_grad():
-                positive = (module._binary_input(inputs[0]) > 0).double()
+                positive = (module.binarize_input(inputs[0]) > 0).double()
             channel = 1 if positive.dim() == 4 else -1
             share = positive.movedim(channel, 0).flatten(1).mean(dim=1)
             found[name] = entropy(share).mean().item()

@@ -1,0 +1,98 @@
+"""What becomes of the signs in training: the records of :mod:`bnnlib.training.diagnostics`, drawn and told.
+
+    watched = signs.of("s4-lenet5-15ep-signs")
+    signs.draw(watched, {"conv2.layer": "conv 2", "fc1.layer": "fc 1"})
+    Markdown(signs.told(watched))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bnnlib import records
+from bnnlib.book import figures
+from bnnlib.training import diagnostics
+from bnnlib.training.diagnostics import Signs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def of(recipe: str, seed: int = 0, folder: Path = records.FOLDER) -> Signs | None:
+    """The record of the signs of a run, None where there is none. Raises :class:`bnnlib.records.RecordError` where it is not of the
+    run whose record lies beside it."""
+    record = records.path_of(recipe, seed, folder)
+    path = diagnostics.path_of(record)
+    if not path.exists():
+        return None
+    found, run = diagnostics.read(path), records.read(record)
+    if (found.started, found.recipe_hash) != (run.started, run.recipe_hash):
+        raise records.RecordError(f"{path} is of another run than {record}: train {recipe} again with --replace")
+    return found
+
+
+def layers(watched: Signs) -> list[str]:
+    """The binary layers' names, in the net's order."""
+    return [layer.name for layer in watched.epochs[0].layers]
+
+
+def series(watched: Signs, layer: str, field: str) -> np.ndarray:
+    """``field`` of a layer after each epoch, NaN where it is None."""
+    values = [next(getattr(x, field) for x in epoch.layers if x.name == layer) for epoch in watched.epochs]
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def draw(watched: Signs, names: Mapping[str, str]) -> Figure:
+    """Four panels: share of signs that an epoch flips; latent weights after the first and the last epoch; agreement of the
+    estimator with flips of the loss; test accuracy with batch norm as training left it and estimated anew. ``names``: of the
+    layers, as shown."""
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    fig, ((flips, weights), (cosine, norm)) = plt.subplots(2, 2, figsize=(figures.WIDTH, 5.2))
+    epochs = [e.epoch for e in watched.epochs]
+    centres = (np.array(diagnostics.EDGES)[1:] + np.array(diagnostics.EDGES)[:-1]) / 2
+    for layer, name in names.items():
+        (line,) = flips.plot(epochs, 100 * series(watched, layer, "flipped"), marker=".", label=name)
+        cosine.plot(epochs, series(watched, layer, "cosine"), marker=".", color=line.get_color())
+    layer = next(iter(names))
+    for epoch, colour in ((watched.epochs[0], figures.FAINT), (watched.epochs[-1], figures.BINARY)):
+        found = next(x for x in epoch.layers if x.name == layer)
+        share = 100 * np.array(found.histogram) / found.weights
+        weights.step(centres, share, where="mid", color=colour, label=f"epoch {epoch.epoch}")
+    norm.plot(epochs, [e.test_top1 for e in watched.epochs], marker=".", color=figures.BINARY, label="as trained")
+    norm.plot(epochs, [e.renormed_top1 for e in watched.epochs], marker=".", color=figures.OURS, label="estimated anew")
+    flips.set(xlabel="epoch", ylabel="signs flipped in the epoch, %", yscale="log")
+    weights.set(xlabel=f"latent weight of {names[layer]} / mean |W|", ylabel="weights, %")
+    cosine.set(xlabel="epoch", ylabel="cosine with flips of the loss")
+    cosine.axhline(0, color=figures.FAINT, lw=1)
+    norm.set(xlabel="epoch", ylabel="test accuracy, %")
+    for ax in (flips, weights, norm):
+        ax.legend(fontsize=8)
+    for ax in (flips, cosine, norm):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return fig
+
+
+def told(watched: Signs, names: Mapping[str, str]) -> str:
+    """What the four panels show, in sentences whose numbers come from the record: Markdown."""
+    first, last = watched.epochs[0], watched.epochs[-1]
+    parts = []
+    for layer, name in names.items():
+        flipped = 100 * series(watched, layer, "flipped")
+        parts.append(f"{flipped[0]:.1f} % in epoch {first.epoch} and {flipped[-1]:.2f} % in epoch {last.epoch} ({name})")
+    cosines = [(name, series(watched, layer, "cosine")) for layer, name in names.items()]
+    agreed = "; ".join(f"{name} {np.nanmean(c):+.2f} on average, between {np.nanmin(c):+.2f} and {np.nanmax(c):+.2f}" for name, c in cosines)
+    gains = np.array([e.renormed_top1 - e.test_top1 for e in watched.epochs])
+    widest = watched.epochs[int(np.abs(gains).argmax())]
+    text = (
+        f"One run, seed {watched.seed}. The share of signs that an epoch flips falls: {', '.join(parts)}. The cosine between the "
+        f"estimator's gradient and the effect of single flips on the loss, over {diagnostics.SAMPLED} weights of a layer, is: {agreed}. "
+        f"Batch norm estimated anew on {diagnostics.RENORM:,} training images changes the test accuracy by {gains.mean():+.2f} points on "
+        f"average; the largest change is {widest.renormed_top1 - widest.test_top1:+.2f} points, after epoch {widest.epoch}."
+    )
+    return text.replace("-0", "−0").replace(" -", " −") if "-" in text else text

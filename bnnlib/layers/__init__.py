@@ -1,0 +1,83 @@
+"""Binary layers: convolution and linear layers that multiply +-1 by +-1, and ReActNet's learned shifts.
+
+A binary layer keeps real-valued *latent* weights for the optimizer and binarises them, and its input, at
+every forward pass. What papers disagree on is a part of the layer, a module given by name or as an object:
+the quantizers of input and weight, which hold the gradients (:mod:`bnnlib.layers.quantizers`), the output
+scale (:mod:`bnnlib.layers.scales`), and what becomes of the latent weights before the sign and between steps
+(:mod:`bnnlib.layers.latent`). :mod:`bnnlib.layers.options` has their names.
+
+In evaluation the scale multiplies an exact sum of +-1 products, ``y = scale * (sign(x) * sign(W)) + bias``,
+so that a packed layer (XNOR and popcount) computes the same numbers; in training mean|W| is folded into the
+weights, which is what the gradient formulas of :func:`bnnlib.quantizers.scaled_sign` differentiate. The
+latent weights get a gradient in training mode only.
+"""
+
+from bnnlib.layers.binary import BinaryLayer, binary_layers, project_, project_after_steps, set_temperature_
+from bnnlib.layers.conv import BinaryConv1d, BinaryConv2d, popcount_forward
+from bnnlib.layers.dropout import Dropout, dropout
+from bnnlib.layers.latent import Center, CenterClip, Clip, Standardize
+from bnnlib.layers.linear import BinaryLinear
+from bnnlib.layers.options import Latent, Options, Scale, WeightTransform
+from bnnlib.layers.quantizers import (
+    EDE,
+    ESTIMATORS,
+    ApproxSign,
+    ClippedSTE,
+    IdentitySTE,
+    Quantizer,
+    ScaledSign,
+    Sign,
+    register_estimator,
+    takes_signs,
+)
+from bnnlib.layers.reactnet import RPReLU, RSign
+from bnnlib.layers.scales import (
+    SPATIAL,
+    ChannelMapScale,
+    DenseScale,
+    LearnedScale,
+    OuterProductScale,
+    OutputScale,
+)
+
+counting = popcount_forward  # its older name
+
+__all__ = [
+    "EDE",
+    "ESTIMATORS",
+    "SPATIAL",
+    "ApproxSign",
+    "BinaryConv1d",
+    "BinaryConv2d",
+    "BinaryLayer",
+    "BinaryLinear",
+    "Center",
+    "CenterClip",
+    "ChannelMapScale",
+    "Clip",
+    "ClippedSTE",
+    "DenseScale",
+    "Dropout",
+    "IdentitySTE",
+    "Latent",
+    "LearnedScale",
+    "Options",
+    "OuterProductScale",
+    "OutputScale",
+    "Quantizer",
+    "RPReLU",
+    "RSign",
+    "Scale",
+    "ScaledSign",
+    "Sign",
+    "Standardize",
+    "WeightTransform",
+    "binary_layers",
+    "dropout",
+    "popcount_forward",
+    "project_",
+    "project_after_steps",
+    "register_estimator",
+    "set_temperature_",
+    "takes_signs",
+]

@@ -1,0 +1,178 @@
+"""Binary convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Unpack
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bnnlib import ops, quantizers
+from bnnlib.layers.binary import BinaryLayer, check_floating, whole_in_onnx
+from bnnlib.layers.options import Options, sizes
+from bnnlib.layers.scales import OutputScale
+
+
+class BinaryConv2d(BinaryLayer):
+    """2-d convolution of a binarised input with binarised weights: ``(N, C_in, H, W) -> (N, C_out, H_out,
+    W_out)``.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as
+            :class:`torch.nn.Conv2d`.
+        padding_value: what the padding holds after binarisation: 0 (contributes nothing, the default), +1 or
+            -1.
+        options: quantizers, scale, constraint, by name or as modules: see
+            :class:`bnnlib.layers.options.Options`.
+
+    In training on a CPU the forward pass counts bits and the gradients may come from its bits
+    (:func:`bnnlib.ops.conv2d_of_signs`); see :func:`popcount_forward` for evaluation.
+
+    Raises ``ValueError`` for a value that is not among the choices and for an input whose channels do not
+    fit.
+    """
+
+    popcount_in_evaluation = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        padding_value: int = 0,
+        **options: Unpack[Options],
+    ) -> None:
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups is {groups}: it must divide in_channels {in_channels} and out_channels {out_channels}"
+            )
+        if padding_value not in (-1, 0, 1):
+            raise ValueError(f"padding_value is {padding_value!r}: it must be 0, +1 or -1")
+        kernel = sizes("kernel_size", kernel_size, 1)
+        super().__init__((out_channels, in_channels // groups, *kernel), bias, **options)
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride = kernel, sizes("stride", stride, 1)
+        self.padding, self.dilation = sizes("padding", padding, 0), sizes("dilation", dilation, 1)
+        self.padding_value = padding_value
+
+    def _counts_bits(self, x: Tensor) -> bool:
+        """Whether this pass takes the signs of ``x`` and counts bits."""
+        if not (self.exact and x.is_cpu):
+            return False
+        return not (self.dropout and self.padding_value) if self.training else self.popcount_in_evaluation
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"BinaryConv2d expects (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        check_floating("BinaryConv2d", x)
+        k = None
+        if self.input_scale:
+            k = quantizers.input_scale(x, self.kernel_size, self.stride, self.padding, self.dilation)
+        counts = self._counts_bits(x)
+        b, padding = self._signs_later(x) if counts else self.binarize_input(x), self.padding
+        if self.padding_value and padding != (0, 0):
+            b = F.pad(b, (padding[1], padding[1], padding[0], padding[0]), value=float(self.padding_value))
+            padding = (0, 0)
+        w, scale = self._weight_and_scale()
+        # in evaluation the bias is added to the exact sum: a sum that starts from it would round at every step
+        early = self.training and scale is None and k is None
+        bias, late_bias = (self.bias, None) if early else (None, self.bias)
+        geometry = self.stride, padding, self.dilation, self.groups
+        if counts:
+            y = ops.conv2d_of_signs(b, w, bias, *geometry, self.dropout if self.training else 0.0)
+        else:
+            y = F.conv2d(b, w, bias, *geometry)
+        y = whole_in_onnx(self, y)
+        dtype = (
+            y.dtype
+        )  # under autocast not that of scale and bias: all that follows would be float32 with them
+        if scale is not None:
+            self._check_resolution(scale, x, y)
+            y = y * scale
+        if k is not None:
+            y = y * k
+        return (y if late_bias is None else y + late_bias[:, None, None]).to(dtype)
+
+    def _check_resolution(self, scale: Tensor, x: Tensor, y: Tensor) -> None:
+        size, made = tuple(scale.shape[1:]), tuple(y.shape[2:])
+        own = not isinstance(self.output_scale, OutputScale)  # which may leave a dimension to broadcasting
+        if size not in ((1, 1), made) and not (
+            own and all(a in (1, b) for a, b in zip(size, made, strict=True))
+        ):
+            raise ValueError(
+                f"scale={self.scale_kind!r} has factors for outputs of {size}, an input of {tuple(x.shape)} gives {made}: "
+                "give images of the size it was built for, or build it with another output_size"
+            )
+
+    def extra_repr(self) -> str:
+        text = (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        )
+        for name, default in (("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1), ("padding_value", 0)):
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)}"
+        return f"{text}, {super().extra_repr()}"
+
+
+class BinaryConv1d(BinaryConv2d):
+    """1-d convolution of a binarised input with binarised weights: ``(N, C_in, L) -> (N, C_out, L_out)``, for
+    text and signals.
+
+    Arguments as :class:`BinaryConv2d`, sizes as whole numbers. The weight is ``(C_out, C_in / groups, 1,
+    kernel)``: the layer is a two-dimensional one on rows one pixel high, and is packed as such.
+    ``output_size`` (of a scale that differs from place to place) is the length L_out.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        *,
+        padding_value: int = 0,
+        **options: Unpack[Options],
+    ) -> None:
+        rows = []
+        given = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+        for name, size in given.items():
+            if type(size) is not int:
+                raise ValueError(f"{name} is {size!r}: BinaryConv1d takes a whole number")
+            rows.append((0 if name == "padding" else 1, size))
+        if options.get("output_size") is not None:
+            options["output_size"] = (1, options["output_size"])
+        super().__init__(
+            in_channels, out_channels, *rows, groups, bias, padding_value=padding_value, **options
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 3 or x.shape[1] != self.in_channels:
+            raise ValueError(f"BinaryConv1d expects (N, {self.in_channels}, L), got {tuple(x.shape)}")
+        return super().forward(x.unsqueeze(2)).squeeze(2)
+
+
+@contextmanager
+def popcount_forward(model: nn.Module) -> Iterator[None]:
+    """Within, the binary convolutions of ``model``, in evaluation mode, count bits on a CPU as they do in
+    training: the same numbers to the last bit, in less time. By themselves they leave evaluation to PyTorch,
+    against which packed networks are compared."""
+    convolutions = [module for module in model.modules() if isinstance(module, BinaryConv2d)]
+    try:
+        for module in convolutions:
+            module.popcount_in_evaluation = True
+        yield
+    finally:
+        for module in convolutions:
+            module.popcount_in_evaluation = False
