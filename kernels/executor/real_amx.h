@@ -1,5 +1,6 @@
-// Matrix products of the executor by AMX: weights that are bf16, or int8, which is exact in bf16, against activations rounded to bf16,
-// summed in float32. Tiles of 16 rows x 32 products and 32 products x 16 channels, whose products lie in pairs.
+// Matrix products of the executor by AMX: weights that are bf16, or int8, which is exact in bf16, against activations
+// rounded to bf16, summed in float32. Tiles of 16 rows x 32 products and 32 products x 16 channels, whose products lie
+// in pairs.
 //
 // Few rows, and weights of float32, are for the variant without tiles.
 #pragma once
@@ -38,7 +39,8 @@ inline void round_row(const float* from, isize n, uint16_t* to) {
 // SIDE weights as the high halves of words.
 template <Weights W>
 inline __m512i words_of(const uint8_t* from) {
-    if constexpr (W == Weights::bfloat16) return _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
+    if constexpr (W == Weights::bfloat16)
+        return _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
     else return as<__m512i>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from))));
 }
 
@@ -55,7 +57,8 @@ inline void pair_weights(const uint8_t* b, isize n, uint32_t* to) {
 }
 
 // Up to BLOCK rows; n at most KBLOCK_REAL.
-inline void multiply_rows(const float* a, isize lda, isize rows, const uint32_t* pairs, isize n, float* c, isize ldc, bool add) {
+inline void multiply_rows(const float* a, isize lda, isize rows, const uint32_t* pairs, isize n, float* c, isize ldc,
+                          bool add) {
     alignas(64) uint16_t left[BLOCK * KBLOCK_REAL];
     alignas(64) float sums[BLOCK * BLOCK];
     const isize depths = ceil_div(n, DEPTH), stride = depths * DEPTH;
@@ -85,9 +88,12 @@ inline void multiply_rows(const float* a, isize lda, isize rows, const uint32_t*
         }
 }
 
-inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc, bool add, float* scratch) {
+inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc,
+                 bool add, float* scratch) {
     if (w == Weights::float32 || rows < 4) {
-        const isize block = rows < 4 ? n : real_avx512::KBLOCK_REAL, size = w == Weights::float32 ? 4 : w == Weights::bfloat16 ? 2 : 1;
+        const isize block = rows < 4 ? n : real_avx512::KBLOCK_REAL, size = w == Weights::float32    ? 4
+                                                                            : w == Weights::bfloat16 ? 2
+                                                                                                     : 1;
         for (isize k = 0; k < n; k += block)
             without_tiles(a + k, lda, rows, b + k * PANEL * size, w, least(block, n - k), c, ldc, add || k, scratch);
         return;
@@ -95,13 +101,22 @@ inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weight
     uint32_t* const pairs = (uint32_t*)scratch;
     (w == Weights::int8 ? pair_weights<Weights::int8> : pair_weights<Weights::bfloat16>)(b, n, pairs);
     const amx_gradients::Tiles tiles;
-    for (isize r = 0; r < rows; r += BLOCK) multiply_rows(a + r * lda, lda, least(BLOCK, rows - r), pairs, n, c + r * ldc, ldc, add);
+    for (isize r = 0; r < rows; r += BLOCK)
+        multiply_rows(a + r * lda, lda, least(BLOCK, rows - r), pairs, n, c + r * ldc, ldc, add);
 }
 
 inline bool supported() { return cpu().amx_bf16 && cpu().avx512bw && cpu().avx512bf16 && cpu().fma && amx_permitted(); }
 
-constexpr Real real = {PANEL, KBLOCK_REAL, gemm, real_avx512::stage, real_avx512::add, real_avx512::larger, real_avx512::divide,
-                       real_avx512::combine, real_avx512::convert_add, real_avx512::sign_bits};
+constexpr Real real = {PANEL,
+                       KBLOCK_REAL,
+                       gemm,
+                       real_avx512::stage,
+                       real_avx512::add,
+                       real_avx512::larger,
+                       real_avx512::divide,
+                       real_avx512::combine,
+                       real_avx512::convert_add,
+                       real_avx512::sign_bits};
 
 }  // namespace bnn::real_amx
 BNN_TARGET_END
