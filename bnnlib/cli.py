@@ -13,6 +13,8 @@ from typing import Annotated
 
 import typer
 
+from bnnlib import standins
+
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -47,6 +49,8 @@ def run(command: str, arguments: list[str] | None = None) -> None:
     module, _ = MODULES[command]
     arguments = sys.argv[1:] if arguments is None else arguments
     sys.argv = [f"bnn {command}", *arguments]
+    if standins.asks_for_help(arguments):
+        standins.install()
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

@@ -1,5 +1,5 @@
-"""Packing of +-1 into bits: bit 1 stands for +1, bit 0 for -1, the first element in the lowest bit of the
-first byte."""
+"""Weights in fewer bits. +-1 as bits: bit 1 stands for +1, bit 0 for -1, the first element in the lowest bit of the
+first byte. Real values as int8."""
 
 from __future__ import annotations
 
@@ -31,3 +31,10 @@ def unpack_bits(bits: Tensor, k: int, dtype: torch.dtype = torch.float32) -> Ten
         bits[..., None].to(torch.int32) >> torch.tensor(_SHIFTS, dtype=torch.int32, device=bits.device)
     ) & 1
     return (ones.flatten(-2)[..., :k] * 2 - 1).to(dtype)
+
+
+def round_to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """``(values int8, scale)`` of a weight ``(C_out, ...)``: symmetric, a scale to an output channel, float32 ``(C_out,)``, so
+    that its largest weight becomes 127 or -127."""
+    scale = weight.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127
+    return (weight / scale.view(-1, *[1] * (weight.dim() - 1))).round().to(torch.int8), scale.float()

@@ -1,6 +1,6 @@
 // cppimport
-// The Python shell: NumPy arrays in, checks, threads, the kernels, NumPy arrays out. Everything it computes is in the headers.
-// Kept free of PyTorch's headers so that it compiles in seconds; bnnlib/ops is what puts it under PyTorch.
+// The Python shell: NumPy arrays in, checks, threads, the kernels, NumPy arrays out. Everything it computes is in the
+// headers. Kept free of PyTorch's headers so that it compiles in seconds; bnnlib/ops is what puts it under PyTorch.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -25,7 +25,8 @@ namespace py = pybind11;
 
 static const bnn::Variant& variant_named(const std::string& name) {
     const bnn::Variant* v = bnn::find_variant(name.c_str());
-    if (!v || !v->supported()) fail("kernel variant \"" + name + "\" is " + (v ? "not supported by this CPU" : "unknown"));
+    if (!v || !v->supported())
+        fail("kernel variant \"" + name + "\" is " + (v ? "not supported by this CPU" : "unknown"));
     return *v;
 }
 
@@ -43,7 +44,8 @@ std::string text(const std::vector<isize>& shape) {
 template <class T>
 T* data(py::array& a, const char* name, const std::vector<isize>& shape) {
     std::vector<isize> got(a.shape(), a.shape() + a.ndim());
-    if (!a.dtype().is(py::dtype::of<std::remove_const_t<T>>()) && !a.dtype().equal(py::dtype::of<std::remove_const_t<T>>()))
+    if (!a.dtype().is(py::dtype::of<std::remove_const_t<T>>()) &&
+        !a.dtype().equal(py::dtype::of<std::remove_const_t<T>>()))
         fail(std::string(name) + " has the wrong dtype, " + std::string(py::str(a.dtype())));
     if (got != shape) fail(std::string(name) + " has shape " + text(got) + ", expected " + text(shape));
     if (!(a.flags() & py::array::c_style)) fail(std::string(name) + " is not contiguous");
@@ -70,11 +72,14 @@ bnn::Conv geometry(const std::vector<isize>& v) {
 
 py::list list_variants() {
     py::list all;
-    for (const bnn::Variant* const* v = bnn::variants; *v; ++v) all.append(py::make_tuple((*v)->name, (*v)->needs, (*v)->supported()));
+    for (const bnn::Variant* const* v = bnn::variants; *v; ++v)
+        all.append(py::make_tuple((*v)->name, (*v)->needs, (*v)->supported()));
     return all;
 }
 
-isize blob_bytes(const std::string& name, const std::vector<isize>& conv) { return bnn::blob_bytes(variant_named(name), geometry(conv)); }
+isize blob_bytes(const std::string& name, const std::vector<isize>& conv) {
+    return bnn::blob_bytes(variant_named(name), geometry(conv));
+}
 
 void prepack(const std::string& name, const std::vector<isize>& conv, py::array weights, py::array blob) {
     const bnn::Variant& v = variant_named(name);
@@ -96,7 +101,8 @@ void pack(const std::string& name, py::array x, py::array bits, isize threads) {
         py::gil_scoped_release release;
         const isize piece = bnn::most(16, 16384 / bnn::most(c, 1));
         bnn::parallel_for(threads, bnn::ceil_div(n * h * w, piece), 0, [&](isize item, uint8_t*) {
-            for (isize p = item * piece; p < bnn::least(n * h * w, (item + 1) * piece); ++p) v.pack_bf16(from + p * c, c, to + p * words);
+            for (isize p = item * piece; p < bnn::least(n * h * w, (item + 1) * piece); ++p)
+                v.pack_bf16(from + p * c, c, to + p * words);
         });
         return;
     }
@@ -110,7 +116,8 @@ void pack(const std::string& name, py::array x, py::array bits, isize threads) {
     py::gil_scoped_release release;
     // Lines that follow one another in memory are one long line: fewer, larger pieces of work.
     const bool joined = h > 1 && sh == w * sw;
-    const isize lines = joined ? 1 : h, length = joined ? h * w : w, piece = bnn::most(16, 16384 / bnn::most(c, 1) / 16 * 16);
+    const isize lines = joined ? 1 : h, length = joined ? h * w : w,
+                piece = bnn::most(16, 16384 / bnn::most(c, 1) / 16 * 16);
     const isize pieces = bnn::ceil_div(length, piece);
     bnn::parallel_for(threads, n * lines * pieces, 0, [&](isize item, uint8_t*) {
         const isize first = item % pieces * piece, line = item / pieces % lines, image = item / pieces / lines;
@@ -127,8 +134,9 @@ void pack(const std::string& name, py::array x, py::array bits, isize threads) {
     });
 }
 
-void conv2d(const std::string& name, const std::vector<isize>& conv, py::array bits, py::array blob, py::array to, bool channels_first,
-            py::object scale, py::object bias, py::object residual, py::object threshold, py::object flip, isize pool, isize threads) {
+void conv2d(const std::string& name, const std::vector<isize>& conv, py::array bits, py::array blob, py::array to,
+            bool channels_first, py::object scale, py::object bias, py::object residual, py::object threshold,
+            py::object flip, isize pool, isize threads) {
     const bnn::Variant& v = variant_named(name);
     const bnn::Conv g = geometry(conv);
     bnn::Epilogue e;
@@ -140,7 +148,8 @@ void conv2d(const std::string& name, const std::vector<isize>& conv, py::array b
     if (pool < 1) fail("pool is " + std::to_string(pool) + ", expected 1 or more");
     const isize oh = g.oh() / pool, ow = g.ow() / pool;
     if (to.dtype().equal(py::dtype::of<float>())) {
-        const std::vector<isize> shape = channels_first ? std::vector<isize>{g.n, g.o, oh, ow} : std::vector<isize>{g.n, oh, ow, g.o};
+        const std::vector<isize> shape =
+            channels_first ? std::vector<isize>{g.n, g.o, oh, ow} : std::vector<isize>{g.n, oh, ow, g.o};
         e.out = bnn::Out::float32;
         e.to = data<float>(to, "result", shape);
         e.residual = optional_data<const float>(residual, "residual", shape);
@@ -155,7 +164,8 @@ void conv2d(const std::string& name, const std::vector<isize>& conv, py::array b
         e.out = bnn::Out::bits;
         e.to = data<int64_t>(to, "result", {g.n, oh, ow, bnn::words(g.o)});
     }
-    if (const char* wrong = bnn::check(g, e)) fail(std::string("cannot convolve: ") + wrong + "; K = " + std::to_string(g.k()));
+    if (const char* wrong = bnn::check(g, e))
+        fail(std::string("cannot convolve: ") + wrong + "; K = " + std::to_string(g.k()));
     const uint64_t* from = (const uint64_t*)data<const int64_t>(bits, "bits", {g.n, g.h, g.w, bnn::words(g.c)});
     if (blob.ndim() != 1) fail("prepacked weights have one dimension");
     const uint8_t* packed = data<const uint8_t>(blob, "prepacked weights", {blob.shape(0)});
@@ -165,12 +175,14 @@ void conv2d(const std::string& name, const std::vector<isize>& conv, py::array b
     py::gil_scoped_release release;
     static thread_local bnn::Memory memory;
     const bnn::Plan plan = bnn::make_plan(v, g, e, b, from, threads, memory.need(bnn::plan_bytes(g)));
-    bnn::parallel_for(threads, bnn::work_items(plan), bnn::work_bytes(plan), [&](isize item, uint8_t* mine) { bnn::run(plan, item, mine); });
+    bnn::parallel_for(threads, bnn::work_items(plan), bnn::work_bytes(plan),
+                      [&](isize item, uint8_t* mine) { bnn::run(plan, item, mine); });
 }
 
 py::list list_gradients() {
     py::list all;
-    for (const bnn::Gradients* g = bnn::all_gradients; g->name; ++g) all.append(py::make_tuple(g->name, g->supported()));
+    for (const bnn::Gradients* g = bnn::all_gradients; g->name; ++g)
+        all.append(py::make_tuple(g->name, g->supported()));
     return all;
 }
 
@@ -193,8 +205,8 @@ bnn::Conv gradient_geometry(const std::vector<isize>& conv) {
 }
 
 // dy: bf16 as int16 [N][OH][OW][O]; weights: int64 [O][kh][kw][words(C)]; scale: float32 [O]; dx: as dy, [N][H][W][C].
-void gradient_of_input(const std::string& name, const std::vector<isize>& conv, py::array dy, py::array weights, py::array scale,
-                       py::array dx, isize threads) {
+void gradient_of_input(const std::string& name, const std::vector<isize>& conv, py::array dy, py::array weights,
+                       py::array scale, py::array dx, isize threads) {
     const bnn::Gradients& by = gradients(name);
     const bnn::Conv g = gradient_geometry(conv);
     const uint16_t* from = (const uint16_t*)data<const int16_t>(dy, "gradient", {g.n, g.oh(), g.ow(), g.o});
@@ -206,7 +218,8 @@ void gradient_of_input(const std::string& name, const std::vector<isize>& conv, 
 }
 
 // signs: int64 [N][H][W][words(C)]; dw: float32 [O][kh][kw][C].
-void gradient_of_weight(const std::string& name, const std::vector<isize>& conv, py::array dy, py::array signs, py::array dw, isize threads) {
+void gradient_of_weight(const std::string& name, const std::vector<isize>& conv, py::array dy, py::array signs,
+                        py::array dw, isize threads) {
     const bnn::Gradients& by = gradients(name);
     const bnn::Conv g = gradient_geometry(conv);
     const uint16_t* from = (const uint16_t*)data<const int16_t>(dy, "gradient", {g.n, g.oh(), g.ow(), g.o});
@@ -225,7 +238,8 @@ void or_pool(const std::vector<isize>& v, py::array bits, py::object flip, py::a
     uint64_t* out = (uint64_t*)data<int64_t>(to, "result", {p.n, p.oh(), p.ow(), bnn::words(p.c)});
     const uint64_t* f = (const uint64_t*)optional_data<const int64_t>(flip, "flip", {bnn::words(p.c)});
     py::gil_scoped_release release;
-    bnn::parallel_for(threads, p.n * p.oh(), 0, [&](isize line, uint8_t*) { bnn::or_pool_line(p, from, f, out, line); });
+    bnn::parallel_for(threads, p.n * p.oh(), 0,
+                      [&](isize line, uint8_t*) { bnn::or_pool_line(p, from, f, out, line); });
 }
 
 // For benchmarks. rows: int64 [O][kh * kw][words(C)], tap by tap; to: float32 [N][OH][OW][O].
@@ -260,36 +274,46 @@ double run_limit(const std::string& name, isize rounds) {
 
 PYBIND11_MODULE(bnn_kernels, m) {
     bnn::watch_forks();
-    m.doc() = "The native kernels. conv: [n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups]; words(C) = ceil(C / 64).";
-    m.def("variants", list_variants, "(name, instructions it needs, whether this CPU has them) of each variant, best first.");
-    m.def("blob_bytes", blob_bytes, py::arg("variant"), py::arg("conv"), "Bytes of the prepacked weights of a convolution.");
-    m.def("prepack", prepack, py::arg("variant"), py::arg("conv"), py::arg("weights"), py::arg("blob"),
-          "Write weights, uint8 [O, ceil(K / 8)], a bit each, as the variant reads them into blob, uint8 [blob_bytes].");
-    m.def("pack", pack, py::arg("variant"), py::arg("x"), py::arg("bits"), py::arg("threads"),
-          "Write the signs of x, float32 [N, C, H, W] with any strides or bf16 as uint16 [N, H, W, C], into bits, int64\n"
-          "[N, H, W, words(C)].");
-    m.def("conv2d", conv2d, py::arg("variant"), py::arg("conv"), py::arg("bits"), py::arg("blob"), py::arg("to"),
-          py::arg("channels_first"), py::arg("scale"), py::arg("bias"), py::arg("residual"), py::arg("threshold"),
-          py::arg("flip"), py::arg("pool"), py::arg("threads"),
-          "Convolve bits with prepacked weights into to: float32, bf16 as uint16, int16, or bits as int64. scale, bias:\n"
-          "float32 [O] or None; residual: as to, or None; threshold: int32 [O]; flip: int64 [words(O)]; pool: side of a\n"
-          "window whose largest sum is kept.");
+    m.doc() =
+        "The native kernels. conv: [n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups]; words(C) = ceil(C / 64).";
+    m.def("variants", list_variants,
+          "(name, instructions it needs, whether this CPU has them) of each variant, best first.");
+    m.def("blob_bytes", blob_bytes, py::arg("variant"), py::arg("conv"),
+          "Bytes of the prepacked weights of a convolution.");
+    m.def(
+        "prepack", prepack, py::arg("variant"), py::arg("conv"), py::arg("weights"), py::arg("blob"),
+        "Write weights, uint8 [O, ceil(K / 8)], a bit each, as the variant reads them into blob, uint8 [blob_bytes].");
+    m.def(
+        "pack", pack, py::arg("variant"), py::arg("x"), py::arg("bits"), py::arg("threads"),
+        "Write the signs of x, float32 [N, C, H, W] with any strides or bf16 as uint16 [N, H, W, C], into bits, int64\n"
+        "[N, H, W, words(C)].");
+    m.def(
+        "conv2d", conv2d, py::arg("variant"), py::arg("conv"), py::arg("bits"), py::arg("blob"), py::arg("to"),
+        py::arg("channels_first"), py::arg("scale"), py::arg("bias"), py::arg("residual"), py::arg("threshold"),
+        py::arg("flip"), py::arg("pool"), py::arg("threads"),
+        "Convolve bits with prepacked weights into to: float32, bf16 as uint16, int16, or bits as int64. scale, bias:\n"
+        "float32 [O] or None; residual: as to, or None; threshold: int32 [O]; flip: int64 [words(O)]; pool: side of a\n"
+        "window whose largest sum is kept.");
     m.def("gradients", list_gradients, "(name, whether this CPU has them) of each kind of gradients, best first.");
-    m.def("gradients_of", gradients_of, py::arg("variant"), "The name of the gradients that go with a variant, or None.");
-    m.def("gradient_of_input", gradient_of_input, py::arg("gradients"), py::arg("conv"), py::arg("dy"), py::arg("weights"),
-          py::arg("scale"), py::arg("dx"), py::arg("threads"),
-          "dy: bf16 as int16 [N, OH, OW, O]; weights: int64 [O, kh, kw, words(C)]; scale: float32 [O]; dx: bf16 as int16\n"
+    m.def("gradients_of", gradients_of, py::arg("variant"),
+          "The name of the gradients that go with a variant, or None.");
+    m.def("gradient_of_input", gradient_of_input, py::arg("gradients"), py::arg("conv"), py::arg("dy"),
+          py::arg("weights"), py::arg("scale"), py::arg("dx"), py::arg("threads"),
+          "dy: bf16 as int16 [N, OH, OW, O]; weights: int64 [O, kh, kw, words(C)]; scale: float32 [O]; dx: bf16 as "
+          "int16\n"
           "[N, H, W, C], written.");
-    m.def("gradient_of_weight", gradient_of_weight, py::arg("gradients"), py::arg("conv"), py::arg("dy"), py::arg("signs"),
-          py::arg("dw"), py::arg("threads"),
+    m.def("gradient_of_weight", gradient_of_weight, py::arg("gradients"), py::arg("conv"), py::arg("dy"),
+          py::arg("signs"), py::arg("dw"), py::arg("threads"),
           "dy: bf16 as int16 [N, OH, OW, O]; signs: int64 [N, H, W, words(C)]; dw: float32 [O, kh, kw, C], written.");
     m.def("or_pool", or_pool, py::arg("pool"), py::arg("bits"), py::arg("flip"), py::arg("to"), py::arg("threads"),
-          "Max-pool bits by OR. pool: [n, h, w, c, window, stride, padding]; flip: int64 [words(C)] or None, applied first.");
+          "Max-pool bits by OR. pool: [n, h, w, c, window, stride, padding]; flip: int64 [words(C)] or None, applied "
+          "last.");
     m.def("one_word", one_word, py::arg("conv"), py::arg("bits"), py::arg("rows"), py::arg("to"),
           "The plain loop of one word at a time, for benchmarks. rows: int64 [O, kh * kw, words(C)]; to: float32\n"
           "[N, OH, OW, O].");
     m.def("limits", list_limits, "(name, what it measures, whether this CPU has it) of each limit.");
-    m.def("run_limit", run_limit, py::arg("name"), py::arg("rounds"), "Run a limit's loop; how many products that was.");
+    m.def("run_limit", run_limit, py::arg("name"), py::arg("rounds"),
+          "Run a limit's loop; how many products that was.");
     bind_executor(m);
 }
 
@@ -297,12 +321,14 @@ PYBIND11_MODULE(bnn_kernels, m) {
 <%
 import pathlib
 setup_pybind11(cfg)
-cfg["compiler_args"] += ["-std=c++17", "-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-fno-tree-slp-vectorize", "-Wall"]
+cfg["compiler_args"] += ["-std=c++17", "-O3", "-g0", "-fopenmp", "-ffp-contract=off", "-Wall"]
+cfg["compiler_args"] += ["-fno-tree-slp-vectorize"]
 cfg["linker_args"] += ["-fopenmp"]
 cfg["sources"] = ["bnn_core.cpp"]
 cfg["parallel"] = True
 folder = pathlib.Path(filepath).parent
 cfg["include_dirs"] += [str(folder)]
-cfg["dependencies"] = sorted(str(path.relative_to(folder)) for kind in ("h", "inl") for path in folder.rglob("[!.]*." + kind))
+headers = [path for kind in ("h", "inl") for path in folder.rglob("[!.]*." + kind)]
+cfg["dependencies"] = sorted(str(path.relative_to(folder)) for path in headers)
 %>
 */

@@ -7,8 +7,9 @@
 //   weights, stored    uint8 [O][ceil(K / 8)], K = C/groups * kh * kw in the framework's own order (c, kh, kw):
 //                      numpy.packbits(w.reshape(O, -1) >= 0, axis=1, bitorder="little"). What files hold.
 //   activations        uint64 [N][H][W][ceil(C / 64)]: the channels of one pixel side by side, unused top bits 0.
-//   rows               uint8, kh * kw taps of ceil(C/groups / 8) bytes each, tap-major. What kernels multiply; made on the fly
-//                      from activations, and once from weights, which each variant then interleaves as it likes (a "blob").
+//   rows               uint8, kh * kw taps of ceil(C/groups / 8) bytes each, tap-major. What kernels multiply; made on
+//                      the fly from activations, and once from weights, which each variant then interleaves as it
+//                      likes (a "blob").
 //
 // Overflow: a count of differing bits is at most K. Kernels count into uint16 over stretches of at most KBLOCK bytes
 // (65280 bits), the driver adds stretches in int32, so K < 2^31 holds everywhere; int16 results need K <= 32767.
@@ -24,7 +25,8 @@ using isize = int64_t;
 
 constexpr isize KBLOCK = 8160;      // bytes of a row counted in uint16; a multiple of 32 bytes and of 3 nibbles
 constexpr isize ROW_SLACK = 64;     // bytes a kernel may read past the end of a row buffer, and a gather may write
-constexpr isize LANES = 128;        // work is split at multiples of this many output channels: the widest block of any variant
+// Work is split at multiples of this many output channels: the widest block of any variant.
+constexpr isize LANES = 128;
 
 constexpr isize ceil_div(isize a, isize b) { return (a + b - 1) / b; }
 constexpr isize round_up(isize a, isize b) { return ceil_div(a, b) * b; }

@@ -1,7 +1,8 @@
 // Threads and per-thread memory for shells that have an operating system. The kernels themselves know neither.
 //
-// One OpenMP runtime in a process: compiled with plain -fopenmp this is the libgomp that PyTorch has already loaded, so both
-// share one pool of threads. After fork() that pool is gone in the child and libgomp would wait for it: a child runs serially.
+// One OpenMP runtime in a process: compiled with plain -fopenmp this is the libgomp that PyTorch has already loaded, so
+// both share one pool of threads. After fork() that pool is gone in the child and libgomp would wait for it: a child
+// runs serially.
 #pragma once
 #include <stdlib.h>
 
@@ -46,9 +47,9 @@ inline void watch_forks() {
 #endif
 }
 
-// body(item, memory) for each item, on at most `threads` threads, each with `bytes` of its own memory. Each thread has one stretch of
-// the items, the same in every call of a layer: handing items out one by one would move half of the result's cache lines from core to
-// core in every call, and took a fifth longer on 1 x 1 layers.
+// body(item, memory) for each item, on at most `threads` threads, each with `bytes` of its own memory. Each thread has
+// one stretch of the items, the same in every call of a layer: handing items out one by one would move half of the
+// result's cache lines from core to core in every call, and took a fifth longer on 1 x 1 layers.
 template <class Body>
 void parallel_for(isize threads, isize items, isize bytes, const Body& body) {
     static thread_local Memory memory;

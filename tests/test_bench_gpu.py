@@ -4,8 +4,6 @@ follow from the documents; the machine code is read."""
 from __future__ import annotations
 
 import json
-import math
-import time
 
 import pytest
 import test_cuda as kernels
@@ -17,27 +15,35 @@ from bnnlib.ops import cuda
 library = kernels.library
 
 
-class OnCpu(gpu.Clock):
+SECONDS = 0.002
+
+
+class Fixed(gpu.Clock):
+    """Every call takes as long, so that a rate follows from what was counted."""
+
     def once(self, call, times):
-        began = time.perf_counter()
         for _ in range(times):
             call()
-        return time.perf_counter() - began
+        return SECONDS
 
 
 @pytest.fixture
 def bench(library):
     device = kernels.Emulated(library)
-    return gpu.Bench(torch.device("cpu"), {name: cuda.Cuda(device, name) for name in cuda.FORMULATIONS}, OnCpu(rounds=1))
+    return gpu.Bench(torch.device("cpu"), {name: cuda.Cuda(device, name) for name in cuda.FORMULATIONS}, Fixed(rounds=1))
 
 
 def test_every_part_is_measured(bench, monkeypatch):
     monkeypatch.setattr(gpu, "LEAST_S", 0)
     peaks = bench.peaks(steps=2)
-    assert set(peaks) == {"popcount", "carry-save", "tensor"} and all(0 < rate < math.inf for rate in peaks.values())
-    assert bench.bandwidth(1000) > 0
+    blocks = 8 * bench.backends["tensor"].device.multiprocessors
+    in_a_step = {name: rate * SECONDS / (2 * blocks) for name, rate in peaks.items()}
+    words, tiles = 32 * 8 * 256, (16 * 8 * 256) * 8 * 8  # bits of a word, chains, threads; a tile, chains, warps
+    assert in_a_step == pytest.approx({"popcount": words, "carry-save": words, "tensor": tiles})
+    assert bench.bandwidth(1000) == pytest.approx(2 * 4 * 1000 / SECONDS)
     product = bench.product(64, 64, 64)
     assert {"tensor", "carry-save", "registers", "tiles (S3)", "pack", "bf16", "fp16"} <= set(product["seconds"])
+    assert set(product["seconds"].values()) == {SECONDS}
     layer = bench.layer((20, 33, 3, 5), 1)
     assert layer["layer"] == "20->33 3x3 @5" and {"tensor", "bf16", "fp16"} <= set(layer["seconds"])
     network = bench.network("s4-lenet5", 1)

@@ -121,6 +121,14 @@ def test_grids_rows_of_pictures_and_diagrams_have_one_layout():
         fig, ax = plt.subplots()
         ax.axis("off")
         assert figures.narrow(fig) is None
+        fig, ax = plt.subplots()
+        ax.barh(["a name that is as long as the column of a phone"], [1])
+        assert figures.narrow(fig) is None
+        fig, axes = plt.subplots(1, 3, figsize=(figures.WIDTH, 2.5))
+        for ax in axes:
+            ax.imshow([[0, 1], [1, 0], [0, 1], [1, 1]])
+        width, height = box(figures.narrow(fig))
+        assert 3 * 1.6 * width < height < 3 * 2.4 * width, "a picture of two columns and four rows is twice as high as wide"
         plt.close("all")
 
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from bnnlib import fuzz
 from bnnlib.deploy.graph import Graph, Op, Slot
+from bnnlib.deploy.randomgraphs import Maker, interpret
 
 
 @pytest.mark.parametrize("kind", fuzz.CASES)
@@ -64,7 +65,7 @@ def test_the_interpreter_by_hand():
     op = Op("real_conv", ["x"], {**geometry, "weights": "bits"}, {"weight": "w"}, stages)
     graph = Graph(["x"], ["y", "b"], slots, [op], tensors)
     graph.validate()
-    held = fuzz.interpret(graph, np.array([[[[1, 2], [3, 4]]]], np.float32))
+    held = interpret(graph, np.array([[[[1, 2], [3, 4]]]], np.float32))
     assert held["y"].ravel().tolist() == [-1 + 3, 1 - 2 + 3 + 4, 2 + 4]  # weights 1 -1 / 1 1
     assert held["b"].ravel().tolist() == [-1, -1, -1]
 
@@ -72,7 +73,7 @@ def test_the_interpreter_by_hand():
 def test_random_graphs_hold_every_operation_and_stage():
     from bnnlib.deploy.graph import FUNCTIONS, OPERATIONS, STAGES
 
-    graphs = [fuzz.Maker(random.Random(seed)).graph for seed in range(200)]
+    graphs = [Maker(random.Random(seed)).graph for seed in range(200)]
     for graph in graphs:
         graph.validate()
     rounded = {*FUNCTIONS, "over", "over_from"} - {"abs", "square"}  # tests/test_deploy_supported.py has these

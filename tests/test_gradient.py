@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bnnlib import data, layers, models, recipes, records
+from bnnlib import data, layers, models, recipes, records, storage
 from bnnlib.book.studies import gradients, jacobians, scale_gradients
 from bnnlib.quantizers import mean_scale, scaled_sign, sign
 from bnnlib.training import loop
@@ -591,7 +591,7 @@ def test_the_first_steps_are_those_of_training(measured):
 def test_a_measurement_is_read_back_and_a_damaged_one_refused(measured, tmp_path):
     path = tmp_path / "m.json"
     text = measured.model_dump_json()
-    records.write_atomically(path, text.encode())
+    storage.write_atomically(path, text.encode())
     assert gradients.read(path) == measured
     path.write_text(text[:-20])
     with pytest.raises(records.RecordError, match="m.json is damaged"):

@@ -6,6 +6,7 @@ import os
 
 import nbformat
 import pytest
+from typer.testing import CliRunner
 
 from bnnlib.book import chapters, lab
 
@@ -42,6 +43,18 @@ def test_jupyterlab_is_started_as_root_too(root, monkeypatch):
     assert any(part.endswith("build/lab/00-start.ipynb") for part in command)
     monkeypatch.setattr(os, "geteuid", lambda: 1000, raising=False)
     assert "--allow-root" not in lab.command(root)
+
+
+def test_threads_of_kernels_wait_passively_unless_told(root, monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda *_: started.append(os.environ["OMP_WAIT_POLICY"]))
+    monkeypatch.setattr(lab, "copies", lambda: [])
+    monkeypatch.chdir(root)
+    for told, wanted in ((None, "passive"), ("active", "active")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", told or "")
+        if told is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        assert CliRunner().invoke(lab.app, ["--no-browser"]).exit_code == 0 and started.pop() == wanted
 
 
 def test_the_start_notebook_names_every_chapter_and_is_stored_without_outputs():

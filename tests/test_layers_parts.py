@@ -197,6 +197,17 @@ def test_what_does_not_stays_in_pytorch_and_is_named(options, words):
         torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+def test_a_hook_on_a_part_is_kept_with_its_layer():
+    model, seen, x = net(), [], torch.randn(3, 2, 8, 8)
+    model[2].input_quantizer.register_forward_hook(lambda *_: seen.append(1))
+    packed = deploy.convert(model, (2, 8, 8))
+    assert "its input_quantizer has a forward hook" in packed.report()
+    seen.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), model(x), rtol=1e-4, atol=1e-4)
+    assert len(seen) == 2
+
+
 def test_a_linear_layer_on_rows_is_named_too():
     model = nn.Sequential(BinaryLinear(20, 8, input_quantizer=Ternary()), nn.ReLU()).eval()
     packed, x = deploy.convert(model, (5, 20)), torch.randn(2, 5, 20)

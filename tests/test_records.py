@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import stat
 
 import pytest
 
 from bnnlib import recipes, records
+from bnnlib.book.studies import signs
+from bnnlib.training import diagnostics
 
 
 def test_write_then_read_gives_the_same_record(tmp_path, a_record):
@@ -76,21 +75,6 @@ def test_read_all_in_the_order_of_seeds(tmp_path, a_record):
     assert records.read_all(tmp_path, "other") == []
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, call):
-    path = tmp_path / "file"
-    path.write_bytes(b"old")
-
-    def fail(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, call, fail)
-    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
-        records.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
 def test_every_committed_record_reads_and_names_its_recipe():
     for record in records.read_all():
         recipe = recipes.load(record.recipe)
@@ -101,30 +85,9 @@ def test_every_committed_record_reads_and_names_its_recipe():
 
 def test_no_quick_run_and_no_stray_file_lies_among_the_records():
     for path in records.FOLDER.rglob("*"):
-        if path.is_file():
+        if path.name.startswith("signs-"):
+            watched = diagnostics.read(path)
+            assert signs.of(watched.recipe, watched.seed), f"{path} is of no run that lies beside it"
+            assert path == diagnostics.path_of(records.path_of(watched.recipe, watched.seed))
+        elif path.is_file():
             assert json.loads(path.read_text())["profile"] == "full", path
-
-
-def test_what_killed_writers_left_goes_and_what_living_ones_hold_stays(tmp_path):
-    path = tmp_path / "file"
-    (tmp_path / ".file.deadbeef").write_bytes(b"half")
-    handle, held = records._temporary(path)
-    records.write_atomically(path, b"new")
-    assert sorted(tmp_path.iterdir()) == sorted([path, held])
-    os.close(handle)
-    records.write_atomically(path, b"newer")
-    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"newer"
-
-
-def test_the_umask_is_obeyed_and_the_folder_synced(tmp_path, monkeypatch):
-    synced, fsync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(stat.S_ISDIR(os.fstat(handle).st_mode)) or fsync(handle))
-    before = os.umask(0o077)
-    try:
-        records.write_atomically(tmp_path / "private", b"x")
-        os.umask(0o022)
-        records.write_atomically(tmp_path / "public", b"x")
-    finally:
-        os.umask(before)
-    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("private", "public")] == [0o600, 0o644]
-    assert synced == [False, True] * 2

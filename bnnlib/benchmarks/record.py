@@ -19,7 +19,7 @@ from typing import Any
 import pydantic
 import torch
 
-from bnnlib import records
+from bnnlib import records, storage
 from bnnlib.ops import _build
 from bnnlib.paths import RESULTS
 
@@ -112,7 +112,7 @@ def write(record: dict[str, Any], folder: Path, prefix: str = "") -> Path:
     """Write ``record`` as ``<prefix><cpu>-<date>.json`` into ``folder``; the path."""
     cpu = re.sub(r"[^a-z0-9]+", "-", record["environment"]["cpu"].lower()).strip("-")
     path = folder / f"{prefix}{cpu}-{record['date']}.json"
-    records.write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
+    storage.write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
     return path
 
 

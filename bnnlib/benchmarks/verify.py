@@ -41,7 +41,7 @@ from bnnlib.data import evaluate
 from bnnlib.deploy import images, whitened
 from bnnlib.experiments import predictions
 from bnnlib.paths import RESULTS, ROOT
-from bnnlib.records import write_atomically
+from bnnlib.storage import write_atomically
 
 FOLDER = RESULTS / "verified"
 MEMORY = ("fp32-eager", "packed", "packed-alone", "packed-alone-int8")

@@ -29,6 +29,7 @@ FURTHER = ("#9333ea", "#ca8a04")  # for a fifth and sixth line; without a meanin
 WIDTH = 7.2  # inches; the column of a page
 PHONE = 3.7  # inches; the column of a page on a phone
 _PANELS = 5  # more of them in a row are small pictures, which stay side by side
+_LEAST = 0.5  # of a phone's column that the axes of a plot must have
 _NARROW = re.compile(r"<metadata>narrow:([A-Za-z0-9+/=]+)</metadata>")
 
 
@@ -97,8 +98,8 @@ def split(drawn: str) -> tuple[str, str | None]:
 def narrow(figure: Figure) -> str | None:
     """The figure as SVG for a phone: the panels of a row one above the other, and a single plot as narrow as the column.
 
-    None for what has no other layout: grids of more than one row, rows of many small pictures, drawings without axes. The figure
-    itself is left as it was.
+    None for what has no other layout: grids of more than one row, rows of many small pictures, drawings without axes, and plots
+    whose words beside the axes take the width of a phone. The figure itself is left as it was.
     """
     panels = [ax for ax in figure.axes if ax.get_subplotspec() is not None]
     grids = {ax.get_subplotspec().get_gridspec() for ax in panels}
@@ -108,27 +109,34 @@ def narrow(figure: Figure) -> str | None:
     width, height = figure.get_size_inches()
     if (grid.nrows, grid.ncols) != (1, len(panels)) or width <= PHONE or (len(panels) == 1 and not panels[0].axison):
         return None
-    # a picture of fixed proportions is to fill the column, a plot keeps its height
-    fixed = any(ax.get_aspect() != "auto" for ax in panels)
-    tall = height * max(1.0, PHONE * len(panels) / width) if fixed else height
+    tall = [_height(ax, height) for ax in panels]
     before = [(ax.get_subplotspec(), ax.yaxis.get_tick_params().get("labelleft", True), ax.get_ylabel()) for ax in panels]
     try:
         from matplotlib.gridspec import GridSpec
 
-        column = GridSpec(len(panels), 1, figure=figure)
+        column = GridSpec(len(panels), 1, figure=figure, height_ratios=tall)
         for i, ax in enumerate(panels):
             ax.set_subplotspec(column[i, 0])
             if ax.get_shared_y_axes().joined(ax, panels[0]) and ax.axison:
                 ax.tick_params(labelleft=True)
                 ax.set_ylabel(ax.get_ylabel() or panels[0].get_ylabel())
-        figure.set_size_inches(PHONE, tall * len(panels))
-        return _saved(figure)
+        figure.set_size_inches(PHONE, sum(tall))
+        drawn = _saved(figure)
+        # words beside the axes may leave no room for them
+        return drawn if all(ax.get_position().width > _LEAST for ax in panels if ax.axison) else None
     finally:
         figure.set_size_inches(width, height)
         for ax, (spec, left, label) in zip(panels, before, strict=True):
             ax.set_subplotspec(spec)
             ax.tick_params(labelleft=left)
             ax.set_ylabel(label)
+
+
+def _height(ax: Axes, height: float) -> float:
+    """Inches of a panel that fills the column: a plot keeps its height, a picture of fixed proportions its proportions."""
+    if ax.get_aspect() == "auto":
+        return height
+    return min(0.8 * PHONE * ax.get_aspect() * ax.get_data_ratio() + 0.7, 2 * PHONE)
 
 
 def _saved(figure: Figure) -> str:

@@ -17,7 +17,7 @@ import typer
 
 from bnnlib.book import chapters
 from bnnlib.paths import ROOT
-from bnnlib.records import write_atomically
+from bnnlib.storage import write_atomically
 
 MARKS = ".copied.json"  # name of a copy: hash of the chapter that it was made from
 
@@ -73,6 +73,8 @@ def main(
         print(line)
     if not only_copy:
         arguments = command(further=context.args)
+        # Kernels share the cores with the browser and with one another: threads that spin while they wait would take them away.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         os.chdir(ROOT)
         os.execv(arguments[0], arguments)
 

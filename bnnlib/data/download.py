@@ -84,7 +84,7 @@ def fetch(name: str, root: Path, *, progress: bool = False) -> None:
 
     progress: let torchvision draw its bars on stderr.
     """
-    from bnnlib.records import remove_leftovers, sync_folder  # here: most who read data write none
+    from bnnlib.storage import remove_leftovers, sync_folder  # here: most who read data write none
 
     download = DOWNLOADS[name]
     target = root / download.folder

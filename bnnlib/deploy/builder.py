@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bnnlib.deploy import layerkinds as known
 from bnnlib.deploy.graph import Op, Slot, joined_shape, output_shape
-from bnnlib.deploy.tracing import ConvertError
+from bnnlib.deploy.preparing import ConvertError
 
 Shape = tuple[int, int, int]
 

@@ -57,7 +57,7 @@ class DeployError(ValueError):
 
 def write(path: Path, document: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Path:
     """Write ``document`` and ``tensors`` to ``path``; whole or not at all, and the same bytes for the same content."""
-    from bnnlib.records import write_atomically
+    from bnnlib.storage import write_atomically
 
     encoded = _encoded(document, tensors)
     if len(encoded) > LARGEST_HEADER:

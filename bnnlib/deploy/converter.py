@@ -27,9 +27,11 @@ from bnnlib.deploy.bits import Bits
 from bnnlib.deploy.builder import Draft, Point
 from bnnlib.deploy.graph import Graph, Op, Slot
 from bnnlib.deploy.network import PackedNetwork
+from bnnlib.deploy.preparing import ConvertError, hooked, prepared
 from bnnlib.deploy.tensors import AXES, Tensors, settled_shape
 from bnnlib.deploy.torch_parts import TorchPart, carried
-from bnnlib.deploy.tracing import BATCH, OTHER_BATCH, ConvertError, Trace, depends, hooked, prepared, trace
+from bnnlib.deploy.tracer import depends
+from bnnlib.deploy.tracing import BATCH, OTHER_BATCH, Trace, trace
 
 RealWeights = Literal["float32", "bfloat16", "int8", "1-bit"]
 

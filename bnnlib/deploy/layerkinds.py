@@ -102,6 +102,9 @@ def _module_kind(module: nn.Module, before: tuple[int, ...]) -> str:
 
 def own_quantizer(layer: layers.BinaryLayer) -> str | None:
     """Which of a layer's quantizers no bits stand for, in words; None where bits stand for both."""
+    for name, part in layer.named_children():
+        if part._forward_hooks or part._forward_pre_hooks:
+            return f"its {name} has a forward hook"
     inputs, weights = layer.input_quantizer, layer.weight_quantizer
     if inputs is not None and not layers.takes_signs(inputs):
         return f"its input quantizer {type(inputs).__name__} is not the sign of its input (to be packed, derive it from bnnlib.layers.Sign)"

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from bnnlib.deploy.container import DeployError
-from bnnlib.records import write_atomically
+from bnnlib.storage import write_atomically
 
 
 def write(

@@ -14,7 +14,7 @@ from bnnlib import layers
 from bnnlib.deploy import layerkinds as known
 from bnnlib.deploy.builder import SINKS, Builder, Point, joined
 from bnnlib.deploy.graph import Op
-from bnnlib.packing import pack_bits
+from bnnlib.packing import pack_bits, round_to_int8
 
 
 class Reals(Builder):
@@ -58,8 +58,8 @@ class Reals(Builder):
         if kind == "bfloat16":
             stored = weight.to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
         elif kind == "int8":
-            scale = weight.flatten(1).abs().amax(1).clamp(min=1e-12) / 127
-            stored = (weight / scale.view(-1, 1, 1, 1)).round().to(torch.int8).numpy()
+            rounded, scale = round_to_int8(weight)
+            stored = rounded.numpy()
             constants["scale"] = self.constant(f"{name}.weight.scale", scale)
         elif kind == "1-bit":
             stored, kind = pack_bits(weight.permute(0, 3, 1, 2).flatten(1)).numpy(), "bits"

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from bnnlib import ops
+
 _LARGEST = 0x71800000  # the bits of 2^100: beyond it a chain overflows, and no activation lies there
 _AT_ONCE = 1 << 22
 
@@ -43,10 +45,10 @@ def of_integers(
                 pooled[i].append(x.reshape(-1, channels))
         bits.append(final(x).reshape(-1, channels))
     bit = torch.cat(bits)
-    falls = bit[0] & ~bit[-1]
-    rising = bit ^ falls
-    if (rising[1:] < rising[:-1]).any():
-        raise NotMonotone("the bits are not monotone in the layer's result")
+    try:
+        threshold, falls = ops.threshold_of(bit, k)
+    except ValueError as error:
+        raise NotMonotone(str(error)) from None
     varies = bit[0] != bit[-1]
     pools = []
     for parts in pooled:
@@ -55,7 +57,6 @@ def of_integers(
         if (varies & ~up & ~down).any():
             raise NotMonotone("what is pooled is not monotone in the layer's result")
         pools.append(varies & torch.where(up, falls, ~falls))
-    threshold = ((~rising).sum(0) - k).to(torch.int32)  # the first dot with a rising bit; k + 1 where there is none
     return threshold, falls, pools
 
 

@@ -10,7 +10,9 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from bnnlib.deploy.tracing import BATCH, OTHER_BATCH, ConvertError, depends
+from bnnlib.deploy.preparing import ConvertError
+from bnnlib.deploy.tracer import depends
+from bnnlib.deploy.tracing import BATCH, OTHER_BATCH
 
 
 def carried(node: torch.fx.Node) -> bool:

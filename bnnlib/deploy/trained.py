@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from bnnlib import layers, models
 from bnnlib.deploy.container import DeployError
 from bnnlib.deploy.files import RealDtype
-from bnnlib.packing import pack_bits, unpack_bits
+from bnnlib.packing import pack_bits, round_to_int8, unpack_bits
 
 _COUNTER = "num_batches_tracked"  # training's alone
 
@@ -184,9 +184,8 @@ def _freeze_(layer: layers.BinaryLayer) -> None:
 def _shrunk(name: str, tensor: Tensor, real: str) -> dict[str, Tensor]:
     if real == "bfloat16":
         return {name: tensor.to(torch.bfloat16)}
-    scale = tensor.flatten(1).abs().amax(dim=1).clamp(min=1e-12) / 127
-    values = (tensor / scale.view(-1, *([1] * (tensor.dim() - 1)))).round().to(torch.int8)
-    return {name: values, f"{name}.int8_scale": scale.float()}
+    values, scale = round_to_int8(tensor)
+    return {name: values, f"{name}.int8_scale": scale}
 
 
 def _restored(name: str, array: np.ndarray, tensors: Mapping[str, np.ndarray]) -> Tensor:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnnlib import deploy, records
+from bnnlib import deploy, records, storage
 from bnnlib.paths import RESULTS
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def write(name: str, file: Path, scores: Tensor, labels: Tensor, fingerprint: st
     data = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, {"about": json.dumps(about)})
     path = path_of(name, folder)
     path.parent.mkdir(parents=True, exist_ok=True)
-    records.write_atomically(path, data)
+    storage.write_atomically(path, data)
     return path
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bnnlib import recipes, records
+from bnnlib import recipes, records, storage
 from bnnlib.experiments import statistics
 from bnnlib.experiments.statistics import Spread
 from bnnlib.paths import ROOT
@@ -347,7 +347,7 @@ def main(
             text = path.read_text(encoding="utf-8")
             new = with_table(text, headline_table(folder, links=True))
             if path == write:
-                records.write_atomically(path, new.encode())
+                storage.write_atomically(path, new.encode())
             elif new != text:
                 print(
                     f"error: the scoreboard in {path} is not what the records say: python -m bnnlib.report --write {path}",

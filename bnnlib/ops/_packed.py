@@ -308,17 +308,20 @@ def fold_threshold(expression: Callable[[Tensor], Tensor], channels: int, k: int
         bits = expression(dots[:, None].expand(-1, channels).contiguous()) >= 0
     if tuple(bits.shape) != (len(dots), channels):
         raise ValueError(f"the expression gave {list(bits.shape)} for [{len(dots)}, {channels}]")
+    threshold, falls = threshold_of(bits, k)
+    return threshold, pack_words(falls)
+
+
+def threshold_of(bits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``(threshold int32 [C], falls bool [C])`` of bits ``[2k + 1, C]``, one for each dot -k..k: ``bit == (dot >= threshold) ^
+    falls``. Raises ``ValueError`` if a channel is not monotone."""
     falls = bits[0] & ~bits[-1]
     rising = bits ^ falls
-    if (rising[1:] < rising[:-1]).any():
-        channel = int((rising[1:] < rising[:-1]).any(0).nonzero()[0])
-        raise ValueError(
-            f"channel {channel} is not monotone in the layer's result, so no threshold describes it"
-        )
-    threshold = ((~rising).sum(0) - k).to(
-        torch.int32
-    )  # the first dot with a rising bit; k + 1 where there is none
-    return threshold, pack_words(falls)
+    back = (rising[1:] < rising[:-1]).any(0)
+    if back.any():
+        channel = int(back.nonzero()[0])
+        raise ValueError(f"channel {channel} is not monotone in the layer's result, so no threshold describes it")
+    return ((~rising).sum(0) - k).to(torch.int32), falls  # the first dot with a rising bit; k + 1 where there is none
 
 
 _EPILOGUE = "Tensor? scale, Tensor? bias, Tensor? residual, Tensor? threshold, Tensor? flip"

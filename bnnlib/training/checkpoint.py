@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from bnnlib.records import remove_leftovers, write_atomically
+from bnnlib.storage import remove_leftovers, write_atomically
 from bnnlib.training.status import runs_folder
 
 __all__ = ["CheckpointError", "Lock", "RunBusy", "damaged", "load", "runs_folder", "save"]

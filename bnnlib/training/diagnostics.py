@@ -24,7 +24,8 @@ from torch.optim.swa_utils import update_bn
 from bnnlib import layers
 from bnnlib.data import random
 from bnnlib.packing import pack_bits, unpack_bits
-from bnnlib.records import RecordError, write_atomically
+from bnnlib.records import RecordError
+from bnnlib.storage import write_atomically
 from bnnlib.training.steps import as_input, loss_of, validate
 
 if TYPE_CHECKING:

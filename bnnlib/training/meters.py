@@ -1,11 +1,12 @@
-"""Loss and accuracy over the images of an epoch, as torchmetrics sums them: in float64, over all processes."""
+"""Loss and accuracy over the images of an epoch, as torchmetrics sums them: in float64, over all processes.
+
+torchmetrics is imported where a meter is made: it takes seconds, and a chapter that reads records makes none.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.aggregation import SumMetric
 
 NAMES = ("loss", "top1", "top5", "images")
 
@@ -14,6 +15,9 @@ class Meter:
     """Sums over images: loss, top-1 and top-5 hits, images."""
 
     def __init__(self, device: torch.device) -> None:
+        from torchmetrics import MetricCollection
+        from torchmetrics.aggregation import SumMetric
+
         # a loss that is not a number must show: it stops the run
         sums = {name: SumMetric(nan_strategy="disable") for name in NAMES}
         self.sums = MetricCollection(sums, compute_groups=False).to(device).set_dtype(torch.float64)

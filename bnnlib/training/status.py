@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bnnlib import paths, records
+from bnnlib import paths, storage
 
 NAME = "status.json"
 
@@ -36,7 +36,7 @@ def runs_folder(folder: Path | None = None) -> Path:
 
 
 def write(folder: Path, status: Status) -> None:
-    records.write_atomically(folder / NAME, status.model_dump_json().encode() + b"\n")
+    storage.write_atomically(folder / NAME, status.model_dump_json().encode() + b"\n")
 
 
 def read(path: Path) -> Status:

@@ -18,17 +18,23 @@ inline const char* check(const Pool& p) {
     return nullptr;
 }
 
+// One window of an image [h][width][count words]: rows [top, bottom), columns [left, right); then xor `flip`.
+inline void or_window(const uint64_t* image, isize width, isize count, isize top, isize bottom, isize left, isize right,
+                      const uint64_t* flip, uint64_t* to) {
+    fill(to, 0, count * 8);
+    for (isize y = top; y < bottom; ++y)
+        for (isize x = left; x < right; ++x)
+            for (isize i = 0; i < count; ++i) to[i] |= image[(y * width + x) * count + i];
+    if (flip) for (isize i = 0; i < count; ++i) to[i] ^= flip[i];
+}
+
 // Line `line` of n * oh() output lines.
 inline void or_pool_line(const Pool& p, const uint64_t* bits, const uint64_t* flip, uint64_t* to, isize line) {
     const isize n = words(p.c), image = line / p.oh(), y0 = line % p.oh() * p.stride - p.padding;
     for (isize ox = 0; ox < p.ow(); ++ox) {
-        uint64_t* out = to + (line * p.ow() + ox) * n;
         const isize x0 = ox * p.stride - p.padding;
-        fill(out, 0, n * 8);
-        for (isize y = most(0, y0); y < least(p.h, y0 + p.k); ++y)
-            for (isize x = most(0, x0); x < least(p.w, x0 + p.k); ++x)
-                for (isize i = 0; i < n; ++i) out[i] |= bits[((image * p.h + y) * p.w + x) * n + i];
-        if (flip) for (isize i = 0; i < n; ++i) out[i] ^= flip[i];
+        or_window(bits + image * p.h * p.w * n, p.w, n, most(0, y0), least(p.h, y0 + p.k), most(0, x0),
+                  least(p.w, x0 + p.k), flip, to + (line * p.ow() + ox) * n);
     }
 }
 

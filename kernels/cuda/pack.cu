@@ -3,7 +3,8 @@
 
 enum Type : int { FLOAT32, BFLOAT16, FLOAT16 };
 
-// Tensor [N][C][H][W] with any strides (in elements) -> [N][H][W][words]. Sign of 0 and of -0 is +1; a NaN counts as -1.
+// Tensor [N][C][H][W] with any strides (in elements) -> [N][H][W][words]. Sign of 0 and of -0 is +1; a NaN counts as
+// -1.
 struct PackArgs {
     const void* from;
     u32* to;
@@ -23,10 +24,11 @@ __device__ inline i64 pixel_at(const PackArgs& p, i64 pixel) {
     return image * p.sn + (line - image * p.h) * p.sh + (pixel - line * p.w) * p.sw;
 }
 
-// by_channel (channels side by side): a warp makes a word, a lane a bit. Else a thread makes a word, neighbours those of neighbouring
-// pixels. grid: any, blocks of THREADS.
+// by_channel (channels side by side): a warp makes a word, a lane a bit. Else a thread makes a word, neighbours those
+// of neighbouring pixels. grid: any, blocks of THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS) bnn_pack(const __grid_constant__ PackArgs p) {
-    const i64 thread = (i64)blockIdx.x * THREADS + threadIdx.x, threads = (i64)gridDim.x * THREADS, all = p.pixels * p.words;
+    const i64 thread = (i64)blockIdx.x * THREADS + threadIdx.x, threads = (i64)gridDim.x * THREADS,
+              all = p.pixels * p.words;
     if (p.by_channel) {
         const int lane = threadIdx.x % 32;
         for (i64 item = thread / 32; item < all; item += threads / 32) {
@@ -67,7 +69,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) bnn_prepack(const __grid_c
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) bnn_tap_counts(const __grid_constant__ PrepackArgs p) {       // a warp to a channel
+// A warp to a channel.
+extern "C" __global__ void __launch_bounds__(THREADS) bnn_tap_counts(const __grid_constant__ PrepackArgs p) {
     const int lane = threadIdx.x % 32;
     for (i64 o = (i64)blockIdx.x * WARPS + threadIdx.x / 32; o < p.o; o += (i64)gridDim.x * WARPS) {
         const u32* row = p.to + o * p.taps * p.tap_words;
@@ -100,7 +103,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) bnn_or_pool(const __grid_c
         const int x0 = (int)(pixel - line * p.ow) * p.stride - p.padding;
         u32 bits = 0;
         for (int y = y0 < 0 ? 0 : y0; y < y0 + p.kernel && y < p.h; ++y)
-            for (int x = x0 < 0 ? 0 : x0; x < x0 + p.kernel && x < p.w; ++x) bits |= p.from[((image * p.h + y) * p.w + x) * p.words + word];
+            for (int x = x0 < 0 ? 0 : x0; x < x0 + p.kernel && x < p.w; ++x)
+                bits |= p.from[((image * p.h + y) * p.w + x) * p.words + word];
         p.to[item] = p.flip ? bits ^ p.flip[word] : bits;
     }
 }

@@ -1,6 +1,6 @@
-// How fast the units are that the formulations use: loops without memory. Each thread multiplies `steps` times EACH words (or, on
-// tensor cores, each warp EACH products of 16 x 8 x 256). `to` is written if the sum happens to be `never`, so that the compiler must
-// compute it.
+// How fast the units are that the formulations use: loops without memory. Each thread multiplies `steps` times EACH
+// words (or, on tensor cores, each warp EACH products of 16 x 8 x 256). `to` is written if the sum happens to be
+// `never`, so that the compiler must compute it.
 #include "warp.cuh"
 
 struct PeakArgs {

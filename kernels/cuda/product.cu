@@ -1,14 +1,18 @@
-// The product of packed rows as it is computed, in three formulations: a linear layer, or a convolution whose rows are gathered
-// on the way (an implicit GEMM). One block: a tile of rows of the product, a tile of the channels of one group.
-// grid: (tiles of rows, tiles of channels, groups), THREADS threads.
+// The product of packed rows as it is computed, in three formulations: a linear layer, or a convolution whose rows are
+// gathered on the way (an implicit GEMM). One block: a tile of rows of the product, a tile of the channels of one
+// group. grid: (tiles of rows, tiles of channels, groups), THREADS threads.
 //
 // 1. registers: each thread counts T x T products, popcount of the xor of word by word.
-// 2. carry-save: the same; of eight words' xor, full adders make four words of weight 1, 1, 2 and 4 before they are counted. A
-//    multiprocessor counts the ones of 16 words a clock but makes 64 logical operations, so half the counting pays for more logic.
-// 3. tensor: binary products on tensor cores, popcount(a and w). popcount(a xor w) = popcount(a) + popcount(w) - 2 popcount(a and w).
+// 2. carry-save: the same; of eight words' xor, full adders make four words of weight 1, 1, 2 and 4 before they are
+// counted. A
+//    multiprocessor counts the ones of 16 words a clock but makes 64 logical operations, so half the counting pays for
+//    more logic.
+// 3. tensor: binary products on tensor cores, popcount(a and w). popcount(a xor w) = popcount(a) + popcount(w) - 2
+// popcount(a and w).
 #include "tile.cuh"
 
-__device__ inline u32 majority(u32 a, u32 b, u32 c) { return (a & b) | (a & c) | (b & c); }      // one LOP3, as is a ^ b ^ c
+// One LOP3, as is a ^ b ^ c.
+__device__ inline u32 majority(u32 a, u32 b, u32 c) { return (a & b) | (a & c) | (b & c); }
 
 template <bool CARRY_SAVE>
 __device__ inline int differing(const u32 (&a)[8], const u32 (&b)[8], int sum) {
@@ -20,14 +24,16 @@ __device__ inline int differing(const u32 (&a)[8], const u32 (&b)[8], int sum) {
         for (int k = 0; k < 8; ++k) sum += __popc(x[k]);
         return sum;
     }
-    const u32 s0 = x[0] ^ x[1] ^ x[2], c0 = majority(x[0], x[1], x[2]), s1 = x[3] ^ x[4] ^ x[5], c1 = majority(x[3], x[4], x[5]);
+    const u32 s0 = x[0] ^ x[1] ^ x[2], c0 = majority(x[0], x[1], x[2]), s1 = x[3] ^ x[4] ^ x[5],
+              c1 = majority(x[3], x[4], x[5]);
     const u32 s2 = s0 ^ s1 ^ x[6], c2 = majority(s0, s1, x[6]), twos = c0 ^ c1 ^ c2, fours = majority(c0, c1, c2);
     return sum + __popc(s2) + __popc(x[7]) + 2 * __popc(twos) + 4 * __popc(fours);
 }
 
 __device__ inline void copy8(u32 (&to)[8], const u32* from) {
     const Quad low = *(const Quad*)from, high = *(const Quad*)(from + 4);
-    to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w, to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+    to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w, to[4] = high.x, to[5] = high.y, to[6] = high.z,
+    to[7] = high.w;
 }
 
 template <int T, bool CARRY_SAVE>
@@ -89,7 +95,8 @@ __device__ inline void product_on_tensor_cores(const ConvArgs& p) {
     BNN_SHARED(u32, memory, MEMORY);
     BNN_SHARED(int, ones, TILE);                            // of each row of activations
     const int window = p.pool * p.pool, usable = TILE / window * window, group = blockIdx.z;
-    const int first = blockIdx.x * usable, channel = blockIdx.y * TILE, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int first = blockIdx.x * usable, channel = blockIdx.y * TILE, lane = threadIdx.x % 32,
+              warp = threadIdx.x / 32;
     const int own = threadIdx.x / DEPTH, word = threadIdx.x % DEPTH, step = THREADS / DEPTH;
     const int top = warp / 4 * 16 * T, left = warp % 4 * 8 * T;
 
@@ -144,7 +151,8 @@ __device__ inline void product_on_tensor_cores(const ConvArgs& p) {
             if (at < c || at >= c + SLICE) continue;
 #pragma unroll
             for (int e = 0; e < 2; ++e) {
-                const int o = channel + at + e, theirs = o < p.og ? p.tap_counts[(i64)(group * p.og + o) * (taps + 1) + taps] : 0;
+                const int o = channel + at + e,
+                          theirs = o < p.og ? p.tap_counts[(i64)(group * p.og + o) * (taps + 1) + taps] : 0;
 #pragma unroll
                 for (int i = 0; i < T; ++i)
 #pragma unroll
@@ -160,7 +168,10 @@ __device__ inline void product_on_tensor_cores(const ConvArgs& p) {
 }
 #endif
 
-#define BNN_PRODUCT(name, call) extern "C" __global__ void __launch_bounds__(THREADS) bnn_product_##name(const __grid_constant__ ConvArgs p) { call; }
+#define BNN_PRODUCT(name, call)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(THREADS) bnn_product_##name(const __grid_constant__ ConvArgs p) { \
+        call;                                                                                                      \
+    }
 BNN_PRODUCT(registers_128, (product_in_registers<8, false>(p)))
 BNN_PRODUCT(registers_64, (product_in_registers<4, false>(p)))
 BNN_PRODUCT(registers_32, (product_in_registers<2, false>(p)))

@@ -2,7 +2,7 @@
 #pragma once
 #include "warp.cuh"
 
-constexpr int SLICE = 32, STAGE = SLICE + 1;    // channels that are finished at once, and words of a row of their counts
+constexpr int SLICE = 32, STAGE = SLICE + 1;  // channels that are finished at once, and words of a row of their counts
 
 // The rows of activations that a thread loads: where each begins.
 template <int N>
@@ -23,7 +23,8 @@ struct Rows {
 
     // Word k of each row: 0 beyond the end and where the tap lies outside the image.
     __device__ void load(const ConvArgs& p, int group, int k, u32 (&to)[N]) const {
-        const int tap = k / p.tap_words, j = k - tap * p.tap_words, down = tap / p.kw * p.dh, across = tap % p.kw * p.dw;
+        const int tap = k / p.tap_words, j = k - tap * p.tap_words, down = tap / p.kw * p.dh,
+                  across = tap % p.kw * p.dw;
 #pragma unroll
         for (int i = 0; i < N; ++i) {
             const int yy = y[i] + down, xx = x[i] + across;
@@ -58,7 +59,8 @@ __device__ inline int least(int a, int b) { return a < b ? a : b; }
 // Taps [low, high) of a kernel side that lie inside the image.
 struct Span { int low, high; };
 __device__ inline Span taps_inside(int start, int dilation, int kernel, int size) {
-    const int low = start >= 0 ? 0 : (-start + dilation - 1) / dilation, high = start >= size ? 0 : least(kernel, (size - start + dilation - 1) / dilation);
+    const int low = start >= 0 ? 0 : (-start + dilation - 1) / dilation,
+              high = start >= size ? 0 : least(kernel, (size - start + dilation - 1) / dilation);
     return low < high ? Span{low, high} : Span{0, 0};
 }
 
@@ -66,7 +68,8 @@ struct Reach {                  // of one row of the product
     Span down, across;
     bool whole;
     __device__ Reach(const ConvArgs& p, const Place& o)
-        : down(taps_inside(o.y * p.sh - p.ph, p.dh, p.kh, p.h)), across(taps_inside(o.x * p.sw - p.pw, p.dw, p.kw, p.w)),
+        : down(taps_inside(o.y * p.sh - p.ph, p.dh, p.kh, p.h)),
+          across(taps_inside(o.x * p.sw - p.pw, p.dw, p.kw, p.w)),
           whole(down.low == 0 && down.high == p.kh && across.low == 0 && across.high == p.kw) {}
 };
 
@@ -95,10 +98,11 @@ __device__ inline unsigned short bfloat16_of(float v) {
     return (unsigned short)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
-// The counts of `tile` rows from `first` on and of the SLICE channels of a group from `channel` on lie in stage[row * STAGE + column].
-// Not inlined: it is called once for each slice of a tile and would be most of a kernel's code.
+// The counts of `tile` rows from `first` on and of the SLICE channels of a group from `channel` on lie in stage[row *
+// STAGE + column]. Not inlined: it is called once for each slice of a tile and would be most of a kernel's code.
 template <int TILE>
-__device__ __noinline__ void finish(const ConvArgs& p, const int* stage, int first, int usable, int group, int channel) {
+__device__ __noinline__ void finish(const ConvArgs& p, const int* stage, int first, int usable, int group,
+                                    int channel) {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, rows = least(usable, p.rows - first);
     if (channel >= p.og) return;
     if (p.out == OUT_FLOAT32 && p.channels_first) {         // neighbouring lanes write neighbouring pixels of a plane
@@ -110,7 +114,8 @@ __device__ __noinline__ void finish(const ConvArgs& p, const int* stage, int fir
         for (int c = warp / BLOCKS; c < SLICE && channel + c < p.og; c += EACH) {
             const int o = group * p.og + channel + c;
             const i64 to = ((i64)at.image * p.o + o) * plane + at.y * p.ow + at.x;
-            ((float*)p.to)[to] = finished(p, dot_of(p, reach, o, stage[row * STAGE + c]), o, p.residual ? p.residual + to : nullptr);
+            ((float*)p.to)[to] =
+                finished(p, dot_of(p, reach, o, stage[row * STAGE + c]), o, p.residual ? p.residual + to : nullptr);
         }
         return;
     }
@@ -132,7 +137,8 @@ __device__ __noinline__ void finish(const ConvArgs& p, const int* stage, int fir
     for (int q = warp; q < rows / window; q += WARPS) {
         int best = 0;
         for (int k = 0; mine && k < window; ++k) {
-            const int row = q * window + k, dot = dot_of(p, Reach(p, place_of(p, first + row)), o, stage[row * STAGE + lane]);
+            const int row = q * window + k,
+                      dot = dot_of(p, Reach(p, place_of(p, first + row)), o, stage[row * STAGE + lane]);
             best = k ? most(best, dot) : dot;
         }
         const u32 bits = __ballot_sync(0xffffffffu, mine && (best >= limit) != flip);

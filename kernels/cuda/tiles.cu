@@ -1,6 +1,7 @@
-// The formulation of S3 (XNOR GEMM as a PyTorch extension), written anew to be measured against: a thread counts one product, tiles
-// of 16 x 16 words of both operands pass through shared memory.
-//   c[m][n] = k - 2 popcount(a[m][words] xor b[words][n]), float32. grid: (ceil(n / 16), ceil(m / 16)), 16 x 16 threads.
+// The formulation of S3 (XNOR GEMM as a PyTorch extension), written anew to be measured against: a thread counts one
+// product, tiles of 16 x 16 words of both operands pass through shared memory.
+//   c[m][n] = k - 2 popcount(a[m][words] xor b[words][n]), float32. grid: (ceil(n / 16), ceil(m / 16)), 16 x 16
+//   threads.
 #include "bits.cuh"
 
 struct TilesArgs {

@@ -1,4 +1,5 @@
-// Convolutions of the executor: of bits (conv/conv.h counts them), and of real values as matrix products on gathered rows.
+// Convolutions of the executor: of bits (conv/conv.h counts them), and of real values as matrix products on gathered
+// rows.
 #pragma once
 #include "executor/stages.h"
 
@@ -17,7 +18,8 @@ inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, cons
     if (fused < o.stages && c.window == 1 && s[fused].what == Do::residual) {
         const NetSlot& other = n.slot[s[fused].slot];
         const View v = view(other, f);
-        if (v.sc == 1 && other.c == o.c && joined(v, other) && v.sn == other.h * other.w * other.c) residual = v.at, ++fused;
+        if (v.sc == 1 && other.c == o.c && joined(v, other) && v.sn == other.h * other.w * other.c)
+            residual = v.at, ++fused;
     }
     const NetSlot* const to = home(n, o, c.window);
     const isize stride = to ? to->c : 64;
@@ -37,15 +39,17 @@ inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, cons
         if (!residual || stride == o.c) return;
         float* const x = place(first / 64 * 64) + first % 64;
         for (isize i = 0; i < sums.pixels; ++i)
-            if (sums.at[i] >= 0) n.r->add(x + sums.at[i] * stride, residual + (start + sums.at[i]) * o.c + first, sums.channels);
+            if (sums.at[i] >= 0)
+                n.r->add(x + sums.at[i] * stride, residual + (start + sums.at[i]) * o.c + first, sums.channels);
     };
     const auto done = [&](isize first, isize channels) {
         const isize at_once = most(1, ROWS_AT_ONCE / c.window);
         for (isize i = 0; i < many; i += at_once)
-            finish(n, o, f, fused, place(first) + i * c.window * stride, stride, start + i, least(at_once, many - i), c.window, first, channels);
+            finish(n, o, f, fused, place(first) + i * c.window * stride, stride, start + i, least(at_once, many - i),
+                   c.window, first, channels);
     };
-    run_images(*p.v->images, p.images, p.activations, p.blob.for_images, p.e.pool, c.window > 1, low, high, item / p.chunks, memory, begin, follow, after,
-               done);
+    run_images(*p.v->images, p.images, p.activations, p.blob.for_images, p.e.pool, c.window > 1, low, high,
+               item / p.chunks, memory, begin, follow, after, done);
 }
 
 inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
@@ -64,7 +68,8 @@ inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& 
     View v = {};
     if (!done && o.stages && c.window == 1 && s[0].what == Do::residual) {
         v = view(n.slot[s[0].slot], f);
-        if (v.sc == 1 && n.slot[s[0].slot].c == o.c && joined(v, n.slot[s[0].slot])) other = &n.slot[s[0].slot], done = 1;
+        if (v.sc == 1 && n.slot[s[0].slot].c == o.c && joined(v, n.slot[s[0].slot]))
+            other = &n.slot[s[0].slot], done = 1;
     }
     const isize at_once = most(1, ROWS_AT_ONCE / c.window), plane = o.h * o.w;
     const NetSlot* to = home(n, o, c.window);
@@ -77,7 +82,8 @@ inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& 
             const uint16_t* counts = t.w.counts + at * t.w.count_stride;
             if (other) {
                 const isize pixel = t.start + at;
-                n.r->convert_add(counts, t.base[at], t.channels, v.at + pixel / plane * v.sn + pixel % plane * v.sw + t.first, x + p * stride);
+                n.r->convert_add(counts, t.base[at], t.channels,
+                                 v.at + pixel / plane * v.sn + pixel % plane * v.sw + t.first, x + p * stride);
             } else {
                 n.v->to_float(counts, t.base[at], t.channels, scale, bias, nullptr, x + p * stride);
             }
@@ -87,12 +93,15 @@ inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& 
 }
 
 // The receptive field of one pixel and one group, in the order (kh, kw, c).
-inline void gather_floats(const NetOp& o, const NetSlot& in, const View& v, isize image, isize y0, isize x0, isize group, const isize* offsets, float* to) {
+inline void gather_floats(const NetOp& o, const NetSlot& in, const View& v, isize image, isize y0, isize x0,
+                          isize group, const isize* offsets, float* to) {
     const isize cg = in.c / o.groups, k = o.kh * o.kw * cg;
     const float* base = v.at + image * v.sn + group * cg * v.sc;
     const isize y = y0 * o.sh - o.ph, x = x0 * o.sw - o.pw;
-    const isize top = y >= 0 ? 0 : ceil_div(-y, o.dh), left = x >= 0 ? 0 : ceil_div(-x, o.dw);      // taps [top, bottom) x [left, right)
-    const isize bottom = y >= in.h ? 0 : least(o.kh, ceil_div(in.h - y, o.dh)), right = x >= in.w ? 0 : least(o.kw, ceil_div(in.w - x, o.dw));
+    const isize top = y >= 0 ? 0 : ceil_div(-y, o.dh),
+                left = x >= 0 ? 0 : ceil_div(-x, o.dw);  // taps [top, bottom) x [left, right)
+    const isize bottom = y >= in.h ? 0 : least(o.kh, ceil_div(in.h - y, o.dh)),
+                right = x >= in.w ? 0 : least(o.kw, ceil_div(in.w - x, o.dw));
     const bool inside = top == 0 && left == 0 && bottom == o.kh && right == o.kw;
     const float* from = base + y * v.sh + x * v.sw;
     if (v.sc != 1) {
@@ -109,8 +118,11 @@ inline void gather_floats(const NetOp& o, const NetSlot& in, const View& v, isiz
     if (!inside) fill(to, 0, k * 4);
     const bool runs = o.dw == 1 && v.sw == cg;              // a row of taps is one stretch of memory
     for (isize i = top; i < bottom; ++i) {
-        if (runs) copy(to + (i * o.kw + left) * cg, from + i * o.dh * v.sh + left * v.sw, most(0, right - left) * cg * 4);
-        else for (isize j = left; j < right; ++j) copy(to + (i * o.kw + j) * cg, from + i * o.dh * v.sh + j * o.dw * v.sw, cg * 4);
+        if (runs)
+            copy(to + (i * o.kw + left) * cg, from + i * o.dh * v.sh + left * v.sw, most(0, right - left) * cg * 4);
+        else
+            for (isize j = left; j < right; ++j)
+                copy(to + (i * o.kw + j) * cg, from + i * o.dh * v.sh + j * o.dw * v.sw, cg * 4);
     }
 }
 
@@ -144,7 +156,8 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
             float* to = gathered;
             for (isize i = 0; i < many; ++i) {
                 for (isize p = 0; p < size; ++p)
-                    for (isize q = 0; q < size; ++q, to += c.lda) gather_floats(o, in, v, image, y * size + p, xx * size + q, group, offsets, to);
+                    for (isize q = 0; q < size; ++q, to += c.lda)
+                        gather_floats(o, in, v, image, y * size + p, xx * size + q, group, offsets, to);
                 if (++xx == ow) {
                     xx = 0;
                     if (++y == oh) y = 0, ++image;
@@ -152,17 +165,20 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
             }
         }
         // Each group writes whole panels beyond its last channel, which the next group overwrites.
-        const isize low = o.groups == 1 ? first : 0, high = o.groups == 1 ? first + channels : og, shift = o.groups == 1 ? 0 : group * og;
+        const isize low = o.groups == 1 ? first : 0, high = o.groups == 1 ? first + channels : og,
+                    shift = o.groups == 1 ? 0 : group * og;
         // few rows: weights are read once, in one stream; many: a block of them stays in the cache for all rows
         const isize block = rows < 4 ? k : r.kblock;
         for (isize from = 0; from < k; from += block) {
             const isize some = least(block, k - from);
             for (isize at = low; at < high; at += r.panel)
-                r.gemm(a + from, c.lda, rows, o.weights + ((group * panels + at / r.panel) * k + from) * r.panel * bytes, o.kind, some,
+                r.gemm(a + from, c.lda, rows,
+                       o.weights + ((group * panels + at / r.panel) * k + from) * r.panel * bytes, o.kind, some,
                        x + shift + at - low, stride, from > 0, scratch);
         }
     }
-    if (o.scale) for (isize p = 0; p < rows; ++p) r.stage(Do::scale, x + p * stride, channels, o.scale + first, nullptr);
+    if (o.scale)
+        for (isize p = 0; p < rows; ++p) r.stage(Do::scale, x + p * stride, channels, o.scale + first, nullptr);
     finish(n, o, f, 0, x, stride, start, many, c.window, first, channels);
 }
 

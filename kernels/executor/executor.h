@@ -1,8 +1,9 @@
 // Runs a network (net.h). For one unit of a program.
 //
-// Activations lie in two areas of one memory, offsets chosen by the caller (slots whose lives do not meet share memory): `micro`
-// holds a few images, so that activations stay in the cache from one operation to the next; `chunk` holds many, for what follows
-// the last map (linear layers, whose weights are read once for all images), and for what passes between the two phases.
+// Activations lie in two areas of one memory, offsets chosen by the caller (slots whose lives do not meet share
+// memory): `micro` holds a few images, so that activations stay in the cache from one operation to the next; `chunk`
+// holds many, for what follows the last map (linear layers, whose weights are read once for all images), and for what
+// passes between the two phases.
 #pragma once
 #include "executor/convolutions.h"
 #include "executor/pixels.h"
@@ -27,7 +28,9 @@ inline void run_item(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
 struct Serial {
     uint8_t* memory;
     template <class Body>
-    void operator()(isize, isize items, isize, const Body& body) const { for (isize i = 0; i < items; ++i) body(i, memory); }
+    void operator()(isize, isize items, isize, const Body& body) const {
+        for (isize i = 0; i < items; ++i) body(i, memory);
+    }
 };
 
 struct Unwatched { void operator()(isize) const {} };
@@ -68,16 +71,19 @@ RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threa
     p.by_image = p.threads > 1 && ceil_div(p.chunk_images, p.images) >= p.threads;
     static_assert(MICRO == 2, "pieces of one image and of two");
     p.work = 64;
-    const isize some[] = {p.images, 1, p.chunk_images, images % p.chunk_images};         // the last piece may be smaller, and cut otherwise
-    for (isize i = 0; i < 8; ++i) p.work = most(p.work, net::work_of(n, outside, some[i % 4], i < 4 ? 1 : p.threads, i % 4 / 2));
+    // the last piece may be smaller, and cut otherwise
+    const isize some[] = {p.images, 1, p.chunk_images, images % p.chunk_images};
+    for (isize i = 0; i < 8; ++i)
+        p.work = most(p.work, net::work_of(n, outside, some[i % 4], i < 4 ? 1 : p.threads, i % 4 / 2));
     p.bytes = p.chunk + p.micro + p.work;
     return p;
 }
 
-// memory: plan.bytes, aligned to 64. outside: the arrays that slots of Area::outside name, of `images` images each. watch(k) is called
-// after operation k; of more than one thread it makes sense of none.
+// memory: plan.bytes, aligned to 64. outside: the arrays that slots of Area::outside name, of `images` images each.
+// watch(k) is called after operation k; of more than one thread it makes sense of none.
 template <class Parallel, class Watch>
-void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, uint8_t* memory, const Parallel& parallel, const Watch& watch) {
+void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, uint8_t* memory,
+         const Parallel& parallel, const Watch& watch) {
     uint8_t *chunk = memory, *micro = memory + p.chunk, *work = micro + p.micro;
     isize maps = 0;                     // operations of the first phase
     while (maps < n.ops && n.op[maps].phase == 0) ++maps;
@@ -85,11 +91,13 @@ void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, u
         const isize many = least(p.chunk_images, images - start), micros = ceil_div(many, p.images);
         const auto images_at = [&](isize i, uint8_t* area, uint8_t* mine, isize threads) {
             const isize first = i * p.images;
-            const net::Frame f = {area, chunk, p.images, p.chunk_images, first, start + first, least(p.images, many - first), outside};
+            const net::Frame f = {
+                area, chunk, p.images, p.chunk_images, first, start + first, least(p.images, many - first), outside};
             for (isize k = 0; k < maps; ++k) net::run_op(n, n.op[k], f, threads, mine, parallel), watch(k);
         };
         if (maps && p.by_image && micros > 1) {
-            parallel(p.threads, micros, p.micro + p.work, [&](isize i, uint8_t* mine) { images_at(i, mine, mine + p.micro, 1); });
+            parallel(p.threads, micros, p.micro + p.work,
+                     [&](isize i, uint8_t* mine) { images_at(i, mine, mine + p.micro, 1); });
         } else if (maps) {
             for (isize i = 0; i < micros; ++i) images_at(i, micro, work, p.threads);
         }

@@ -1,6 +1,7 @@
-// Functions of one value, for the stages of the same name. Part of real.inl: written without branches and without a library, so that the
-// compiler vectorises the loops around them, and every instruction set gives nearly the same. Against exact values: exp, log, sigmoid and
-// silu within 4 units in the last place, tanh within 4, erf within 2e-7; results below 2^-126 are 0.
+// Functions of one value, for the stages of the same name. Part of real.inl: written without branches and without a
+// library, so that the compiler vectorises the loops around them, and every instruction set gives nearly the same.
+// Against exact values: exp, log, sigmoid and silu within 4 units in the last place, tanh within 4, erf within 2e-7;
+// results below 2^-126 are 0.
 
 inline float f_bits(int32_t i) { float x; __builtin_memcpy(&x, &i, 4); return x; }
 inline int32_t f_pattern(float x) { int32_t i; __builtin_memcpy(&i, &x, 4); return i; }
@@ -24,7 +25,8 @@ inline float f_exp(float x) {
 inline float f_log(float x) {
     const float tiny = x < 1.17549435e-38f ? x * 8388608.0f : x;
     const int32_t raw = f_pattern(tiny), i = raw - 0x3f3504f3;                   // mantissa into [sqrt(1/2), sqrt(2))
-    const float e = (float)(i >> 23) - (x < 1.17549435e-38f ? 23.0f : 0.0f), m = f_bits((i & 0x007fffff) + 0x3f3504f3) - 1.0f;
+    const float e = (float)(i >> 23) - (x < 1.17549435e-38f ? 23.0f : 0.0f),
+                m = f_bits((i & 0x007fffff) + 0x3f3504f3) - 1.0f;
     const float z = m * m;
     float p = 7.0376836292e-2f;
     p = p * m - 1.1514610310e-1f;
@@ -44,7 +46,9 @@ inline float f_sigmoid(float x) { return 1.0f / (1.0f + f_exp(-x)); }
 
 inline float f_tanh(float x) {
     const float size = x < 0 ? -x : x, z = x * x;
-    const float near = x + x * z * (-0.333333333f + z * (0.133333333f + z * (-0.0539682540f + z * (0.0218694885f - z * 0.00886323553f))));
+    const float near =
+        x +
+        x * z * (-0.333333333f + z * (0.133333333f + z * (-0.0539682540f + z * (0.0218694885f - z * 0.00886323553f))));
     const float far = 1.0f - 2.0f / (f_exp(2.0f * size) + 1.0f);
     return size < 0.4f ? near : x < 0 ? -far : far;
 }
@@ -83,7 +87,9 @@ inline float f_function(Do what, float x, float a) {
 }
 
 template <Do what>
-inline void f_each(float* __restrict x, isize n, float a) { for (isize i = 0; i < n; ++i) x[i] = f_function(what, x[i], a); }
+inline void f_each(float* __restrict x, isize n, float a) {
+    for (isize i = 0; i < n; ++i) x[i] = f_function(what, x[i], a);
+}
 
 template <class Function>
 inline void f_pairs(float* __restrict x, const float* __restrict y, isize n, bool one, const Function& f) {

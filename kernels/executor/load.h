@@ -13,16 +13,19 @@ inline bool combines(Do d) { return d >= Do::plus; }
 inline Conv geometry(const NetOp& o, const NetSlot& in, isize n, isize channels) {
     Conv g;
     g.n = n, g.h = in.h, g.w = in.w, g.c = in.c, g.o = channels;
-    g.kh = o.kh, g.kw = o.kw, g.sh = o.sh, g.sw = o.sw, g.ph = o.ph, g.pw = o.pw, g.dh = o.dh, g.dw = o.dw, g.groups = o.groups;
+    g.kh = o.kh, g.kw = o.kw, g.sh = o.sh, g.sw = o.sw, g.ph = o.ph, g.pw = o.pw, g.dh = o.dh, g.dw = o.dw,
+    g.groups = o.groups;
     return g;
 }
 
 inline const char* load_slot(const SlotRecord& f, NetSlot* s, const NetTables& t) {
     const bool known = f.kind >= 0 && f.kind <= (int)SlotKind::bits && f.area >= 0 && f.area <= (int)Area::outside;
     if (!known) return "a slot is of no known kind";
-    s->bits = f.kind == (int)SlotKind::bits, s->h = f.h, s->w = f.w, s->c = f.c, s->area = (Area)f.area, s->offset = f.offset;
+    s->bits = f.kind == (int)SlotKind::bits, s->h = f.h, s->w = f.w, s->c = f.c, s->area = (Area)f.area,
+    s->offset = f.offset;
     const isize limit = (isize)1 << 31;
-    if (s->h < 1 || s->w < 1 || s->c < 1 || s->h >= limit || s->w >= limit || s->c >= limit) return "a slot has an impossible shape";
+    if (s->h < 1 || s->w < 1 || s->c < 1 || s->h >= limit || s->w >= limit || s->c >= limit)
+        return "a slot has an impossible shape";
     if ((double)s->h * s->w * s->c >= (double)limit) return "a slot is too large";
     if (s->offset < 0) return "a slot lies before its area";
     const isize room = s->area == Area::micro ? t.micro_bytes : t.chunk_bytes;
@@ -30,15 +33,19 @@ inline const char* load_slot(const SlotRecord& f, NetSlot* s, const NetTables& t
     return s->area == Area::outside || inside ? nullptr : "a slot does not lie in its area";
 }
 
-inline bool fits(const NetSlot& s, bool bits, isize h, isize w, isize c) { return s.bits == bits && s.h == h && s.w == w && s.c == c; }
+inline bool fits(const NetSlot& s, bool bits, isize h, isize w, isize c) {
+    return s.bits == bits && s.h == h && s.w == w && s.c == c;
+}
 
 inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
     Net& n = *l->net;
     if (f.kind < 0 || f.kind > (int)Source::resample) { l->wrong = "an operation is unknown"; return; }
     fill(o, 0, sizeof *o);
     o->source = (Source)f.kind, o->input = f.input, o->h = f.h, o->w = f.w, o->c = f.c;
-    o->kh = f.kernel_h, o->kw = f.kernel_w, o->sh = f.stride_h, o->sw = f.stride_w, o->ph = f.padding_h, o->pw = f.padding_w;
-    o->dh = f.dilation_h, o->dw = f.dilation_w, o->groups = f.groups, o->phase = f.phase, o->output = f.output, o->pool = f.pool;
+    o->kh = f.kernel_h, o->kw = f.kernel_w, o->sh = f.stride_h, o->sw = f.stride_w, o->ph = f.padding_h,
+    o->pw = f.padding_w;
+    o->dh = f.dilation_h, o->dw = f.dilation_w, o->groups = f.groups, o->phase = f.phase, o->output = f.output,
+    o->pool = f.pool;
     o->repeat = f.repeat, o->border = f.border, o->count_padding = f.count_padding != 0, o->axis = f.axis;
     o->first_stage = f.first_stage, o->stages = f.stages;
     const isize limit = (isize)1 << 31;
@@ -56,7 +63,8 @@ inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
     if (o->phase < 0 || o->phase > 1) { l->wrong = "there are two phases"; return; }
     const NetSlot& in = n.slot[o->input];
     const bool own_bits = o->output >= 0;
-    const bool wants_bits = o->source == Source::binary_conv || o->source == Source::bit_pool || o->source == Source::bit_pad;
+    const bool wants_bits =
+        o->source == Source::binary_conv || o->source == Source::bit_pool || o->source == Source::bit_pad;
     if (own_bits) {
         if (!wants_bits) { l->wrong = "only bit operations emit bits"; return; }
         const bool fit = fits(n.slot[o->output], true, o->h / o->pool, o->w / o->pool, o->c);
@@ -73,13 +81,19 @@ inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
         o->flip = flip;
     }
     const bool convolves = o->source == Source::real_conv || o->source == Source::binary_conv;
-    if (o->source != Source::map && in.bits != wants_bits) { l->wrong = "an operation reads a slot of the other kind"; return; }
+    if (o->source != Source::map && in.bits != wants_bits) {
+        l->wrong = "an operation reads a slot of the other kind";
+        return;
+    }
     if (convolves) {
         if (o->groups < 1) { l->wrong = "the groups are below 1"; return; }
         const Conv g = geometry(*o, in, 1, o->c);
         if ((l->wrong = check(g))) return;
         if ((double)g.k() * g.o >= 1099511627776.0) { l->wrong = "a weight is too large"; return; }
-        if (g.oh() != o->h || g.ow() != o->w) { l->wrong = "a convolution does not give the shape that is told"; return; }
+        if (g.oh() != o->h || g.ow() != o->w) {
+            l->wrong = "a convolution does not give the shape that is told";
+            return;
+        }
         if (o->source == Source::real_conv) return make_panels(l, o, in, f);
         const uint8_t* stored = l->constant<uint8_t>(f.weight, g.o * ceil_div(g.k(), 8));
         if (!stored) { if (!l->wrong) l->wrong = "a weight is missing"; return; }
@@ -162,7 +176,10 @@ inline void check_stages(Loader* l, NetOp* o) {
             if (!fit) { l->wrong = "a stage's slot has another shape"; return; }
         }
         for (isize j = i + 1; j < o->stages && s.slot >= 0; ++j)
-            if (is_pool(n.stage[o->first_stage + j].what)) { l->wrong = "a stage with a slot stands before a pooling"; return; }
+            if (is_pool(n.stage[o->first_stage + j].what)) {
+                l->wrong = "a stage with a slot stands before a pooling";
+                return;
+            }
         const isize room = round_up(o->c, 64);
         const bool one = s.what == Do::clamp || s.what == Do::elu;
         for (int which = 0; which < 2; ++which) {
@@ -171,9 +188,10 @@ inline void check_stages(Loader* l, NetOp* o) {
             (which ? s.b : s.a) = l->keep<float>(which ? f.second : f.first, values, most(room, values + 64));
             if (l->wrong) return;
         }
-        const bool two = s.what == Do::affine || s.what == Do::affine_fused || s.what == Do::clamp || s.what == Do::step;
-        const bool needs_a = two || s.what == Do::divide || s.what == Do::elu || s.what == Do::scale || s.what == Do::bias ||
-                             s.what == Do::prelu || s.what == Do::sign;
+        const bool two =
+            s.what == Do::affine || s.what == Do::affine_fused || s.what == Do::clamp || s.what == Do::step;
+        const bool needs_a = two || s.what == Do::divide || s.what == Do::elu || s.what == Do::scale ||
+                             s.what == Do::bias || s.what == Do::prelu || s.what == Do::sign;
         if ((needs_a && !s.a) || (two && !s.b)) l->wrong = "a stage lacks its parameters";
     }
 }
@@ -187,7 +205,8 @@ const char* load(const Variant& v, const NetTables& t, Allocate allocate, void* 
     out->micro_bytes = t.micro_bytes, out->chunk_bytes = t.chunk_bytes;
     // bytes of one image: times the images of a chunk and the threads, they stay far from overflowing
     const isize limit = (isize)1 << 40;
-    if (t.micro_bytes < 0 || t.chunk_bytes < 0 || t.micro_bytes > limit || t.chunk_bytes > limit) return "an area has an impossible size";
+    if (t.micro_bytes < 0 || t.chunk_bytes < 0 || t.micro_bytes > limit || t.chunk_bytes > limit)
+        return "an area has an impossible size";
     out->slot = l.make<NetSlot>(t.slot_count), out->op = l.make<NetOp>(t.op_count);
     out->stage = l.make<NetStage>(t.stage_count);
     l.shared = l.make<net::Loader::Shared>(t.constant_count);

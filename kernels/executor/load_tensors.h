@@ -4,7 +4,8 @@
 
 namespace bnn::net {
 
-// What moves, joins, sums and resamples values: the shapes follow from one another, and no index leaves what it points into.
+// What moves, joins, sums and resamples values: the shapes follow from one another, and no index leaves what it points
+// into.
 inline void load_tensor_op(Loader* l, const OpRecord& f, NetOp* o) {
     const NetSlot& in = l->net->slot[o->input];
     const isize inside = in.h * in.w * in.c, axis = o->axis;
@@ -12,7 +13,8 @@ inline void load_tensor_op(Loader* l, const OpRecord& f, NetOp* o) {
     if (o->source == Source::reduce) {
         if (f.reduction < 0 || f.reduction > (int)Reduction::min) { l->wrong = "a sum is of no known kind"; return; }
         o->reduction = (Reduction)f.reduction;
-        for (int i = 0; i < 3; ++i) if (to[i] != from[i] && to[i] != 1) l->wrong = "a sum does not give the shape that is told";
+        for (int i = 0; i < 3; ++i)
+            if (to[i] != from[i] && to[i] != 1) l->wrong = "a sum does not give the shape that is told";
         return;
     }
     if (o->source == Source::move) {
@@ -43,7 +45,10 @@ inline void load_tensor_op(Loader* l, const OpRecord& f, NetOp* o) {
     }
     o->count = f.taps;
     const bool along = axis < 2 && to[1 - axis] == from[1 - axis] && to[2] == from[2];
-    if (!along || o->count < 1 || o->count > from[axis]) { l->wrong = "a resampling does not give the shape that is told"; return; }
+    if (!along || o->count < 1 || o->count > from[axis]) {
+        l->wrong = "a resampling does not give the shape that is told";
+        return;
+    }
     const isize taps = to[axis] * o->count;
     o->table = l->keep<int32_t>(f.table, to[axis], to[axis]), o->values = l->keep<float>(f.values, taps, taps);
     if (!o->table || !o->values) { if (!l->wrong) l->wrong = "a table is missing"; return; }

@@ -4,13 +4,17 @@
 
 namespace bnn::net {
 
-// Stored sign bits (c, kh, kw) as -1 and +1; or stored floats, bf16, int8 (kh, kw, c): the weight of output o at position k.
+// Stored sign bits (c, kh, kw) as -1 and +1; or stored floats, bf16, int8 (kh, kw, c): the weight of output o at
+// position k.
 inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& f) {
-    const isize panel = l->net->r->panel, og = o->c / o->groups, cg = in.c / o->groups, taps = o->kh * o->kw, k = taps * cg;
+    const isize panel = l->net->r->panel, og = o->c / o->groups, cg = in.c / o->groups, taps = o->kh * o->kw,
+                k = taps * cg;
     if (f.stored < 0 || f.stored > (int)Stored::bits) { l->wrong = "weights are of no known kind"; return; }
     const Stored stored = (Stored)f.stored;
     const bool bits = stored == Stored::bits;
-    o->kind = stored == Stored::bfloat16 ? Weights::bfloat16 : stored == Stored::int8 ? Weights::int8 : Weights::float32;
+    o->kind = stored == Stored::bfloat16 ? Weights::bfloat16
+              : stored == Stored::int8   ? Weights::int8
+                                         : Weights::float32;
     const isize size = o->kind == Weights::float32 ? 4 : o->kind == Weights::bfloat16 ? 2 : 1;
     const uint8_t* from = l->constant<uint8_t>(f.weight, o->c * (bits ? ceil_div(k, 8) : k * size));
     if (!from) { if (!l->wrong) l->wrong = "a weight is missing"; return; }
@@ -22,7 +26,8 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
     } else if (!bits && whole && l->t->constants[f.weight].ours) {
         uint8_t* const one = l->make<uint8_t>(panel * k * size);
         if (!one) return;
-        for (uint8_t* at = (uint8_t*)from; at < from + bytes; at += panel * k * size) {  // where they lie, panel by panel
+        for (uint8_t* at = (uint8_t*)from; at < from + bytes;
+             at += panel * k * size) {  // where they lie, panel by panel
             copy(one, at, panel * k * size);
             for (isize j = 0; j < k; ++j)
                 for (isize i = 0; i < panel; ++i) copy(at + (j * panel + i) * size, one + (i * k + j) * size, size);

@@ -10,7 +10,11 @@ struct Loader {
     Allocate allocate;
     void* context;
     const char* wrong = nullptr;
-    struct Shared { const void* at; isize room; isize op; };    // copies of constants, and the last operation that names a weight
+    struct Shared {
+        const void* at;
+        isize room;
+        isize op;
+    };    // copies of constants, and the last operation that names a weight
     Shared* shared = nullptr;
 
     template <class T>
@@ -48,7 +52,8 @@ struct Loader {
         for (isize k = last; k >= 0; --k) {
             const NetOp& p = net->op[k];
             const bool same = p.source == o->source && p.kind == o->kind && p.c == o->c && p.groups == o->groups;
-            if (same && t->ops[k].weight == index && p.kh == o->kh && p.kw == o->kw && net->slot[p.input].c == c) return &p;
+            if (same && t->ops[k].weight == index && p.kh == o->kh && p.kw == o->kw && net->slot[p.input].c == c)
+                return &p;
         }
         return nullptr;
     }

@@ -1,6 +1,7 @@
 // A whole packed network in one call, made from the records of records.h. executor.h does the work.
 //
-// Plain C++17: no Python, no library. Memory that lasts is asked for through a function, memory of a run is handed over.
+// Plain C++17: no Python, no library. Memory that lasts is asked for through a function, memory of a run is handed
+// over.
 #pragma once
 #include "conv/conv.h"
 #include "executor/real.h"
@@ -12,7 +13,7 @@ struct NetSlot {
     bool bits;
     isize h, w, c;
     Area area;
-    isize offset;                       // bytes of one image's slots before this one; for Area::outside the number of the array
+    isize offset;  // bytes of one image's slots before this one; for Area::outside the number of the array
     isize row() const { return bits ? words(c) * 8 : c * 4; }              // bytes of a pixel
     isize bytes() const { return h * w * row(); }                          // of an image
 };
@@ -42,7 +43,8 @@ struct NetOp {
     const uint8_t* weights;             // real_conv: panels of each group
     Weights kind;
     const float* scale;                 // real_conv with int8 weights
-    const int32_t* table;               // move: where each value comes from, or -1; join: its slots; resample: the first tap of each result
+    const int32_t* table;               // move: where each value comes from, or -1; join: its slots;
+                                        // resample: the first tap of each result
     isize count;                        // join: how many slots; resample: how many taps
     const float* values;                // move: what stands where nothing comes from; resample: weights [results][taps]
 };
@@ -50,7 +52,8 @@ struct NetOp {
 // Where an array from outside lies; strides in floats for float slots, unused for bits ([N][H][W][words], contiguous).
 struct Outside { uint8_t* at; isize sn, sc, sh, sw; };
 
-struct Constant { const void* at; isize bytes; bool ours; };       // ours: may be overwritten, and lasts as long as the net
+// ours: may be overwritten, and lasts as long as the net
+struct Constant { const void* at; isize bytes; bool ours; };
 
 struct Net {
     const Variant* v;
@@ -72,10 +75,11 @@ struct NetTables {
     isize constant_count;
 };
 
-using Allocate = void* (*)(void* context, isize bytes);     // aligned to 64; lasts as long as the net; null: no memory left
+// Aligned to 64; lasts as long as the net; null: no memory left.
+using Allocate = void* (*)(void* context, isize bytes);
 
-// Null and `out` filled, or what is wrong. Constants may go afterwards, but for those that are the net's own: of these, large real-valued
-// weights are rearranged where they lie.
+// Null and `out` filled, or what is wrong. Constants may go afterwards, but for those that are the net's own: of these,
+// large real-valued weights are rearranged where they lie.
 const char* load(const Variant& v, const NetTables& t, Allocate allocate, void* context, Net* out);
 
 // Images at once, and bytes of the areas and of a piece of work (`bytes`: all of it).
@@ -84,8 +88,10 @@ struct RunPlan { isize micro, chunk, images, chunk_images, threads, work; bool b
 // How `images` images run on at most `threads` threads, and the memory it takes.
 RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threads);
 
-// Runs it on OpenMP's threads. memory: plan.bytes, aligned to 64. outside: the arrays that slots of Area::outside name, of `images`
-// images each. watch(context, k), if not null, is called after operation k; of more than one thread it makes sense of none.
-void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, uint8_t* memory, void (*watch)(void* context, isize k), void* context);
+// Runs it on OpenMP's threads. memory: plan.bytes, aligned to 64. outside: the arrays that slots of Area::outside name,
+// of `images` images each. watch(context, k), if not null, is called after operation k; of more than one thread it
+// makes sense of none.
+void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, uint8_t* memory,
+         void (*watch)(void* context, isize k), void* context);
 
 }  // namespace bnn

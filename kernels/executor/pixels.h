@@ -1,4 +1,5 @@
-// Operations of the executor that give one pixel after another: copies, poolings, and what moves, joins, sums and resamples values.
+// Operations of the executor that give one pixel after another: copies, poolings, and what moves, joins, sums and
+// resamples values.
 #pragma once
 #include "executor/stages.h"
 
@@ -18,15 +19,17 @@ inline void load_channels(const View& v, isize image, isize y, isize x, isize ch
 }
 
 // One pixel of a sum, mean, maximum or minimum; work: three rows of the input.
-inline void reduce_pixel(const Real& r, const NetOp& o, const NetSlot& in, const View& v, isize image, isize y, isize x, float* to, float* work) {
+inline void reduce_pixel(const Real& r, const NetOp& o, const NetSlot& in, const View& v, isize image, isize y, isize x,
+                         float* to, float* work) {
     float *all = work, *line = work + in.c, *row = work + 2 * in.c;
-    const isize top = o.h == 1 ? 0 : y, bottom = o.h == 1 ? in.h : y + 1, left = o.w == 1 ? 0 : x, right = o.w == 1 ? in.w : x + 1;
+    const isize top = o.h == 1 ? 0 : y, bottom = o.h == 1 ? in.h : y + 1, left = o.w == 1 ? 0 : x,
+                right = o.w == 1 ? in.w : x + 1;
     const bool adds = o.reduction == Reduction::sum || o.reduction == Reduction::mean;
     const auto take = [&](float* sum, const float* one) {
         if (adds) r.add(sum, one, in.c);
         else r.combine(o.reduction == Reduction::max ? Do::larger : Do::smaller, sum, one, in.c, false);
     };
-    for (isize i = top; i < bottom; ++i) {                  // a line at a time: fewer values that differ in size are added
+    for (isize i = top; i < bottom; ++i) {  // a line at a time: fewer values that differ in size are added
         load_channels(v, image, i, left, in.c, line);
         for (isize j = left + 1; j < right; ++j) load_channels(v, image, i, j, in.c, row), take(line, row);
         if (i == top) copy(all, line, in.c * 4);
@@ -45,8 +48,8 @@ inline void reduce_pixel(const Real& r, const NetOp& o, const NetSlot& in, const
     if (o.reduction == Reduction::mean) r.divide(to, (float)((bottom - top) * (right - left) * (in.c / o.c)), o.c);
 }
 
-inline void tensor_pixel(const Net& n, const NetOp& o, const Frame& f, const NetSlot& in, const View& v, isize image, isize y, isize x, float* to,
-                         float* work) {
+inline void tensor_pixel(const Net& n, const NetOp& o, const Frame& f, const NetSlot& in, const View& v, isize image,
+                         isize y, isize x, float* to, float* work) {
     const Real& r = *n.r;
     if (o.source == Source::move) {
         const int32_t* from = o.table + (y * o.w + x) * o.c;
@@ -122,7 +125,10 @@ inline void run_floats(const Net& n, const NetOp& o, const Frame& f, const Cut& 
                 }
             if (!begun) fill(to, 0, o.c * 4);
             if (o.source == Source::avg_pool)
-                r.divide(to, (float)(o.count_padding ? down.size * across.size : (down.high - down.low) * (across.high - across.low)), o.c);
+                r.divide(to,
+                         (float)(o.count_padding ? down.size * across.size
+                                                 : (down.high - down.low) * (across.high - across.low)),
+                         o.c);
         }
         if (++xx == o.w) {
             xx = 0;
@@ -147,14 +153,11 @@ inline void run_bits(const Net& n, const NetOp& o, const Frame& f, isize line) {
                 fill(to, o.border > 0 ? 0xff : 0, count * 8);
                 to[count - 1] &= last;
             }
+            if (o.flip) for (isize k = 0; k < count; ++k) to[k] ^= o.flip[k];
         } else {
             const Reach down = reach(y, o.kh, o.sh, o.ph, in.h), across = reach(x, o.kw, o.sw, o.pw, in.w);
-            fill(to, 0, count * 8);
-            for (isize i = down.low; i < down.high; ++i)
-                for (isize j = across.low; j < across.high; ++j)
-                    for (isize k = 0; k < count; ++k) to[k] |= from[(i * in.w + j) * count + k];
+            or_window(from, in.w, count, down.low, down.high, across.low, across.high, o.flip, to);
         }
-        if (o.flip) for (isize k = 0; k < count; ++k) to[k] ^= o.flip[k];
     }
 }
 

@@ -1,9 +1,9 @@
-// What the executor computes in float32: matrix products (FP32 weights, or weights stored as bf16 or int8), and the stages
-// between layers. One table of functions for each instruction set, as for the binary kernels. Where the CPU multiplies bf16, weights
-// of fewer bits than float32 multiply activations rounded to bf16, summed in float32.
+// What the executor computes in float32: matrix products (FP32 weights, or weights stored as bf16 or int8), and the
+// stages between layers. One table of functions for each instruction set, as for the binary kernels. Where the CPU
+// multiplies bf16, weights of fewer bits than float32 multiply activations rounded to bf16, summed in float32.
 //
-// Rounding. Each stage rounds on its own, except affine_fused, which is one fused multiply-add: PyTorch's batch norm. Sums of
-// matrix products have an order of their own, so their last bits differ from any other library's.
+// Rounding. Each stage rounds on its own, except affine_fused, which is one fused multiply-add: PyTorch's batch norm.
+// Sums of matrix products have an order of their own, so their last bits differ from any other library's.
 #pragma once
 #include "executor/records.h"
 #include "isa/variant.h"
@@ -16,7 +16,8 @@ struct Real {
     isize panel;            // output channels side by side in the weights: [O / panel][K][panel], zero-filled
     isize kblock;           // products to be summed in one call of gemm
     // c[rows][ldc] (+)= a[rows][n] b[n][panel]; scratch: n * panel floats
-    void (*gemm)(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc, bool add, float* scratch);
+    void (*gemm)(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc,
+                 bool add, float* scratch);
     void (*stage)(Do what, float* x, isize n, const float* a, const float* b);
     void (*add)(float* x, const float* y, isize n);
     void (*larger)(float* x, const float* y, isize n);
@@ -27,7 +28,8 @@ struct Real {
     void (*sign)(const float* x, const float* low, const float* high, isize n, uint64_t* to);
 };
 
-// The float functions that go with a kernel variant of this name. In real_variants.h, which one unit of a program includes.
+// The float functions that go with a kernel variant of this name. In real_variants.h, which one unit of a program
+// includes.
 const Real& real_for(const char* variant);
 
 }  // namespace bnn

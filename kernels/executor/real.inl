@@ -1,5 +1,5 @@
-// Float work of the executor: matrix products on panels of weights, the stages of an epilogue, signs. Included once for each
-// instruction set, inside its namespace and target attribute, which supply
+// Float work of the executor: matrix products on panels of weights, the stages of an epilogue, signs. Included once for
+// each instruction set, inside its namespace and target attribute, which supply
 //   VF, F           a vector of F floats (GNU vector extension)
 //   ROWS, VECTORS   the register block: ROWS pixels x VECTORS vectors of sums
 //   FUSED           1 where multiply-add rounds once
@@ -19,7 +19,8 @@ inline VF f_weights(const uint8_t* p) {
     else return v_int8(p);
 }
 
-// c[R][ldc] (+)= a[R][n] b[n][PANEL]. Few rows: several steps of k have sums of their own, or the additions would wait for one another.
+// c[R][ldc] (+)= a[R][n] b[n][PANEL]. Few rows: several steps of k have sums of their own, or the additions would wait
+// for one another.
 template <int R, Weights W>
 void gemm_block(const float* a, isize lda, const uint8_t* b, isize n, float* c, isize ldc, bool add) {
     constexpr int STEPS = R == 1 ? 4 : R == 2 ? 2 : 1;
@@ -59,7 +60,8 @@ void gemm_few(const float* a, isize lda, isize rows, const uint8_t* b, isize n, 
     if (r < rows) gemm_block<1, W>(a + r * lda, lda, b, n, c + r * ldc, ldc, add);
 }
 
-inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc, bool add, float* scratch) {
+inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc,
+                 bool add, float* scratch) {
     if (w != Weights::float32 && rows < 4)
         return w == Weights::int8 ? gemm_few<Weights::int8>(a, lda, rows, b, n, c, ldc, add)
                                   : gemm_few<Weights::bfloat16>(a, lda, rows, b, n, c, ldc, add);
@@ -71,7 +73,8 @@ inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weight
         b = (const uint8_t*)scratch;
     }
     isize r = 0;
-    for (; r + ROWS <= rows; r += ROWS) gemm_block<ROWS, Weights::float32>(a + r * lda, lda, b, n, c + r * ldc, ldc, add);
+    for (; r + ROWS <= rows; r += ROWS)
+        gemm_block<ROWS, Weights::float32>(a + r * lda, lda, b, n, c + r * ldc, ldc, add);
     for (; r + 4 <= rows; r += 4) gemm_block<4, Weights::float32>(a + r * lda, lda, b, n, c + r * ldc, ldc, add);
     gemm_few<Weights::float32>(a + r * lda, lda, rows - r, b, n, c + r * ldc, ldc, add);
 }
@@ -133,11 +136,14 @@ inline void stage(Do what, float* __restrict x, isize n, const float* __restrict
 }
 
 inline void add(float* __restrict x, const float* __restrict y, isize n) { for (isize i = 0; i < n; ++i) x[i] += y[i]; }
-inline void larger(float* __restrict x, const float* __restrict y, isize n) { for (isize i = 0; i < n; ++i) x[i] = y[i] > x[i] ? y[i] : x[i]; }
+inline void larger(float* __restrict x, const float* __restrict y, isize n) {
+    for (isize i = 0; i < n; ++i) x[i] = y[i] > x[i] ? y[i] : x[i];
+}
 inline void divide(float* x, float by, isize n) { for (isize i = 0; i < n; ++i) x[i] /= by; }
 
 // x[n] = base - 2 counts + y, exact integers before the addition
-inline void convert_add(const uint16_t* __restrict counts, const int32_t* __restrict base, isize n, const float* __restrict y, float* __restrict x) {
+inline void convert_add(const uint16_t* __restrict counts, const int32_t* __restrict base, isize n,
+                        const float* __restrict y, float* __restrict x) {
     for (isize i = 0; i < n; ++i) x[i] = (float)(base[i] - 2 * (int32_t)counts[i]) + y[i];
 }
 

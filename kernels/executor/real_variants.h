@@ -36,11 +36,14 @@ inline VF v_bfloat16(const uint8_t* p) {
     }
     return v;
 }
-inline VF v_int8(const uint8_t* p) { return VF{(float)(int8_t)p[0], (float)(int8_t)p[1], (float)(int8_t)p[2], (float)(int8_t)p[3]}; }
+inline VF v_int8(const uint8_t* p) {
+    return VF{(float)(int8_t)p[0], (float)(int8_t)p[1], (float)(int8_t)p[2], (float)(int8_t)p[3]};
+}
 inline void sign_bits(const float* x, const float* low, const float* high, isize n, uint64_t* to) {
     for (isize c = 0; c < n; c += 64) {
         uint64_t word = 0;
-        for (isize i = 0; i < least(64, n - c); ++i) word |= (uint64_t)(x[c + i] >= low[c + i] && (!high || x[c + i] <= high[c + i])) << i;
+        for (isize i = 0; i < least(64, n - c); ++i)
+            word |= (uint64_t)(x[c + i] >= low[c + i] && (!high || x[c + i] <= high[c + i])) << i;
         to[c / 64] = word;
     }
 }
@@ -59,9 +62,12 @@ constexpr int ROWS = 6, VECTORS = 2;
 #define FUSED 1
 inline VF f_fma(VF a, VF b, VF c) { return as<VF>(_mm256_fmadd_ps(as<__m256>(a), as<__m256>(b), as<__m256>(c))); }
 inline VF v_bfloat16(const uint8_t* p) {
-    return as<VF>(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16)));
+    return as<VF>(
+        _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16)));
 }
-inline VF v_int8(const uint8_t* p) { return as<VF>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)))); }
+inline VF v_int8(const uint8_t* p) {
+    return as<VF>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))));
+}
 inline void sign_bits(const float* x, const float* low, const float* high, isize n, uint64_t* to) {
     for (isize c = 0; c < n; c += 64) {
         uint64_t word = 0;
@@ -72,7 +78,8 @@ inline void sign_bits(const float* x, const float* low, const float* high, isize
             if (high) inside = _mm256_and_ps(inside, _mm256_cmp_ps(v, _mm256_loadu_ps(high + c + i), _CMP_LE_OQ));
             word |= (uint64_t)(uint32_t)_mm256_movemask_ps(inside) << i;
         }
-        for (; i < least(64, n - c); ++i) word |= (uint64_t)(x[c + i] >= low[c + i] && (!high || x[c + i] <= high[c + i])) << i;
+        for (; i < least(64, n - c); ++i)
+            word |= (uint64_t)(x[c + i] >= low[c + i] && (!high || x[c + i] <= high[c + i])) << i;
         to[c / 64] = word;
     }
 }
@@ -89,9 +96,12 @@ constexpr int ROWS = 12, VECTORS = 2;
 #define FUSED 1
 inline VF f_fma(VF a, VF b, VF c) { return as<VF>(_mm512_fmadd_ps(as<__m512>(a), as<__m512>(b), as<__m512>(c))); }
 inline VF v_bfloat16(const uint8_t* p) {
-    return as<VF>(_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16)));
+    return as<VF>(
+        _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16)));
 }
-inline VF v_int8(const uint8_t* p) { return as<VF>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))); }
+inline VF v_int8(const uint8_t* p) {
+    return as<VF>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p))));
+}
 inline void sign_bits(const float* x, const float* low, const float* high, isize n, uint64_t* to) {
     for (isize c = 0; c < n; c += 64) {
         uint64_t word = 0;
@@ -102,7 +112,8 @@ inline void sign_bits(const float* x, const float* low, const float* high, isize
             if (high) inside = _mm512_mask_cmp_ps_mask(inside, v, _mm512_loadu_ps(high + c + i), _CMP_LE_OQ);
             word |= (uint64_t)inside << i;
         }
-        for (; i < least(64, n - c); ++i) word |= (uint64_t)(x[c + i] >= low[c + i] && (!high || x[c + i] <= high[c + i])) << i;
+        for (; i < least(64, n - c); ++i)
+            word |= (uint64_t)(x[c + i] >= low[c + i] && (!high || x[c + i] <= high[c + i])) << i;
         to[c / 64] = word;
     }
 }
@@ -112,8 +123,9 @@ inline void sign_bits(const float* x, const float* low, const float* high, isize
 BNN_TARGET_END
 
 #if !defined(BNN_EMULATE)                               // the emulation has no bf16
-// Where the CPU multiplies bf16 (twice as many products a cycle): weights that are bf16, or int8, which is exact in bf16, against
-// activations rounded to bf16, summed in float32. Two products of k at once, so pairs of k lie side by side.
+// Where the CPU multiplies bf16 (twice as many products a cycle): weights that are bf16, or int8, which is exact in
+// bf16, against activations rounded to bf16, summed in float32. Two products of k at once, so pairs of k lie side by
+// side.
 BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,fma")
 namespace bnn::real_avx512 {
 
@@ -123,13 +135,15 @@ template <int R>
 void pairs_block(const uint32_t (*a)[PAIRS], const float* b, isize pairs, float* c, isize ldc, bool add) {
     __m512 sum[R][VECTORS];
     BNN_UNROLL for (int r = 0; r < R; ++r)
-        BNN_UNROLL for (int v = 0; v < VECTORS; ++v) sum[r][v] = add ? _mm512_loadu_ps(c + r * ldc + v * F) : _mm512_setzero_ps();
+        BNN_UNROLL for (int v = 0; v < VECTORS; ++v)
+            sum[r][v] = add ? _mm512_loadu_ps(c + r * ldc + v * F) : _mm512_setzero_ps();
     for (isize k = 0; k < pairs; ++k) {
         __m512i weight[VECTORS];
         BNN_UNROLL for (int v = 0; v < VECTORS; ++v) weight[v] = _mm512_loadu_si512(b + k * PANEL + v * F);
         BNN_UNROLL for (int r = 0; r < R; ++r) {
             const __m512bh x = as<__m512bh>(_mm512_set1_epi32((int)a[r][k]));
-            BNN_UNROLL for (int v = 0; v < VECTORS; ++v) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], as<__m512bh>(weight[v]), x);
+            BNN_UNROLL for (int v = 0; v < VECTORS; ++v)
+                sum[r][v] = _mm512_dpbf16_ps(sum[r][v], as<__m512bh>(weight[v]), x);
         }
     }
     BNN_UNROLL for (int r = 0; r < R; ++r)
@@ -156,24 +170,28 @@ void pairs_weights(const uint8_t* b, isize n, float* to) {
     for (isize k = 0; k < n; k += 2)
         for (isize i = 0; i < PANEL; i += F) {
             const __m512i first = as<__m512i>(f_weights<W>(b + (k * PANEL + i) * SIZE));
-            const __m512i second = k + 1 < n ? as<__m512i>(f_weights<W>(b + ((k + 1) * PANEL + i) * SIZE)) : _mm512_setzero_si512();
+            const __m512i second =
+                k + 1 < n ? as<__m512i>(f_weights<W>(b + ((k + 1) * PANEL + i) * SIZE)) : _mm512_setzero_si512();
             _mm512_storeu_si512(to + k / 2 * PANEL + i, _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
         }
 }
 
-inline void gemm_bf16(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc, bool add, float* scratch) {
+inline void gemm_bf16(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc,
+                      bool add, float* scratch) {
     if (w == Weights::float32) return gemm(a, lda, rows, b, w, n, c, ldc, add, scratch);
-    if (rows < 4) {                                         // they wait for memory; but an image's result must not hang on its neighbours
+    if (rows < 4) {  // they wait for memory; but an image's result must not hang on its neighbours
         float rounded[3][KBLOCK_REAL];
         for (isize from = 0, some; from < n; from += some) {
             some = least(KBLOCK_REAL, n - from);
             for (isize r = 0; r < rows; ++r)
                 for (isize k = 0; k < some; k += F) {
                     const __mmask16 inside = (__mmask16)(some - k < F ? (1u << (some - k)) - 1 : ~0u);
-                    const __m256i halves = as<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(inside, a + r * lda + from + k)));
+                    const __m256i halves =
+                        as<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(inside, a + r * lda + from + k)));
                     _mm512_storeu_si512(rounded[r] + k, _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
                 }
-            gemm(rounded[0], KBLOCK_REAL, rows, b + from * PANEL * (w == Weights::bfloat16 ? 2 : 1), w, some, c, ldc, add || from, scratch);
+            gemm(rounded[0], KBLOCK_REAL, rows, b + from * PANEL * (w == Weights::bfloat16 ? 2 : 1), w, some, c, ldc,
+                 add || from, scratch);
         }
         return;
     }
@@ -192,9 +210,13 @@ BNN_TARGET_END
 #endif
 
 #if defined(BNN_EMULATE)
-namespace bnn::real_amx { constexpr auto without_tiles = real_avx512::gemm; }
+namespace bnn::real_amx {
+constexpr auto without_tiles = real_avx512::gemm;
+}
 #elif defined(BNN_AMX)
-namespace bnn::real_amx { constexpr auto without_tiles = real_avx512::gemm_bf16; }
+namespace bnn::real_amx {
+constexpr auto without_tiles = real_avx512::gemm_bf16;
+}
 #endif
 #if defined(__x86_64__)
 #include "executor/real_amx.h"
@@ -204,7 +226,8 @@ namespace bnn {
 
 const Real& real_for(const char* variant) {
 #if defined(__x86_64__)
-    const bool wide = !__builtin_strncmp(variant, "avx512", 6) || !__builtin_strcmp(variant, "amx"), vector = wide || !__builtin_strcmp(variant, "avx2");
+    const bool wide = !__builtin_strncmp(variant, "avx512", 6) || !__builtin_strcmp(variant, "amx"),
+               vector = wide || !__builtin_strcmp(variant, "avx2");
 #if defined(BNN_AMX)
     if (!__builtin_strcmp(variant, "amx") && real_amx::supported()) return real_amx::real;
 #endif

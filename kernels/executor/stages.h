@@ -24,7 +24,8 @@ struct View { const float* at; isize sn, sc, sh, sw; };
 
 inline View view(const NetSlot& s, const Frame& f) {
     const float* at = (const float*)locate(s, f);
-    if (s.area == Area::outside) return {at, f.outside[s.offset].sn, f.outside[s.offset].sc, f.outside[s.offset].sh, f.outside[s.offset].sw};
+    if (s.area == Area::outside)
+        return {at, f.outside[s.offset].sn, f.outside[s.offset].sc, f.outside[s.offset].sh, f.outside[s.offset].sw};
     return {at, s.h * s.w * s.c, 1, s.w * s.c, s.c};
 }
 
@@ -63,14 +64,16 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         c.tile = c.plan.tile, c.tiles = c.plan.tiles, c.chunk = c.plan.chunk, c.chunks = c.plan.chunks;
         c.float_stride = round_up(c.chunk, 64);
         const isize rows = c.plan.images.use ? image_pixels(c.plan.images) : most(ROWS_AT_ONCE, c.window);
-        c.work = round_up(work_bytes(c.plan), 64) + (o.output >= 0 ? 0 : rows * (c.plan.images.use ? 64 : c.float_stride) * 4 + 64);
+        c.work = round_up(work_bytes(c.plan), 64) +
+                 (o.output >= 0 ? 0 : rows * (c.plan.images.use ? 64 : c.float_stride) * 4 + 64);
     } else if (o.source == Source::real_conv) {
         const isize k = o.kh * o.kw * in.c / o.groups, panel = n.r->panel;
         const View v = view(in, f);
         const bool whole = o.kh == in.h && o.kw == in.w && o.ph == 0 && o.pw == 0 && o.dh == 1 && o.dw == 1;
         const bool point = o.kh == 1 && o.kw == 1 && o.ph == 0 && o.pw == 0 && o.sh == 1 && o.sw == 1;
         // all images' pixels evenly apart
-        c.direct = o.groups == 1 && joined(v, in) && c.window == 1 && (whole || (point && (v.sn == in.h * in.w * in.c || f.n == 1)));
+        c.direct = o.groups == 1 && joined(v, in) && c.window == 1 &&
+                   (whole || (point && (v.sn == in.h * in.w * in.c || f.n == 1)));
         c.lda = !c.direct ? round_up(k, 16) + 16 : whole ? v.sn : in.c;
         // gathered rows stay in the cache; large weights are read once for many rows
         isize tile = !c.direct ? least(48, most(12, (1 << 18) / (k * 4) / 12 * 12)) : k * o.c > 1 << 18 ? 128 : 48;
@@ -78,30 +81,36 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         if (o.groups == 1) {
             if (c.direct) c.chunk = 256;
             c.chunk = round_up(least(c.chunk, 512), LANES);
-            while (threads > 1 && tile > 16 && ceil_div(all * c.window, tile) * ceil_div(o.c, c.chunk) < 2 * threads) tile /= 2;
-            while (threads > 1 && c.chunk > LANES && ceil_div(all * c.window, tile) * ceil_div(o.c, c.chunk) < 2 * threads) c.chunk = round_up(c.chunk / 2, LANES);
+            while (threads > 1 && tile > 16 && ceil_div(all * c.window, tile) * ceil_div(o.c, c.chunk) < 2 * threads)
+                tile /= 2;
+            while (threads > 1 && c.chunk > LANES &&
+                   ceil_div(all * c.window, tile) * ceil_div(o.c, c.chunk) < 2 * threads)
+                c.chunk = round_up(c.chunk / 2, LANES);
             c.chunk = least(c.chunk, o.c);
         }
         c.tile = most(1, tile / c.window);
         c.tiles = ceil_div(all, c.tile), c.chunks = ceil_div(o.c, c.chunk);
         c.float_stride = round_up(c.chunk, LANES) + panel;
         const isize rows = c.tile * c.window;
-        c.work = round_up(rows * c.float_stride * 4, 64) + (c.direct ? 0 : round_up(rows * c.lda * 4 + 64, 64)) + n.r->kblock * panel * 4 +
-                 round_up(k * 8, 64);
+        c.work = round_up(rows * c.float_stride * 4, 64) + (c.direct ? 0 : round_up(rows * c.lda * 4 + 64, 64)) +
+                 n.r->kblock * panel * 4 + round_up(k * 8, 64);
     } else {
         const bool bits = o.output >= 0;
         c.tile = bits ? o.w : ROWS_AT_ONCE;
         c.tiles = ceil_div(all, c.tile), c.chunk = o.c, c.chunks = 1;
         c.float_stride = round_up(o.c, 64);
-        c.work = bits ? 0 : round_up(ROWS_AT_ONCE * c.float_stride * 4, 64) + round_up(most(o.c, 3 * in.c * (o.source == Source::reduce)) * 4, 64);
+        c.work = bits ? 0
+                      : round_up(ROWS_AT_ONCE * c.float_stride * 4, 64) +
+                            round_up(most(o.c, 3 * in.c * (o.source == Source::reduce)) * 4, 64);
     }
     c.items = c.tiles * c.chunks;
     return c;
 }
 
-// Runs the stages from `from` on over `many` windows from window `start` on, channels [first, first + channels), x[window * many][stride].
-inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, float* x, isize stride, isize start, isize many, isize window,
-                   isize first, isize channels) {
+// Runs the stages from `from` on over `many` windows from window `start` on, channels [first, first + channels),
+// x[window * many][stride].
+inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, float* x, isize stride, isize start,
+                   isize many, isize window, isize first, isize channels) {
     const Real& r = *n.r;
     isize rows = many * window;
     bool pooled = window == 1;
@@ -114,7 +123,8 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
             for (isize p = 0; p < many && window > 1; ++p) {
                 if (p) copy(x + p * stride, x + p * window * stride, channels * 4);
                 for (isize k = 1; k < window; ++k)
-                    (s.what == Do::max_pool ? r.larger : r.add)(x + p * stride, x + (p * window + k) * stride, channels);
+                    (s.what == Do::max_pool ? r.larger : r.add)(x + p * stride, x + (p * window + k) * stride,
+                                                                channels);
                 if (s.what == Do::avg_pool) r.divide(x + p * stride, (float)window, channels);
             }
             rows = many, pooled = true;
@@ -153,8 +163,8 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
             const isize line = words(t.c);
             for (isize p = 0; p < rows; ++p) {
                 const isize at = (start + p) % plane * o.c;
-                r.sign(x + p * stride, s.a + (s.spatial_a ? at : 0) + first, s.b ? s.b + (s.spatial_b ? at : 0) + first : nullptr, channels,
-                       to + (start + p) * line);
+                r.sign(x + p * stride, s.a + (s.spatial_a ? at : 0) + first,
+                       s.b ? s.b + (s.spatial_b ? at : 0) + first : nullptr, channels, to + (start + p) * line);
             }
             break;
         }
@@ -169,11 +179,14 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
                 const isize across = o.w / size;
                 for (isize p = 0; p < rows; ++p) {
                     const isize at = start + p, y = at % plane / across, xx = at % across;
-                    const float* with = v.at + at / plane * v.sn + (t.h == 1 ? 0 : y * v.sh) + (t.w == 1 ? 0 : xx * v.sw);
+                    const float* with =
+                        v.at + at / plane * v.sn + (t.h == 1 ? 0 : y * v.sh) + (t.w == 1 ? 0 : xx * v.sw);
                     float* to = x + p * stride;
                     if (t.c == 1) r.combine(s.what, to, with, channels, true);
                     else if (v.sc == 1) r.combine(s.what, to, with + first, channels, false);
-                    else for (isize c = 0; c < channels; ++c) r.combine(s.what, to + c, with + (first + c) * v.sc, 1, true);
+                    else
+                        for (isize c = 0; c < channels; ++c)
+                            r.combine(s.what, to + c, with + (first + c) * v.sc, 1, true);
                 }
                 break;
             }
@@ -194,7 +207,8 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
     }
 }
 
-// The slot that an operation's values can be computed in, without a copy: the stages behind its only store write nothing but bits.
+// The slot that an operation's values can be computed in, without a copy: the stages behind its only store write
+// nothing but bits.
 inline const NetSlot* home(const Net& n, const NetOp& o, isize window) {
     const NetSlot* found = nullptr;
     for (isize i = 0; i < o.stages; ++i) {

@@ -1,5 +1,6 @@
-// The plain popcount loops that other implementations use, written anew to be measured against: one word at a time, straight from
-// the definition, with the POPCNT instruction but no blocking, no interleaving, no second use of anything loaded.
+// The plain popcount loops that other implementations use, written anew to be measured against: one word at a time,
+// straight from the definition, with the POPCNT instruction but no blocking, no interleaving, no second use of anything
+// loaded.
 #pragma once
 #include "isa/cpu.h"
 #include "measure/measured.h"
@@ -7,7 +8,8 @@
 
 namespace bnn {
 
-// rows: [O][taps][words(C)] words; counts valid taps only, so zero padding is exact. to: [N][OH][OW][O] float32. groups = 1.
+// rows: [O][taps][words(C)] words; counts valid taps only, so zero padding is exact. to: [N][OH][OW][O] float32. groups
+// = 1.
 BNN_TARGET_POPCNT inline void one_word_conv(const Conv& g, const uint64_t* bits, const uint64_t* rows, float* to) {
     const isize words_c = words(g.c);
     for (isize n = 0; n < g.n; ++n)

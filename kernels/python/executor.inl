@@ -28,19 +28,21 @@ public:
             const bool mine = ours.count(list.size());
             list.push_back({mine ? a.mutable_data() : a.data(), (isize)a.nbytes(), mine});
         }
-        const bnn::NetTables tables = {slots.data(),    ops.data(),      stages.data(), slots.shape(0), ops.shape(0),
-                                       stages.shape(0), micro_bytes,     chunk_bytes,   list.data(),    (isize)list.size()};
+        const bnn::NetTables tables = {slots.data(),    ops.data(),  stages.data(), slots.shape(0), ops.shape(0),
+                                       stages.shape(0), micro_bytes, chunk_bytes,   list.data(),    (isize)list.size()};
         const char* wrong = bnn::load(variant_named(variant), tables, allocate, this, &net_);
         if (wrong) throw py::value_error(std::string("cannot load the network: ") + wrong);
         for (isize s : outside_)
-            if (s < 0 || s >= net_.slots || net_.slot[s].area != bnn::Area::outside) throw py::value_error("an array stands for no slot");
+            if (s < 0 || s >= net_.slots || net_.slot[s].area != bnn::Area::outside)
+                throw py::value_error("an array stands for no slot");
         for (isize i = 0; i < net_.slots; ++i)
             if (net_.slot[i].area == bnn::Area::outside &&
                 (net_.slot[i].offset >= (isize)outside_.size() || outside_[(size_t)net_.slot[i].offset] != i))
                 throw py::value_error("a slot from outside has no array");
         for (size_t i = 0; i < list.size(); ++i)
             for (isize k = 0; k < net_.ops; ++k)
-                if (list[i].ours && net_.op[k].weights == list[i].at) kept_.push_back(constants[i]), held_ += list[i].bytes;
+                if (list[i].ours && net_.op[k].weights == list[i].at)
+                    kept_.push_back(constants[i]), held_ += list[i].bytes;
         for (isize i = 0; i < net_.ops; ++i) {
             writes(net_.op[i].output);
             for (isize k = 0; k < net_.op[i].stages; ++k) {
@@ -50,9 +52,11 @@ public:
         }
     }
 
-    // One array for each slot from outside, in order: float32 [N, C, H, W] with any strides (written ones: as [N, H, W, C] contiguous),
-    // int64 [N, H, W, words] contiguous.
-    void run(std::vector<py::array> arrays, isize threads) { run_watched(std::move(arrays), threads, nullptr, nullptr); }
+    // One array for each slot from outside, in order: float32 [N, C, H, W] with any strides (written ones: as [N, H, W,
+    // C] contiguous), int64 [N, H, W, words] contiguous.
+    void run(std::vector<py::array> arrays, isize threads) {
+        run_watched(std::move(arrays), threads, nullptr, nullptr);
+    }
 
     // Seconds of processor time of each operation on one thread: what other processes take is not counted.
     std::vector<double> profile(std::vector<py::array> arrays) {
@@ -76,7 +80,8 @@ public:
 
     void run_watched(std::vector<py::array> arrays, isize threads, void (*watch)(void*, isize), void* context) {
         if (arrays.size() != outside_.size())
-            throw py::value_error("expected " + std::to_string(outside_.size()) + " arrays, got " + std::to_string(arrays.size()));
+            throw py::value_error("expected " + std::to_string(outside_.size()) + " arrays, got " +
+                                  std::to_string(arrays.size()));
         if (threads < 1) throw py::value_error("threads is " + std::to_string(threads) + ", expected 1 or more");
         std::vector<bnn::Outside> views;
         isize images = -1;
@@ -84,11 +89,13 @@ public:
             py::array& a = arrays[i];
             const bnn::NetSlot& s = net_.slot[outside_[i]];
             const isize want[] = {s.bits ? s.h : s.c, s.bits ? s.w : s.h, s.bits ? bnn::words(s.c) : s.w};
-            bool fits = a.ndim() == 4 && (s.bits ? a.dtype().equal(py::dtype::of<int64_t>()) : a.dtype().equal(py::dtype::of<float>()));
+            bool fits = a.ndim() == 4 &&
+                        (s.bits ? a.dtype().equal(py::dtype::of<int64_t>()) : a.dtype().equal(py::dtype::of<float>()));
             for (int d = 0; d < 3 && fits; ++d) fits = a.shape(d + 1) == want[d];
             if (!fits)
-                throw py::value_error("array " + std::to_string(i) + " is " + shape_of(a) + ", expected " + (s.bits ? "int64" : "float32") + " [N, " +
-                                      std::to_string(want[0]) + ", " + std::to_string(want[1]) + ", " + std::to_string(want[2]) + "]");
+                throw py::value_error("array " + std::to_string(i) + " is " + shape_of(a) + ", expected " +
+                                      (s.bits ? "int64" : "float32") + " [N, " + std::to_string(want[0]) + ", " +
+                                      std::to_string(want[1]) + ", " + std::to_string(want[2]) + "]");
             if (images < 0) images = a.shape(0);
             if (a.shape(0) != images) throw py::value_error("the arrays differ in their number of images");
             if (images == 0) continue;              // nothing to be read, and NumPy's strides mean nothing
@@ -101,9 +108,10 @@ public:
                     if (a.strides(d) % 4) throw py::value_error("the strides of an array are not multiples of 4 bytes");
                 o.sn = a.strides(0) / 4, o.sc = a.strides(1) / 4, o.sh = a.strides(2) / 4, o.sw = a.strides(3) / 4;
                 if (written_.count(outside_[i])) {
-                    const bool dense = (o.sc == 1 || s.c == 1) && (o.sw == s.c || s.w == 1) && (o.sh == s.w * s.c || s.h == 1) &&
-                                       (o.sn == s.h * s.w * s.c || images <= 1);
-                    if (!dense) throw py::value_error("an array to be written is not contiguous in the order [N, H, W, C]");
+                    const bool dense = (o.sc == 1 || s.c == 1) && (o.sw == s.c || s.w == 1) &&
+                                       (o.sh == s.w * s.c || s.h == 1) && (o.sn == s.h * s.w * s.c || images <= 1);
+                    if (!dense)
+                        throw py::value_error("an array to be written is not contiguous in the order [N, H, W, C]");
                     o.sn = s.h * s.w * s.c;
                 }
             }
@@ -157,7 +165,8 @@ private:
 
 // Whether a float32 array of four dimensions holds a NaN.
 bool has_nan(const py::array& a) {
-    if (a.ndim() != 4 || !a.dtype().equal(py::dtype::of<float>())) throw py::value_error("expected float32 [N, C, H, W], got " + shape_of(a));
+    if (a.ndim() != 4 || !a.dtype().equal(py::dtype::of<float>()))
+        throw py::value_error("expected float32 [N, C, H, W], got " + shape_of(a));
     const uint8_t* at = (const uint8_t*)a.data();
     const auto row = [](const uint8_t* p, isize n, isize step) {
         bool bad = false;
@@ -169,7 +178,8 @@ bool has_nan(const py::array& a) {
     for (isize i = 0; i < a.shape(0); ++i)
         for (isize j = 0; j < a.shape(1); ++j)
             for (isize k = 0; k < a.shape(2); ++k)
-                if (row(at + i * a.strides(0) + j * a.strides(1) + k * a.strides(2), a.shape(3), a.strides(3))) return true;
+                if (row(at + i * a.strides(0) + j * a.strides(1) + k * a.strides(2), a.shape(3), a.strides(3)))
+                    return true;
     return false;
 }
 
@@ -204,15 +214,18 @@ void bind_executor(py::module_& m) {
         .def(py::init<const std::string&, Executor::Table<bnn::SlotRecord>, Executor::Table<bnn::OpRecord>,
                       Executor::Table<bnn::StageRecord>, std::vector<py::array>, isize, isize, std::vector<isize>,
                       std::set<size_t>>(),
-             py::arg("variant"), py::arg("slots").noconvert(), py::arg("ops").noconvert(), py::arg("stages").noconvert(),
-             py::arg("constants"),
-             py::arg("micro_bytes"), py::arg("chunk_bytes"), py::arg("outside"), py::arg("ours"),
-             "slots, ops, stages: one-dimensional arrays of the dtypes Slot, Op and Stage (kernels/executor/records.h says\n"
+             py::arg("variant"), py::arg("slots").noconvert(), py::arg("ops").noconvert(),
+             py::arg("stages").noconvert(), py::arg("constants"), py::arg("micro_bytes"), py::arg("chunk_bytes"),
+             py::arg("outside"), py::arg("ours"),
+             "slots, ops, stages: one-dimensional arrays of the dtypes Slot, Op and Stage (kernels/executor/records.h "
+             "says\n"
              "what the fields are). constants: contiguous arrays, which the fields name by their place. micro_bytes,\n"
-             "chunk_bytes: of one image in the two areas. outside: the slots that the arrays of run() stand for, in order.\n"
+             "chunk_bytes: of one image in the two areas. outside: the slots that the arrays of run() stand for, in "
+             "order.\n"
              "ours: constants that may be rearranged where they lie. Raises ValueError, saying what is wrong.")
         .def("run", &Executor::run, py::arg("arrays"), py::arg("threads"),
-             "Run on the arrays, one for each slot from outside, in order: float32 [N, C, H, W] with any strides (written\n"
+             "Run on the arrays, one for each slot from outside, in order: float32 [N, C, H, W] with any strides "
+             "(written\n"
              "ones: contiguous as [N, H, W, C]), or int64 [N, H, W, words], contiguous.")
         .def("profile", &Executor::profile, py::arg("arrays"),
              "Run on one thread; seconds of processor time of each operation.")

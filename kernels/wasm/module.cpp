@@ -1,6 +1,6 @@
-// The WebAssembly shell of the executor: a packed network is loaded once, then run with one call. A host (a page, wasmtime) writes
-// tables and constants into the memory of the module and reads results from it; an instance holds one network. Every slot has its place
-// in this memory, so that a host can look at each activation.
+// The WebAssembly shell of the executor: a packed network is loaded once, then run with one call. A host (a page,
+// wasmtime) writes tables and constants into the memory of the module and reads results from it; an instance holds one
+// network. Every slot has its place in this memory, so that a host can look at each activation.
 //
 // Without a library: what the compiler calls of one stands at the end.
 #include "executor/executor.h"
@@ -28,7 +28,8 @@ void* take(void*, isize bytes) {
     const isize start = bnn::round_up((isize)(uintptr_t)top, 64), end = start + bnn::round_up(bytes, 64);
     if (bytes < 0 || bytes > LIMIT || end > LIMIT) return nullptr;
     const isize have = (isize)__builtin_wasm_memory_size(0) * PAGE;
-    if (end > have && __builtin_wasm_memory_grow(0, (size_t)bnn::ceil_div(end - have, PAGE)) == (size_t)-1) return nullptr;
+    if (end > have && __builtin_wasm_memory_grow(0, (size_t)bnn::ceil_div(end - have, PAGE)) == (size_t)-1)
+        return nullptr;
     top = (uint8_t*)(uintptr_t)end;
     return (void*)(uintptr_t)start;
 }
@@ -55,23 +56,30 @@ EXPORT(allocate) void* allocate(int32_t bytes) { return take(nullptr, bytes); }
 
 // The names of the records' fields and of enumerations, each with its names in order: "slot: kind, h, ...; op: ...".
 EXPORT(names) const char* names() {
-    return "slot: " BNN_TEXT_OF(BNN_SLOT_FIELDS) "; op: " BNN_TEXT_OF(BNN_OP_FIELDS) "; stage: " BNN_TEXT_OF(BNN_STAGE_FIELDS)
-           "; slots: " BNN_TEXT_OF(BNN_SLOT_KINDS) "; areas: " BNN_TEXT_OF(BNN_AREAS) "; operations: " BNN_TEXT_OF(BNN_OPERATIONS)
-           "; stages: " BNN_TEXT_OF(BNN_STAGES) "; stored: " BNN_TEXT_OF(BNN_STORED_WEIGHTS);
+    return "slot: " BNN_TEXT_OF(BNN_SLOT_FIELDS)
+           "; op: " BNN_TEXT_OF(BNN_OP_FIELDS)
+           "; stage: " BNN_TEXT_OF(BNN_STAGE_FIELDS)
+           "; slots: " BNN_TEXT_OF(BNN_SLOT_KINDS)
+           "; areas: " BNN_TEXT_OF(BNN_AREAS)
+           "; operations: " BNN_TEXT_OF(BNN_OPERATIONS)
+           "; stages: " BNN_TEXT_OF(BNN_STAGES)
+           "; stored: " BNN_TEXT_OF(BNN_STORED_WEIGHTS);
 }
 
-// Records as in executor/records.h, slots of Area::outside with their own number as offset; constants: pairs of address and
-// bytes, int32. Returns 1, or 0 and error() says why.
-EXPORT(load) int32_t load(const char* variant, const bnn::SlotRecord* slots, int32_t slot_count, const bnn::OpRecord* ops,
-                          int32_t op_count, const bnn::StageRecord* stages, int32_t stage_count, const int32_t* constants,
-                          int32_t constant_count, int32_t images) {
+// Records as in executor/records.h, slots of Area::outside with their own number as offset; constants: pairs of address
+// and bytes, int32. Returns 1, or 0 and error() says why.
+EXPORT(load)
+int32_t load(const char* variant, const bnn::SlotRecord* slots, int32_t slot_count, const bnn::OpRecord* ops,
+             int32_t op_count, const bnn::StageRecord* stages, int32_t stage_count, const int32_t* constants,
+             int32_t constant_count, int32_t images) {
     room = 0;
     const bnn::Variant* v = bnn::find_variant(variant);
     if (!v) return wrong = "the kernel variant is unknown", 0;
     if (images < 1) return wrong = "the number of images is below 1", 0;
     bnn::Constant* list = (bnn::Constant*)take(nullptr, constant_count * (isize)sizeof(bnn::Constant));
     if (!list) return wrong = "there is not enough memory for the network", 0;
-    for (int32_t i = 0; i < constant_count; ++i) list[i] = {(const void*)(uintptr_t)constants[2 * i], constants[2 * i + 1], false};
+    for (int32_t i = 0; i < constant_count; ++i)
+        list[i] = {(const void*)(uintptr_t)constants[2 * i], constants[2 * i + 1], false};
     const bnn::NetTables tables = {slots, ops, stages, slot_count, op_count, stage_count, 0, 0, list, constant_count};
     if ((wrong = bnn::load(*v, tables, take, nullptr, &net)) || (wrong = place_slots(images))) return 0;
     room = images;
@@ -79,7 +87,9 @@ EXPORT(load) int32_t load(const char* variant, const bnn::SlotRecord* slots, int
 }
 
 // Where the values of a slot lie: float32 [images][H][W][C], or words of bits [images][H][W][ceil(C / 64)].
-EXPORT(slot) uint8_t* slot(int32_t number) { return room && number >= 0 && number < net.slots ? places[number].at : nullptr; }
+EXPORT(slot) uint8_t* slot(int32_t number) {
+    return room && number >= 0 && number < net.slots ? places[number].at : nullptr;
+}
 
 // Runs the network on the images in its input slots. Returns 1, or 0 and error() says why.
 EXPORT(run) int32_t run(int32_t images) {

@@ -30,6 +30,7 @@ class Speed:
     limit: float
     over_float32: tuple[float, float, float]
     over_best: tuple[float, float, float]
+    variant: str = ""  # of our kernel
 
 
 def speeds(folder: Path) -> list[Speed]:
@@ -44,7 +45,7 @@ def speeds(folder: Path) -> list[Speed]:
             ratios = sorted(speed.ratio(layer, rival(layer), "channels_last").median for layer in layers)
             spans.append((ratios[0], statistics.median(ratios), ratios[-1]))
         found.append(
-            Speed(speed.core(record), limits["1 bit"]["per_second"] / limits["float32"]["per_second"], *spans)
+            Speed(speed.core(record), limits["1 bit"]["per_second"] / limits["float32"]["per_second"], *spans, record["runs"][0]["variant"])
         )
     return found
 
@@ -174,21 +175,19 @@ def _speed(root: Path) -> tuple[str, str, str]:
             f"S2 claims {_CLAIMED_SPEED} times. `make bench` measures this machine.",
             "one-bit-at-a-time",
         )
-    limits = ", ".join(f"{_times(one.limit)} on {one.core}" for one in found)
     over = [value for one in found for value in one.over_float32]
+    limits = ", ".join(f"{_times(one.limit)} on {one.core}" for one in found)
     by_core = ", ".join(
         f"{_times(one.over_best[0])} to {_times(one.over_best[2])} on {one.core}" for one in found
     )
     text = (
-        f"S2 claims **{_CLAIMED_SPEED}×**. By the rates of a core's units, counting bits is at most {limits} as fast as float32. "
+        f"S2 claims **{_CLAIMED_SPEED}×**. The rates of a core's units allow at most {limits}, over float32. "
         f"Whole layers run **{_times(min(over))} to {_times(max(over))}** as fast as PyTorch's float32. Over the best rival, "
-        f"int8 and bfloat16 included, a layer runs {by_core}."
+        f"int8 and bfloat16 included: {by_core}."
     )
     if any(one.over_float32[2] > one.limit for one in found):
-        text += (
-            " Where a layer exceeds its core's limit, PyTorch leaves more of its units idle than our kernel does, or our kernel "
-            "multiplies bytes in tiles (AMX) in place of counting."
-        )
+        amx = any(one.variant == "amx" for one in found)
+        text += f" A layer exceeds the limit where PyTorch leaves units idle{', or where our kernel multiplies bytes (AMX)' if amx else ''}."
     return f"{_CLAIMED_SPEED} times faster?", text, "one-bit-at-a-time"
 
 
@@ -225,8 +224,8 @@ def _scale(root: Path) -> tuple[str, str, str]:
 
 @dataclass(frozen=True)
 class Net:
-    """A packed file of ``results/models``. ``top1``: of the file itself, per cent, where a verification has measured it
-    (``verified``), else as recorded in training."""
+    """A packed file of ``results/models``. ``top1``: of the file itself, per cent, where its answers or a verification are
+    recorded (``verified``), else as recorded in training."""
 
     path: Path
     about: dict
@@ -244,7 +243,7 @@ class Net:
         """Bytes that the whitening of its images takes in the file."""
         from bnnlib.deploy import container, files
 
-        if not self.about["images"].get("whitening"):
+        if not (self.about.get("images") or {}).get("whitening"):
             return 0
         tensors = container.read(self.path)[1]
         return sum(tensors[name].nbytes for name in files.WHITENING)
@@ -253,15 +252,19 @@ class Net:
 def nets(root: Path) -> list[Net]:
     """The packed files, by name."""
     from bnnlib import deploy, recipes
+    from bnnlib.experiments import predictions
 
     found = []
     for path in sorted((root / "results" / "models").glob("*.safetensors")):
         about = deploy.info(path)
         top1, record = about["top1"], root / "results" / "verified" / f"{path.stem}.json"
         agreement = json.loads(record.read_text())["agreement"] if record.is_file() else None
-        if agreement:
+        answers = predictions.read(path.stem, path, root / "results" / "predictions")
+        if answers:
+            top1 = answers.top1
+        elif agreement:
             top1 = agreement["top1"][about["real"]]
-        found.append(Net(path, about, recipes.load(about["recipe"]).title, top1, bool(agreement)))
+        found.append(Net(path, about, recipes.load(about["recipe"]).title, top1, bool(answers or agreement)))
     return found
 
 
@@ -281,7 +284,7 @@ def packed_nets(root: Path) -> tuple[str, dict[str, bytes]]:
                 "download": f"{{download}}`{net.path.stem} <models/{net.path.name}>`",
             }
         )
-    return tables.markdown(rows, right=["file"]) + "\n" if rows else "*None yet.*\n", files
+    return tables.markdown(rows) + "\n" if rows else "*None yet.*\n", files
 
 
 def _bytes(count: int) -> str:

@@ -25,7 +25,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from bnnlib import data, layers, quantizers, recipes, records
+from bnnlib import data, layers, quantizers, recipes, records, storage
 from bnnlib.paths import RESULTS
 from bnnlib.recipes import Recipe
 from bnnlib.training import checkpoint
@@ -341,7 +341,7 @@ def main(
             every=every,
             rounds=rounds,
         )
-        records.write_atomically(out, found.model_dump_json().encode() + b"\n")
+        storage.write_atomically(out, found.model_dump_json().encode() + b"\n")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from None

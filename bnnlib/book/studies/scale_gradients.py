@@ -20,7 +20,7 @@ from typing import Annotated, get_args
 
 import typer
 
-from bnnlib import data, quantizers, recipes, records
+from bnnlib import data, quantizers, recipes, records, storage
 from bnnlib.data import evaluate
 from bnnlib.paths import RESULTS
 from bnnlib.training import loop
@@ -105,7 +105,7 @@ def _keep(found: dict, path: Path) -> None:
     found["commit"] = records.commit().model_dump()
     found["versions"] = records.versions()
     path.parent.mkdir(parents=True, exist_ok=True)
-    records.write_atomically(path, (json.dumps(found) + "\n").encode())
+    storage.write_atomically(path, (json.dumps(found) + "\n").encode())
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)

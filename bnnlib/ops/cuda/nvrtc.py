@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import os
 import stat
-import tempfile
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from bnnlib.ops import _build
+from bnnlib.storage import write_atomically
 
 SOURCES = _build.SOURCES / "cuda"
 UNITS = ("pack", "product", "tiles", "peaks")
@@ -115,14 +114,7 @@ def code(unit: str, target: str, sources: Path = SOURCES) -> bytes:
     found = _read(path)
     if found is None:
         found = compile(unit, target, sources)
-        handle, temporary = tempfile.mkstemp(dir=folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(found).digest() + found)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        write_atomically(path, hashlib.sha256(found).digest() + found, mode=0o600)
     return found
 
 

@@ -1,0 +1,3 @@
+from bnnlib.fuzz import app
+
+app()
