@@ -26,11 +26,13 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
                     "sign",
                     "binarize",
                     "surrogate",
+                    "with_slope",
                     "mean_scale",
                     "scaled_sign",
                     "standardize",
                     "center",
                     "input_scale",
+                    "choose",
                 ),
             ),
             "bnnlib.layers": (
