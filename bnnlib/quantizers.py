@@ -249,10 +249,7 @@ def input_scale(x: Tensor, kernel_size, stride, padding, dilation) -> Tensor:
     return F.conv2d(x.abs().mean(dim=1, keepdim=True), kernel, None, stride, padding, dilation)
 
 
-box_mean = input_scale  # its older name
-
-
-def _choose(what: str, value: object, kind: object) -> None:
+def choose(what: str, value: object, kind: object) -> None:
     """Raises ``ValueError`` for an option that is not among the choices of ``kind``, a ``Literal``."""
     if value not in get_args(kind):
         raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(get_args(kind))}")

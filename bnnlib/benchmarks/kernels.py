@@ -15,6 +15,7 @@ What is measured, for each layer, batch and number of threads:
 ``fp32-compile``    ``torch.compile`` with freezing, channels_last; ``bf16-compile`` likewise
 ``onnx-fp32``, ...  ONNX Runtime, where it is installed (the extra ``bench``), in a process of its own
 ``bits``            prepacked weights, packed activations in, packed bits out (threshold epilogue)
+``bits-counted``    that, by the best variant that only counts bits, where the default may multiply bytes
 ``channels_last``   float in, float out, packing included; ``nchw`` likewise
 =================== ========================================================================================
 
@@ -204,11 +205,33 @@ def layer_contenders(layer, batch: int, *, compile: bool = True) -> Contenders:
         **(compiled_contenders(xl, wl, p) if compile else {}),
         **int8_contenders(x, w, p),
         "bits": lambda: ops.conv2d_packed(bits, ready, shape, 1, p, threshold=threshold, out="bits"),
+        **counted(bits, ops.pack_weight(w), shape, p, threshold),
         "channels_last": lambda: ops.conv2d_packed(xl, ready, shape, 1, p),
         "nchw": lambda: ops.conv2d_packed(x, ready, shape, 1, p),
         "pack-channels_last": lambda: ops.pack_activation(xl),
         "pack-nchw": lambda: ops.pack_activation(x),
     }
+
+
+COUNTS_BITS = "avx512vpopcnt"  # what the variant that multiplies bytes counts bits with, where that is faster
+
+
+def counted(bits: torch.Tensor, weight: torch.Tensor, shape: tuple[int, ...], p: int, threshold: torch.Tensor) -> Contenders:
+    """``bits`` without the choice between multiplying bytes and counting bits; nothing where there is no such choice."""
+    if _backend.backend().variant != "amx":
+        return {}
+    kernels = _backend.Native(_build.load(), COUNTS_BITS)
+    (n, h, w), (o, c, *kernel) = bits.shape[:3], shape
+    geometry = [n, h, w, c, o, *kernel, 1, 1, p, p, 1, 1, 1]
+    blob = torch.empty(kernels.blob_bytes(geometry), dtype=torch.uint8)
+    kernels.prepack(geometry, weight, blob)
+
+    def run() -> torch.Tensor:
+        to = torch.empty(n, h + 2 * p - kernel[0] + 1, w + 2 * p - kernel[1] + 1, -(-o // 64), dtype=torch.int64)
+        kernels.conv2d(geometry, bits, blob, to, False, None, None, None, threshold, None, 1)
+        return to
+
+    return {"bits-counted": run}
 
 
 def measure_layer(

@@ -1,5 +1,6 @@
-// Weights made ready for one variant: a header, the popcount of every tap (zero padding needs them), and the interleaved rows.
-// A blob is one flat buffer without pointers; it is checked before use, so one made for another variant is refused, not misread.
+// Weights made ready for one variant: a header, the popcount of every tap (zero padding needs them), and the
+// interleaved rows. A blob is one flat buffer without pointers; it is checked before use, so one made for another
+// variant is refused, not misread.
 #pragma once
 #include "conv/images.h"
 
@@ -30,11 +31,14 @@ inline isize blob_images_offset(const Variant& v, const Conv& g) {
     return blob_weights_offset(g) + g.groups * round_up(v.weight_bytes(g.og(), g.row_bytes()), 64);
 }
 
-inline isize blob_bytes(const Variant& v, const Conv& g) { return blob_images_offset(v, g) + (v.images ? image_weight_bytes(g) : 0) + ROW_SLACK; }
+inline isize blob_bytes(const Variant& v, const Conv& g) {
+    return blob_images_offset(v, g) + (v.images ? image_weight_bytes(g) : 0) + ROW_SLACK;
+}
 
 inline isize prepack_scratch_bytes(const Conv& g) { return g.og() * g.row_stride(); }
 
-// weights: stored form, rows of ceil(K / 8) bytes in the order (c, kh, kw); blob: blob_bytes; scratch: prepack_scratch_bytes.
+// weights: stored form, rows of ceil(K / 8) bytes in the order (c, kh, kw); blob: blob_bytes; scratch:
+// prepack_scratch_bytes.
 inline void prepack(const Variant& v, const Conv& g, const uint8_t* weights, uint8_t* blob, uint8_t* scratch) {
     const isize taps = g.taps(), cg = g.cg(), og = g.og(), stride = g.row_stride(), stored = ceil_div(g.k(), 8);
     const isize group_bytes = round_up(v.weight_bytes(og, g.row_bytes()), 64);
@@ -77,7 +81,8 @@ inline const char* open_blob(const Variant& v, const Conv& g, const uint8_t* blo
     write_name(want.magic, 8, "bnnblob");
     write_name(want.variant, 24, v.name);
     if (__builtin_memcmp(head.magic, want.magic, 8)) return "these are not prepacked weights (use prepack)";
-    if (__builtin_memcmp(head.variant, want.variant, 24)) return "the weights were prepacked for another kernel variant (prepack again)";
+    if (__builtin_memcmp(head.variant, want.variant, 24))
+        return "the weights were prepacked for another kernel variant (prepack again)";
     if (head.o != g.o || head.cg != g.cg() || head.kh != g.kh || head.kw != g.kw || head.groups != g.groups)
         return "the weights were prepacked for another shape";
     if (head.bytes != bytes || bytes != blob_bytes(v, g)) return "the prepacked weights have the wrong length";

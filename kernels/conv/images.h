@@ -1,131 +1,28 @@
 // Convolution by images of bytes, for variants that multiply bytes (Images in variant.h).
 //
-// Lines of output are cut into strips, `lines` each. The input under a strip is expanded to bytes once, with a border of 0, which adds
-// nothing to a sum: padding needs no correction. `side` strips lie side by side, pixel by pixel, as a panel: then 16 pixels that are
-// one tile lie at equal distances also where lines are short,
+// Lines of output are cut into strips, `lines` each. The input under a strip is expanded to bytes once, with a border
+// of 0, which adds nothing to a sum: padding needs no correction. `side` strips lie side by side, pixel by pixel, as a
+// panel: then 16 pixels that are one tile lie at equal distances also where lines are short,
 //     byte of column x, strip s = ((line * width + x) * side + s) * C,
 // and 16 sums belong to 16 / side columns. With a stride, columns of equal remainder lie together, so the same holds.
-// Where a pixel has no whole steps (C % 64), a kernel's line of taps is one run of bytes, and what is beyond it meets weights of 0; strips
-// are alone then. Strips that are alone have tiles across the ends of lines, if there is no stride, and the sums of columns in the
-// border are dropped.
+// Where a pixel has no whole steps (C % 64), a kernel's line of taps is one run of bytes, and what is beyond it meets
+// weights of 0; strips are alone then. Strips that are alone have tiles across the ends of lines, if there is no
+// stride, and the sums of columns in the border are dropped.
 #pragma once
-#include "isa/variant.h"
+#include "conv/image_plan.h"
 
 namespace bnn {
 
-struct ImagePlan {
-    bool use;
-    Conv g;                                 // one line of pixels for each pixel, where the kernel is 1 x 1
-    isize rows, columns;                    // of output that are needed
-    isize side, lines, of_image, panels;    // strips side by side, lines of a strip, strips of an image, panels of an item
-    bool through;                           // tiles run through the ends of lines
-    isize phases, width, line, panel;       // remainders of columns, columns of each; bytes of a line and of a panel
-    isize tiles;                            // of a panel
-    isize in_line, steps;                   // of a kernel's line, of all
-
-    bool whole() const { return g.c % BYTES_STEP == 0; }
-    isize strips() const { return g.n * of_image; }
-    isize items() const { return ceil_div(ceil_div(strips(), side), panels); }
-    isize input_lines() const { return (lines - 1) * g.sh + (g.kh - 1) * g.dh + 1; }
-    isize input_columns() const { return (columns - 1) * g.sw + (g.kw - 1) * g.dw + 1; }
-    isize stride() const { return whole() ? g.c : g.sw * g.c; }     // from a pixel of a tile to the next
-    isize row_tiles() const { return ceil_div(columns * side, SUMS_TILE); }
-    isize buffer() const { return round_up(panels * panel + SUMS_TILE * stride() + 2 * BYTES_STEP, 64); }
-};
-
-inline isize steps_of_line(const Conv& g) { return ceil_div(g.kw * g.cg(), BYTES_STEP); }
-
-inline isize image_weight_bytes(const Conv& g) { return g.groups == 1 ? ceil_div(g.o, SUMS_CHANNELS) * g.kh * steps_of_line(g) * 256 : 0; }
-
-// rows: as Variant::interleave has them.
-inline void interleave_for_images(const Conv& g, const uint8_t* rows, isize stride, uint8_t* to) {
-    const isize in_line = steps_of_line(g);
-    fill(to, 0, image_weight_bytes(g));
-    for (isize o = 0; o < g.o; ++o)
-        for (isize tap = 0; tap < g.taps(); ++tap)
-            for (isize c = 0; c < g.c; ++c) {
-                const bool bit = rows[o * stride + tap * g.tap_bytes() + c / 8] >> (c % 8) & 1;
-                const isize place = c < g.c / 64 * 64 ? c / 64 * 64 + c % 8 * 8 + c % 64 / 8 : c;       // as Images::expand has it
-                const isize at = tap % g.kw * g.c + place, line = at % BYTES_STEP / 4, byte = o % SUMS_TILE * 4 + at % 4;
-                const isize step = (o / SUMS_CHANNELS * g.kh + tap / g.kw) * in_line + at / BYTES_STEP;
-                to[step * 256 + o % SUMS_CHANNELS / SUMS_TILE * 128 + line / 8 * 64 + byte] |= (uint8_t)(bit << (line % 8));
-            }
-}
-
-// Weights beyond the end of a kernel's line, in its last step: 0.
-inline void clear_weights(int8_t* step, isize products) {
-    for (isize tile = 0; tile < 2; ++tile, step += 1024)
-        for (isize k = products; k < BYTES_STEP; ++k) {
-            if (k % 4 == 0) {
-                fill(step + k / 4 * 64, 0, 1024 - k / 4 * 64);
-                break;
-            }
-            for (isize c = 0; c < SUMS_TILE; ++c) step[k / 4 * 64 + c * 4 + k % 4] = 0;
-        }
-}
-
-constexpr isize IMAGE_TILES = 64, IMAGE_BYTES = 512 << 10, WEIGHT_STEPS = 96;  // of an item, at most (about); of weights that are bytes at once
-
-// What follows from side, lines and through.
-inline void lay_out(ImagePlan* m) {
-    const Conv& g = m->g;
-    m->of_image = ceil_div(m->rows, m->lines);
-    m->phases = m->whole() ? g.sw : 1;
-    m->width = ceil_div(m->input_columns(), m->phases);
-    m->line = m->phases * m->width * m->side * g.c;
-    m->panel = m->input_lines() * m->line;
-    m->tiles = m->through ? ceil_div((m->lines - 1) * m->width + m->columns, SUMS_TILE) : m->lines * m->row_tiles();
-}
-
-// An estimate: cycles of all of it.
-inline double image_cycles(const Images& v, const ImagePlan& m) {
-    const isize panels = ceil_div(m.strips(), m.side);
-    const double products = (double)m.steps * ceil_div(m.g.o, SUMS_CHANNELS) * 2;
-    return v.tile_cycles * products * (1 + v.block_steps / (double)m.steps) * (double)panels * (double)m.tiles +
-           v.expand_cycles * ((double)panels * (double)m.panel / BYTES_STEP + products * SUMS_TILE * (double)m.items());
-}
-
-// g: with its batch. pool: of the windows that lines and columns must fill. planes: pixels of a tile must be neighbours.
-inline ImagePlan plan_images(const Images& v, const Conv& conv, isize pool, bool planes, isize threads) {
-    ImagePlan best = {};
-    if (conv.groups != 1 || (conv.c % BYTES_STEP && conv.dw != 1) || conv.n == 0) return best;
-    ImagePlan m = {};
-    m.g = conv;
-    Conv& g = m.g;
-    if (g.taps() == 1 && g.sh == 1 && g.sw == 1 && g.ph == 0 && g.pw == 0 && pool == 1) g.h = g.n * g.h * g.w, g.n = g.w = 1;
-    m.rows = g.oh() / pool * pool, m.columns = g.ow() / pool * pool;
-    if (!m.rows || !m.columns) return best;
-    m.in_line = steps_of_line(g), m.steps = g.kh * m.in_line, m.panels = 1;
-    double least_cycles = 0;
-    for (m.side = 1; m.side <= (m.whole() && !planes ? SUMS_TILE : 1); m.side *= 2)
-        for (int through = 0; through < (m.side == 1 && g.sh == 1 && g.sw == 1 ? 2 : 1); ++through) {
-            m.through = through;
-            m.lines = m.rows, lay_out(&m);
-            const isize fit = most(1, least(SUMS_TILE * IMAGE_TILES / most(1, m.side * (through ? m.width : m.columns)), IMAGE_BYTES / m.line - (g.kh - 1) * g.dh));
-            const isize fewest = ceil_div(m.rows, least(m.rows, round_up(fit, pool)));
-            for (isize cuts = fewest; cuts < fewest + m.side && cuts <= m.rows / pool; ++cuts) {
-                m.lines = round_up(ceil_div(m.rows, cuts), pool), lay_out(&m);
-                const double cycles = image_cycles(v, m);
-                if (!best.use || cycles < least_cycles) best = m, best.use = true, least_cycles = cycles;
-            }
-        }
-    if (!best.use) return best;
-    // several small panels are one item; every thread has as many
-    const isize all = ceil_div(best.strips(), best.side);
-    best.panels = most(1, least(all, least(IMAGE_TILES / best.tiles, IMAGE_BYTES / best.panel)));
-    while (threads > 1 && best.panels > 1 && best.items() < 4 * threads && best.items() % threads) --best.panels;
-    best.use = image_cycles(v, best) < v.count_cycles * (double)conv.pixels() * (double)conv.o * (double)conv.k();
-    return best;
-}
-
-inline isize image_pixels(const ImagePlan& m) { return m.panels * m.side * m.lines * m.columns; }     // of an item, at most
+inline isize image_pixels(const ImagePlan& m) {
+    return m.panels * m.side * m.lines * m.columns;
+}    // of an item, at most
 
 // Memory of one item.
 struct ImageWork {
     isize* offsets;                         // [steps]: of a step of the kernel from the first
     const int8_t** tile;                    // [tiles]
     int32_t* at;                            // [tiles][SUMS_TILE]: windows or pixels from `start`; -1: none
-    int32_t *row, *column;                  // [panels * side][lines] and [columns]: their shares of `at`; row -1: outside
+    int32_t *row, *column;    // [panels * side][lines] and [columns]: their shares of `at`; row -1: outside
     int8_t *bytes, *weights[2];             // those that are multiplied and those that are expanded meanwhile
     int32_t* sums;                          // a block's; and all where the weights are cut
     isize total;
@@ -152,7 +49,8 @@ inline ImageWork image_work(const ImagePlan& m, uint8_t* memory) {
 
 inline void fill_strip(const Images& v, const ImagePlan& m, const uint64_t* activations, isize strip, int8_t* to) {
     const Conv& g = m.g;
-    const isize count = words(g.c), columns = m.input_columns(), left = least(g.pw, columns), right = most(left, least(columns, g.pw + g.w));
+    const isize count = words(g.c), columns = m.input_columns(), left = least(g.pw, columns),
+                right = most(left, least(columns, g.pw + g.w));
     const isize y0 = strip % m.of_image * m.lines * g.sh - g.ph, pixel = m.side * g.c;
     const uint64_t* const image = activations + strip / m.of_image * g.h * g.w * count;
     if (g.taps() == 1 && g.sh == 1 && g.sw == 1 && m.side == 1 && !g.ph && !g.pw && m.columns == g.w)     // one stretch
@@ -165,32 +63,39 @@ inline void fill_strip(const Images& v, const ImagePlan& m, const uint64_t* acti
         const isize low = inside ? left : columns, high = inside ? right : columns;
         for (isize r = 0; r < m.phases; ++r) {
             int8_t* const line = to + (l * m.phases + r) * m.width * pixel;
-            const isize first = ceil_div(most(0, low - r), m.phases), last = ceil_div(most(0, high - r), m.phases), end = ceil_div(most(0, columns - r), m.phases);
+            const isize first = ceil_div(most(0, low - r), m.phases), last = ceil_div(most(0, high - r), m.phases),
+                        end = ceil_div(most(0, columns - r), m.phases);
             if (first < last)
-                v.expand(image + ((y0 + l) * g.w + first * m.phases + r - g.pw) * count, m.phases * count, last - first, g.c, line + first * pixel, pixel);
+                v.expand(image + ((y0 + l) * g.w + first * m.phases + r - g.pw) * count, m.phases * count, last - first,
+                         g.c, line + first * pixel, pixel);
             for (isize x = 0; x < end; ++x)
                 if (x < first || x >= last) fill(line + x * pixel, 0, g.c);
         }
     }
 }
 
-// Runs an item: begin(start, many) with its windows; for every block of sums, follow(sums, first channel), which says what becomes of it,
-// and after(sums, first channel), when that has been done; then done(first, channels) for 64 channels (or what is left of them) whose
-// sums have all been there. [low, high): the channels, low a multiple of 64. in_window: rows are the pixels of windows, window by window.
+// Runs an item: begin(start, many) with its windows; for every block of sums, follow(sums, first channel), which says
+// what becomes of it, and after(sums, first channel), when that has been done; then done(first, channels) for 64
+// channels (or what is left of them) whose sums have all been there. [low, high): the channels, low a multiple of 64.
+// in_window: rows are the pixels of windows, window by window.
 template <class Begin, class Follow, class After, class Done>
-void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations, const uint8_t* weights, isize pool, bool in_window, isize low,
-                isize high, isize item, uint8_t* memory, const Begin& begin, const Follow& follow, const After& after,
-                const Done& done) {
+void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations, const uint8_t* weights, isize pool,
+                bool in_window, isize low, isize high, isize item, uint8_t* memory, const Begin& begin,
+                const Follow& follow, const After& after, const Done& done) {
     const Conv& g = m.g;
     const ImageWork w = image_work(m, memory);
     for (isize i = 0, at = 0; i < g.kh; ++i)
         for (isize k = 0; k < m.in_line; ++k, ++at) {
-            const isize x = m.whole() ? k * BYTES_STEP / g.c * g.dw : 0, c = k * BYTES_STEP - (m.whole() ? k * BYTES_STEP / g.c * g.c : 0);
+            const isize x = m.whole() ? k * BYTES_STEP / g.c * g.dw : 0,
+                        c = k * BYTES_STEP - (m.whole() ? k * BYTES_STEP / g.c * g.c : 0);
             w.offsets[at] = i * g.dh * m.line + (x % m.phases * m.width + x / m.phases) * m.side * g.c + c;
         }
     const isize across = m.columns / pool, of_image = m.rows / pool * across, first_strip = item * m.panels * m.side;
-    const isize end_strip = least(m.strips(), first_strip + m.panels * m.side), panels = ceil_div(end_strip - first_strip, m.side);
-    const auto window = [&](isize strip) { return strip / m.of_image * of_image + least(strip % m.of_image * m.lines, m.rows) / pool * across; };
+    const isize end_strip = least(m.strips(), first_strip + m.panels * m.side),
+                panels = ceil_div(end_strip - first_strip, m.side);
+    const auto window = [&](isize strip) {
+        return strip / m.of_image * of_image + least(strip % m.of_image * m.lines, m.rows) / pool * across;
+    };
     const isize start = window(first_strip), many = window(end_strip) - start;
     const isize scale = in_window ? pool * pool : 1;
     for (isize x = 0; x < m.columns; ++x) w.column[x] = (int32_t)(x / pool * scale + (in_window ? x % pool : 0));
@@ -198,18 +103,22 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
         const isize strip = first_strip + s, image = strip / m.of_image, row0 = strip % m.of_image * m.lines;
         for (isize y = 0; y < m.lines; ++y) {
             const isize row = row0 + y, at = image * of_image + (pool == 1 ? row : row / pool) * across - start;
-            w.row[s * m.lines + y] = strip < end_strip && row < m.rows ? (int32_t)(at * scale + (in_window ? row % pool * pool : 0)) : -1;
+            w.row[s * m.lines + y] =
+                strip < end_strip && row < m.rows ? (int32_t)(at * scale + (in_window ? row % pool * pool : 0)) : -1;
         }
     }
     isize tiles = 0;
     for (isize panel = 0; panel < panels; ++panel) {
         int8_t* const bytes = w.bytes + panel * m.panel;
         const isize strip0 = first_strip + panel * m.side;
-        for (isize s = 0; s < m.side && strip0 + s < end_strip; ++s) fill_strip(v, m, activations, strip0 + s, bytes + s * g.c);
+        for (isize s = 0; s < m.side && strip0 + s < end_strip; ++s)
+            fill_strip(v, m, activations, strip0 + s, bytes + s * g.c);
         for (isize t = 0; t < m.tiles; ++t, ++tiles) {
-            const isize line = m.through ? 0 : t / m.row_tiles(), place = (m.through ? t : t % m.row_tiles()) * SUMS_TILE;
+            const isize line = m.through ? 0 : t / m.row_tiles(),
+                        place = (m.through ? t : t % m.row_tiles()) * SUMS_TILE;
             w.tile[tiles] = bytes + line * g.sh * m.line + place * m.stride();
-            const int32_t* row = w.row + panel * m.side * m.lines + (m.through ? place / m.width : place % m.side * m.lines + line);
+            const int32_t* row =
+                w.row + panel * m.side * m.lines + (m.through ? place / m.width : place % m.side * m.lines + line);
             const int32_t* const row_end = w.row + (panel + 1) * m.side * m.lines;
             isize x = m.through ? place % m.width : place / m.side;
             for (isize i = 0; i < SUMS_TILE; ++i) {
@@ -237,7 +146,8 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
     const auto finished = [&] {
         const isize from = held.o / 64 * 64;
         if (held.last) after(sums_held(), held.o);
-        if (held.last && held.t == pairs - 1 && (held.o % 64 || held.o + SUMS_CHANNELS >= high)) done(from, least(64, high - from));
+        if (held.last && held.t == pairs - 1 && (held.o % 64 || held.o + SUMS_CHANNELS >= high))
+            done(from, least(64, high - from));
     };
     v.expand_weights(bits(low, 0), 4 * steps(0), w.weights[0]);
     isize now = 0;
@@ -248,16 +158,18 @@ void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations
                 for (isize i = 0; i < some; ++i)
                     if ((k + i + 1) % m.in_line == 0) clear_weights(w.weights[now] + i * 2048, g.kw * g.c % BYTES_STEP);
             const bool last = k + some == m.steps;
-            const isize next_o = last ? o + SUMS_CHANNELS : o, next_k = last ? 0 : k + some, lines = next_o < high ? 4 * steps(next_k) : 0;
+            const isize next_o = last ? o + SUMS_CHANNELS : o, next_k = last ? 0 : k + some,
+                        lines = next_o < high ? 4 * steps(next_k) : 0;
             for (isize t = 0; t < pairs; ++t) {
                 const bool two = 2 * t + 1 < tiles, goes_on = k && pairs == 1;
                 int32_t* const sums = w.sums + (last ? 0 : (1 + t) * SUMS);
                 const isize from = lines * t / pairs, to = lines * (t + 1) / pairs;
                 const Finish finish = ready();
-                v.multiply({w.tile[2 * t], two ? w.tile[2 * t + 1] : nullptr, m.stride(), w.offsets + k, w.weights[now], some,
-                            k && !goes_on ? w.sums + (1 + t) * SUMS : nullptr, goes_on},
-                           {goes_on ? nullptr : held.sums, 2 * held.t + 1 < tiles, finish, lines ? bits(next_o, next_k) + from * 64 : nullptr,
-                            w.weights[now ^ 1] + from * 512, to - from});
+                v.multiply(
+                    {w.tile[2 * t], two ? w.tile[2 * t + 1] : nullptr, m.stride(), w.offsets + k, w.weights[now], some,
+                     k && !goes_on ? w.sums + (1 + t) * SUMS : nullptr, goes_on},
+                    {goes_on ? nullptr : held.sums, 2 * held.t + 1 < tiles, finish,
+                     lines ? bits(next_o, next_k) + from * 64 : nullptr, w.weights[now ^ 1] + from * 512, to - from});
                 finished();
                 held = {last, o, t, sums};
             }

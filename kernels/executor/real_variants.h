@@ -209,12 +209,28 @@ BNN_TARGET_END
 #endif
 #endif
 
+#if defined(BNN_EMULATE)
+namespace bnn::real_amx {
+constexpr auto without_tiles = real_avx512::gemm;
+}
+#elif defined(BNN_AMX)
+namespace bnn::real_amx {
+constexpr auto without_tiles = real_avx512::gemm_bf16;
+}
+#endif
+#if defined(__x86_64__)
+#include "executor/real_amx.h"
+#endif
+
 namespace bnn {
 
 const Real& real_for(const char* variant) {
 #if defined(__x86_64__)
     const bool wide = !__builtin_strncmp(variant, "avx512", 6) || !__builtin_strcmp(variant, "amx"),
                vector = wide || !__builtin_strcmp(variant, "avx2");
+#if defined(BNN_AMX)
+    if (!__builtin_strcmp(variant, "amx") && real_amx::supported()) return real_amx::real;
+#endif
 #if !defined(BNN_EMULATE)
     if (wide && cpu().avx512bf16 && cpu().fma) return real_avx512::real_bf16;
 #endif

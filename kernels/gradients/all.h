@@ -1,4 +1,5 @@
-// All gradients of this build, best first. Dispatch, tests and benchmarks walk this one table. For one unit of a program.
+// All gradients of this build, best first. Dispatch, tests and benchmarks walk this one table. For one unit of a
+// program.
 #pragma once
 #include "gradients/amx.h"
 #include "gradients/lookup.h"
@@ -7,11 +8,14 @@ namespace bnn {
 
 const Gradients all_gradients[] = {
 #if defined(BNN_AMX)
-    {"amx", "avx512vpopcnt", [] { return cpu().amx_bf16 && amx_permitted(); }, amx_gradients::gradient_of_input, amx_gradients::gradient_of_weight},
+    {"amx", "avx512vpopcnt", [] { return cpu().amx_bf16 && amx_permitted(); }, amx_gradients::gradient_of_input,
+     amx_gradients::gradient_of_weight},
 #endif
 #if defined(__x86_64__)
-    {"avx512", "avx512", [] { return cpu().avx512bw; }, lookup_avx512::gradient_of_input, lookup_avx512::gradient_of_weight},
-    {"avx2", "avx2", [] { return cpu().avx2 && cpu().fma; }, lookup_avx2::gradient_of_input, lookup_avx2::gradient_of_weight},
+    {"avx512", "avx512", [] { return cpu().avx512bw; }, lookup_avx512::gradient_of_input,
+     lookup_avx512::gradient_of_weight},
+    {"avx2", "avx2", [] { return cpu().avx2 && cpu().fma; }, lookup_avx2::gradient_of_input,
+     lookup_avx2::gradient_of_weight},
 #endif
     {},
 };

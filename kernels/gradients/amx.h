@@ -1,73 +1,26 @@
 // Gradients by AMX: tiles of 16 x 32 bf16 times 32 x 16 bf16, sums in float32.
 //
-// Signs become bf16, exactly. In the gradient of the input they carry their channel's scale, rounded to bf16, as in a convolution under
-// autocast. Products are exact, sums round in float32; the hardware takes denormal numbers for 0.
+// Signs become bf16, exactly. In the gradient of the input they carry their channel's scale, rounded to bf16, as in a
+// convolution under autocast. Products are exact, sums round in float32; the hardware takes denormal numbers for 0.
 //
-// Images lie in grids of slots, one after another: lines have what padding the taps reach, and what is behind one line or image is
-// also what is before the next. So a tap is the same distance everywhere, a tile is 16 or 32 slots in a row, wherever lines end, and
-// what comes out for slots of the padding is dropped (of the input) or multiplied by zero (of the weights).
+// Images lie in grids of slots, one after another: lines have what padding the taps reach, and what is behind one line
+// or image is also what is before the next. So a tap is the same distance everywhere, a tile is 16 or 32 slots in a
+// row, wherever lines end, and what comes out for slots of the padding is dropped (of the input) or multiplied by zero
+// (of the weights).
 //
-// The right factor of a tile multiplication has pairs in a row: [k / 2][16 columns][2], which is a vector for each pair.
+// The right factor of a tile multiplication has pairs in a row: [k / 2][16 columns][2], which is a vector for each
+// pair.
 #pragma once
 #include "gradients/gradient.h"
-#include "isa/cpu.h"
+#include "isa/tiles_bf16.h"
 
 #if defined(BNN_AMX)
-#include "isa/avx2.h"
 #include "threads.h"
 
 BNN_TARGET_BEGIN("amx-tile,amx-bf16,avx512f,avx512bw")
 namespace bnn::amx_gradients {
 
-constexpr isize SIDE = 16, DEPTH = 32;                  // rows and columns of a tile of sums; bf16 in a row of a factor
-constexpr isize TILE = SIDE * DEPTH;                    // bf16 in a factor
-constexpr isize BLOCK = 2 * SIDE;                       // four tiles of sums are BLOCK x BLOCK
-
-// All eight tiles have 16 rows of 64 bytes. Others use tiles in the same threads: nothing is left configured.
-struct Tiles {
-    struct alignas(64) Shape {
-        uint8_t palette = 1, start = 0, unused[14] = {};
-        uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-        uint8_t rows[16] = {SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE, SIDE};
-    };
-    Tiles() {
-        static constexpr Shape shape;
-        _tile_loadconfig(&shape);
-        __asm__ volatile("" ::: "memory");              // GCC does not know that loading a tile reads what was written before
-    }
-    ~Tiles() { _tile_release(); }
-    Tiles(const Tiles&) = delete;
-};
-
-inline void zero_sums() {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-}
-inline void load_sums(const float* from) {              // [4 tiles][SIDE][SIDE]
-    _tile_loadd(0, from, 64);
-    _tile_loadd(1, from + 256, 64);
-    _tile_loadd(2, from + 512, 64);
-    _tile_loadd(3, from + 768, 64);
-}
-inline void store_sums(float* to) {
-    _tile_stored(0, to, 64);
-    _tile_stored(1, to + 256, 64);
-    _tile_stored(2, to + 512, 64);
-    _tile_stored(3, to + 768, 64);
-}
-// Two tiles on the left by two on the right: to the sums of (0, 0), (0, 1), (1, 0), (1, 1).
-inline void multiply(const uint16_t* left0, const uint16_t* left1, const uint16_t* right0, const uint16_t* right1) {
-    _tile_loadd(6, right0, 64);
-    _tile_loadd(4, left0, 64);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, right1, 64);
-    _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, left1, 64);
-    _tile_dpbf16ps(2, 5, 6);
-    _tile_dpbf16ps(3, 5, 7);
-}
+using namespace tiles_bf16;
 
 // The pair of rows with these values of a sign of -1, and these signs (bit k for column k), as a vector.
 inline __m512i signed_pair(__m512i minus, uint16_t first, uint16_t second) {
@@ -76,23 +29,14 @@ inline __m512i signed_pair(__m512i minus, uint16_t first, uint16_t second) {
 }
 inline uint16_t signs_of(const uint64_t* row, isize block) { return (uint16_t)(row[block / 4] >> block % 4 * SIDE); }
 
-// SIDE floats, as to_bf16 rounds them.
-inline void store_bf16(const float* from, uint16_t* to) {
-    const __m512i word = _mm512_loadu_si512(from), odd = _mm512_and_si512(_mm512_srli_epi32(word, 16), _mm512_set1_epi32(1));
-    const __m512i up = _mm512_add_epi32(_mm512_add_epi32(word, odd), _mm512_set1_epi32(0x7fff));
-    const __m512i size = _mm512_and_si512(word, _mm512_set1_epi32(0x7fffffff));
-    const __mmask16 nan = _mm512_cmpgt_epi32_mask(size, _mm512_set1_epi32(0x7f800000));
-    const __m512i half = _mm512_mask_blend_epi32(nan, _mm512_srli_epi32(up, 16), _mm512_set1_epi32(0x7fc0));
-    _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16(half));
-}
-
 // A grid of slots: `lines` of `width` slots for each image. In it the image begins at line `top`, slot `left`.
 struct Grid {
     isize lines, width, top, left;
     isize image() const { return lines * width; }
     isize reach(const Conv& g) const { return (g.kh - 1) * width + g.kw - 1; }     // from the first tap to the last
 };
-// For something of h x w in a padding of which windows reach ph and pw on either side; negative, and lines and columns are left out.
+// For something of h x w in a padding of which windows reach ph and pw on either side; negative, and lines and columns
+// are left out.
 inline Grid make_grid(const Conv& g, isize h, isize w, isize ph, isize pw) {
     const isize shared_lines = most(0, least(ph, g.kh - 1)), shared_columns = most(0, least(pw, g.kw - 1));
     return {h + 2 * ph - shared_lines, w + 2 * pw - shared_columns, ph, pw};
@@ -129,8 +73,10 @@ struct Input {
                     const isize columns = block * 2 + half;
                     uint16_t signs[2] = {};
                     for (isize r = 0; r < some; ++r)
-                        if (columns * SIDE < g.c) signs[r] = signs_of(weights + ((o + r) * g.taps() + tap) * row, columns);
-                    _mm512_store_si512(to + (tap * 2 + half) * TILE + pair * DEPTH, signed_pair(minus, signs[0], signs[1]));
+                        if (columns * SIDE < g.c)
+                            signs[r] = signs_of(weights + ((o + r) * g.taps() + tap) * row, columns);
+                    _mm512_store_si512(to + (tap * 2 + half) * TILE + pair * DEPTH,
+                                       signed_pair(minus, signs[0], signs[1]));
                 }
         }
     }
@@ -146,7 +92,8 @@ struct Input {
             if (y < skip_y || y >= g.oh() - skip_y) continue;
             for (isize x = skip_x; x < g.ow() - skip_x; ++x) {
                 const uint16_t* const from = dy + (((first + image) * g.oh() + y) * g.ow() + x) * g.o;
-                uint16_t* const to = left + (image * grid.image() + (y + grid.top) * grid.width + x + grid.left) * DEPTH;
+                uint16_t* const to =
+                    left + (image * grid.image() + (y + grid.top) * grid.width + x + grid.left) * DEPTH;
                 isize o = 0;
                 for (; o + DEPTH <= g.o; o += DEPTH) copy(to + o * slots, from + o, DEPTH * 2);
                 if (o < g.o) copy(to + o * slots, from + o, (g.o - o) * 2);
@@ -198,7 +145,8 @@ struct Weight {
     const uint64_t* signs;
     float* dw;
     Grid grid;                                          // of the signs
-    isize left_blocks, right_blocks, depths, pairs;     // BLOCKs of o and of c; of a chunk: times DEPTH slots, and pairs of signs
+    isize left_blocks, right_blocks, depths,
+        pairs;    // BLOCKs of o and of c; of a chunk: times DEPTH slots, and pairs of signs
     uint16_t* left;                                     // [SIDE of o][DEPTH of slots][TILE]
     uint16_t* right;                                    // [SIDE of c][whether pairs begin at odd slots][pair][DEPTH]
     float* sums;                                        // [BLOCK of o][BLOCK of c][tap][4 tiles]
@@ -217,7 +165,8 @@ struct Weight {
 
     // The pixel of a slot, row by row of `height` x `width` from line `top`, slot `left` of each image, or -1: outside.
     isize pixel(isize slot, isize top, isize left, isize height, isize width) const {
-        const isize image = slot / grid.image(), y = slot % grid.image() / grid.width - top, x = slot % grid.width - left;
+        const isize image = slot / grid.image(), y = slot % grid.image() / grid.width - top,
+                    x = slot % grid.width - left;
         return image < g.n && y >= 0 && y < height && x >= 0 && x < width ? (image * height + y) * width + x : -1;
     }
 
@@ -233,10 +182,12 @@ struct Weight {
             const isize o = block * SIDE;
             const __mmask16 there = (__mmask16)(g.o - o >= SIDE ? 0xffff : (1 << most(0, g.o - o)) - 1);
             const auto load = [&](const uint16_t* row) {
-                return row ? _mm512_cvtepu16_epi32(_mm512_castsi512_si256(_mm512_maskz_loadu_epi16(there, row + o))) : _mm512_setzero_si512();
+                return row ? _mm512_cvtepu16_epi32(_mm512_castsi512_si256(_mm512_maskz_loadu_epi16(there, row + o)))
+                           : _mm512_setzero_si512();
             };
             for (isize k = 0; k < SIDE; ++k)
-                _mm512_store_si512(pairs_of + k * SIDE, _mm512_or_si512(load(rows[2 * k]), _mm512_slli_epi32(load(rows[2 * k + 1]), 16)));
+                _mm512_store_si512(pairs_of + k * SIDE,
+                                   _mm512_or_si512(load(rows[2 * k]), _mm512_slli_epi32(load(rows[2 * k + 1]), 16)));
             avx2::transpose(pairs_of, SIDE, SIDE, SIDE, (float*)(left + (block * depths + depth) * TILE), SIDE);
         }
     }
@@ -254,7 +205,8 @@ struct Weight {
             const __m512i minus = _mm512_set1_epi32((int)((a ? 0xbf80u : 0) | (b ? 0xbf800000u : 0)));
             for (isize block = 0; block < 2 * right_blocks; ++block) {
                 const bool there = block * SIDE < g.c;
-                const __m512i pair = signed_pair(minus, there && a ? signs_of(a, block) : 0, there && b ? signs_of(b, block) : 0);
+                const __m512i pair =
+                    signed_pair(minus, there && a ? signs_of(a, block) : 0, there && b ? signs_of(b, block) : 0);
                 _mm512_store_si512(right + ((block * 2 + odd) * pairs + item) * DEPTH, pair);
             }
         }
@@ -287,12 +239,14 @@ struct Weight {
     }
 };
 
-inline void gradient_of_input(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale, uint16_t* dx, isize threads) {
+inline void gradient_of_input(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale,
+                              uint16_t* dx, isize threads) {
     static thread_local Memory memory;
     Input work(g, dy, dx, threads);
     uint16_t* const right = (uint16_t*)memory.need(work.right_size() * 2);
     work.right = right;
-    parallel_for(threads, work.blocks * work.depths, 0, [&](isize item, uint8_t*) { work.make_right(weights, scale, item, right); });
+    parallel_for(threads, work.blocks * work.depths, 0,
+                 [&](isize item, uint8_t*) { work.make_right(weights, scale, item, right); });
     parallel_for(threads, work.items(), work.bytes(), [&](isize item, uint8_t* mine) { work.item(item, mine); });
 }
 
@@ -305,7 +259,8 @@ inline void gradient_of_weight(const Conv& g, const uint16_t* dy, const uint64_t
     for (work.begin = 0; work.begin < work.all_slots(); work.begin += work.depths * DEPTH) {
         parallel_for(threads, work.depths, 0, [&](isize item, uint8_t*) { work.make_left(item); });
         parallel_for(threads, work.pairs, 0, [&](isize item, uint8_t*) { work.make_right(item); });
-        parallel_for(threads, work.left_blocks * work.right_blocks, 0, [&](isize item, uint8_t*) { work.multiply_chunk(item); });
+        parallel_for(threads, work.left_blocks * work.right_blocks, 0,
+                     [&](isize item, uint8_t*) { work.multiply_chunk(item); });
     }
     parallel_for(threads, g.o, 0, [&](isize o, uint8_t*) { work.finish(o); });
 }

@@ -1,4 +1,5 @@
-// The two gradients of a convolution of signs (stride 1, dilation 1, one group), from the gradient dy of its result, in bf16:
+// The two gradients of a convolution of signs (stride 1, dilation 1, one group), from the gradient dy of its result, in
+// bf16:
 //
 //   dx[n][y][x][c] = sum over o, i, j of scale[o] dy[n][y + ph - i][x + pw - j][o] w[o][i][j][c]
 //   dw[o][i][j][c] = sum over n, y, x of dy[n][y][x][o] s[n][y + i - ph][x + j - pw][c]
@@ -15,20 +16,22 @@ struct Gradients {
     const char* variants;               // how those that go with it begin
     bool (*supported)();
     // dy: [N][OH][OW][O]; weights: [O][kh][kw][words(C)]; scale: [O]; dx: bf16 [N][H][W][C].
-    void (*of_input)(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale, uint16_t* dx, isize threads);
+    void (*of_input)(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale, uint16_t* dx,
+                     isize threads);
     // signs: [N][H][W][words(C)]; dw: [O][kh][kw][C].
     void (*of_weight)(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads);
 };
 
-// Those of this program, best first, one without a name at the end; the best that go with the variant of this name, or null: it has
-// none, or this CPU lacks what they take; and those of this name, or null. all.h has them all.
+// Those of this program, best first, one without a name at the end; the best that go with the variant of this name, or
+// null: it has none, or this CPU lacks what they take; and those of this name, or null. all.h has them all.
 extern const Gradients all_gradients[];
 const Gradients* find_gradients(const char* variant);
 const Gradients* gradients_named(const char* name);
 
 // Null, or why the convolution is not one of these.
 inline const char* check_gradient(const Conv& g) {
-    if (g.sh != 1 || g.sw != 1 || g.dh != 1 || g.dw != 1 || g.groups != 1) return "its gradients need stride 1, dilation 1 and one group";
+    if (g.sh != 1 || g.sw != 1 || g.dh != 1 || g.dw != 1 || g.groups != 1)
+        return "its gradients need stride 1, dilation 1 and one group";
     return nullptr;
 }
 

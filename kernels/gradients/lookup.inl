@@ -1,22 +1,26 @@
 // Both gradients by look-up, for one instruction set: for inclusion where its vectors, its tables and these are known:
 //
 //   find<V>(tables, heads, index, stride, words, channels, to)
-//       to[r][c] += what the words of the index, `stride` bytes apart, find in the tables of row r, for V * H channels or `channels`
+//       to[r][c] += what the words of the index, `stride` bytes apart, find in the tables of row r, for V * H channels
+//       or `channels`
 //   tabulate(values, stride, to)        a table from GROUP values in steps, `stride` apart
-//   make_word(rows, vectors, to)        a word of the index, for `vectors` times H channels: rows[r] has the signs of value r
+//   make_word(rows, vectors, to)        a word of the index, for `vectors` times H channels: rows[r] has the signs of
+//   value r
 //
 // A table holds what the signs of +1 add, twice; a sum starts where all signs are -1.
 
-// How many steps 1 is, for values of which the sizes sum up to `total`: with half a step more for each they stay within LARGEST. NaN, and
-// so is every sum then, where a value is not finite.
+// How many steps 1 is, for values of which the sizes sum up to `total`: with half a step more for each they stay within
+// LARGEST. NaN, and so is every sum then, where a value is not finite.
 inline Floats steps_in_one(Floats total) {
-    return nan_unless_finite(power_of_two(lower(divide(same(LARGEST - CHUNK * WORD / 2), total), same(0x1p126f))), total);
+    return nan_unless_finite(power_of_two(lower(divide(same(LARGEST - CHUNK * WORD / 2), total), same(0x1p126f))),
+                             total);
 }
 
 template <int V>
 struct Count { static constexpr int value = V; };
 
-// body(v, Count<V>()) for blocks of V vectors, the first of which is v: as few blocks as can be, none more than one larger than another.
+// body(v, Count<V>()) for blocks of V vectors, the first of which is v: as few blocks as can be, none more than one
+// larger than another.
 template <class Body>
 void in_blocks(isize vectors, const Body& body) {
     for (isize v = 0; v < vectors;) {
@@ -31,7 +35,8 @@ void in_blocks(isize vectors, const Body& body) {
     }
 }
 
-// Some lines of dx of one image, a few at a time: the tables of the lines of dy that they need, in a ring, and the sums.
+// Some lines of dx of one image, a few at a time: the tables of the lines of dy that they need, in a ring, and the
+// sums.
 struct Input {
     const Conv g;
     const uint16_t* dy;
@@ -39,9 +44,10 @@ struct Input {
     uint16_t* dx;
     const uint8_t* index;                               // [tap][word][vector]
     isize words, chunks, vectors, head, pixel;          // pixel: bytes of a pixel's heads and tables
-    isize lines, ring, part;                            // lines: made at a time; ring: of dy, with tables; part: of an item
+    isize lines, ring, part;    // lines: made at a time; ring: of dy, with tables; part: of an item
 
-    Input(const Conv& g, const uint16_t* dy, const float* scale, uint16_t* dx, isize threads) : g(g), dy(dy), scale(scale), dx(dx) {
+    Input(const Conv& g, const uint16_t* dy, const float* scale, uint16_t* dx, isize threads)
+        : g(g), dy(dy), scale(scale), dx(dx) {
         words = ceil_div(g.o, WORD), chunks = ceil_div(words, CHUNK), vectors = ceil_div(g.c, H);
         head = round_up(chunks * (isize)sizeof(Head), 64), pixel = head + words * GROUPS * TABLE;
         lines = least(g.h, most(1, CACHED / (g.ow() * pixel) - (g.kh - 1))), ring = lines + g.kh - 1;
@@ -51,7 +57,8 @@ struct Input {
     isize bytes() const { return (ring * g.ow() + 1) * pixel + chunks * CHUNK * WORD * 6; }
 
     void item(isize k, uint8_t* mine) const {
-        const isize parts = ceil_div(g.h, part), image = k / parts, begin = k % parts * part, end = least(g.h, begin + part);
+        const isize parts = ceil_div(g.h, part), image = k / parts, begin = k % parts * part,
+                    end = least(g.h, begin + part);
         uint8_t* const nothing = mine;
         uint8_t* const tables = mine + pixel;
         float* const values = (float*)(tables + ring * g.ow() * pixel);
@@ -62,7 +69,8 @@ struct Input {
             const isize bottom = least(end, top + lines);
             for (const isize last = least(g.oh(), bottom + g.ph); line < last; ++line)
                 for (isize x = 0; x < g.ow(); ++x)
-                    prepare(dy + ((image * g.oh() + line) * g.ow() + x) * g.o, values, tables + (line % ring * g.ow() + x) * pixel);
+                    prepare(dy + ((image * g.oh() + line) * g.ow() + x) * g.o, values,
+                            tables + (line % ring * g.ow() + x) * pixel);
             uint16_t* const to = dx + (image * g.h + top) * g.w * g.c;
             in_blocks(vectors, [&](isize v, auto count) { sums<count.value>(v, top, bottom, tables, nothing, to); });
         }
@@ -93,11 +101,12 @@ struct Input {
     }
 
     template <int V>
-    void sums(isize vector, isize top, isize bottom, const uint8_t* tables, const uint8_t* nothing, uint16_t* to) const {
+    void sums(isize vector, isize top, isize bottom, const uint8_t* tables, const uint8_t* nothing,
+              uint16_t* to) const {
         const isize pixels = (bottom - top) * g.w, slot = (top + g.ph) % ring, width = g.ow() * pixel;
         isize down = 0, across = 0;                                     // from the first pixel to the next
         for (isize p = 0; p < pixels; p += ROWS) {
-            isize y[ROWS], x[ROWS];                                     // of dy at the first tap, y from the line of slot
+            isize y[ROWS], x[ROWS];    // of dy at the first tap, y from the line of slot
             alignas(64) float sum[ROWS][V * H];
             float* const row[ROWS] = {sum[0], sum[1], sum[2], sum[3]};
             for (isize k = 0; k < ROWS * V * H; k += F) store(sum[0] + k, same(0));
@@ -105,7 +114,7 @@ struct Input {
                 y[r] = down, x[r] = across + g.pw;
                 if (p + r + 1 < pixels && ++across == g.w) across = 0, ++down;
             }
-            for (isize k = 0; k < chunks; ++k) {                        // outside: the taps share most tables, which then are near
+            for (isize k = 0; k < chunks; ++k) {    // outside: the taps share most tables, which then are near
                 const uint8_t* at = index + (k * CHUNK * vectors + vector) * INDEX;
                 for (isize i = 0; i < g.kh; ++i) {
                     const uint8_t* line[ROWS];
@@ -113,7 +122,10 @@ struct Input {
                     for (int r = 0; r < ROWS; ++r) {
                         const isize back = y[r] - i, there = top + g.ph + back, at_ring = slot + back;
                         line[r] = there < 0 || there >= g.oh() ? nullptr
-                                  : tables + (at_ring < 0 ? at_ring + ring : at_ring < ring ? at_ring : at_ring - ring) * width;
+                                                               : tables + (at_ring < 0      ? at_ring + ring
+                                                                           : at_ring < ring ? at_ring
+                                                                                            : at_ring - ring) *
+                                                                              width;
                         any |= line[r] != nullptr;
                     }
                     if (!any) {                                         // lines that see nothing but padding
@@ -124,7 +136,8 @@ struct Input {
                         const uint8_t* table[ROWS];
                         Head heads[ROWS];
                         for (int r = 0; r < ROWS; ++r) {
-                            const uint8_t* const it = line[r] && x[r] >= j && x[r] - j < g.ow() ? line[r] + (x[r] - j) * pixel : nothing;
+                            const uint8_t* const it =
+                                line[r] && x[r] >= j && x[r] - j < g.ow() ? line[r] + (x[r] - j) * pixel : nothing;
                             table[r] = it + head + k * CHUNK * GROUPS * TABLE, heads[r] = ((const Head*)it)[k];
                         }
                         find<V>(table, heads, at, vectors * INDEX, least(CHUNK, words - k * CHUNK), V * H, row);
@@ -145,23 +158,28 @@ struct Weight {
     float* dw;
     isize vectors, blocks, parts, most_words;           // blocks: of H rows of dw; parts: of the taps, an item each
     uint8_t* index;                                     // [tap][word][vector]
-    uint16_t* outside;                                  // of [tap][word]: which of its positions have no sign at this tap
+    uint16_t* outside;    // of [tap][word]: which of its positions have no sign at this tap
     const uint64_t* zeros;                              // in their place
     isize begin, words;                                 // the first position, and words of them from there
 
-    Weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads) : g(g), dy(dy), signs(signs), dw(dw) {
+    Weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads)
+        : g(g), dy(dy), signs(signs), dw(dw) {
         vectors = ceil_div(g.c, H), blocks = ceil_div(g.o, H);
         parts = blocks % threads && blocks < 4 * threads ? least(threads, g.taps()) : 1;
-        most_words = round_up(least(most(1, CACHED / (g.taps() * vectors * INDEX)), least(96, ceil_div(g.pixels(), WORD))), CHUNK);
+        most_words = round_up(
+            least(most(1, CACHED / (g.taps() * vectors * INDEX)), least(96, ceil_div(g.pixels(), WORD))), CHUNK);
     }
-    isize bytes() const { return CHUNK * WORD * H * 2 + ROWS * CHUNK * GROUPS * TABLE + H * 4 + g.taps() * H * 4 + round_up(g.c, H) * 4; }
+    isize bytes() const {
+        return CHUNK * WORD * H * 2 + ROWS * CHUNK * GROUPS * TABLE + H * 4 + g.taps() * H * 4 + round_up(g.c, H) * 4;
+    }
 
     void make_index(isize item) const {
         const isize tap = item / words, word = item % words;
         const uint64_t* rows[WORD];
         uint16_t missing = 0;
         const isize q = begin + word * WORD;
-        isize image = q / (g.oh() * g.ow()), y = q / g.ow() % g.oh() + tap / g.kw - g.ph, x = q % g.ow() + tap % g.kw - g.pw;
+        isize image = q / (g.oh() * g.ow()), y = q / g.ow() % g.oh() + tap / g.kw - g.ph,
+              x = q % g.ow() + tap % g.kw - g.pw;
         for (isize r = 0; r < WORD; ++r) {
             const bool there = image < g.n && y >= 0 && y < g.h && x >= 0 && x < g.w;
             rows[r] = there ? signs + ((image * g.h + y) * g.w + x) * bnn::words(g.c) : zeros;
@@ -209,8 +227,10 @@ struct Weight {
         }
     }
 
-    // A chunk's values in steps, for up to H channels, and where the sums start at each tap: the index says -1 where there is no sign.
-    void prepare(isize block, isize from, isize begin_tap, isize end_tap, int16_t* values, float* steps, int32_t* starts) const {
+    // A chunk's values in steps, for up to H channels, and where the sums start at each tap: the index says -1 where
+    // there is no sign.
+    void prepare(isize block, isize from, isize begin_tap, isize end_tap, int16_t* values, float* steps,
+                 int32_t* starts) const {
         const isize first = begin + from * WORD, count = least(CHUNK * WORD, g.pixels() - first);
         const uint16_t* const at = dy + first * g.o + block * H;
         constexpr int some = H / F;
@@ -219,7 +239,8 @@ struct Weight {
         Ints all[some];
         BNN_UNROLL for (int v = 0; v < some; ++v) total[v] = same(0), all[v] = none();
         for (isize q = 0; q < count; ++q)
-            BNN_UNROLL for (int v = 0; v < some; ++v) total[v] = add(total[v], size(load_bf16(at + q * g.o + v * F, left - v * F)));
+            BNN_UNROLL for (int v = 0; v < some; ++v) total[v] =
+                add(total[v], size(load_bf16(at + q * g.o + v * F, left - v * F)));
         BNN_UNROLL for (int v = 0; v < some; ++v) unit[v] = steps_in_one(total[v]);
         for (isize q = 0; q < count; ++q)
             BNN_UNROLL for (int v = 0; v < some; ++v) {
@@ -253,7 +274,8 @@ struct Shared {
     }
 };
 
-inline void gradient_of_input(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale, uint16_t* dx, isize threads) {
+inline void gradient_of_input(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale,
+                              uint16_t* dx, isize threads) {
     static thread_local Memory memory;
     Input work(g, dy, scale, dx, threads);
     const Shared shared(memory, g.taps() * work.words * work.vectors * INDEX, g.c);
@@ -275,10 +297,12 @@ inline void gradient_of_weight(const Conv& g, const uint16_t* dy, const uint64_t
     Weight work(g, dy, signs, dw, threads);
     const isize indexes = g.taps() * work.most_words;
     const Shared shared(memory, round_up(indexes * (work.vectors * INDEX + 2), 64), g.c);
-    work.index = shared.index, work.zeros = shared.zeros, work.outside = (uint16_t*)(shared.index + indexes * work.vectors * INDEX);
+    work.index = shared.index, work.zeros = shared.zeros,
+    work.outside = (uint16_t*)(shared.index + indexes * work.vectors * INDEX);
     for (work.begin = 0; work.begin < g.pixels(); work.begin += work.most_words * WORD) {
         work.words = least(work.most_words, ceil_div(g.pixels() - work.begin, WORD));
         parallel_for(threads, g.taps() * work.words, 0, [&](isize item, uint8_t*) { work.make_index(item); });
-        parallel_for(threads, work.blocks * work.parts, work.bytes(), [&](isize item, uint8_t* mine) { work.rows(item, mine); });
+        parallel_for(threads, work.blocks * work.parts, work.bytes(),
+                     [&](isize item, uint8_t* mine) { work.rows(item, mine); });
     }
 }

@@ -1,12 +1,13 @@
 // Gradients by look-up with AVX2: tables of four values, in 15-bit integers.
 //
-// vpshufb finds 32 bytes, one for each channel, in a table of 16. A sum of four values has 15 bits here: the lower 7 in one table, the
-// upper 8 in another. The sums of the upper bytes may overflow, which takes away multiples of 2^15 that the whole cannot reach. Those
-// of the lower must not: two together still fit a byte, and then bytes are added as 16-bit numbers twice, as they are and shifted to the
-// right by 8, from which the even and the odd ones follow. Ten instructions for 256 products; multiplying float32 takes 32.
+// vpshufb finds 32 bytes, one for each channel, in a table of 16. A sum of four values has 15 bits here: the lower 7 in
+// one table, the upper 8 in another. The sums of the upper bytes may overflow, which takes away multiples of 2^15 that
+// the whole cannot reach. Those of the lower must not: two together still fit a byte, and then bytes are added as
+// 16-bit numbers twice, as they are and shifted to the right by 8, from which the even and the odd ones follow. Ten
+// instructions for 256 products; multiplying float32 takes 32.
 //
-// A group's table has 16 lower bytes, then 16 upper ones. A word of the index is two groups: for each of 32 channels a byte, bit k for
-// value k, then the same of the second group.
+// A group's table has 16 lower bytes, then 16 upper ones. A word of the index is two groups: for each of 32 channels a
+// byte, bit k for value k, then the same of the second group.
 #pragma once
 #include "isa/avx2.h"
 #include "gradients/gradient.h"
@@ -79,16 +80,19 @@ inline void add(float* to, isize channels, __m128i twice, __m256 half) {
     copy(to, each, most(channels, 0) * 4);
 }
 
-// What the lower bytes' tables a and b of two groups have for a word of the index: to both sums. Then the upper bytes'. Written out
-// because compilers need more registers than there are.
+// What the lower bytes' tables a and b of two groups have for a word of the index: to both sums. Then the upper bytes'.
+// Written out because compilers need more registers than there are.
 inline void look_up(__m256i a, __m256i b, const __m256i* at, __m256i& sum, __m256i& odd) {
 #if defined(BNN_EMULATE)
     const __m256i both = _mm256_add_epi8(_mm256_shuffle_epi8(a, at[0]), _mm256_shuffle_epi8(b, at[1]));
     sum = _mm256_add_epi16(sum, both), odd = _mm256_add_epi16(odd, _mm256_srli_epi16(both, 8));
 #else
     __m256i both, second;
-    __asm__("vpshufb %6, %4, %2\n\tvpshufb %7, %5, %3\n\tvpaddb %3, %2, %2\n\tvpaddw %2, %0, %0\n\tvpsrlw $8, %2, %2\n\tvpaddw %2, %1, %1"
-            : "+x"(sum), "+x"(odd), "=&x"(both), "=&x"(second) : "x"(a), "x"(b), "m"(at[0]), "m"(at[1]));
+    __asm__(
+        "vpshufb %6, %4, %2\n\tvpshufb %7, %5, %3\n\tvpaddb %3, %2, %2\n\tvpaddw %2, %0, %0\n\tvpsrlw $8, %2, "
+        "%2\n\tvpaddw %2, %1, %1"
+        : "+x"(sum), "+x"(odd), "=&x"(both), "=&x"(second)
+        : "x"(a), "x"(b), "m"(at[0]), "m"(at[1]));
 #endif
 }
 inline void look_up(__m256i a, __m256i b, const __m256i* at, __m256i& sum) {
@@ -103,8 +107,9 @@ inline void look_up(__m256i a, __m256i b, const __m256i* at, __m256i& sum) {
 
 // Two rows at a time, for whose sums there are registers.
 template <int V>
-__attribute__((noinline)) void find(const uint8_t* const (&tables)[ROWS], const Head (&heads)[ROWS], const uint8_t* index, isize stride,
-                                    isize words, isize channels, float* const (&to)[ROWS]) {
+__attribute__((noinline)) void find(const uint8_t* const (&tables)[ROWS], const Head (&heads)[ROWS],
+                                    const uint8_t* index, isize stride, isize words, isize channels,
+                                    float* const (&to)[ROWS]) {
     constexpr int PAIR = 2;
     for (int first = 0; first < ROWS; first += PAIR) {
         __m256i lower[PAIR][V], odd[PAIR][V], upper[PAIR][V];
@@ -125,10 +130,12 @@ __attribute__((noinline)) void find(const uint8_t* const (&tables)[ROWS], const 
         BNN_UNROLL for (int r = 0; r < PAIR; ++r) {
             const __m256 half = same(heads[first + r].step * 0.5f);
             const __m256i start = _mm256_set1_epi16((int16_t)(2 * heads[first + r].start));
-            BNN_UNROLL for (int v = 0; v < V; ++v) {    // even bytes are the first 16 channels, see make_word; 16 bits hold twice a sum
+            BNN_UNROLL for (int v = 0; v < V;
+                            ++v) {    // even bytes are the first 16 channels, see make_word; 16 bits hold twice a sum
                 const __m256i even = _mm256_sub_epi16(lower[r][v], _mm256_slli_epi16(odd[r][v], 8));
                 const __m256i high = upper[r][v], low16 = _mm256_add_epi16(_mm256_slli_epi16(high, 8), start);
-                const __m256i high16 = _mm256_add_epi16(_mm256_and_si256(high, _mm256_set1_epi16((int16_t)0xff00)), start);
+                const __m256i high16 =
+                    _mm256_add_epi16(_mm256_and_si256(high, _mm256_set1_epi16((int16_t)0xff00)), start);
                 const __m256i a = _mm256_add_epi16(low16, _mm256_add_epi16(even, even));
                 const __m256i b = _mm256_add_epi16(high16, _mm256_add_epi16(odd[r][v], odd[r][v]));
                 float* const at = to[first + r] + v * H;
@@ -149,8 +156,8 @@ inline void tabulate(const int16_t* values, isize stride, uint8_t* to) {
         {0, 0, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff, 0, 0, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff},
         {0, 0, 0, 0, 0, 0, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff}};
     __m256i sum = none();
-    BNN_UNROLL for (int i = 0; i < GROUP; ++i)
-        sum = _mm256_add_epi16(sum, _mm256_and_si256(_mm256_set1_epi16(values[i * stride]), _mm256_load_si256((const __m256i*)set[i])));
+    BNN_UNROLL for (int i = 0; i < GROUP; ++i) sum = _mm256_add_epi16(
+        sum, _mm256_and_si256(_mm256_set1_epi16(values[i * stride]), _mm256_load_si256((const __m256i*)set[i])));
     sum = _mm256_add_epi16(sum, sum);
     const __m256i lower = _mm256_and_si256(sum, _mm256_set1_epi16(127));
     const __m256i upper = _mm256_and_si256(_mm256_srli_epi16(sum, 7), _mm256_set1_epi16(255));
@@ -159,9 +166,10 @@ inline void tabulate(const int16_t* values, isize stride, uint8_t* to) {
 
 // Channels k and 16 + k become neighbours.
 inline void make_word(const uint64_t* const (&rows)[WORD], isize vectors, uint8_t* to) {
-    const __m256i order = _mm256_setr_epi8(0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3);
-    const __m256i bits = _mm256_setr_epi8(1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32, 64, 64, -128, -128, 1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32,
-                                          64, 64, -128, -128);
+    const __m256i order = _mm256_setr_epi8(0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3,
+                                           1, 3, 1, 3, 1, 3);
+    const __m256i bits = _mm256_setr_epi8(1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32, 64, 64, -128, -128, 1, 1, 2, 2, 4, 4,
+                                          8, 8, 16, 16, 32, 32, 64, 64, -128, -128);
     for (isize v = 0; v < vectors; ++v)
         BNN_UNROLL for (int j = 0; j < GROUPS; ++j) {
             __m256i half = none();
@@ -169,7 +177,8 @@ inline void make_word(const uint64_t* const (&rows)[WORD], isize vectors, uint8_
                 int32_t signs;
                 copy(&signs, (const uint8_t*)rows[j * GROUP + i] + 4 * v, 4);
                 const __m256i spread = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(signs), order), bits);
-                half = _mm256_or_si256(half, _mm256_and_si256(_mm256_cmpeq_epi8(spread, bits), _mm256_set1_epi8((char)(1 << i))));
+                half = _mm256_or_si256(
+                    half, _mm256_and_si256(_mm256_cmpeq_epi8(spread, bits), _mm256_set1_epi8((char)(1 << i))));
             }
             _mm256_storeu_si256((__m256i*)(to + INDEX * v) + j, half);
         }

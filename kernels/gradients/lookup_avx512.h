@@ -1,7 +1,8 @@
 // Gradients by look-up with AVX-512: tables of six values, in 16-bit integers.
 //
-// vpermi2w finds 32 sums of six values, one for each channel, in two registers, and vpaddw adds them: two instructions for 192 products.
-// A group's table has 64 entries of 16 bits, a word of the index two groups: for each of 32 channels 16 bits, bit k for value k.
+// vpermi2w finds 32 sums of six values, one for each channel, in two registers, and vpaddw adds them: two instructions
+// for 192 products. A group's table has 64 entries of 16 bits, a word of the index two groups: for each of 32 channels
+// 16 bits, bit k for value k.
 #pragma once
 #include "isa/avx2.h"
 #include "gradients/gradient.h"
@@ -30,7 +31,9 @@ inline Floats divide(Floats a, Floats b) { return _mm512_div_ps(a, b); }
 inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 inline Floats size(Floats a) { return _mm512_abs_ps(a); }
 inline Floats lower(Floats a, Floats b) { return _mm512_min_ps(a, b); }
-inline Floats power_of_two(Floats a) { return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7f800000))); }
+inline Floats power_of_two(Floats a) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7f800000)));
+}
 inline Floats nan_unless_finite(Floats a, Floats sizes) {
     const __mmask16 finite = _mm512_cmp_ps_mask(sizes, same(__builtin_inff()), _CMP_LT_OQ);
     return _mm512_mask_blend_ps(finite, same(__builtin_nanf("")), a);
@@ -49,8 +52,8 @@ inline void store(int32_t* to, Ints a) { _mm512_storeu_si512(to, a); }
 
 #include "gradients/lookup_words.inl"
 
-// sum += what the tables have at `at`. Written out because compilers take vpermt2w, which overwrites a table that the next look-up needs,
-// and because they add in another order, for which there are no registers.
+// sum += what the tables have at `at`. Written out because compilers take vpermt2w, which overwrites a table that the
+// next look-up needs, and because they add in another order, for which there are no registers.
 inline void look_up(__m512i at, __m512i low, __m512i high, __m512i& sum) {
 #if defined(BNN_EMULATE)
     sum = _mm512_add_epi16(sum, _mm512_permutex2var_epi16(low, at, high));
@@ -68,8 +71,9 @@ inline void add(float* to, isize channels, __m512i steps, __m512 step) {
 }
 
 template <int V>
-__attribute__((noinline)) void find(const uint8_t* const (&tables)[ROWS], const Head (&heads)[ROWS], const uint8_t* index, isize stride,
-                                    isize words, isize channels, float* const (&to)[ROWS]) {
+__attribute__((noinline)) void find(const uint8_t* const (&tables)[ROWS], const Head (&heads)[ROWS],
+                                    const uint8_t* index, isize stride, isize words, isize channels,
+                                    float* const (&to)[ROWS]) {
     __m512i found[ROWS][V];
     BNN_UNROLL for (int r = 0; r < ROWS; ++r)
         BNN_UNROLL for (int v = 0; v < V; ++v) found[r][v] = _mm512_set1_epi16((int16_t)heads[r].start);
@@ -88,7 +92,8 @@ __attribute__((noinline)) void find(const uint8_t* const (&tables)[ROWS], const 
     BNN_UNROLL for (int r = 0; r < ROWS; ++r) {
         const __m512 step = _mm512_set1_ps(heads[r].step);
         BNN_UNROLL for (int v = 0; v < V; ++v) {        // low halves are the first 16 channels, see make_word
-            const __m512i low = _mm512_srai_epi32(_mm512_slli_epi32(found[r][v], 16), 16), high = _mm512_srai_epi32(found[r][v], 16);
+            const __m512i low = _mm512_srai_epi32(_mm512_slli_epi32(found[r][v], 16), 16),
+                          high = _mm512_srai_epi32(found[r][v], 16);
             add(to[r] + v * H, channels - v * H, low, step);
             add(to[r] + v * H + F, channels - v * H - F, high, step);
         }
@@ -96,7 +101,8 @@ __attribute__((noinline)) void find(const uint8_t* const (&tables)[ROWS], const 
 }
 
 inline void tabulate(const int16_t* values, isize stride, uint8_t* to) {
-    constexpr uint32_t set[5] = {0xaaaaaaaa, 0xcccccccc, 0xf0f0f0f0, 0xff00ff00, 0xffff0000};       // of 0 to 31, those with bit i
+    constexpr uint32_t set[5] = {0xaaaaaaaa, 0xcccccccc, 0xf0f0f0f0, 0xff00ff00,
+                                 0xffff0000};    // of 0 to 31, those with bit i
     __m512i low = _mm512_maskz_set1_epi16(set[0], values[0]);
     BNN_UNROLL for (int i = 1; i < 5; ++i)
         low = _mm512_mask_add_epi16(low, set[i], low, _mm512_set1_epi16(values[i * stride]));

@@ -1,11 +1,12 @@
 // AMX: bits are what is stored and moved, tiles of int8 are what is multiplied. Elsewhere it is avx512vpopcnt.
 //
-// One instruction multiplies 16 pixels x 64 bytes by 64 bytes x 16 channels and adds to int32 sums, exactly. conv/images.h expands each
-// image's bits to bytes of +1 and -1 once, in a buffer whose border is 0, and each block of weights once for all pixels of a piece of
-// work: weights lie as bits, an eighth of the room, and are in the first-level cache as bytes.
+// One instruction multiplies 16 pixels x 64 bytes by 64 bytes x 16 channels and adds to int32 sums, exactly.
+// conv/images.h expands each image's bits to bytes of +1 and -1 once, in a buffer whose border is 0, and each block of
+// weights once for all pixels of a piece of work: weights lie as bits, an eighth of the room, and are in the
+// first-level cache as bytes.
 //
-// Bits to bytes in one instruction: gf2p8affineqb multiplies each byte, as a vector of bits, by a matrix. The one below copies the
-// complement of one bit to the upper seven and puts 1 into the lowest: 0 becomes 0xff, 1 becomes 0x01.
+// Bits to bytes in one instruction: gf2p8affineqb multiplies each byte, as a vector of bits, by a matrix. The one below
+// copies the complement of one bit to the upper seven and puts 1 into the lowest: 0 becomes 0xff, 1 becomes 0x01.
 #pragma once
 #include "isa/avx512.h"
 
@@ -31,23 +32,26 @@ inline void end() { _tile_release(); }
 constexpr uint64_t select(int bit) { return (uint64_t)0x0001010101010101 << bit; }
 
 inline void expand(const uint64_t* from, isize from_stride, isize pixels, isize channels, int8_t* to, isize to_stride) {
-    const __m512i every = _mm512_set_epi64((long long)select(7), (long long)select(6), (long long)select(5), (long long)select(4),
-                                           (long long)select(3), (long long)select(2), (long long)select(1), (long long)select(0));
+    const __m512i every =
+        _mm512_set_epi64((long long)select(7), (long long)select(6), (long long)select(5), (long long)select(4),
+                         (long long)select(3), (long long)select(2), (long long)select(1), (long long)select(0));
     const __m512i one = _mm512_set1_epi8(1);
     const isize whole = channels / 64, left = channels % 64;
     for (isize p = 0; p < pixels; ++p, from += from_stride, to += to_stride) {
         for (isize k = 0; k < whole; ++k)
-            _mm512_storeu_si512((void*)(to + 64 * k), _mm512_gf2p8affine_epi64_epi8(_mm512_set1_epi64((long long)from[k]), every, 0xff));
+            _mm512_storeu_si512((void*)(to + 64 * k),
+                                _mm512_gf2p8affine_epi64_epi8(_mm512_set1_epi64((long long)from[k]), every, 0xff));
         if (left)
-            _mm512_mask_storeu_epi8((void*)(to + 64 * whole), ((uint64_t)1 << left) - 1, _mm512_or_si512(_mm512_movm_epi8(~from[whole]), one));
+            _mm512_mask_storeu_epi8((void*)(to + 64 * whole), ((uint64_t)1 << left) - 1,
+                                    _mm512_or_si512(_mm512_movm_epi8(~from[whole]), one));
     }
 }
 
 inline void expand_weights(const uint8_t* bits, isize lines, int8_t* to) {
     for (; lines > 0; --lines, bits += 64, to += 512) {
         const __m512i x = _mm512_loadu_si512((const void*)bits);
-        BNN_UNROLL for (int b = 0; b < 8; ++b)
-            _mm512_storeu_si512((void*)(to + 64 * b), _mm512_gf2p8affine_epi64_epi8(x, _mm512_set1_epi64((long long)select(b)), 0xff));
+        BNN_UNROLL for (int b = 0; b < 8; ++b) _mm512_storeu_si512(
+            (void*)(to + 64 * b), _mm512_gf2p8affine_epi64_epi8(x, _mm512_set1_epi64((long long)select(b)), 0xff));
     }
 }
 
@@ -58,9 +62,11 @@ inline void finish_pixel(const Finish& f, isize i) {
     if (at < 0) return;
     const int32_t* const sums = f.s.pixel(i, 0);
     if constexpr (K == Finish::bits) {
-        const __m512i low = _mm512_loadu_si512((const void*)f.threshold), high = _mm512_loadu_si512((const void*)(f.threshold + 16));
+        const __m512i low = _mm512_loadu_si512((const void*)f.threshold),
+                      high = _mm512_loadu_si512((const void*)(f.threshold + 16));
         const uint32_t a = _mm512_cmpge_epi32_mask(_mm512_loadu_si512((const void*)sums), low);
-        const uint32_t b = _mm512_cmpge_epi32_mask(_mm512_loadu_si512((const void*)(sums + SUMS_TILE * SUMS_TILE)), high);
+        const uint32_t b =
+            _mm512_cmpge_epi32_mask(_mm512_loadu_si512((const void*)(sums + SUMS_TILE * SUMS_TILE)), high);
         uint32_t* const word = (uint32_t*)f.to + at * f.stride;
         const uint32_t bits = (a | b << 16) ^ f.flip;
         *word = f.join ? *word | bits : bits;
@@ -79,7 +85,8 @@ inline void finish_pixel(const Finish& f, isize i) {
                 if (f.bias) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, f.bias + c));
                 if constexpr (K == Finish::float32) {
                     if (f.residual) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, f.residual + place));
-                    _mm512_mask_storeu_ps((float*)f.to + place, there, x);
+                    if (f.stream && there == 0xffff) _mm512_stream_ps((float*)f.to + place, x);
+                    else _mm512_mask_storeu_ps((float*)f.to + place, there, x);
                 } else {
                     alignas(64) float values[SUMS_TILE];
                     _mm512_storeu_ps(values, x);
@@ -104,7 +111,8 @@ struct Shares {
     isize pixels, pixel = 0, lines, line = 0;
 
     Shares(const Beside& b, isize steps)
-        : work(b), pixels(K == Finish::nothing ? 0 : ceil_div(b.finish.s.pixels, steps)), lines(ceil_div(b.lines, steps)) {}
+        : work(b), pixels(K == Finish::nothing ? 0 : ceil_div(b.finish.s.pixels, steps)),
+          lines(ceil_div(b.lines, steps)) {}
     void next() {
         if constexpr (K != Finish::nothing) {
             const isize end = least(pixel + pixels, work.finish.s.pixels);
@@ -116,14 +124,15 @@ struct Shares {
     }
 };
 
-// What tile T of sums begins with; before, it may have to be stored. A macro, since a tile's number is part of an instruction.
+// What tile T of sums begins with; before, it may have to be stored. A macro, since a tile's number is part of an
+// instruction.
 #define BNN_BEGIN_SUMS(T)                                                   \
     if (b.to && (b.two || T < 2)) _tile_stored(T, b.to + 256 * T, 64);      \
     if (x.from) _tile_loadd(T, x.from + 256 * T, 64);                       \
     else if (!x.goes_on) _tile_zero(T);
 
-// Tiles of the block before are stored between the first multiplications of this one: storing them all at once would let the tile unit
-// wait. TWO: of pixels.
+// Tiles of the block before are stored between the first multiplications of this one: storing them all at once would
+// let the tile unit wait. TWO: of pixels.
 template <Finish::Kind K, bool TWO>
 void multiply_and(const Block& x, const Beside& b) {
     const int8_t* weights = x.weights;
@@ -166,7 +175,9 @@ void multiply_and(const Block& x, const Beside& b) {
 #undef BNN_BEGIN_SUMS
 
 template <Finish::Kind K>
-void multiply_any(const Block& x, const Beside& b) { x.a1 ? multiply_and<K, true>(x, b) : multiply_and<K, false>(x, b); }
+void multiply_any(const Block& x, const Beside& b) {
+    x.a1 ? multiply_and<K, true>(x, b) : multiply_and<K, false>(x, b);
+}
 
 inline void multiply(const Block& x, const Beside& b) {
     switch (b.finish.kind) {
@@ -200,11 +211,25 @@ inline void finish(const Finish& f) {
 
 inline bool supported() { return cpu().amx_int8 && cpu().avx512vpopcntdq && cpu().gfni && amx_permitted(); }
 
-constexpr Images images = {begin, end, expand, expand_weights, multiply, store, finish, 29, 4, 1.0 / 285, 4};
-constexpr Variant variant = {"amx", "AMX INT8, AVX-512 F, BW, VL and VPOPCNTDQ, GFNI", supported, avx512vpopcnt::weight_bytes,
-                             avx512vpopcnt::interleave, avx512vpopcnt::count, avx512vpopcnt::scratch_bytes, avx512vpopcnt::variant.step,
-                             avx512vpopcnt::count_lines, avx2::plain::to_float, avx2::plain::to_int16, avx2::plain::to_bf16,
-                             avx512bw::to_bits, avx2::transpose, avx2::pack_channels, avx2::plain::pack_bf16, avx2::pack_planes, &images};
+constexpr Images images = {begin, end, expand, expand_weights, multiply, store, finish, 21.4, 4, 1.0 / 285, 5.5};
+constexpr Variant variant = {"amx",
+                             "AMX INT8, AVX-512 F, BW, VL and VPOPCNTDQ, GFNI",
+                             supported,
+                             avx512vpopcnt::weight_bytes,
+                             avx512vpopcnt::interleave,
+                             avx512vpopcnt::count,
+                             avx512vpopcnt::scratch_bytes,
+                             avx512vpopcnt::variant.step,
+                             avx512vpopcnt::count_lines,
+                             avx2::plain::to_float,
+                             avx2::plain::to_int16,
+                             avx2::plain::to_bf16,
+                             avx512bw::to_bits,
+                             avx2::transpose,
+                             avx2::pack_channels,
+                             avx2::plain::pack_bf16,
+                             avx2::pack_planes,
+                             &images};
 
 }  // namespace bnn::amx
 BNN_TARGET_END

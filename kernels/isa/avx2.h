@@ -38,16 +38,18 @@ namespace plain {
 
 inline uint32_t bits_below(const uint16_t* counts, const uint16_t* limit) {      // 32 channels
     // limit - count, saturating at 0, is 0 exactly where the bit is not set
-    const V a = _mm256_subs_epu16(v_load(limit), v_load(counts)), b = _mm256_subs_epu16(v_load(limit + 16), v_load(counts + 16));
+    const V a = _mm256_subs_epu16(v_load(limit), v_load(counts)),
+            b = _mm256_subs_epu16(v_load(limit + 16), v_load(counts + 16));
     const V unset = _mm256_packs_epi16(_mm256_cmpeq_epi16(a, v_zero()), _mm256_cmpeq_epi16(b, v_zero()));
     return ~(uint32_t)_mm256_movemask_epi8(_mm256_permute4x64_epi64(unset, 0xd8));
 }
 
-inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels, uint64_t* to,
-                    isize to_stride) {
+inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels,
+                    uint64_t* to, isize to_stride) {
     for (isize p = 0; p < pixels; ++p, counts += counts_stride, to += to_stride)
         for (isize o = 0; o < channels; o += 64)
-            to[o / 64] = bits_below(counts + o, limit + o) | (uint64_t)bits_below(counts + o + 32, limit + o + 32) << 32;
+            to[o / 64] = bits_below(counts + o, limit + o) | (uint64_t)bits_below(counts + o + 32, limit + o + 32)
+                                                                 << 32;
 }
 
 inline uint32_t signs(const float* x) {                                          // 32 floats
@@ -55,7 +57,8 @@ inline uint32_t signs(const float* x) {                                         
     for (int i = 0; i < 4; ++i)
         m[i] = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(x + 8 * i), _mm256_setzero_ps(), _CMP_GE_OQ));
     const V bytes = _mm256_packs_epi16(_mm256_packs_epi32(m[0], m[1]), _mm256_packs_epi32(m[2], m[3]));
-    return (uint32_t)_mm256_movemask_epi8(_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+    return (uint32_t)_mm256_movemask_epi8(
+        _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
 }
 
 inline void pack_channels(const float* x, isize channels, uint64_t* to) {
@@ -64,7 +67,8 @@ inline void pack_channels(const float* x, isize channels, uint64_t* to) {
     if (c < channels) plain::pack_channels(x + c, channels - c, to + c / 64);
 }
 
-// 32 channels gather in the 32-bit lanes of 16 pixels, a cache line of each plane: lanes double and take the next sign, last channel first.
+// 32 channels gather in the 32-bit lanes of 16 pixels, a cache line of each plane: lanes double and take the next sign,
+// last channel first.
 inline void half_words(const float* x, isize stride, isize channels, uint32_t* to) {
     V a = v_zero(), b = v_zero();
     for (isize i = channels; i-- > 0;) {
@@ -102,8 +106,10 @@ inline void transpose(const float* from, isize from_stride, isize pixels, isize 
                 s[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
             }
             for (int i = 0; i < 2; ++i) {
-                r[4 * i] = _mm256_shuffle_ps(s[4 * i], s[4 * i + 2], 0x44), r[4 * i + 1] = _mm256_shuffle_ps(s[4 * i], s[4 * i + 2], 0xee);
-                r[4 * i + 2] = _mm256_shuffle_ps(s[4 * i + 1], s[4 * i + 3], 0x44), r[4 * i + 3] = _mm256_shuffle_ps(s[4 * i + 1], s[4 * i + 3], 0xee);
+                r[4 * i] = _mm256_shuffle_ps(s[4 * i], s[4 * i + 2], 0x44),
+                      r[4 * i + 1] = _mm256_shuffle_ps(s[4 * i], s[4 * i + 2], 0xee);
+                r[4 * i + 2] = _mm256_shuffle_ps(s[4 * i + 1], s[4 * i + 3], 0x44),
+                          r[4 * i + 3] = _mm256_shuffle_ps(s[4 * i + 1], s[4 * i + 3], 0xee);
             }
             for (int i = 0; i < 4; ++i) {
                 _mm256_storeu_ps(to + (o + i) * to_stride + p, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
@@ -116,9 +122,9 @@ inline void transpose(const float* from, isize from_stride, isize pixels, isize 
 
 inline bool supported() { return cpu().avx2; }
 
-constexpr Variant variant = {"avx2", "AVX2", supported, weight_bytes, interleave, count, scratch_bytes, STEP, nullptr,
-                             plain::to_float, plain::to_int16, plain::to_bf16, to_bits, transpose, pack_channels, plain::pack_bf16,
-                             pack_planes};
+constexpr Variant variant = {"avx2",        "AVX2",    supported,     weight_bytes,     interleave,      count,
+                             scratch_bytes, STEP,      nullptr,       plain::to_float,  plain::to_int16, plain::to_bf16,
+                             to_bits,       transpose, pack_channels, plain::pack_bf16, pack_planes};
 
 }  // namespace bnn::avx2
 BNN_TARGET_END

@@ -6,10 +6,11 @@ BNN_TARGET_BEGIN("avx512f,avx512bw,avx2,popcnt")
 namespace bnn::avx512bw {
 
 // Of both variants: a comparison makes the mask of 32 channels.
-inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels, uint64_t* to,
-                    isize to_stride) {
+inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels,
+                    uint64_t* to, isize to_stride) {
     for (isize o = 0; o < channels; o += 64) {
-        const __m512i low = _mm512_loadu_si512((const void*)(limit + o)), high = _mm512_loadu_si512((const void*)(limit + o + 32));
+        const __m512i low = _mm512_loadu_si512((const void*)(limit + o)),
+                      high = _mm512_loadu_si512((const void*)(limit + o + 32));
         for (isize p = 0; p < pixels; ++p) {
             const uint16_t* c = counts + p * counts_stride + o;
             const uint64_t a = _mm512_cmpge_epu16_mask(_mm512_loadu_si512((const void*)c), low);
@@ -22,9 +23,10 @@ inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, c
 }  // namespace bnn::avx512bw
 BNN_TARGET_END
 
-// With VPOPCNTDQ three instructions (xor, vpopcntd, add) do 512 products. 32-bit lanes, one output channel each: 32 channels are
-// two vectors, a word of the row is broadcast to all lanes by the xor's memory operand, and 8 pixels x 2 vectors of sums fill 16
-// of the 32 registers, so a loaded weight vector is used eight times. Each pixel has its own pointer: rows may lie anywhere.
+// With VPOPCNTDQ three instructions (xor, vpopcntd, add) do 512 products. 32-bit lanes, one output channel each: 32
+// channels are two vectors, a word of the row is broadcast to all lanes by the xor's memory operand, and 8 pixels x 2
+// vectors of sums fill 16 of the 32 registers, so a loaded weight vector is used eight times. Each pixel has its own
+// pointer: rows may lie anywhere.
 BNN_TARGET_BEGIN("avx512f,avx512bw,avx512vpopcntdq,avx2,popcnt")
 namespace bnn::avx512vpopcnt {
 
@@ -74,41 +76,59 @@ void count_block(const uint8_t* const* at, isize line_stride, isize lines, const
 }
 
 template <int C>
-void count_pixels(const uint8_t* const* at, isize line_stride, isize lines, isize pixels, const uint8_t* w, isize n, uint16_t* counts,
-                  isize counts_stride) {
+void count_pixels(const uint8_t* const* at, isize line_stride, isize lines, isize pixels, const uint8_t* w, isize n,
+                  uint16_t* counts, isize counts_stride) {
     isize p = 0;
-    for (; p + 8 <= pixels; p += 8) count_block<8, C>(at + p, line_stride, lines, w, n, counts + p * counts_stride, counts_stride);
-    for (; p + 2 <= pixels; p += 2) count_block<2, C>(at + p, line_stride, lines, w, n, counts + p * counts_stride, counts_stride);
+    for (; p + 8 <= pixels; p += 8)
+        count_block<8, C>(at + p, line_stride, lines, w, n, counts + p * counts_stride, counts_stride);
+    for (; p + 2 <= pixels; p += 2)
+        count_block<2, C>(at + p, line_stride, lines, w, n, counts + p * counts_stride, counts_stride);
     if (p < pixels) count_block<1, C>(at + p, line_stride, lines, w, n, counts + p * counts_stride, counts_stride);
 }
 
-inline void count_lines(const uint8_t* const* at, isize line_stride, isize line_bytes, isize pixels, const uint8_t* weights,
-                        isize row_bytes, isize from, isize to, isize first, isize last, uint16_t* counts, isize counts_stride, uint8_t*) {
+inline void count_lines(const uint8_t* const* at, isize line_stride, isize line_bytes, isize pixels,
+                        const uint8_t* weights, isize row_bytes, isize from, isize to, isize first, isize last,
+                        uint16_t* counts, isize counts_stride, uint8_t*) {
     const isize padded = round_up(row_bytes, 4), n = ceil_div(line_bytes, 4), lines = (to - from) / line_bytes;
     for (isize o = first; o < last; o += BLOCK * WIDTH) {
         const isize lanes = round_up(least(BLOCK * WIDTH, last - o), WIDTH);
         const uint8_t* w = weights + o * padded + from * lanes;
-        (lanes == WIDTH ? count_pixels<1> : count_pixels<2>)(at, line_stride, lines, pixels, w, n, counts + o - first, counts_stride);
+        (lanes == WIDTH ? count_pixels<1> : count_pixels<2>)(at, line_stride, lines, pixels, w, n, counts + o - first,
+                                                             counts_stride);
     }
 }
 
-inline void count(const uint8_t* rows, isize stride, isize pixels, const uint8_t* weights, isize row_bytes, isize from, isize to,
-                  isize first, isize last, uint16_t* counts, isize counts_stride, uint8_t*) {
+inline void count(const uint8_t* rows, isize stride, isize pixels, const uint8_t* weights, isize row_bytes, isize from,
+                  isize to, isize first, isize last, uint16_t* counts, isize counts_stride, uint8_t*) {
     const uint8_t* at[64];
     for (isize p = 0; p < pixels; p += 64) {
         const isize some = least(64, pixels - p);
         for (isize i = 0; i < some; ++i) at[i] = rows + (p + i) * stride + from;
-        count_lines(at, 0, to - from, some, weights, row_bytes, from, to, first, last, counts + p * counts_stride, counts_stride,
-                    nullptr);
+        count_lines(at, 0, to - from, some, weights, row_bytes, from, to, first, last, counts + p * counts_stride,
+                    counts_stride, nullptr);
     }
 }
 
 inline isize scratch_bytes(isize, isize) { return 0; }
 inline bool supported() { return cpu().avx512vpopcntdq; }
 
-constexpr Variant variant = {"avx512vpopcnt", "AVX-512 F, BW and VPOPCNTDQ", supported, weight_bytes, interleave, count, scratch_bytes, 4,
-                             count_lines, avx2::plain::to_float, avx2::plain::to_int16, avx2::plain::to_bf16, avx512bw::to_bits, avx2::transpose,
-                             avx2::pack_channels, avx2::plain::pack_bf16, avx2::pack_planes};
+constexpr Variant variant = {"avx512vpopcnt",
+                             "AVX-512 F, BW and VPOPCNTDQ",
+                             supported,
+                             weight_bytes,
+                             interleave,
+                             count,
+                             scratch_bytes,
+                             4,
+                             count_lines,
+                             avx2::plain::to_float,
+                             avx2::plain::to_int16,
+                             avx2::plain::to_bf16,
+                             avx512bw::to_bits,
+                             avx2::transpose,
+                             avx2::pack_channels,
+                             avx2::plain::pack_bf16,
+                             avx2::pack_planes};
 
 }  // namespace bnn::avx512vpopcnt
 BNN_TARGET_END
@@ -140,9 +160,23 @@ inline V v_lookup(V table, V at) { return _mm512_shuffle_epi8(table, at); }
 
 inline bool supported() { return cpu().avx512bw; }
 
-constexpr Variant variant = {"avx512bw", "AVX-512 F and BW", supported, weight_bytes, interleave, count, scratch_bytes, STEP,
-                             nullptr, avx2::plain::to_float, avx2::plain::to_int16, avx2::plain::to_bf16, to_bits, avx2::transpose,
-                             avx2::pack_channels, avx2::plain::pack_bf16, avx2::pack_planes};
+constexpr Variant variant = {"avx512bw",
+                             "AVX-512 F and BW",
+                             supported,
+                             weight_bytes,
+                             interleave,
+                             count,
+                             scratch_bytes,
+                             STEP,
+                             nullptr,
+                             avx2::plain::to_float,
+                             avx2::plain::to_int16,
+                             avx2::plain::to_bf16,
+                             to_bits,
+                             avx2::transpose,
+                             avx2::pack_channels,
+                             avx2::plain::pack_bf16,
+                             avx2::pack_planes};
 
 }  // namespace bnn::avx512bw
 BNN_TARGET_END

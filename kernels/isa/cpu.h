@@ -1,7 +1,7 @@
 // What this CPU and this operating system offer, asked once; and the spelling of target attributes.
 //
-// An instruction set counts only if CPUID reports it *and* XCR0 says that the operating system saves its registers: without the
-// second test a kernel that saves no zmm state would let AVX-512 results rot between two time slices.
+// An instruction set counts only if CPUID reports it *and* XCR0 says that the operating system saves its registers:
+// without the second test a kernel that saves no zmm state would let AVX-512 results rot between two time slices.
 #pragma once
 #include "layout.h"
 
@@ -18,7 +18,8 @@
 #define BNN_TARGET_BEGIN(features)          // emulation and other CPUs: plain functions
 #define BNN_TARGET_END
 #elif defined(__clang__)
-#define BNN_TARGET_BEGIN(features) BNN_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
+#define BNN_TARGET_BEGIN(features) \
+    BNN_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define BNN_TARGET_END BNN_PRAGMA(clang attribute pop)
 #else
 #define BNN_TARGET_BEGIN(features) BNN_PRAGMA(GCC push_options) BNN_PRAGMA(GCC target(features))
@@ -39,7 +40,8 @@
 #endif
 
 // The compilers that know tiles.
-#if defined(BNN_EMULATE) || (defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11))
+#if defined(BNN_EMULATE) || \
+    (defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11))
 #define BNN_AMX
 #endif
 
@@ -50,7 +52,7 @@ struct Cpu {
     bool gfni = false;                                              // with AVX-512
     bool fma = false, avx512bf16 = false;                           // for float work
     bool avx512vnni = false, avxvnniint8 = false;                   // for peaks.h alone
-    bool amx_int8 = false, amx_bf16 = false;                        // tiles; for those that amx_permitted() lets have them
+    bool amx_int8 = false, amx_bf16 = false;    // tiles; for those that amx_permitted() lets have them
 };
 
 inline Cpu ask_cpu() {
@@ -78,7 +80,7 @@ inline Cpu ask_cpu() {
         c.avxvnniint8 = c.avx2 && (d >> 4 & 1);
     }
 #elif defined(BNN_EMULATE)
-    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.gfni = c.fma = c.amx_int8 = c.amx_bf16 = true;
+    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.gfni = c.fma = c.avx512bf16 = c.amx_int8 = c.amx_bf16 = true;
 #endif
     return c;
 }
@@ -88,7 +90,8 @@ inline const Cpu& cpu() {
     return c;
 }
 
-// Whether this process may use tiles: Linux saves their 8 KiB only for those that ask for it. Asked once; it holds for all threads.
+// Whether this process may use tiles: Linux saves their 8 KiB only for those that ask for it. Asked once; it holds for
+// all threads.
 inline bool amx_permitted() {
 #if defined(BNN_EMULATE)
     return true;

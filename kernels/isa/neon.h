@@ -23,7 +23,8 @@ inline void v_widen(V sum, uint16_t* to, bool store) {
 
 #include "isa/byte_count.inl"
 
-constexpr Variant variant = {"neon", "NEON", supported, weight_bytes, interleave, count, scratch_bytes, 1, nullptr, to_float, to_int16,
-                             to_bf16, to_bits, transpose, pack_channels, pack_bf16, pack_planes};
+constexpr Variant variant = {"neon",        "NEON",    supported,     weight_bytes, interleave, count,
+                             scratch_bytes, 1,         nullptr,       to_float,     to_int16,   to_bf16,
+                             to_bits,       transpose, pack_channels, pack_bf16,    pack_planes};
 
 }  // namespace bnn::neon

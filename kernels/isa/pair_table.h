@@ -1,4 +1,5 @@
-// The 256 tables of pair_table.inl: entry[a | b << 4][i] = popcount(a xor i) + 16 popcount(b xor i). 4 KB, built by the compiler.
+// The 256 tables of pair_table.inl: entry[a | b << 4][i] = popcount(a xor i) + 16 popcount(b xor i). 4 KB, built by the
+// compiler.
 #pragma once
 #include "layout.h"
 

@@ -1,5 +1,5 @@
-// The loops around the kernels, written so that a compiler vectorises them. Included once for each instruction set, inside its
-// namespace and target attribute; no #pragma once for that reason.
+// The loops around the kernels, written so that a compiler vectorises them. Included once for each instruction set,
+// inside its namespace and target attribute; no #pragma once for that reason.
 
 inline void to_float(const uint16_t* counts, const int32_t* base, isize channels, const float* scale, const float* bias,
                      const float* residual, float* to) {
@@ -33,8 +33,8 @@ inline uint64_t gather_bits(const uint8_t* bytes) {
     return word;
 }
 
-inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels, uint64_t* to,
-                    isize to_stride) {
+inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels,
+                    uint64_t* to, isize to_stride) {
     for (isize p = 0; p < pixels; ++p, counts += counts_stride, to += to_stride)
         for (isize o = 0; o < channels; o += 64) {
             uint8_t below[64];

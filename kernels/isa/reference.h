@@ -1,5 +1,5 @@
-// The plain reference: one bit string against another, eight bytes at a time, portable C++. Every variant is tested against it,
-// and it is tested against the framework. Runs anywhere; fast nowhere.
+// The plain reference: one bit string against another, eight bytes at a time, portable C++. Every variant is tested
+// against it, and it is tested against the framework. Runs anywhere; fast nowhere.
 #pragma once
 #include "isa/variant.h"
 
@@ -17,8 +17,8 @@ inline void interleave(const uint8_t* weights, isize stride, isize rows, isize r
     for (isize o = 0; o < rows; ++o) copy(to + o * padded, weights + o * stride, row_bytes);
 }
 
-inline void count(const uint8_t* rows, isize stride, isize pixels, const uint8_t* weights, isize row_bytes, isize from, isize to,
-                  isize first, isize last, uint16_t* counts, isize counts_stride, uint8_t*) {
+inline void count(const uint8_t* rows, isize stride, isize pixels, const uint8_t* weights, isize row_bytes, isize from,
+                  isize to, isize first, isize last, uint16_t* counts, isize counts_stride, uint8_t*) {
     const isize padded = round_up(row_bytes, 8), end = least(padded, round_up(to, 8));
     for (isize p = 0; p < pixels; ++p)
         for (isize o = first; o < last; ++o) {
@@ -31,7 +31,8 @@ inline void count(const uint8_t* rows, isize stride, isize pixels, const uint8_t
 
 inline isize scratch_bytes(isize, isize) { return 0; }
 
-constexpr Variant variant = {"reference", "nothing", supported, weight_bytes, interleave, count, scratch_bytes, 8, nullptr,
-                             to_float, to_int16, to_bf16, to_bits, transpose, pack_channels, pack_bf16, pack_planes};
+constexpr Variant variant = {"reference",   "nothing", supported,     weight_bytes, interleave, count,
+                             scratch_bytes, 8,         nullptr,       to_float,     to_int16,   to_bf16,
+                             to_bits,       transpose, pack_channels, pack_bf16,    pack_planes};
 
 }  // namespace bnn::reference

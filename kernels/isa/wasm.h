@@ -1,5 +1,5 @@
-// WebAssembly SIMD: v128.xor, i8x16.popcnt, i8x16.add do 128 products. See byte_count.inl. i8x16.popcnt is one instruction on ARM; on
-// x86 the browser makes a table lookup of several out of it.
+// WebAssembly SIMD: v128.xor, i8x16.popcnt, i8x16.add do 128 products. See byte_count.inl. i8x16.popcnt is one
+// instruction on ARM; on x86 the browser makes a table lookup of several out of it.
 #pragma once
 #include <wasm_simd128.h>
 
@@ -24,7 +24,9 @@ inline void v_widen(V sum, uint16_t* to, bool store) {
 
 #include "isa/byte_count.inl"
 
-constexpr Variant variant = {"wasm", "WebAssembly SIMD", supported, weight_bytes, interleave, count, scratch_bytes, 1, nullptr, to_float,
-                             to_int16, to_bf16, to_bits, transpose, pack_channels, pack_bf16, pack_planes};
+constexpr Variant variant = {
+    "wasm",     "WebAssembly SIMD", supported, weight_bytes, interleave, count,     scratch_bytes, 1,
+    nullptr,    to_float,           to_int16,  to_bf16,      to_bits,    transpose, pack_channels, pack_bf16,
+    pack_planes};
 
 }  // namespace bnn::wasm

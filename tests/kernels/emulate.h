@@ -54,6 +54,7 @@ static inline int32_t emulated_reduce_add_epi32(__m512i a) {
 }
 static inline float emulated_cvtss_f32(__m512 a) { return Emulated<float, 16>(a).lane[0]; }
 
+#define _mm512_stream_ps _mm512_store_ps
 #define _mm512_cvtepi32_epi16 emulated_cvtepi32_epi16
 #define _mm512_cvtepi16_epi32 emulated_cvtepi16_epi32
 #define _mm512_cvtepu16_epi32 emulated_cvtepu16_epi32

@@ -27,11 +27,13 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
                     "binarize",
                     "with_slope",
                     "surrogate",
+                    "with_slope",
                     "mean_scale",
                     "scaled_sign",
                     "standardize",
                     "center",
                     "input_scale",
+                    "choose",
                 ),
             ),
             "bnnlib.layers": (

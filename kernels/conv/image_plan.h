@@ -1,0 +1,123 @@
+// How images of bytes are laid out and cut (images.h), how weights lie for them, and whether they pay: an estimate of
+// cycles.
+#pragma once
+#include "isa/variant.h"
+
+namespace bnn {
+
+struct ImagePlan {
+    bool use;
+    Conv g;                                 // one line of pixels for each pixel, where the kernel is 1 x 1
+    isize rows, columns;                    // of output that are needed
+    isize side, lines, of_image,
+        panels;    // strips side by side, lines of a strip, strips of an image, panels of an item
+    bool through;                           // tiles run through the ends of lines
+    isize phases, width, line, panel;       // remainders of columns, columns of each; bytes of a line and of a panel
+    isize tiles;                            // of a panel
+    isize in_line, steps;                   // of a kernel's line, of all
+
+    bool whole() const { return g.c % BYTES_STEP == 0; }
+    isize strips() const { return g.n * of_image; }
+    isize items() const { return ceil_div(ceil_div(strips(), side), panels); }
+    isize input_lines() const { return (lines - 1) * g.sh + (g.kh - 1) * g.dh + 1; }
+    isize input_columns() const { return (columns - 1) * g.sw + (g.kw - 1) * g.dw + 1; }
+    isize stride() const { return whole() ? g.c : g.sw * g.c; }     // from a pixel of a tile to the next
+    isize row_tiles() const { return ceil_div(columns * side, SUMS_TILE); }
+    isize buffer() const { return round_up(panels * panel + SUMS_TILE * stride() + 2 * BYTES_STEP, 64); }
+};
+
+inline isize steps_of_line(const Conv& g) { return ceil_div(g.kw * g.cg(), BYTES_STEP); }
+
+inline isize image_weight_bytes(const Conv& g) {
+    return g.groups == 1 ? ceil_div(g.o, SUMS_CHANNELS) * g.kh * steps_of_line(g) * 256 : 0;
+}
+
+// rows: as Variant::interleave has them.
+inline void interleave_for_images(const Conv& g, const uint8_t* rows, isize stride, uint8_t* to) {
+    const isize in_line = steps_of_line(g);
+    fill(to, 0, image_weight_bytes(g));
+    for (isize o = 0; o < g.o; ++o)
+        for (isize tap = 0; tap < g.taps(); ++tap)
+            for (isize c = 0; c < g.c; ++c) {
+                const bool bit = rows[o * stride + tap * g.tap_bytes() + c / 8] >> (c % 8) & 1;
+                const isize place =
+                    c < g.c / 64 * 64 ? c / 64 * 64 + c % 8 * 8 + c % 64 / 8 : c;    // as Images::expand has it
+                const isize at = tap % g.kw * g.c + place, line = at % BYTES_STEP / 4,
+                            byte = o % SUMS_TILE * 4 + at % 4;
+                const isize step = (o / SUMS_CHANNELS * g.kh + tap / g.kw) * in_line + at / BYTES_STEP;
+                to[step * 256 + o % SUMS_CHANNELS / SUMS_TILE * 128 + line / 8 * 64 + byte] |=
+                    (uint8_t)(bit << (line % 8));
+            }
+}
+
+// Weights beyond the end of a kernel's line, in its last step: 0.
+inline void clear_weights(int8_t* step, isize products) {
+    for (isize tile = 0; tile < 2; ++tile, step += 1024)
+        for (isize k = products; k < BYTES_STEP; ++k) {
+            if (k % 4 == 0) {
+                fill(step + k / 4 * 64, 0, 1024 - k / 4 * 64);
+                break;
+            }
+            for (isize c = 0; c < SUMS_TILE; ++c) step[k / 4 * 64 + c * 4 + k % 4] = 0;
+        }
+}
+
+constexpr isize IMAGE_TILES = 64, IMAGE_BYTES = 512 << 10,
+                WEIGHT_STEPS = 96;    // of an item, at most (about); of weights that are bytes at once
+
+// What follows from side, lines and through.
+inline void lay_out(ImagePlan* m) {
+    const Conv& g = m->g;
+    m->of_image = ceil_div(m->rows, m->lines);
+    m->phases = m->whole() ? g.sw : 1;
+    m->width = ceil_div(m->input_columns(), m->phases);
+    m->line = m->phases * m->width * m->side * g.c;
+    m->panel = m->input_lines() * m->line;
+    m->tiles = m->through ? ceil_div((m->lines - 1) * m->width + m->columns, SUMS_TILE) : m->lines * m->row_tiles();
+}
+
+// An estimate: cycles of all of it.
+inline double image_cycles(const Images& v, const ImagePlan& m) {
+    const isize panels = ceil_div(m.strips(), m.side);
+    const double products = (double)m.steps * ceil_div(m.g.o, SUMS_CHANNELS) * 2;
+    return v.tile_cycles * products * (1 + v.block_steps / (double)m.steps) * (double)panels * (double)m.tiles +
+           v.expand_cycles * ((double)panels * (double)m.panel / BYTES_STEP + products * SUMS_TILE * (double)m.items());
+}
+
+// g: with its batch. pool: of the windows that lines and columns must fill. planes: pixels of a tile must be
+// neighbours.
+inline ImagePlan plan_images(const Images& v, const Conv& conv, isize pool, bool planes, isize threads) {
+    ImagePlan best = {};
+    if (conv.groups != 1 || (conv.c % BYTES_STEP && conv.dw != 1) || conv.n == 0) return best;
+    ImagePlan m = {};
+    m.g = conv;
+    Conv& g = m.g;
+    if (g.taps() == 1 && g.sh == 1 && g.sw == 1 && g.ph == 0 && g.pw == 0 && pool == 1)
+        g.h = g.n * g.h * g.w, g.n = g.w = 1;
+    m.rows = g.oh() / pool * pool, m.columns = g.ow() / pool * pool;
+    if (!m.rows || !m.columns) return best;
+    m.in_line = steps_of_line(g), m.steps = g.kh * m.in_line, m.panels = 1;
+    double least_cycles = 0;
+    for (m.side = 1; m.side <= (m.whole() && !planes ? SUMS_TILE : 1); m.side *= 2)
+        for (int through = 0; through < (m.side == 1 && g.sh == 1 && g.sw == 1 ? 2 : 1); ++through) {
+            m.through = through;
+            m.lines = m.rows, lay_out(&m);
+            const isize fit = most(1, least(SUMS_TILE * IMAGE_TILES / most(1, m.side * (through ? m.width : m.columns)),
+                                            IMAGE_BYTES / m.line - (g.kh - 1) * g.dh));
+            const isize fewest = ceil_div(m.rows, least(m.rows, round_up(fit, pool)));
+            for (isize cuts = fewest; cuts < fewest + m.side && cuts <= m.rows / pool; ++cuts) {
+                m.lines = round_up(ceil_div(m.rows, cuts), pool), lay_out(&m);
+                const double cycles = image_cycles(v, m);
+                if (!best.use || cycles < least_cycles) best = m, best.use = true, least_cycles = cycles;
+            }
+        }
+    if (!best.use) return best;
+    // several small panels are one item; every thread has as many
+    const isize all = ceil_div(best.strips(), best.side);
+    best.panels = most(1, least(all, least(IMAGE_TILES / best.tiles, IMAGE_BYTES / best.panel)));
+    while (threads > 1 && best.panels > 1 && best.items() < 4 * threads && best.items() % threads) --best.panels;
+    best.use = image_cycles(v, best) < v.count_cycles * (double)conv.pixels() * (double)conv.o * (double)conv.k();
+    return best;
+}
+
+}  // namespace bnn

@@ -1,0 +1,123 @@
+// Matrix products of the executor by AMX: weights that are bf16, or int8, which is exact in bf16, against activations
+// rounded to bf16, summed in float32. Tiles of 16 rows x 32 products and 32 products x 16 channels, whose products lie
+// in pairs.
+//
+// Few rows, and weights of float32, are for the variant without tiles.
+#pragma once
+#include "isa/tiles_bf16.h"
+
+#if defined(BNN_AMX)
+
+BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,fma,amx-tile,amx-bf16")
+namespace bnn::real_amx {
+
+using tiles_bf16::BLOCK, tiles_bf16::DEPTH, tiles_bf16::SIDE, tiles_bf16::TILE;
+constexpr isize PANEL = real_avx512::PANEL, KBLOCK_REAL = 256;
+static_assert(PANEL == BLOCK, "a panel is two tiles");
+
+// SIDE floats to bf16.
+inline void to_bf16(const float* from, uint16_t* to) {
+#if defined(BNN_EMULATE)
+    tiles_bf16::store_bf16(from, to);
+#else
+    _mm256_storeu_si256((__m256i*)to, as<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from))));
+#endif
+}
+
+// One row of n floats, zero behind its end.
+inline void round_row(const float* from, isize n, uint16_t* to) {
+    isize k = 0;
+    for (; k + SIDE <= n; k += SIDE) to_bf16(from + k, to + k);
+    if (k < n) {
+        alignas(64) float some[SIDE] = {};
+        copy(some, from + k, (n - k) * 4);
+        to_bf16(some, to + k), k += SIDE;
+    }
+    if (k % DEPTH) fill(to + k, 0, SIDE * 2);
+}
+
+// SIDE weights as the high halves of words.
+template <Weights W>
+inline __m512i words_of(const uint8_t* from) {
+    if constexpr (W == Weights::bfloat16)
+        return _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
+    else return as<__m512i>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from))));
+}
+
+// b[n][PANEL] to [n / 2][PANEL] pairs; pairs up to the end of a tile are there, of 0.
+template <Weights W>
+inline void pair_weights(const uint8_t* b, isize n, uint32_t* to) {
+    constexpr isize SIZE = W == Weights::bfloat16 ? 2 : 1;
+    for (isize k = 0; k < round_up(n, DEPTH); k += 2, to += PANEL)
+        for (isize i = 0; i < PANEL; i += SIDE) {
+            const __m512i first = k < n ? words_of<W>(b + (k * PANEL + i) * SIZE) : _mm512_setzero_si512();
+            const __m512i second = k + 1 < n ? words_of<W>(b + ((k + 1) * PANEL + i) * SIZE) : _mm512_setzero_si512();
+            _mm512_storeu_si512((void*)(to + i), _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
+        }
+}
+
+// Up to BLOCK rows; n at most KBLOCK_REAL.
+inline void multiply_rows(const float* a, isize lda, isize rows, const uint32_t* pairs, isize n, float* c, isize ldc,
+                          bool add) {
+    alignas(64) uint16_t left[BLOCK * KBLOCK_REAL];
+    alignas(64) float sums[BLOCK * BLOCK];
+    const isize depths = ceil_div(n, DEPTH), stride = depths * DEPTH;
+    for (isize r = 0; r < rows; ++r) round_row(a + r * lda, n, left + r * stride);
+    fill(left + rows * stride, 0, (BLOCK - rows) * stride * 2);
+    __asm__ volatile("" ::: "memory");
+    tiles_bf16::zero_sums();
+    for (isize k = 0; k < depths; ++k) {
+        _tile_loadd(6, pairs + k * SIDE * PANEL, PANEL * 4);
+        _tile_loadd(4, left + k * DEPTH, stride * 2);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, pairs + k * SIDE * PANEL + SIDE, PANEL * 4);
+        _tile_dpbf16ps(1, 4, 7);
+        if (rows > SIDE) {
+            _tile_loadd(5, left + SIDE * stride + k * DEPTH, stride * 2);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+    }
+    tiles_bf16::store_sums(sums);
+    __asm__ volatile("" ::: "memory");
+    for (isize r = 0; r < rows; ++r)
+        for (isize half = 0; half < 2; ++half) {
+            float* const to = c + r * ldc + half * SIDE;
+            const __m512 sum = _mm512_loadu_ps(sums + (r / SIDE * 2 + half) * SIDE * SIDE + r % SIDE * SIDE);
+            _mm512_storeu_ps(to, add ? _mm512_add_ps(_mm512_loadu_ps(to), sum) : sum);
+        }
+}
+
+inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc,
+                 bool add, float* scratch) {
+    if (w == Weights::float32 || rows < 4) {
+        const isize block = rows < 4 ? n : real_avx512::KBLOCK_REAL, size = w == Weights::float32    ? 4
+                                                                            : w == Weights::bfloat16 ? 2
+                                                                                                     : 1;
+        for (isize k = 0; k < n; k += block)
+            without_tiles(a + k, lda, rows, b + k * PANEL * size, w, least(block, n - k), c, ldc, add || k, scratch);
+        return;
+    }
+    uint32_t* const pairs = (uint32_t*)scratch;
+    (w == Weights::int8 ? pair_weights<Weights::int8> : pair_weights<Weights::bfloat16>)(b, n, pairs);
+    const tiles_bf16::Tiles tiles;
+    for (isize r = 0; r < rows; r += BLOCK)
+        multiply_rows(a + r * lda, lda, least(BLOCK, rows - r), pairs, n, c + r * ldc, ldc, add);
+}
+
+inline bool supported() { return cpu().amx_bf16 && cpu().avx512bw && cpu().avx512bf16 && cpu().fma && amx_permitted(); }
+
+constexpr Real real = {PANEL,
+                       KBLOCK_REAL,
+                       gemm,
+                       real_avx512::stage,
+                       real_avx512::add,
+                       real_avx512::larger,
+                       real_avx512::divide,
+                       real_avx512::combine,
+                       real_avx512::convert_add,
+                       real_avx512::sign_bits};
+
+}  // namespace bnn::real_amx
+BNN_TARGET_END
+#endif
