@@ -72,7 +72,7 @@ def surrogate(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0
 
     Used to test the estimators and to draw them; training never evaluates it.
     """
-    _choose("ste", ste, STE)
+    choose("ste", ste, STE)
     ste = _FIELDS_NAME.get(ste, ste)
     if ste == "identity":
         return x.clone()
@@ -118,7 +118,7 @@ def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0,
     >>> x.grad
     tensor([0.0000, 1.5000, 2.0000, 0.0000])
     """
-    _choose("ste", ste, STE)
+    choose("ste", ste, STE)
     ste = _FIELDS_NAME.get(ste, ste)
     if torch.onnx.is_in_onnx_export():  # which holds no gradient
         return sign(x) if signs else x
@@ -219,7 +219,7 @@ def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float =
     >>> scaled_sign(w, "corrected")
     tensor([[ 1., -1.]], grad_fn=<_ScaledSignBackward>)
     """
-    _choose("gradient", gradient, WeightGradient)
+    choose("gradient", gradient, WeightGradient)
     if w.dim() < 2 or w.numel() == 0:
         raise ValueError(
             f"scaled_sign needs weights of shape (C_out, C_in, ...) without a 0, got {tuple(w.shape)}"
