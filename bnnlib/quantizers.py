@@ -72,7 +72,7 @@ def surrogate(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0
 
     Used to test the estimators and to draw them; training never evaluates it.
     """
-    choose("ste", ste, STE)
+    _choose("ste", ste, STE)
     ste = _FIELDS_NAME.get(ste, ste)
     if ste == "identity":
         return x.clone()
@@ -118,7 +118,7 @@ def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0,
     >>> x.grad
     tensor([0.0000, 1.5000, 2.0000, 0.0000])
     """
-    choose("ste", ste, STE)
+    _choose("ste", ste, STE)
     ste = _FIELDS_NAME.get(ste, ste)
     if torch.onnx.is_in_onnx_export():  # which holds no gradient
         return sign(x) if signs else x
@@ -219,7 +219,7 @@ def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float =
     >>> scaled_sign(w, "corrected")
     tensor([[ 1., -1.]], grad_fn=<_ScaledSignBackward>)
     """
-    choose("gradient", gradient, WeightGradient)
+    _choose("gradient", gradient, WeightGradient)
     if w.dim() < 2 or w.numel() == 0:
         raise ValueError(
             f"scaled_sign needs weights of shape (C_out, C_in, ...) without a 0, got {tuple(w.shape)}"
@@ -252,7 +252,7 @@ def input_scale(x: Tensor, kernel_size, stride, padding, dilation) -> Tensor:
 box_mean = input_scale  # its older name
 
 
-def choose(what: str, value: object, kind: object) -> None:
+def _choose(what: str, value: object, kind: object) -> None:
     """Raises ``ValueError`` for an option that is not among the choices of ``kind``, a ``Literal``."""
     if value not in get_args(kind):
         raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(get_args(kind))}")

@@ -176,7 +176,7 @@ def export(
     if "graph" in about:
         raise DeployError(f"{path} holds a packed network; export the trained model that it was made from")
     model = deploy.load(path)
-    before = images.expected(path, about).whitening if (about.get("images") or {}).get("whitening") else None
+    before = images.expected(path, about).whitening if files.tells_of_whitening(about) else None
     if out.suffix == ".onnx":
         if packed or real != "float32":
             raise DeployError("an ONNX file holds floats: leave out --packed and --real")

@@ -130,9 +130,10 @@ def save(
 
 def _whitening(described: dict[str, Any], whitening: ZCAWhitening | Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:
     """The tensors of ``whitening``, of which the field ``images`` then tells."""
-    said = {key: value for key, value in (described.get("images") or {}).items() if key != "whitening"}
-    scale = (described.get("images") or {}).get("whitening")
-    if described.get("images"):
+    told = described.get("images")
+    said = {key: value for key, value in told.items() if key != "whitening"} if isinstance(told, Mapping) else {}
+    scale = told.get("whitening") if said else None
+    if said:
         described["images"] = said
     if whitening is None:
         return {}
@@ -148,10 +149,15 @@ def _whitening(described: dict[str, Any], whitening: ZCAWhitening | Mapping[str,
     return dict(whitening)
 
 
+def tells_of_whitening(document: Mapping[str, Any]) -> bool:
+    """Whether a file of this document holds the whitening of its images."""
+    said = document.get("images")
+    return isinstance(said, Mapping) and said.get("whitening") is not None
+
+
 def _of_network(document: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
     """``tensors`` without those of the whitening that the document tells of."""
-    said = document.get("images")
-    if not isinstance(said, Mapping) or said.get("whitening") is None:
+    if not tells_of_whitening(document):
         return tensors
     return {name: array for name, array in tensors.items() if name not in WHITENING}
 

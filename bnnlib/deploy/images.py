@@ -115,7 +115,7 @@ def expected(path: Path, about: Mapping[str, Any]) -> Images:
             and type(found.scale) in (float, int)
             and 0 <= found.scale < 1e6
         )
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         good = False
     if not good:
         raise DeployError(f"{path} does not say in a way known here what images its network takes: {said!r:.300}")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnnlib import layers
+from bnnlib.layers.quantizers import takes_signs
 
 IDENTITY_MODULES = (nn.Identity, nn.Dropout, layers.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 ELEMENTWISE_MODULES = (
@@ -106,7 +107,7 @@ def own_quantizer(layer: layers.BinaryLayer) -> str | None:
         if part._forward_hooks or part._forward_pre_hooks:
             return f"its {name} has a forward hook"
     inputs, weights = layer.input_quantizer, layer.weight_quantizer
-    if inputs is not None and not layers.takes_signs(inputs):
+    if inputs is not None and not takes_signs(inputs):
         return f"its input quantizer {type(inputs).__name__} is not the sign of its input (to be packed, derive it from bnnlib.layers.Sign)"
     if not isinstance(weights, layers.Quantizer):
         return f"its weight quantizer {type(weights).__name__} does not give +-1 (to be packed, derive it from bnnlib.layers.Quantizer)"

@@ -28,7 +28,6 @@ from bnnlib.layers.quantizers import (
     ScaledSign,
     Sign,
     register_estimator,
-    takes_signs,
 )
 from bnnlib.layers.reactnet import RPReLU, RSign
 from bnnlib.layers.scales import (
@@ -79,5 +78,4 @@ __all__ = [
     "project_after_steps",
     "register_estimator",
     "set_temperature_",
-    "takes_signs",
 ]

@@ -115,7 +115,7 @@ def parts(layer: str, shape: tuple[int, ...], options: dict[str, Any]) -> Parts:
     scale = options.get(
         "scale", "mean" if not {"weight_quantizer", "output_scale"} & set(options) else "none"
     )
-    quantizers.choose("scale", scale, Scale)
+    quantizers._choose("scale", scale, Scale)
     # all names are checked, that of an estimator which this scale does not use too
     weight_estimator = estimator("weight_ste", options.get("weight_ste", "clipped"))
     scaled = ScaledSign(options.get("gradient", "corrected"), float(options.get("gain", 1.0)))

@@ -115,7 +115,7 @@ class ScaledSign(Quantizer):
 
     def __init__(self, gradient: quantizers.WeightGradient = "corrected", gain: float = 1.0) -> None:
         super().__init__()
-        quantizers.choose("gradient", gradient, quantizers.WeightGradient)
+        quantizers._choose("gradient", gradient, quantizers.WeightGradient)
         self.gradient, self.gain = gradient, gain
 
     def forward(self, weight: Tensor) -> Tensor:

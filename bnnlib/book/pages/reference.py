@@ -25,6 +25,7 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
                 *(
                     "sign",
                     "binarize",
+                    "with_slope",
                     "surrogate",
                     "mean_scale",
                     "scaled_sign",
