@@ -11,14 +11,14 @@
 BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,fma,amx-tile,amx-bf16")
 namespace bnn::real_amx {
 
-using tiles_bf16::BLOCK, tiles_bf16::DEPTH, tiles_bf16::SIDE, tiles_bf16::TILE;
+using bf16_tiles::BLOCK, bf16_tiles::DEPTH, bf16_tiles::SIDE, bf16_tiles::TILE;
 constexpr isize PANEL = real_avx512::PANEL, KBLOCK_REAL = 256;
 static_assert(PANEL == BLOCK, "a panel is two tiles");
 
 // SIDE floats to bf16.
 inline void to_bf16(const float* from, uint16_t* to) {
 #if defined(BNN_EMULATE)
-    tiles_bf16::store_bf16(from, to);
+    bf16_tiles::store_bf16(from, to);
 #else
     _mm256_storeu_si256((__m256i*)to, as<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from))));
 #endif
@@ -65,7 +65,7 @@ inline void multiply_rows(const float* a, isize lda, isize rows, const uint32_t*
     for (isize r = 0; r < rows; ++r) round_row(a + r * lda, n, left + r * stride);
     fill(left + rows * stride, 0, (BLOCK - rows) * stride * 2);
     __asm__ volatile("" ::: "memory");
-    tiles_bf16::zero_sums();
+    bf16_tiles::zero_sums();
     for (isize k = 0; k < depths; ++k) {
         _tile_loadd(6, pairs + k * SIDE * PANEL, PANEL * 4);
         _tile_loadd(4, left + k * DEPTH, stride * 2);
@@ -78,7 +78,7 @@ inline void multiply_rows(const float* a, isize lda, isize rows, const uint32_t*
             _tile_dpbf16ps(3, 5, 7);
         }
     }
-    tiles_bf16::store_sums(sums);
+    bf16_tiles::store_sums(sums);
     __asm__ volatile("" ::: "memory");
     for (isize r = 0; r < rows; ++r)
         for (isize half = 0; half < 2; ++half) {
@@ -100,7 +100,7 @@ inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weight
     }
     uint32_t* const pairs = (uint32_t*)scratch;
     (w == Weights::int8 ? pair_weights<Weights::int8> : pair_weights<Weights::bfloat16>)(b, n, pairs);
-    const tiles_bf16::Tiles tiles;
+    const bf16_tiles::Tiles tiles;
     for (isize r = 0; r < rows; r += BLOCK)
         multiply_rows(a + r * lda, lda, least(BLOCK, rows - r), pairs, n, c + r * ldc, ldc, add);
 }

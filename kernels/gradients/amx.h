@@ -20,7 +20,7 @@
 BNN_TARGET_BEGIN("amx-tile,amx-bf16,avx512f,avx512bw")
 namespace bnn::amx_gradients {
 
-using namespace tiles_bf16;
+using namespace bf16_tiles;
 
 // The pair of rows with these values of a sign of -1, and these signs (bit k for column k), as a vector.
 inline __m512i signed_pair(__m512i minus, uint16_t first, uint16_t second) {

@@ -8,7 +8,7 @@
 #include "isa/avx2.h"
 
 BNN_TARGET_BEGIN("amx-tile,amx-bf16,avx512f,avx512bw")
-namespace bnn::tiles_bf16 {
+namespace bnn::bf16_tiles {
 
 constexpr isize SIDE = 16, DEPTH = 32;                  // rows and columns of a tile of sums; bf16 in a row of a factor
 constexpr isize TILE = SIDE * DEPTH;                    // bf16 in a factor
@@ -71,6 +71,6 @@ inline void store_bf16(const float* from, uint16_t* to) {
     _mm256_storeu_si256((__m256i*)to, _mm512_cvtepi32_epi16(half));
 }
 
-}  // namespace bnn::tiles_bf16
+}  // namespace bnn::bf16_tiles
 BNN_TARGET_END
 #endif
