@@ -54,7 +54,8 @@ awk '/^(uv|setuptools|setuptools-scm|vcs-versioning|packaging)==/ {on = 1} on {p
     fail "could not download packages; is there a network? (pip's own words are in .venv/pip.log)"
 quiet=--quiet
 if [ -t 2 ]; then quiet=; fi     # uv's progress bars are for a person
-.venv/bin/uv pip sync $quiet --python .venv/bin/python --require-hashes --no-build-isolation requirements.txt ||
+# Bytecode is made now: where Python may not write it later, every start would compile PyTorch anew, some ten seconds.
+.venv/bin/uv pip sync $quiet --compile-bytecode --python .venv/bin/python --require-hashes --no-build-isolation requirements.txt ||
     fail "uv could not install requirements.txt (see above); it does not read pip's settings: behind a mirror set UV_DEFAULT_INDEX."
 .venv/bin/uv pip install --quiet --offline --python .venv/bin/python --no-deps --no-build-isolation --editable . ||
     fail "bnnlib itself could not be installed (see above)."
