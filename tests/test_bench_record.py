@@ -61,12 +61,13 @@ def test_the_records_of_the_book_are_read():
 
 
 def test_the_default_is_not_the_slower_of_tiles_and_counting():
-    """By every record that has both. Times of the same kernel differ by some percent."""
+    """By every record that has both: slower is a default that counting beats by a tenth in three rounds of four. A neighbour that uses
+    the tile unit halves its rate for a while, so that medians of a layer alone scatter."""
     for record in bench_record.newest_of_each(list(bench_record.FOLDER.glob("*.json"))):
         for run in record["runs"]:
             for layer in run.get("layers", []):
                 if "bits-counted" in layer["times"]:
-                    assert speed.ratio(layer, "bits-counted", "bits").median > 0.9, (layer["layer"], layer["batch"])
+                    assert speed.ratio(layer, "bits-counted", "bits").quartiles[1] > 0.9, (layer["layer"], layer["batch"])
 
 
 def test_a_measurement_that_fails_says_so():
