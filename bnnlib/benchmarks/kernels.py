@@ -16,6 +16,7 @@ What is measured, for each layer, batch and number of threads:
 ``onnx-fp32``, ...  ONNX Runtime, where it is installed (the extra ``bench``), in a process of its own
 ``bits``            prepacked weights, packed activations in, packed bits out (threshold epilogue)
 ``bits-counted``    that, by the best variant that only counts bits, where the default may multiply bytes
+                    (on operands that ``bits`` left in the caches, and without the checks of the public call)
 ``channels_last``   float in, float out, packing included; ``nchw`` likewise
 =================== ========================================================================================
 
