@@ -1,10 +1,11 @@
-"""What the tests share: where the real data sets lie, for the few tests that read them, and a record to
-vary."""
+"""What the tests share: where the real data sets lie, for the few tests that read them, a record to vary, and one
+thread."""
 
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from bnnlib import recipes, records
 
@@ -58,3 +59,12 @@ def a_record():
         return records.Record.model_validate(fields | changes)
 
     return make
+
+
+@pytest.fixture
+def one_thread():
+    """PyTorch on one thread, so that a training is the same to the last bit wherever it runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -23,6 +23,8 @@ from bnnlib import data, deploy, models, quantizers, recipes, records
 from bnnlib.recipes import RecipeError
 from bnnlib.training import building, checkpoint, cli, loop, steps, stopping
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = """
 title: a tiny run on the embedded digits
 source: ours
@@ -42,14 +44,6 @@ def recipe(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(recipe, tmp_path, name="runs", **options):

@@ -16,6 +16,8 @@ from bnnlib.training import diagnostics, loop, stopping
 from bnnlib.training.setup import load_data, setup, start_fabric
 from bnnlib.training.steps import train_step, validate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = """
 title: a tiny run on the embedded digits
 source: ours
@@ -34,14 +36,6 @@ def recipe(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(recipe, folder, **options):
