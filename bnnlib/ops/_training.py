@@ -228,7 +228,7 @@ def _gradients_of_signs_fake(gradient, x, weight, bits, stride, padding, dilatio
 
 def _magnitude(weight: Tensor) -> Tensor:
     """What the weights of an output channel have in common, float32 ``[O]``."""
-    return weight.detach().flatten(1)[:, 0].abs().float()
+    return weight.detach()[:, 0, 0, 0].abs().float()
 
 
 def _in_form_of(gradient: Tensor | None, t: Tensor) -> Tensor:

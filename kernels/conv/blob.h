@@ -37,6 +37,42 @@ inline isize blob_bytes(const Variant& v, const Conv& g) {
 
 inline isize prepack_scratch_bytes(const Conv& g) { return g.og() * g.row_stride(); }
 
+// Bit j of byte i to bit i of byte j.
+inline uint64_t transpose_bits(uint64_t x) {
+    uint64_t swap = (x ^ x >> 7) & 0x00aa00aa00aa00aau;
+    x ^= swap ^ swap << 7;
+    swap = (x ^ x >> 14) & 0x0000cccc0000ccccu;
+    x ^= swap ^ swap << 14;
+    swap = (x ^ x >> 28) & 0x00000000f0f0f0f0u;
+    return x ^ swap ^ swap << 28;
+}
+
+// A stored row, (c, kh, kw), to taps of channels, tap-major. Eight channels and eight taps at once.
+inline void taps_of_row(const Conv& g, const uint8_t* from, uint8_t* row) {
+    const isize taps = g.taps(), cg = g.cg(), stored = ceil_div(g.k(), 8);
+    for (isize c = 0; c < cg; c += 8)
+        for (isize tap = 0; tap < taps; tap += 8) {
+            const isize channels = least(8, cg - c), some = least(8, taps - tap);
+            uint64_t bits = 0;
+            for (isize i = 0; i < channels; ++i) {
+                const isize bit = (c + i) * taps + tap, byte = bit / 8;
+                const uint32_t two = from[byte] | (byte + 1 < stored ? (uint32_t)from[byte + 1] << 8 : 0);
+                bits |= (uint64_t)(uint8_t)(two >> bit % 8) << 8 * i;
+            }
+            bits = transpose_bits(bits);
+            for (isize t = 0; t < some; ++t) row[(tap + t) * g.tap_bytes() + c / 8] = (uint8_t)(bits >> 8 * t);
+        }
+}
+
+// Ones in n bytes.
+inline int32_t count_ones(const uint8_t* bytes, isize n) {
+    int32_t ones = 0;
+    isize k = 0;
+    for (; k + 8 <= n; k += 8) ones += popcount_portable(load64(bytes + k));
+    for (; k < n; ++k) ones += popcount_portable(bytes[k]);
+    return ones;
+}
+
 // weights: stored form, rows of ceil(K / 8) bytes in the order (c, kh, kw); blob: blob_bytes; scratch:
 // prepack_scratch_bytes.
 inline void prepack(const Variant& v, const Conv& g, const uint8_t* weights, uint8_t* blob, uint8_t* scratch) {
@@ -58,15 +94,10 @@ inline void prepack(const Variant& v, const Conv& g, const uint8_t* weights, uin
                 copy(row, from, stored);
                 if (cg % 8) row[stored - 1] &= (uint8_t)((1 << (cg % 8)) - 1);
             } else {
-                for (isize c = 0, bit = 0; c < cg; ++c)
-                    for (isize t = 0; t < taps; ++t, ++bit)
-                        row[t * g.tap_bytes() + c / 8] |= (uint8_t)((from[bit / 8] >> (bit % 8) & 1) << (c % 8));
+                taps_of_row(g, from, row);
             }
-            for (isize t = 0; t < taps; ++t) {
-                int32_t ones = 0;
-                for (isize k = 0; k < g.tap_bytes(); ++k) ones += popcount_portable(row[t * g.tap_bytes() + k]);
-                tap_counts[t * g.o + group * og + o] = ones;
-            }
+            for (isize t = 0; t < taps; ++t)
+                tap_counts[t * g.o + group * og + o] = count_ones(row + t * g.tap_bytes(), g.tap_bytes());
         }
         v.interleave(scratch, stride, og, g.row_bytes(), blob + blob_weights_offset(g) + group * group_bytes);
         if (v.images && g.groups == 1) interleave_for_images(g, scratch, stride, blob + blob_images_offset(v, g));

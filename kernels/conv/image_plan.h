@@ -32,22 +32,46 @@ inline isize image_weight_bytes(const Conv& g) {
     return g.groups == 1 ? ceil_div(g.o, SUMS_CHANNELS) * g.kh * steps_of_line(g) * 256 : 0;
 }
 
+// The lines of a word of signs (64 channels as Images::expand has them, where a tile has them from its first byte): bit
+// l of byte q of lines[l / 8] is the sign of byte 4 l + q, which is bit l / 2 of byte q + l % 2 * 4 of the word.
+inline void lines_of_word(uint64_t word, uint32_t lines[2]) {
+    const auto spread = [](uint32_t bits) {                 // four bits of each byte to every other place
+        bits = (bits | bits << 2) & 0x33333333;
+        return (bits | bits << 1) & 0x55555555;
+    };
+    for (int half = 0; half < 2; ++half, word >>= 4) {
+        const uint64_t four = word & 0x0f0f0f0f0f0f0f0fu;
+        lines[half] = spread((uint32_t)four) | spread((uint32_t)(four >> 32)) << 1;
+    }
+}
+
 // rows: as Variant::interleave has them.
 inline void interleave_for_images(const Conv& g, const uint8_t* rows, isize stride, uint8_t* to) {
     const isize in_line = steps_of_line(g);
     fill(to, 0, image_weight_bytes(g));
     for (isize o = 0; o < g.o; ++o)
-        for (isize tap = 0; tap < g.taps(); ++tap)
+        for (isize tap = 0; tap < g.taps(); ++tap) {
+            const uint8_t* const row = rows + o * stride + tap * g.tap_bytes();
+            uint8_t* const block = to + (o / SUMS_CHANNELS * g.kh + tap / g.kw) * in_line * 256 +
+                                   o % SUMS_CHANNELS / SUMS_TILE * 128 + o % SUMS_TILE * 4;
+            if (g.c % BYTES_STEP == 0) {
+                for (isize k = 0; k < g.c / BYTES_STEP; ++k) {
+                    uint32_t lines[2];
+                    lines_of_word(load64(row + 8 * k), lines);
+                    uint8_t* const step = block + (tap % g.kw * g.c / BYTES_STEP + k) * 256;
+                    copy(step, lines, 4);
+                    copy(step + 64, lines + 1, 4);
+                }
+                continue;
+            }
             for (isize c = 0; c < g.c; ++c) {
-                const bool bit = rows[o * stride + tap * g.tap_bytes() + c / 8] >> (c % 8) & 1;
+                const bool bit = row[c / 8] >> (c % 8) & 1;
                 const isize place =
                     c < g.c / 64 * 64 ? c / 64 * 64 + c % 8 * 8 + c % 64 / 8 : c;    // as Images::expand has it
-                const isize at = tap % g.kw * g.c + place, line = at % BYTES_STEP / 4,
-                            byte = o % SUMS_TILE * 4 + at % 4;
-                const isize step = (o / SUMS_CHANNELS * g.kh + tap / g.kw) * in_line + at / BYTES_STEP;
-                to[step * 256 + o % SUMS_CHANNELS / SUMS_TILE * 128 + line / 8 * 64 + byte] |=
-                    (uint8_t)(bit << (line % 8));
+                const isize at = tap % g.kw * g.c + place, line = at % BYTES_STEP / 4;
+                block[at / BYTES_STEP * 256 + line / 8 * 64 + at % 4] |= (uint8_t)(bit << (line % 8));
             }
+        }
 }
 
 // Weights beyond the end of a kernel's line, in its last step: 0.
