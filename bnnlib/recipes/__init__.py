@@ -381,17 +381,16 @@ def _find(name: str | Path) -> _Source:
     if file.endswith((".yaml", ".yml")):
         path = Path(file)
         if not path.is_file():
-            raise RecipeError(f"no recipe file {path}")
+            raise RecipeError(f"no recipe file {path}; `bnn recipes` lists those that come with the library")
         if variant and variant not in _variants(_parse(path), path):
             stated = ", ".join(_variants(_parse(path), path)) or "none"
             raise RecipeError(f"recipe {path.name} has no variant {variant!r}; it has {stated}")
         return _Source(path, variant or None)
     shipped = _shipped()
     if name not in shipped:
-        close = difflib.get_close_matches(str(name), shipped, n=3) or sorted(shipped)
-        raise RecipeError(
-            f"no recipe {str(name)!r}; did you mean {', '.join(close)}? (a file's path must end in .yaml)"
-        )
+        close = difflib.get_close_matches(str(name), shipped, n=3)
+        hint = f"did you mean {', '.join(close)}? " if close else "`bnn recipes` lists all "
+        raise RecipeError(f"no recipe {str(name)!r}; {hint}(a file's path must end in .yaml)")
     return shipped[str(name)]
 
 
@@ -511,24 +510,26 @@ def _set(fields: dict[str, Any], dotted: str, value: Any) -> None:
 def _explain(error: dict[str, Any]) -> str:
     where = ".".join(str(part) for part in error["loc"]) if error["loc"] else "recipe"
     if error["type"] == "extra_forbidden":
-        kind: Any = Recipe
-        for part in error["loc"][:-1]:
-            annotation = kind.model_fields[part].annotation
-            kind = next(
-                (
-                    t
-                    for t in (annotation, *getattr(annotation, "__args__", ()))
-                    if isinstance(t, type) and issubclass(t, BaseModel)
-                ),
-                Recipe,
-            )
-        allowed = list(kind.model_fields)
+        allowed = _fields_of(error["loc"][:-1])
         close = difflib.get_close_matches(str(error["loc"][-1]), allowed, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"unknown field {where!r}: {hint}allowed are {', '.join(allowed)}"
     if error["type"] == "missing":
         return f"field {where!r} is missing"
+    if error["type"] == "model_type":
+        inside = ", ".join(f"{where}.{name}" for name in _fields_of(error["loc"]))
+        return f"field {where!r} = {error['input']!r}: it has fields of its own, set them one by one: {inside}"
     return f"field {where!r} = {error['input']!r}: {error['msg']}"
+
+
+def _fields_of(loc: tuple[int | str, ...]) -> list[str]:
+    """The fields that stand at ``loc`` in a recipe."""
+    kind: Any = Recipe
+    for part in loc:
+        annotation = kind.model_fields[part].annotation
+        found = (annotation, *getattr(annotation, "__args__", ()))
+        kind = next((t for t in found if isinstance(t, type) and issubclass(t, BaseModel)), Recipe)
+    return list(kind.model_fields)
 
 
 class _Loader(yaml.SafeLoader):
