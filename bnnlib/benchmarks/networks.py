@@ -315,9 +315,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    unknown = sorted(set(options.nets) - set(recipes.names()))
-    if unknown:
-        print(f"error: no recipe {unknown[0]!r}: choose from {', '.join(recipes.names())}", file=sys.stderr)
+    try:
+        recipes.check_names(options.nets)
+    except recipes.RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     if options.worker:
         print(json.dumps(work([int(cpu) for cpu in options.worker.split(",")], options.nets, options.quick)))

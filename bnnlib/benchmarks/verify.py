@@ -238,9 +238,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.quick and options.only:
         parser.error("--quick writes no predictions: leave --only or --quick out")
-    unknown = sorted(set(options.nets) - set(recipes.names()))
-    if unknown:
-        print(f"error: no recipe {unknown[0]!r}: choose from {', '.join(recipes.names())}", file=sys.stderr)
+    try:
+        recipes.check_names(options.nets)
+    except recipes.RecipeError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     folder = options.out or (None if options.quick else FOLDER)
     if not options.quick:

@@ -134,6 +134,8 @@ def _note(profile: str, found: dict[str, list[Record]]) -> str:
     )
     digits = {record.dataset.name for record in made} & set(data.STAND_INS.values())
     on = " of scikit-learn's digits" if digits else ""
+    if any(record.dataset.name.startswith("imagefolder:") for record in made):
+        on += f" of {DEMO_CLASSES} classes of Tiny-ImageNet-200 (chance gives {100 / DEMO_CLASSES:g} %)"
     return f"**These are {profile} runs, of {images} images{on} and {epochs} epochs: {means}.**"
 
 

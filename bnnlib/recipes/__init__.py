@@ -322,6 +322,16 @@ def names() -> list[str]:
     return sorted(_shipped())
 
 
+def check_names(names: Collection[str]) -> None:
+    """Raises :class:`RecipeError` for the first of ``names`` that is none of a recipe of the library."""
+    shipped = _shipped()
+    for name in names:
+        if name not in shipped:
+            close = difflib.get_close_matches(str(name), shipped, n=3)
+            hint = f"did you mean {', '.join(close)}?" if close else "`bnn recipes` lists all"
+            raise RecipeError(f"no recipe {str(name)!r}; {hint} (a file's path must end in .yaml)")
+
+
 def file_of(name: str) -> Path:
     """The family file that states the recipe ``name`` of the library. Raises :class:`RecipeError` for an unknown name."""
     return _find(name).path
@@ -386,12 +396,8 @@ def _find(name: str | Path) -> _Source:
             stated = ", ".join(_variants(_parse(path), path)) or "none"
             raise RecipeError(f"recipe {path.name} has no variant {variant!r}; it has {stated}")
         return _Source(path, variant or None)
-    shipped = _shipped()
-    if name not in shipped:
-        close = difflib.get_close_matches(str(name), shipped, n=3)
-        hint = f"did you mean {', '.join(close)}? " if close else "`bnn recipes` lists all "
-        raise RecipeError(f"no recipe {str(name)!r}; {hint}(a file's path must end in .yaml)")
-    return shipped[str(name)]
+    check_names([str(name)])
+    return _shipped()[str(name)]
 
 
 _files: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
