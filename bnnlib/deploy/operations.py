@@ -65,6 +65,8 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {
 }
 
 
+TENSOR = ("move", "join", "reduce", "resample")
+"""Operations on whole tensors, of any axis: the others read pixel by pixel."""
 CONSTANTS = ("real_conv", "binary_conv", "move", "resample")
 """The operations that have some."""
 

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import typer
 
-from bnnlib.deploy.randomgraphs import Maker, interpret
+from bnnlib.deploy.interpreter import interpret
+from bnnlib.deploy.randomgraphs import Maker
 from bnnlib.fuzz.changes import STRANGE, disturbed, flipped
 
 
