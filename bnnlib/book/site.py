@@ -41,6 +41,7 @@ from bnnlib.book.pages import (
     landing,
     literature,
     offline,
+    packed_files,
     pdf,
     prune,
     reference,
@@ -120,7 +121,7 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
         run = f"python -m bnnlib.chapters run --profile {profile}"
         raise BookError("\n".join([*wrong, f"chapters are run by: {run}"]))
     files |= {f"generated/{name}.md": text.encode() for name, text in _generated(root, notebooks).items()}
-    table, nets = landing.packed_nets(root)
+    table, nets = packed_files.packed_nets(root)
     files |= {"generated/packed-nets.md": table.encode()} | nets
     files |= {f"pictures/{name}.{kind}": drawn for name, (kind, drawn) in cards.pictures(notebooks).items()}
     if "live.md" in files:
