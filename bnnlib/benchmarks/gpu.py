@@ -32,7 +32,7 @@ from torch import Tensor
 from bnnlib import deploy, ops
 from bnnlib.benchmarks import gpu_limits, machine_code
 from bnnlib.benchmarks import record as bench_record
-from bnnlib.benchmarks.kernels import LAYERS, label
+from bnnlib.benchmarks.contenders import LAYERS, label
 from bnnlib.deploy import images
 from bnnlib.ops import cuda
 from bnnlib.ops.cuda import arguments

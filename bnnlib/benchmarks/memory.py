@@ -1,6 +1,6 @@
 """Peak memory of one network in this process, for ``bnnlib.verify``: a fresh process for each.
 
-``python -m bnnlib.bench_memory KIND NAME N,C,H,W FOLDER`` loads the network from FOLDER, runs it once on random images,
+``python -m bnnlib.benchmarks.memory KIND NAME N,C,H,W FOLDER`` loads the network from FOLDER, runs it once on random images,
 and prints what the process held at most, above what it held with its libraries imported and used once, and in all.
 ``packed-alone`` imports no PyTorch; ``packed-alone-int8`` is the same with real-valued weights of int8.
 """
@@ -31,13 +31,13 @@ def fp32(name: str, shape: tuple[int, ...], path: Path) -> Callable[[], object]:
     import torch
 
     from bnnlib import models, recipes
-    from bnnlib.benchmarks import networks as bench_deploy
+    from bnnlib.benchmarks import nets
 
     torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3))
     model = recipes.load(name).model
 
     with torch.device("meta"):  # takes no memory, but may import much of PyTorch, which is not the network's
-        twin = bench_deploy.full_precision_twin(models.build(model.name, **model.options))
+        twin = nets.full_precision_twin(models.build(model.name, **model.options))
 
     def run() -> object:
         twin.load_state_dict(safetensors.torch.load_file(path), assign=True)
