@@ -199,7 +199,7 @@ def build(
     files = stage(root, toc)
     site, source, work = (root / "build" / name for name in ("html", "src", "book"))
     mark = site / ".staged"
-    digest = _digest(files, root)
+    digest = digest_of(files, root)
     if not force and mark.is_file() and mark.read_text() == digest:
         return site, False
     _write(source, files)
@@ -219,7 +219,7 @@ def build(
     return site, True
 
 
-def _digest(files: dict[str, bytes], root: Path) -> str:
+def digest_of(files: dict[str, bytes], root: Path) -> str:
     """All that the site is made from: pages, settings, extension, and the versions of what makes it."""
     digest = hashlib.sha256()
     extra = [root / "_config.yml", Path(__file__), *sorted((root / "book" / "_ext").glob("*.py"))]
