@@ -19,6 +19,7 @@ from bnnlib.quantizers import sign
 def measure_layer(
     layer, batch: int, rounds: int, clock: float | None, peer: onnx_runtime.Peer | None = None, compile: bool = True
 ) -> dict:
+    """All contenders of a layer ``(C, O, k, side)`` in turns: their times and, with ``clock`` (Hz), our products a cycle."""
     others = peer.contenders(layer, batch) if peer else {}
     seconds = alternate(layer_contenders(layer, batch, compile=compile) | others, rounds)
     result = {"layer": label(layer), "batch": batch, "macs": macs(layer, batch), "times": times(seconds)}

@@ -28,11 +28,13 @@ GEMMS = [(4096, 4096, 4096), (100, 768, 512), (1, 768, 512)]
 
 
 def label(layer) -> str:
+    """A layer ``(C, O, k, side)`` as records and tables name it: ``128->256 3x3 @16``."""
     c, o, k, side = layer
     return f"{c}->{o} {k}x{k} @{side}"
 
 
 def macs(layer, batch: int = 1) -> int:
+    """Multiply-adds of a layer for ``batch`` images, its border of zeros included."""
     c, o, k, side = layer
     return c * o * k * k * side * side * batch
 
@@ -79,6 +81,7 @@ def int8_contenders(x: torch.Tensor, w: torch.Tensor, padding: int) -> Contender
 
 
 def compiled_contenders(xl: torch.Tensor, wl: torch.Tensor, padding: int) -> Contenders:
+    """The layer by ``torch.compile``, in float32 and, where the CPU multiplies it, in bfloat16."""
     o, c, *kernel = wl.shape
     found: Contenders = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):

@@ -222,6 +222,7 @@ def _exact(a: Tensor, b: Tensor) -> Tensor:
 
 
 def compare(name: str, found: Tensor, expected: Tensor) -> None:
+    """Raises :class:`BenchError` unless ``found`` equals PyTorch's result ``expected`` in every element."""
     if not torch.equal(found, expected.to(found.dtype)):
         raise bench_record.BenchError(f"{name} does not give PyTorch's result: nothing is measured")
 

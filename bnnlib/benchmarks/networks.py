@@ -175,10 +175,12 @@ def measure(names: list[str] | None = None, quick: bool = False) -> dict:
 
 
 def is_shipped(name: str) -> bool:
+    """Whether a packed file of the recipe ``name`` comes with the book."""
     return (deploy.FOLDER / f"{name}.safetensors").is_file()
 
 
 def describe(name: str) -> dict:
+    """What a record says of a network: title, source, topology, data, shape of an image, and whether it is trained."""
     recipe = recipes.load(name)
     return {
         "title": recipe.title, "source": recipe.source, "topology": topology(name), "trained": is_shipped(name),

@@ -258,4 +258,5 @@ def intensity(layer: str, batch: int, bits: int) -> float:
 
 
 def pointwise(layer: str) -> bool:
+    """Whether the kernel of a layer, by its name in the records, is 1x1."""
     return "1x1" in layer

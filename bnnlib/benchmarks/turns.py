@@ -41,10 +41,12 @@ def timed(call: Callable[[], object] | onnx_runtime.Remote, calls: int) -> float
 
 
 def ratio(slow: list[float], fast: list[float]) -> float:
+    """How many times as long ``slow`` takes as ``fast``: the median over rounds of the ratio within a round."""
     return round(speed.paired(slow, fast).median, 3)
 
 
 def faster(a: list[float], b: list[float]) -> list[float]:
+    """The one of two lists of seconds whose median is smaller."""
     return a if statistics.median(a) <= statistics.median(b) else b
 
 

@@ -140,6 +140,7 @@ def _height(ax: Axes, height: float) -> float:
 
 
 def saved(figure: Figure) -> str:
+    """The figure as SVG, as matplotlib writes it."""
     file = io.StringIO()
     figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
     return file.getvalue()

@@ -44,6 +44,7 @@ def cost(chapter: str, does: Mapping[str, str], *, trains: Iterable[str] = (), n
 
 
 def box(chapter: str, does: Mapping[str, str], trains: list[str], needs: str, root: Path) -> str:
+    """The Markdown of :func:`cost`, for the chapters and records below ``root``."""
     from bnnlib.book import tables
 
     rows = []

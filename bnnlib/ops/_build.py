@@ -85,7 +85,7 @@ def _unsafe(path: Path, kind: Callable[[int], bool]) -> str:
 
 
 def _tightened(folder: Path) -> str:
-    """What :func:`_unsafe` says of a folder of ours, after others may write it no longer (a umask of 002 let them)."""
+    """Takes the right to write from others where a umask of 002 gave it to them; what :func:`_unsafe` says of the folder then."""
     if _unsafe(folder, stat.S_ISDIR) == _WRITABLE:
         folder.chmod(0o700)
     return _unsafe(folder, stat.S_ISDIR)
@@ -160,6 +160,7 @@ def _complete(library: Path) -> bool:
 
 
 def open_library(library: Path) -> ModuleType:
+    """The module in the shared library ``library``, loaded."""
     loader = importlib.machinery.ExtensionFileLoader(NAME, str(library))
     spec = importlib.util.spec_from_file_location(NAME, library, loader=loader)
     module = importlib.util.module_from_spec(spec)

@@ -23,7 +23,7 @@ def names() -> list[str]:
 
 
 def check_names(names: Collection[str]) -> None:
-    """Raises :class:`RecipeError` for the first of ``names`` that is none of a recipe of the library."""
+    """Raises :class:`RecipeError` for the first of ``names`` that no recipe of the library has."""
     shipped = _shipped()
     for name in names:
         if name not in shipped:

@@ -144,7 +144,7 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 def _fail(text: str, code: int = 1, once: bool = False) -> None:
-    """Print ``text`` and leave; ``once``: what every process says alike is said by the first."""
+    """Print ``text`` and leave; ``once``: the first process alone prints it, for what all processes would print."""
     if not once or os.environ.get("RANK", "0") == "0":
         lines = (f"error: {text}" if code == 1 else text).split("\n")
         print("\n".join(map(printable, lines)), file=StandardError(), flush=True)

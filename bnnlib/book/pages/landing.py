@@ -149,6 +149,7 @@ def _bars(found: list[Speed]) -> str:
 
 
 def times(value: float) -> str:
+    """A factor as text: ``12×``, below 10 with one decimal, ``1.5×``."""
     return f"{value:.0f}×" if value >= 10 else f"{value:.1f}×"
 
 
