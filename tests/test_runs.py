@@ -19,7 +19,7 @@ def digits(tmp_path, monkeypatch):
     common = "source: ours\ndataset: digits\nepochs: 1\noptimizer: {lr: 0.01}\nmodel: {name: mlp}\n"
     (folder / "big.yaml").write_text("title: big\n" + common)
     (folder / "small.yaml").write_text("title: small\n" + common + "distill: {teacher: big}\n")
-    monkeypatch.setattr(recipes, "FOLDER", folder)
+    monkeypatch.setattr(recipes.files, "FOLDER", folder)
     monkeypatch.setenv("BNN_RUNS", str(tmp_path / "runs"))
     return tmp_path / "results"
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bnnlib import ops
 from bnnlib.deploy.graph import Graph, Op
-from bnnlib.deploy.operations import places
+from bnnlib.deploy.operations import TENSOR, places
 
 
 class DeviceRunner:
@@ -87,7 +87,7 @@ class DeviceRunner:
         a, name = op.attributes, op.inputs[0]
         if op.kind == "torch":
             return self.calls[a["module"]](*(held[n] for n in op.inputs))
-        if op.kind in ("move", "join", "reduce", "resample"):
+        if op.kind in TENSOR:
             return self._tensor(i, op, held)
         if op.kind == "map":
             return self._float(name, held).repeat(1, a["repeat"], 1, 1)
