@@ -147,4 +147,4 @@ inline void convert_add(const uint16_t* __restrict counts, const int32_t* __rest
     for (isize i = 0; i < n; ++i) x[i] = (float)(base[i] - 2 * (int32_t)counts[i]) + y[i];
 }
 
-constexpr Real real = {PANEL, KBLOCK_REAL, gemm, stage, add, larger, divide, combine, convert_add, sign_bits};
+constexpr Real real = {PANEL, KBLOCK_REAL, gemm, stage, add, larger, divide, combine, convert_add, sign_bits, nullptr};

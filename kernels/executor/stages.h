@@ -39,7 +39,9 @@ struct Cut {
     isize tile, tiles, chunk, chunks;   // pixels (windows) and channels of a piece
     isize window, float_stride;
     bool direct;                        // real_conv: rows are the input itself
-    isize lda;
+    isize lda;                          // floats of a row
+    isize lines;                        // values of the input's lines under a piece, where it has a copy of them
+    isize rounded;                      // bf16 of a row of tiles, where real_conv multiplies by tiles
     Plan plan;
 };
 
@@ -75,8 +77,11 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         c.direct = o.groups == 1 && joined(v, in) && c.window == 1 &&
                    (whole || (point && (v.sn == in.h * in.w * in.c || f.n == 1)));
         c.lda = !c.direct ? round_up(k, 16) + 16 : whole ? v.sn : in.c;
+        const bool tiled = n.r->tiles && o.kind != Weights::float32;
         // gathered rows stay in the cache; large weights are read once for many rows
-        isize tile = !c.direct ? least(48, most(12, (1 << 18) / (k * 4) / 12 * 12)) : k * o.c > 1 << 18 ? 128 : 48;
+        const isize side = tiled ? 2 * TILE_ROWS : 12, some = tiled ? 64 : 48;
+        isize tile = !c.direct ? least(some, most(side, (1 << 18) / (k * 4) / side * side))
+                     : k * o.c > 1 << 18 ? 128 : some;
         c.chunk = o.c;
         if (o.groups == 1) {
             if (c.direct) c.chunk = 256;
@@ -90,10 +95,18 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         }
         c.tile = most(1, tile / c.window);
         c.tiles = ceil_div(all, c.tile), c.chunks = ceil_div(o.c, c.chunk);
-        c.float_stride = round_up(c.chunk, LANES) + panel;
+        c.float_stride = round_up(c.chunk, panel) + panel;
         const isize rows = c.tile * c.window;
-        c.work = round_up(rows * c.float_stride * 4, 64) + (c.direct ? 0 : round_up(rows * c.lda * 4 + 64, 64)) +
-                 n.r->kblock * panel * 4 + round_up(k * 8, 64);
+        // From outside come planes, and no border.
+        if (in.area == Area::outside && !c.direct && o.groups == 1 && o.kh * o.kw > 1) {
+            const isize below = least(o.h / pool, (c.tile + o.w / pool - 2) / (o.w / pool) + 1) * pool;
+            const isize lines = (below - 1) * o.sh + (o.kh - 1) * o.dh + 1, line = (in.w + 2 * o.pw) * in.c;
+            c.lines = lines * line <= 1 << 16 ? (lines + 1) * line : 0;
+        }
+        if (tiled) c.rounded = least(c.lines ? k : TILE_BLOCK, k), c.rounded = round_up(c.rounded, TILE_DEPTH);
+        c.work = round_up(rows * c.float_stride * 4, 64) +
+                 (c.direct ? 0 : round_up(rows * c.lda * 4 + 64, 64)) + n.r->kblock * panel * 4 +
+                 round_up(most(k * 8, c.lines * 4 + 128), 64) + round_up(rows, TILE_ROWS) * c.rounded * 2;
     } else {
         const bool bits = o.output >= 0;
         c.tile = bits ? o.w : ROWS_AT_ONCE;
