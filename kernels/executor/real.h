@@ -23,6 +23,19 @@ struct TileProducts {
 };
 constexpr isize TILE_ROWS = 16, TILE_DEPTH = 32, TILE_BLOCK = 256;    // TILE_BLOCK: products whose weights are made pairs
 
+// A stage on rows of values: a and b hold a value for each channel, or two for all of them (clamp); for `residual` a and
+// for `store` to are rows too, `row` floats apart.
+struct Step {
+    Do what;
+    const float *a, *b;
+    float* to;
+    isize row;
+};
+constexpr bool is_step(Do d) {
+    return d == Do::scale || d == Do::bias || d == Do::affine || d == Do::affine_fused || d == Do::relu ||
+           d == Do::clamp || d == Do::prelu || d == Do::residual || d == Do::store;
+}
+
 struct Real {
     isize panel;            // output channels side by side in the weights: [O / panel][K][panel], zero-filled
     isize kblock;           // products to be summed in one call of gemm
@@ -30,6 +43,8 @@ struct Real {
     void (*gemm)(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc,
                  bool add, float* scratch);
     void (*stage)(Do what, float* x, isize n, const float* a, const float* b);
+    // One step after another, each on what the one before gives, while values are in registers.
+    void (*steps)(const Step* steps, isize count, float* x, isize rows, isize stride, isize n);
     void (*add)(float* x, const float* y, isize n);
     void (*larger)(float* x, const float* y, isize n);
     void (*divide)(float* x, float by, isize n);

@@ -120,6 +120,22 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
     return c;
 }
 
+// The stage as a step on `rows` of x from pixel `start` on, channels from `first` on, if it is one.
+inline bool make_step(const NetOp& o, const Net& n, const NetStage& s, const Frame& f, isize start, isize first,
+                      Step* step) {
+    if (!is_step(s.what) || s.spatial_a || s.spatial_b) return false;
+    const bool all = s.what == Do::clamp;                                       // two values for all channels
+    *step = {s.what, s.a && !all ? s.a + first : s.a, s.b && !all ? s.b + first : s.b, nullptr, o.c};
+    if (s.what == Do::store) step->to = (float*)locate(n.slot[s.slot], f) + start * o.c + first;
+    if (s.what == Do::residual) {
+        const NetSlot& t = n.slot[s.slot];
+        const View v = view(t, f);
+        if (t.c != o.c || v.sc != 1 || !joined(v, t) || v.sn != t.h * t.w * t.c) return false;
+        step->a = v.at + start * o.c + first;
+    }
+    return true;
+}
+
 // Runs the stages from `from` on over `many` windows from window `start` on, channels [first, first + channels),
 // x[window * many][stride].
 inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, float* x, isize stride, isize start,
@@ -129,6 +145,16 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
     bool pooled = window == 1;
     const isize size = stage_window(n, o), plane = (o.h / size) * (o.w / size);
     for (isize i = from; i < o.stages; ++i) {
+        constexpr isize STEPS = 8;
+        Step steps[STEPS];
+        isize count = 0;
+        for (; i < o.stages && count < STEPS; ++i) {
+            if (!make_step(o, n, n.stage[o.first_stage + i], f, start, first, steps + count)) break;
+            count += steps[count].to != x;                  // values that are computed where they are stored
+        }
+        if (count) r.steps(steps, count, x, rows, stride, channels);
+        if (count == STEPS) --i;
+        if (count == STEPS || i == o.stages) continue;
         const NetStage& s = n.stage[o.first_stage + i];
         switch (s.what) {
         case Do::max_pool:
@@ -145,9 +171,10 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
         case Do::residual: {
             const NetSlot& t = n.slot[s.slot];
             const View v = view(t, f);
+            isize image = start / plane, y = start % plane / t.w, xx = start % plane % t.w;
             for (isize p = 0; p < rows; ++p) {
-                const isize at = start + p, image = at / plane, y = at % plane / t.w, xx = at % plane % t.w;
                 const float* from_row = v.at + image * v.sn + y * v.sh + xx * v.sw;
+                if (++xx == t.w && (xx = 0, ++y) == t.h) y = 0, ++image;
                 float* to = x + p * stride;
                 if (v.sc == 1 && t.c == o.c) {
                     r.add(to, from_row + first, channels);
@@ -163,25 +190,17 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
             }
             break;
         }
-        case Do::store: {
-            const NetSlot& t = n.slot[s.slot];
-            float* to = (float*)locate(t, f) + start * t.c + first;
-            if (to != x)
-                for (isize p = 0; p < rows; ++p) copy(to + p * t.c, x + p * stride, channels * 4);
-            break;
-        }
         case Do::sign: {
             const NetSlot& t = n.slot[s.slot];
             uint64_t* to = (uint64_t*)locate(t, f) + first / 64;
             const isize line = words(t.c);
             for (isize p = 0; p < rows; ++p) {
-                const isize at = (start + p) % plane * o.c;
+                const isize at = s.spatial_a || s.spatial_b ? (start + p) % plane * o.c : 0;
                 r.sign(x + p * stride, s.a + (s.spatial_a ? at : 0) + first,
                        s.b ? s.b + (s.spatial_b ? at : 0) + first : nullptr, channels, to + (start + p) * line);
             }
             break;
         }
-        case Do::clamp:
         case Do::elu:
             for (isize p = 0; p < rows; ++p) r.stage(s.what, x + p * stride, channels, s.a, s.b);
             break;
