@@ -12,6 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from bnnlib.book import chapters
+from bnnlib.book.chapters.__main__ import main
 
 PARAMETERS = """
 profile: str = "stored"  # stored, quick, demo or full
@@ -259,6 +260,7 @@ def test_failing_chapters_are_shown_compactly_and_never_published(root):
     put(root, "broken", chapter("fine = 1", "a = 1\n\nraise ValueError(f'wrong {a}')\n"))
     put(root, "noisy", chapter("import sys; print('oops', file=sys.stderr)"))
     put(root, "dead", chapter("import os; os._exit(3)"))
+    put(root, "refused", chapter("from bnnlib.book import chapters\nraise chapters.ChapterError('filters is 0')"))
     put(root, "good", chapter((FIGURE, ALT)))
     folder = root / "build" / "chapters" / "stored"
     folder.mkdir(parents=True)
@@ -269,9 +271,10 @@ def test_failing_chapters_are_shown_compactly_and_never_published(root):
     assert "ValueError: wrong 1" in outcomes["broken"].error and "\x1b" not in outcomes["broken"].error
     assert "cell [3] prints to stderr: oops" in outcomes["noisy"].error
     assert "its kernel died" in outcomes["dead"].error
+    assert outcomes["refused"].error.splitlines()[0] == "refused: filters is 0", "the sentence, and no code"
     assert outcomes["good"].error == ""
     names = {p.name for p in folder.iterdir()}
-    assert {"broken.failed.ipynb", "noisy.failed.ipynb", "good.ipynb"} == names
+    assert {"broken.failed.ipynb", "noisy.failed.ipynb", "refused.failed.ipynb", "good.ipynb"} == names
 
 
 def test_plain_papermill_runs_a_chapter_and_shows_its_parameters(root):
@@ -346,7 +349,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
 
 def test_the_command_line_refuses_with_status_1(tmp_path, capsys):
     nbformat.write(chapter("1"), tmp_path / "a.ipynb")
-    assert chapters.main(["check", str(tmp_path / "a.ipynb")]) == 1
+    assert main(["check", str(tmp_path / "a.ipynb")]) == 1
     assert "not executed" in capsys.readouterr().err
 
 

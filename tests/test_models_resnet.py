@@ -88,7 +88,7 @@ def pm(v):
     return (v >= 0).double() * 2 - 1
 
 
-def written_out(p, x, order="s5", binary=True, downsample="real"):
+def written_out(p, x, order="s5", binary=True, downsample="real", real_blocks=()):
     """The whole net in functions, from a state dict. Each order is spelt out as its own line of a block."""
 
     def bn(v, name):
@@ -98,7 +98,7 @@ def written_out(p, x, order="s5", binary=True, downsample="real"):
 
     def conv(v, name, stride=1, padding=1, binary=binary, sign_input=True):
         w = p[f"{name}.weight"]
-        if not binary:
+        if not binary or int(name.split(".")[1]) in real_blocks:
             return F.conv2d(v, w, None, stride, padding)
         y = F.conv2d(pm(v) if sign_input else v, pm(w - w.mean(1, keepdim=True)), None, stride, padding)
         return y * p[f"{name}.scale_channel"] * p[f"{name}.scale_height"] * p[f"{name}.scale_width"]
@@ -234,11 +234,43 @@ def test_a_step_reaches_every_parameter(options):
         ({"stem": "cifar"}, "unknown stem 'cifar': choose one of imagenet, small"),
         ({"image": 4}, "image is 4: it must be at least 8 pixels"),
         ({"scale": "max"}, "unknown scale 'max'"),
+        ({"real_blocks": [8]}, "real_blocks is [8]: it is a list of blocks, each from 0 to 7, such as [0]"),
+        ({"real_blocks": [-1]}, "real_blocks is [-1]: it is a list of blocks"),
+        ({"real_blocks": 3}, "real_blocks is 3: it is a list of blocks"),
+        ({"real_blocks": "0"}, "real_blocks is '0': it is a list of blocks"),
+        ({"real_blocks": [True]}, "real_blocks is [True]: it is a list of blocks"),
+        ({"real_blocks": [1, 1]}, "real_blocks is [1, 1]: name each block once"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         models.build("resnet18", **options)
+
+
+@pytest.mark.parametrize(("real_blocks", "downsample"), [((0,), "real"), ((2, 7), "binary")])
+def test_blocks_that_stay_real_valued(real_blocks, downsample):
+    torch.manual_seed(0)
+    options = {"image": 40, "classes": 7, "downsample": downsample, "real_blocks": list(real_blocks)}
+    net = scramble(models.build("resnet18", **options))
+    assert not [n for n in layers.binary_layers(net) if int(n.split(".")[1]) in real_blocks]
+    all_binary = layers.binary_layers(models.build("resnet18", **{**options, "real_blocks": []}))
+    left = {n for n in all_binary if int(n.split(".")[1]) not in real_blocks}
+    assert layers.binary_layers(net).keys() == left
+    for i in real_blocks:  # as the real-valued twin starts them: not in [0, 0.001)
+        assert net.blocks[i].body[0].weight.min() < 0
+    net.double().eval()
+    x = torch.randn(2, 3, 40, 40, dtype=torch.float64)
+    expected = written_out(net.state_dict(), x, downsample=downsample, real_blocks=real_blocks)
+    torch.testing.assert_close(net(x), expected, rtol=1e-9, atol=1e-10)
+
+
+def test_a_net_whose_blocks_are_all_real_valued_is_the_twin():
+    torch.manual_seed(0)
+    net = scramble(models.build("resnet18", image=40, classes=7, real_blocks=range(8))).eval()
+    twin = models.build("resnet18-real", image=40, classes=7).eval()
+    twin.load_state_dict(net.state_dict())
+    x = torch.randn(2, 3, 40, 40)
+    assert torch.equal(net(x), twin(x))
 
 
 def test_another_size_of_image_is_named():
@@ -296,6 +328,14 @@ def test_the_imagenet_recipe_runs_on_images_of_any_size(tree, tmp_path):
     overrides["dataset"] = f"imagefolder:{tree}"
     with pytest.raises(recipes.RecipeError, match="held in memory: leave augment.view out"):
         loop.train("s5-resnet18-xnorpp", overrides=overrides, **options)
+
+
+def test_the_net_with_a_block_that_was_not_binarised_differs_in_that_block_alone():
+    for ending in ("", "-7ep"):
+        one, other = (recipes.load(f"tiny-s5-resnet18-xnorpp{kind}{ending}") for kind in ("-real-block", ""))
+        assert one.model.options == {**other.model.options, "real_blocks": [0]}
+        rest = [r.model_copy(update={"model": None, "name": "", "title": "", "shortens": None}) for r in (one, other)]
+        assert rest[0] == rest[1]
 
 
 def test_recipes_train_as_s5_does():

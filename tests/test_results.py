@@ -43,6 +43,14 @@ def test_titles_of_a_chapter_and_tables_without_a_figure(runs):
 def test_short_runs_are_compared_with_nothing(runs, profile):
     text = results.accuracies({"s4-lenet5": runs("s4-lenet5", 40.0, profile=profile)}, "Accuracy.").data
     assert f"| {profile} run |" in text and "below" not in text
+    assert f"Test accuracy of the {profile} runs, after " in text and "Accuracy. *" not in text
+
+
+def test_short_runs_do_not_go_by_the_epochs_of_a_full_one(runs):
+    name = "tiny-s5-resnet18-xnorpp-7ep"
+    (full, short) = (runs(name, 40.0, profile=profile) for profile in ("full", "demo"))
+    assert results.title(name, full) == results.title(name) == "ResNet-18, XNOR-Net++, 7 epochs"
+    assert results.title(name, short) == "ResNet-18, XNOR-Net++"
 
 
 def test_a_run_of_another_set_is_refused(runs):

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bnnlib import recipes, records
-from bnnlib.experiments import folders, pair, plan
+from bnnlib.experiments import folders, pair, plan, report
 from bnnlib.training import checkpoint, status
 
 LENET = "s4-lenet5"
@@ -64,6 +64,22 @@ def test_two_runs_side_by_side(tmp_path, a_record):
 def test_a_run_that_is_none_is_named(tmp_path, a_record, name, said):
     records.write(a_record(), records.path_of(LENET, 0, tmp_path))
     answer = CliRunner().invoke(pair.app, [LENET, name, "--folder", str(tmp_path)])
+    assert answer.exit_code == 1 and said in answer.stderr and answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [(pair, [LENET, LENET]), (plan, []), (report, [])], ids=["compare", "plan", "report"])
+def test_a_folder_of_records_that_is_none_is_named(command, tmp_path):
+    module, arguments = command
+    answer = CliRunner().invoke(module.app, [*arguments, "--folder", str(tmp_path / "none")])
+    assert answer.exit_code == 2 and "there is no folder" in answer.output and LENET not in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"), [("none/a.png", "none/a.png: No such file or directory"), ("a.xyz", "Format 'xyz' is not supported")]
+)
+def test_a_figure_that_cannot_be_drawn_is_named(tmp_path, a_record, figure, said):
+    records.write(a_record(), records.path_of(LENET, 0, tmp_path))
+    answer = CliRunner().invoke(pair.app, [LENET, LENET, "--folder", str(tmp_path), "--figure", str(tmp_path / figure)])
     assert answer.exit_code == 1 and said in answer.stderr and answer.stderr.count("\n") == 1
 
 

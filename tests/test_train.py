@@ -409,7 +409,7 @@ def test_a_closed_standard_error_is_no_other_files(recipe, tmp_path):
     command = f"{sys.executable} -m bnnlib.train {recipe} --seed -1 --runs {tmp_path}"
     for closed in ("2>&-", "2>/dev/full"):
         assert subprocess.run(f"{command} {closed}", shell=True, cwd=records.ROOT).returncode == 1
-    where = "import os, sys; from bnnlib.training import cli; cli._survive_without_standard_files(); print(os.open(sys.argv[1], 0))"
+    where = "import os, sys; from bnnlib.training import cli; cli.hold_standard_files(); print(os.open(sys.argv[1], 0))"
     done = subprocess.run(f"{sys.executable} -c '{where}' {recipe} 2>&-", shell=True, cwd=records.ROOT, stdout=subprocess.PIPE)
     assert int(done.stdout) > 2
 
@@ -552,14 +552,22 @@ def test_weight_decay_groups():
         (["s4-lenet5", "--set", "epochs"], "write it as field=value"),
         (["s4-lenet5", "--set", "epochs=[1"], "[1"),
         (["s4-lenet5", "--profile", "quik"], "unknown profile 'quik': choose full, demo or quick"),
+        (["s4-lenet5", "--seed", "-1"], "seed is -1: it must be >= 0"),
+        (["s4-lenet5", "--set", "dataset=minst"], "no data set 'minst': choose one of mnist, cifar10"),
+        (["s4-lenet5", "--set", "model.widht=3"], "unknown option 'widht' of model 'lenet5': it takes in_channels"),
+        (["s4-lenet5", "--set", "model.name=lenet"], "unknown model 'lenet': choose one of alexnet"),
+        (["s4-lenet5", "--set", "model.act=tanh"], "unknown activation 'tanh': choose one of relu"),
+        (["s4-lenet5", "--set", "optimizer=sgd"], "set them one by one: optimizer.name, optimizer.lr, "),
     ],
-    ids=["recipe", "value", "field", "form", "YAML", "profile"],
+    ids=["recipe", "value", "field", "form", "YAML", "profile", "seed", "data", "option", "model", "choice", "fields"],
 )
-def test_the_command_line_answers_mistakes_in_one_line(arguments, said):
+def test_the_command_line_answers_mistakes_in_one_line(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.setenv("BNN_RUNS", str(tmp_path / "runs"))
     answer = CliRunner().invoke(cli.app, arguments)
     assert answer.exit_code == 1
     assert said in answer.stderr
     assert answer.stderr.count("\n") == 1 and answer.stdout == ""
+    assert not (tmp_path / "runs").exists(), "nothing was begun"
 
 
 def test_the_command_line_trains(recipe, tmp_path):

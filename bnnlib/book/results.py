@@ -10,6 +10,7 @@ A row stands only where there is a record. Networks go by their titles. Statisti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 Runs = Mapping[str, Sequence[Record]]
 
 
+def title(recipe: str, found: Sequence[Record] = ()) -> str:
+    """The recipe's title; of quick and demo runs without the number of epochs, which is that of a full run."""
+    full = recipes.load(recipe).title
+    return full if all(r.profile == "full" for r in found) else re.sub(r", \d+ epochs\b", "", full)
+
+
 def accuracies(
     runs: Runs,
     caption: str,
@@ -37,7 +44,8 @@ def accuracies(
     """A row for each recipe of ``runs`` that has a record: mean ± standard deviation over its runs, and the source's figure
     with a verdict where a recipe has one. ``top5``: top-5 of the last epoch in place of the best epoch's top-1.
 
-    Quick and demo runs stand in the table and are compared with nothing. Without a record: a sentence.
+    Quick and demo runs stand in the table, which then says so in place of ``caption``, and are compared with nothing. Without a
+    record: a sentence.
     """
     from IPython.display import Markdown
 
@@ -51,7 +59,7 @@ def accuracies(
     rows = []
     for recipe, found in runs.items():
         figure = stated[recipe]
-        row = {"network": (titles or {}).get(recipe, recipes.load(recipe).title)}
+        row = {"network": (titles or {}).get(recipe, title(recipe, found))}
         if compared:
             star = "*" if figure.epoch == "best-on-test" else ""
             row[f"{source} %"] = tables.ABSENT if figure.top1 is None else f"{figure.top1:.2f}{star}"
@@ -60,10 +68,13 @@ def accuracies(
         row[head] = str(statistics.Spread.of(getattr(r, field) for r in found))
         row["runs"] = len(found)
         if compared:
-            short = next((r.profile for r in found if r.profile != "full"), None)
-            told = f"{short} run" if short else verdicts[recipe].verdict
+            brief = next((r.profile for r in found if r.profile != "full"), None)
+            told = f"{brief} run" if brief else verdicts[recipe].verdict
             row[f"against {source}"] = "" if figure.top1 is None else told
         rows.append(row)
+    short = {r.profile: len(r.curve) for found in runs.values() for r in found if r.profile != "full"}
+    for profile, epochs in short.items():
+        caption = f"Test accuracy of the {profile} runs, after {epochs} epoch{'s' * (epochs > 1)}. No number here is a result."
     star = "" if top5 and not any("*" in str(cell) for row in rows for cell in row.values()) else " *: chosen on the test set."
     return tables.table(rows, f"{caption}{star}", name=name)
 

@@ -320,6 +320,13 @@ def with_table(text: str, table: str) -> str:
     return text[: text.index(START) + len(START)] + "\n" + table + text[text.index(END) :]
 
 
+def existing(folder: Path) -> Path:
+    """``folder`` of ``--folder``, if there is one."""
+    if folder != records.FOLDER and not folder.is_dir():
+        raise typer.BadParameter(f"there is no folder {folder}")
+    return folder
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -331,7 +338,7 @@ def main(
     check: Annotated[
         Path | None, typer.Option(help="fail if this file's table is not what the records say")
     ] = None,
-    folder: Annotated[Path, typer.Option(help="folder of the records")] = records.FOLDER,
+    folder: Annotated[Path, typer.Option(help="folder of the records", callback=existing)] = records.FOLDER,
 ) -> None:
     """Print the scoreboard, or write its headline rows into a file, or check that a file has them."""
     try:
@@ -355,7 +362,8 @@ def main(
                 )
                 raise typer.Exit(1)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"error: {told}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 

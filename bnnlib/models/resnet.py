@@ -16,6 +16,7 @@ binary weight starts in U[0, 0.001) and is centred over its input channels befor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -111,7 +112,22 @@ def _conv(
     return BinaryConv2d(channels, out_channels, kernel, stride, kernel // 2, **options)
 
 
-@register("resnet18-real", binary=False, without=["downsample", "scale", "weights_below", "layer"])
+def _real_blocks(given: Any) -> frozenset[int]:
+    """The indices in ``given``. Raises ``ValueError`` for anything else."""
+    indices = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [None]
+    for index in indices:
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(STAGES):
+            raise ValueError(
+                f"real_blocks is {given!r}: it is a list of blocks, each from 0 to {len(STAGES) - 1}, such as [0]"
+            )
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"real_blocks is {given!r}: name each block once")
+    return frozenset(indices)
+
+
+@register(
+    "resnet18-real", binary=False, without=["downsample", "scale", "weights_below", "real_blocks", "layer"]
+)
 @register("resnet18")
 class ResNet18(nn.Module):
     """``(N, in_channels, image, image) -> (N, classes)`` logits.
@@ -121,8 +137,10 @@ class ResNet18(nn.Module):
     1, no pool). ``order``: see :data:`ORDERS`. ``downsample``: the shortcut's 1x1 conv where the width grows:
     ``real``, ``binary-weight`` (on a real-valued input) or ``binary``. ``scale``: of every binary conv, see
     :class:`bnnlib.layers.Options` (``mean``: XNOR-Net). ``weights_below``: binary weights start uniform
-    between 0 and this; None: PyTorch's default. ``binary=False``: the same layers in the same order without
-    signs and scales. ``layer``: further options of the binary convs.
+    between 0 and this; None: PyTorch's default. ``real_blocks``: indices (0 to 7) of blocks that are not
+    binarised: their convs have real weights and a real input, no scale, and PyTorch's default start.
+    ``binary=False``: the same layers in the same order without signs and scales. ``layer``: further options of
+    the binary convs.
     """
 
     def __init__(
@@ -136,6 +154,7 @@ class ResNet18(nn.Module):
         downsample: Downsample = "real",
         scale: str = "xnorpp",
         weights_below: float | None = 0.001,
+        real_blocks: Sequence[int] = (),
         binary: bool = True,
         layer: dict[str, Any] | None = None,
     ) -> None:
@@ -150,6 +169,7 @@ class ResNet18(nn.Module):
                 raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(kind.__args__)}")
         if image < 8:
             raise ValueError(f"image is {image}: it must be at least 8 pixels")
+        real = _real_blocks(real_blocks)
         large = stem == "imagenet"
         self.stem = nn.Sequential(
             nn.Conv2d(
@@ -162,14 +182,14 @@ class ResNet18(nn.Module):
         side = -(-image // 4) if large else image
         blocks: list[nn.Module] = []
         channels = width
-        for stage in STAGES:
+        for index, stage in enumerate(STAGES):
             side = side if stage * width == channels else -(-side // 2)
             blocks.append(
                 ResNetBlock(
                     channels,
                     stage * width,
                     (side, side),
-                    binary=binary,
+                    binary=binary and index not in real,
                     order=order,
                     downsample=downsample,
                     layer=layer,

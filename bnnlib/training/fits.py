@@ -9,9 +9,17 @@ import torch
 from torch import nn
 
 from bnnlib import models
-from bnnlib.data import Dataset
+from bnnlib.data import Dataset, registry
 from bnnlib.deploy import images
 from bnnlib.recipes import Recipe, RecipeError
+
+
+def check_names(recipe: Recipe) -> None:
+    """Raises ``ValueError`` where there is no such data set or net, or where the net has no such option or value: asked of the
+    recipe alone, before anything is read or made."""
+    registry.check(recipe.dataset)
+    with torch.device("meta"):
+        models.build(recipe.model.name, **recipe.model.options)
 
 
 def check(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from bnnlib import layers, recipes, records
 from bnnlib.recipes import Recipe
-from bnnlib.training import checkpoint, checks, code, diagnostics, schedules, stopping
+from bnnlib.training import checkpoint, checks, code, diagnostics, fits, schedules, stopping
 from bnnlib.training.checks import TrainingError
 from bnnlib.training.finishing import RunResult, finish
 from bnnlib.training.progress import Display
@@ -100,6 +100,7 @@ def train(
     if seed < 0:
         raise recipes.RecipeError(f"seed is {seed}: it must be >= 0")
     recipe = recipe.for_profile(profile, keep=overrides or ())
+    fits.check_names(recipe)
     label = profile if not overrides else f"{profile}-{recipe.hash()[:8]}"
     runs = checkpoint.runs_folder(runs)
     folder = runs / recipe.name / label / f"seed{seed}"

@@ -52,14 +52,27 @@ class Difference:
         return abs(self.mean) > self.half_width
 
     @property
+    def runs(self) -> str:
+        """How many runs it compares, in words."""
+        a, b = self.seeds
+        if self.one_run:
+            return "one run each"
+        return f"{a} seeds each" if a == b else f"{a} and {b} seeds"
+
+    @property
+    def beside_chance(self) -> str:
+        """The difference beside what the interval is about: "more than another seed explains"."""
+        chance = "another choice of test images" if self.one_run else "another seed"
+        return f"{'more' if self.clear else 'no more'} than {chance} explains"
+
+    @property
     def basis(self) -> str:
         """What the interval is about, in words."""
+        text = self.runs
         if self.one_run:
-            text = f"one run each, ± from the {self.images:,} test images alone"
-        else:
-            a, b = self.seeds
-            text = f"{a} seeds each" if a == b else f"{a} and {b} seeds"
-            text += ", paired" if self.paired else ""
+            text += f", ± from the {self.images:,} test images alone"
+        elif self.paired:
+            text += ", paired"
         return text + (f"; runs on {' and '.join(self.settings)}" if self.settings else "")
 
     def __str__(self) -> str:

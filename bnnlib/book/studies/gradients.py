@@ -343,7 +343,8 @@ def main(
         )
         storage.write_atomically(out, found.model_dump_json().encode() + b"\n")
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
+        print(f"error: {told}", file=sys.stderr)
         raise typer.Exit(1) from None
     last = {(p.layer, p.trained_with): p for p in found.points}
     for (layer, kind), p in last.items():
