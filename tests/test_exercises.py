@@ -85,6 +85,7 @@ def test_a_chapter_opens_with_question_cost_parameters_and_imports(name):
     tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
     assert re.fullmatch(r"# \S.*\n\n\*\*The question\.\*\* [^#]*\?", notebook.cells[0].source)
     assert tags[1:4] == [["cost"], ["parameters"], ["imports"]]
+    assert re.findall(r'^        "(\w+)": "', notebook.cells[1].source, re.MULTILINE) == list(chapters.PROFILES)
     assert sum("answer" in given for given in tags) == 1
 
 

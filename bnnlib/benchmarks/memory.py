@@ -1,6 +1,6 @@
 """Peak memory of one network in this process, for ``bnnlib.verify``: a fresh process for each.
 
-``python -m bnnlib.bench_memory KIND NAME N,C,H,W FOLDER`` loads the network from FOLDER, runs it once on random images,
+``python -m bnnlib.benchmarks.memory KIND NAME N,C,H,W FOLDER`` loads the network from FOLDER, runs it once on random images,
 and prints what the process held at most, above what it held with its libraries imported and used once, and in all.
 ``packed-alone`` imports no PyTorch; ``packed-alone-int8`` is the same with real-valued weights of int8.
 """

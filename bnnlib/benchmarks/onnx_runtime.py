@@ -1,7 +1,7 @@
 """ONNX Runtime as a contender of ``bnnlib.bench``, in a process of its own.
 
 Its thread pool and PyTorch's would fight over the cores in one process, and slow PyTorch's side several times;
-so ``python -m bnnlib.bench_onnx THREADS`` waits on its standard input for its turn, and times its own calls.
+so ``python -m bnnlib.benchmarks.onnx_runtime THREADS`` waits on its standard input for its turn, and times its own calls.
 :class:`Peer` is the other end of the pipe. Needs the extra ``bench`` (``pip install -e ".[bench]"``).
 """
 
