@@ -34,6 +34,11 @@ def train(tmp_path, name, **changes):
         ({"classes": 12}, {}, r"has 10 outputs, and imagefolder:.* has 12 classes: --set model.classes=12"),
         ({"classes": 2, "channels": 3}, {}, r"does not take images of imagefolder:.*, 3x28x28 .*--set model.in_channels=3"),
         ({"classes": 2, "size": 20}, {}, r"does not take images of .*, 1x20x20"),
+        (
+            {"classes": 2, "size": 96},
+            {"model.name": "resnet18", "model.image": 64, "model.in_channels": 1, "model.classes": 2, "model.width": 8},
+            r"1x96x96 .*for another size of image --set model.image=96",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(tree, changes, message, folder, tmp_path):

@@ -35,6 +35,8 @@ def check(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
             outputs = model.eval()(torch.zeros(1, *shape, dtype=kind)).shape[1]
     except (RuntimeError, ValueError, IndexError) as error:
         hint = option("in_channels", shape[0])
+        if "image" in allowed:
+            hint += f", for another size of image {option('image', shape[1])}"
         raise RecipeError(
             f"recipe {recipe.name}: the model {recipe.model.name} does not take images of {dataset.name}, {'x'.join(map(str, shape))} "
             f"({str(error).splitlines()[0][:200]}); for another number of channels {hint}, or give images of the size it was made for"
