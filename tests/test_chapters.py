@@ -336,6 +336,30 @@ def test_the_gate_refuses(notebook, says):
     assert re.search(says, found[0]), found
 
 
+@pytest.mark.parametrize(
+    ("output", "verdict"),
+    [
+        ({"text/markdown": "of 23 targets 1 met"}, "met"),
+        ({"text/html": "<td>1.2 x: missed</td>"}, "missed"),
+        ({"text/markdown": "no difference shown: -0.64"}, "no difference shown"),
+        ({"text/markdown": "above by 3.68, p < 0.001"}, "above by 3"),
+        ({"text/markdown": "an answer is missing; the metric, below by the axis"}, None),
+        ({"text/html": "<style>p = 3</style>"}, None),
+    ],
+)
+def test_a_short_run_gives_no_verdict(output, verdict):
+    notebook = executed("1", profile="demo")
+    notebook.cells[-1].outputs = [new_output("display_data", output)]
+    found = chapters.problems(notebook, "bad", profile="demo")
+    if verdict is None:
+        assert found == []
+    else:
+        assert f"bad: cell [2] gives a verdict from a demo run: {verdict}" == found[0]
+    notebook = executed("1")
+    notebook.cells[-1].outputs = [new_output("display_data", output)]
+    assert chapters.problems(notebook, "good") == [], "a full result may be judged"
+
+
 def test_two_figures_in_one_cell_are_refused():
     notebook = executed(("1", ALT))
     notebook.cells[-1].outputs = [new_output("display_data", {"image/png": PNG}) for _ in range(2)]

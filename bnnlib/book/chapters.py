@@ -59,6 +59,9 @@ _DEPENDS = ("bnnlib", "kernels", "results")
 _CARRIERS = ("bnnlib/book/chapters.py", "bnnlib/book/site.py", "bnnlib/book/pages/")
 _PACKAGES = ("torch", "numpy", "matplotlib", "pandas", "ipykernel")
 _NOT_SOURCE = {".so", ".pyd", ".o", ".pyc", ".tmp", ".lock"}
+_VERDICT = re.compile(
+    r"\b(?:met|missed)\b|[Nn]o difference (?:is |was )?(?:shown|measured)|difference is shown|(?:above|below) by \d|\bp [=<] \d"
+)
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _SHORTEST_ALT = 20  # characters; "figure" or "plot" describes nothing
 _CELL_LIMIT = 600  # seconds a cell may take, except in the profiles demo and full, where cells train
@@ -473,7 +476,17 @@ def problems(notebook: nbformat.NotebookNode, name: str, *, profile: str = "stor
             count = cell.execution_count
             label = f"{name}: cell [{count}]" if count else f"{name}: cell {position}"
             found += [f"{label} {what}" for what in _cell_problems(cell)]
+            if profile in SHORT:
+                found += [f"{label} gives a verdict from a {profile} run: {what}" for what in _verdicts(cell)]
     return found
+
+
+def _verdicts(cell: nbformat.NotebookNode) -> Iterator[str]:
+    """Words by which a cell's output judges a result."""
+    for output in cell.get("outputs", []):
+        for kind in ("text/markdown", "text/html"):
+            text = re.sub(r"<style.*?</style>", "", output.get("data", {}).get(kind, ""), flags=re.DOTALL)
+            yield from (found[0] for found in _VERDICT.finditer(text))
 
 
 def _cell_problems(cell: nbformat.NotebookNode) -> Iterator[str]:
