@@ -551,3 +551,37 @@ def test_areas_that_overflow_are_refused(small):
             setattr(broken, name, size)
             with pytest.raises(ValueError, match="an area has an impossible size"):
                 broken.executor(kernels(), VARIANTS[-1])
+
+
+# ---- the convolution that reads the images ---------------------------------------------------------------------
+
+FIRST = [  # channels, outputs, kernel, stride, padding, dilation, height, width, pool
+    (1, 20, 5, 1, 0, 1, 28, 28, 2), (3, 33, 3, 1, 1, 1, 9, 7, 1), (3, 64, 7, 2, 3, 1, 31, 17, 1), (3, 16, (3, 5), (2, 1), (0, 3), (1, 2), 13, 11, 1),
+    (2, 5, (1, 4), 3, (0, 2), 2, 8, 21, 1), (17, 40, 3, 1, 2, 2, 6, 5, 2), (4, 96, (2, 1), 1, (1, 0), (3, 1), 7, 3, 3), (300, 9, 3, 1, 1, 1, 40, 40, 1),
+    (3, 200, 5, 1, 4, 1, 3, 2, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("real", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("case", FIRST, ids=str)
+def test_the_first_convolution(case, real):
+    """Any geometry, images as planes, as pixels or as a part of a larger tensor, any batch, against float64."""
+    c, o, kernel, stride, padding, dilation, h, w, pool = case
+    torch.manual_seed(3)
+    layer = nn.Conv2d(c, o, kernel, stride, padding, dilation)
+    rest = nn.Sequential(nn.MaxPool2d(pool), nn.BatchNorm2d(o), nn.PReLU(o, 0.3), nn.Hardtanh(-2, 1.5), nn.ReLU6())
+    model = nn.Sequential(layer, rest).eval()
+    with torch.no_grad():
+        rest[1].running_mean.normal_(), rest[1].running_var.uniform_(0.5, 2)
+    net = deploy.convert(model, (c, h, w), real={"0": real})
+    exact = copy.deepcopy(model).double()
+    if real != "float32":
+        weight = layer.weight.detach()
+        scale = weight.flatten(1).abs().amax(1).view(-1, 1, 1, 1) / 127 if real == "int8" else 1
+        exact[0].weight.data = ((weight / scale).round() * scale if real == "int8" else weight.bfloat16()).double()
+    for batch in (1, 2, 5):
+        whole = torch.randn(batch, c, h + 2, w + 3)
+        for x in (whole[:, :, :h, :w].contiguous(), whole[:, :, 1 : h + 1, 2 : w + 2], whole[:, :, :h, :w].contiguous(memory_format=torch.channels_last)):
+            with torch.no_grad():  # where the CPU multiplies bf16, activations are rounded to it
+                wanted = [exact(x.double()), *([exact(x.bfloat16().double())] if real != "float32" else [])]
+            assert any(torch.allclose(net(x).double(), y, rtol=1e-4, atol=2e-4) for y in wanted)

@@ -12,7 +12,7 @@ for each number of threads; nothing else should run. For each network, batch and
 ``int8-eager``           PyTorch's static quantisation (``quantize_fx``, random calibration), channels last
 ``fake-quantised``       the binary network in PyTorch, +-1 as floats: how it was trained and evaluated
 ``onnx-fp32``, ...       ONNX Runtime, FP32 and int8 (static, random calibration), in a process of its own
-``packed-float32``, ...  :func:`bnnlib.deploy.convert`, real-valued layers behind the first in float32, bfloat16, int8
+``packed-float32``, ...  :func:`bnnlib.deploy.convert`, real-valued weights in float32, bfloat16, int8 (the first layer then bfloat16)
 ======================== =====================================================================================
 
 Beside the times: where they go, operation by operation. What a network computes, and the memory it takes, do not depend on

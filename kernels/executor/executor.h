@@ -5,8 +5,9 @@
 // holds many, for what follows the last map (linear layers, whose weights are read once for all images), and for what
 // passes between the two phases.
 #pragma once
-#include "executor/convolutions.h"
+#include "executor/binary_convolutions.h"
 #include "executor/pixels.h"
+#include "executor/real_convolutions.h"
 
 namespace bnn {
 

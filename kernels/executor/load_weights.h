@@ -22,7 +22,7 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
     const isize panels = ceil_div(og, panel), bytes = o->groups * panels * k * panel * size;
     const bool whole = o->groups == 1 && og % panel == 0 && panels >= 4 && (uintptr_t)from % 64 == 0;
     if (same) {
-        o->weights = same->weights;
+        o->weights = same->weights, o->pairs = same->pairs;
     } else if (!bits && whole && l->t->constants[f.weight].ours) {
         uint8_t* const one = l->make<uint8_t>(panel * k * size);
         if (!one) return;
@@ -51,6 +51,16 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
                     }
                 }
         o->weights = to;
+    }
+    // Many weights are made pairs as they are used: as such they would take memory, and more of its time.
+    const TileProducts* const tiles = l->net->r->tiles;
+    if (tiles && !same && o->kind != Weights::float32 && k * o->c <= 1 << 16) {
+        const isize each = round_up(k, TILE_DEPTH) * panel;
+        uint16_t* const pairs = l->make<uint16_t>(o->groups * panels * each);
+        if (!pairs) return;
+        for (isize i = 0; i < o->groups * panels; ++i)
+            tiles->pair(o->weights + i * k * panel * size, o->kind, k, pairs + i * each);
+        o->pairs = pairs;
     }
     if (o->kind == Weights::int8) {
         o->scale = l->keep<float>(f.scale, o->c, o->c);

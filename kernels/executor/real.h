@@ -12,6 +12,30 @@ namespace bnn {
 
 enum class Weights : int { float32, bfloat16, int8 };
 
+// Matrix products of bf16 by tiles, of the kinds of weights that have fewer bits than float32. The left factor is
+// rounded once, the right factor ("pairs") is [n / 2][panel][2] bf16; n is rounded up to a multiple of 32, with 0.
+struct TileProducts {
+    void (*round)(const float* from, isize n, uint16_t* to);
+    void (*pair)(const uint8_t* panel, Weights w, isize n, uint16_t* to);      // n weights of a panel
+    // c[rows][ldc] (+)= a[rows][n] pairs; the rows of a are there up to a multiple of 16.
+    void (*multiply)(const uint16_t* a, isize lda, isize rows, const uint16_t* pairs, isize n, float* c, isize ldc,
+                     bool add);
+};
+constexpr isize TILE_ROWS = 16, TILE_DEPTH = 32, TILE_BLOCK = 256;    // TILE_BLOCK: products whose weights are made pairs
+
+// A stage on rows of values: a and b hold a value for each channel, or two for all of them (clamp); for `residual` a and
+// for `store` to are rows too, `row` floats apart.
+struct Step {
+    Do what;
+    const float *a, *b;
+    float* to;
+    isize row;
+};
+constexpr bool is_step(Do d) {
+    return d == Do::scale || d == Do::bias || d == Do::affine || d == Do::affine_fused || d == Do::relu ||
+           d == Do::clamp || d == Do::prelu || d == Do::residual || d == Do::store;
+}
+
 struct Real {
     isize panel;            // output channels side by side in the weights: [O / panel][K][panel], zero-filled
     isize kblock;           // products to be summed in one call of gemm
@@ -19,6 +43,8 @@ struct Real {
     void (*gemm)(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc,
                  bool add, float* scratch);
     void (*stage)(Do what, float* x, isize n, const float* a, const float* b);
+    // One step after another, each on what the one before gives, while values are in registers.
+    void (*steps)(const Step* steps, isize count, float* x, isize rows, isize stride, isize n);
     void (*add)(float* x, const float* y, isize n);
     void (*larger)(float* x, const float* y, isize n);
     void (*divide)(float* x, float by, isize n);
@@ -26,6 +52,7 @@ struct Real {
     void (*convert_add)(const uint16_t* counts, const int32_t* base, isize n, const float* y, float* x);
     // bit i = low[i] <= x[i] <= high[i]; high may be null: no upper end. Whole words are written, unused bits 0.
     void (*sign)(const float* x, const float* low, const float* high, isize n, uint64_t* to);
+    const TileProducts* tiles;          // or null; fewer than four rows are for gemm
 };
 
 // The float functions that go with a kernel variant of this name. In real_variants.h, which one unit of a program

@@ -135,6 +135,60 @@ inline void stage(Do what, float* __restrict x, isize n, const float* __restrict
     }
 }
 
+inline VF f_fused(VF x, VF a, VF b) {
+#if FUSED
+    return f_fma(x, a, b);
+#else
+    VF y;
+    for (int i = 0; i < F; ++i) y[i] = fused(x[i], a[i], b[i]);
+    return y;
+#endif
+}
+
+// All steps on V vectors, channels from c on of row r.
+template <int V>
+inline void steps_block(const Step* steps, isize count, isize r, isize c, float* x) {
+    VF v[V];
+#define BNN_EACH(VALUE) \
+    BNN_UNROLL for (int k = 0; k < V; ++k) v[k] = VALUE; \
+    break
+    BNN_UNROLL for (int k = 0; k < V; ++k) v[k] = f_load(x + k * F);
+    for (const Step* s = steps; s < steps + count; ++s) {
+        const float *const a = s->a + c, *const b = s->b + c;
+        switch (s->what) {
+        case Do::scale: BNN_EACH(v[k] * f_load(a + k * F));
+        case Do::bias: BNN_EACH(v[k] + f_load(a + k * F));
+        case Do::affine: BNN_EACH(v[k] * f_load(a + k * F) + f_load(b + k * F));
+        case Do::affine_fused: BNN_EACH(f_fused(v[k], f_load(a + k * F), f_load(b + k * F)));
+        case Do::relu: BNN_EACH(v[k] < VF{} ? VF{} : v[k]);
+        case Do::prelu: BNN_EACH(v[k] > VF{} ? v[k] : v[k] * f_load(a + k * F));
+        case Do::residual: BNN_EACH(v[k] + f_load(a + r * s->row + k * F));
+        case Do::clamp: {
+            const VF low = f_set(*s->a), high = f_set(*s->b);
+            BNN_EACH(v[k] < low ? low : v[k] > high ? high : v[k]);
+        }
+        default: BNN_UNROLL for (int k = 0; k < V; ++k) f_store(s->to + r * s->row + c + k * F, v[k]);
+        }
+    }
+#undef BNN_EACH
+    BNN_UNROLL for (int k = 0; k < V; ++k) f_store(x + k * F, v[k]);
+}
+
+inline void steps(const Step* steps, isize count, float* x, isize rows, isize stride, isize n) {
+    for (isize r = 0; r < rows; ++r, x += stride) {
+        isize c = 0;
+        for (; c + 4 * F <= n; c += 4 * F) steps_block<4>(steps, count, r, c, x + c);
+        for (; c + F <= n; c += F) steps_block<1>(steps, count, r, c, x + c);
+        for (; c < n; ++c)
+            for (const Step* s = steps; s < steps + count; ++s) {
+                const isize at = s->what == Do::clamp ? 0 : c;
+                if (s->what == Do::residual) x[c] += s->a[r * s->row + c];
+                else if (s->what == Do::store) s->to[r * s->row + c] = x[c];
+                else stage(s->what, x + c, 1, s->a + at, s->b + at);
+            }
+    }
+}
+
 inline void add(float* __restrict x, const float* __restrict y, isize n) { for (isize i = 0; i < n; ++i) x[i] += y[i]; }
 inline void larger(float* __restrict x, const float* __restrict y, isize n) {
     for (isize i = 0; i < n; ++i) x[i] = y[i] > x[i] ? y[i] : x[i];
@@ -147,4 +201,4 @@ inline void convert_add(const uint16_t* __restrict counts, const int32_t* __rest
     for (isize i = 0; i < n; ++i) x[i] = (float)(base[i] - 2 * (int32_t)counts[i]) + y[i];
 }
 
-constexpr Real real = {PANEL, KBLOCK_REAL, gemm, stage, add, larger, divide, combine, convert_add, sign_bits};
+constexpr Real real = {PANEL, KBLOCK_REAL, gemm, stage, steps, add, larger, divide, combine, convert_add, sign_bits, nullptr};

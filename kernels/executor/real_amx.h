@@ -1,8 +1,6 @@
 // Matrix products of the executor by AMX: weights that are bf16, or int8, which is exact in bf16, against activations
 // rounded to bf16, summed in float32. Tiles of 16 rows x 32 products and 32 products x 16 channels, whose products lie
-// in pairs.
-//
-// Few rows, and weights of float32, are for the variant without tiles.
+// in pairs. Few rows, and weights of float32, are for the variant without tiles.
 #pragma once
 #include "isa/tiles_bf16.h"
 
@@ -12,7 +10,7 @@ BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,fma,amx-tile,amx-bf16")
 namespace bnn::real_amx {
 
 using bf16_tiles::BLOCK, bf16_tiles::DEPTH, bf16_tiles::SIDE, bf16_tiles::TILE;
-constexpr isize PANEL = real_avx512::PANEL, KBLOCK_REAL = 256;
+constexpr isize PANEL = real_avx512::PANEL;
 static_assert(PANEL == BLOCK, "a panel is two tiles");
 
 // SIDE floats to bf16.
@@ -24,7 +22,6 @@ inline void to_bf16(const float* from, uint16_t* to) {
 #endif
 }
 
-// One row of n floats, zero behind its end.
 inline void round_row(const float* from, isize n, uint16_t* to) {
     isize k = 0;
     for (; k + SIDE <= n; k += SIDE) to_bf16(from + k, to + k);
@@ -44,7 +41,7 @@ inline __m512i words_of(const uint8_t* from) {
     else return as<__m512i>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from))));
 }
 
-// b[n][PANEL] to [n / 2][PANEL] pairs; pairs up to the end of a tile are there, of 0.
+// b[n][PANEL] to [n / 2][PANEL] pairs.
 template <Weights W>
 inline void pair_weights(const uint8_t* b, isize n, uint32_t* to) {
     constexpr isize SIZE = W == Weights::bfloat16 ? 2 : 1;
@@ -55,28 +52,35 @@ inline void pair_weights(const uint8_t* b, isize n, uint32_t* to) {
             _mm512_storeu_si512((void*)(to + i), _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
         }
 }
+inline void pair(const uint8_t* panel, Weights w, isize n, uint16_t* to) {
+    (w == Weights::int8 ? pair_weights<Weights::int8> : pair_weights<Weights::bfloat16>)(panel, n, (uint32_t*)to);
+}
 
-// Up to BLOCK rows; n at most KBLOCK_REAL.
-inline void multiply_rows(const float* a, isize lda, isize rows, const uint32_t* pairs, isize n, float* c, isize ldc,
-                          bool add) {
-    alignas(64) uint16_t left[BLOCK * KBLOCK_REAL];
+// Up to BLOCK rows.
+inline void multiply_rows(const uint16_t* a, isize lda, isize rows, const uint16_t* pairs, isize depths, float* c,
+                          isize ldc, bool add) {
     alignas(64) float sums[BLOCK * BLOCK];
-    const isize depths = ceil_div(n, DEPTH), stride = depths * DEPTH;
-    for (isize r = 0; r < rows; ++r) round_row(a + r * lda, n, left + r * stride);
-    fill(left + rows * stride, 0, (BLOCK - rows) * stride * 2);
     __asm__ volatile("" ::: "memory");
     bf16_tiles::zero_sums();
     for (isize k = 0; k < depths; ++k) {
-        _tile_loadd(6, pairs + k * SIDE * PANEL, PANEL * 4);
-        _tile_loadd(4, left + k * DEPTH, stride * 2);
+        _tile_loadd(6, pairs + k * DEPTH * PANEL, PANEL * 4);
+        _tile_loadd(4, a + k * DEPTH, lda * 2);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, pairs + k * SIDE * PANEL + SIDE, PANEL * 4);
+        _tile_loadd(7, pairs + k * DEPTH * PANEL + DEPTH, PANEL * 4);
         _tile_dpbf16ps(1, 4, 7);
         if (rows > SIDE) {
-            _tile_loadd(5, left + SIDE * stride + k * DEPTH, stride * 2);
+            _tile_loadd(5, a + SIDE * lda + k * DEPTH, lda * 2);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
+    }
+    if (rows == BLOCK && !add) {
+        _tile_stored(0, c, ldc * 4);
+        _tile_stored(1, c + SIDE, ldc * 4);
+        _tile_stored(2, c + SIDE * ldc, ldc * 4);
+        _tile_stored(3, c + SIDE * ldc + SIDE, ldc * 4);
+        __asm__ volatile("" ::: "memory");
+        return;
     }
     bf16_tiles::store_sums(sums);
     __asm__ volatile("" ::: "memory");
@@ -88,35 +92,29 @@ inline void multiply_rows(const float* a, isize lda, isize rows, const uint32_t*
         }
 }
 
-inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc,
-                 bool add, float* scratch) {
-    if (w == Weights::float32 || rows < 4) {
-        const isize block = rows < 4 ? n : real_avx512::KBLOCK_REAL, size = w == Weights::float32    ? 4
-                                                                            : w == Weights::bfloat16 ? 2
-                                                                                                     : 1;
-        for (isize k = 0; k < n; k += block)
-            without_tiles(a + k, lda, rows, b + k * PANEL * size, w, least(block, n - k), c, ldc, add || k, scratch);
-        return;
-    }
-    uint32_t* const pairs = (uint32_t*)scratch;
-    (w == Weights::int8 ? pair_weights<Weights::int8> : pair_weights<Weights::bfloat16>)(b, n, pairs);
+inline void multiply(const uint16_t* a, isize lda, isize rows, const uint16_t* pairs, isize n, float* c, isize ldc,
+                     bool add) {
     const bf16_tiles::Tiles tiles;
     for (isize r = 0; r < rows; r += BLOCK)
-        multiply_rows(a + r * lda, lda, least(BLOCK, rows - r), pairs, n, c + r * ldc, ldc, add);
+        multiply_rows(a + r * lda, lda, least(BLOCK, rows - r), pairs, ceil_div(n, DEPTH), c + r * ldc, ldc, add);
 }
 
 inline bool supported() { return cpu().amx_bf16 && cpu().avx512bw && cpu().avx512bf16 && cpu().fma && amx_permitted(); }
 
+static_assert(TILE_DEPTH == DEPTH, "what the executor rounds up to");
+constexpr TileProducts products = {round_row, pair, multiply};
 constexpr Real real = {PANEL,
-                       KBLOCK_REAL,
-                       gemm,
+                       real_avx512::KBLOCK_REAL,
+                       without_tiles,
                        real_avx512::stage,
+                       real_avx512::steps,
                        real_avx512::add,
                        real_avx512::larger,
                        real_avx512::divide,
                        real_avx512::combine,
                        real_avx512::convert_add,
-                       real_avx512::sign_bits};
+                       real_avx512::sign_bits,
+                       &products};
 
 }  // namespace bnn::real_amx
 BNN_TARGET_END

@@ -105,15 +105,16 @@ inline VF v_int8(const uint8_t* p) {
 inline void sign_bits(const float* x, const float* low, const float* high, isize n, uint64_t* to) {
     for (isize c = 0; c < n; c += 64) {
         uint64_t word = 0;
-        isize i = 0;
-        for (; i + 16 <= least(64, n - c); i += 16) {
-            const __m512 v = _mm512_loadu_ps(x + c + i);
-            __mmask16 inside = _mm512_cmp_ps_mask(v, _mm512_loadu_ps(low + c + i), _CMP_GE_OQ);
-            if (high) inside = _mm512_mask_cmp_ps_mask(inside, v, _mm512_loadu_ps(high + c + i), _CMP_LE_OQ);
+        for (isize i = 0; i < least(64, n - c); i += 16) {
+            const isize left = n - c - i;
+            const __mmask16 there = (__mmask16)(left >= 16 ? 0xffff : (1 << left) - 1);
+            const __m512 v = _mm512_maskz_loadu_ps(there, x + c + i);
+            __mmask16 inside =
+                _mm512_mask_cmp_ps_mask(there, v, _mm512_maskz_loadu_ps(there, low + c + i), _CMP_GE_OQ);
+            if (high)
+                inside = _mm512_mask_cmp_ps_mask(inside, v, _mm512_maskz_loadu_ps(there, high + c + i), _CMP_LE_OQ);
             word |= (uint64_t)inside << i;
         }
-        for (; i < least(64, n - c); ++i)
-            word |= (uint64_t)(x[c + i] >= low[c + i] && (!high || x[c + i] <= high[c + i])) << i;
         to[c / 64] = word;
     }
 }
@@ -202,7 +203,7 @@ inline void gemm_bf16(const float* a, isize lda, isize rows, const uint8_t* b, W
     for (; r < rows; ++r) pairs_rows<1>(a + r * lda, lda, n, scratch, c + r * ldc, ldc, add);
 }
 
-constexpr Real real_bf16 = {PANEL, KBLOCK_REAL, gemm_bf16, stage, add, larger, divide, combine, convert_add, sign_bits};
+constexpr Real real_bf16 = {PANEL, KBLOCK_REAL, gemm_bf16, stage, steps, add, larger, divide, combine, convert_add, sign_bits, nullptr};
 
 }  // namespace bnn::real_avx512
 BNN_TARGET_END

@@ -39,7 +39,9 @@ struct Cut {
     isize tile, tiles, chunk, chunks;   // pixels (windows) and channels of a piece
     isize window, float_stride;
     bool direct;                        // real_conv: rows are the input itself
-    isize lda;
+    isize lda;                          // floats of a row
+    isize lines;                        // values of the input's lines under a piece, where it has a copy of them
+    isize rounded;                      // bf16 of a row of tiles, where real_conv multiplies by tiles
     Plan plan;
 };
 
@@ -75,8 +77,11 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         c.direct = o.groups == 1 && joined(v, in) && c.window == 1 &&
                    (whole || (point && (v.sn == in.h * in.w * in.c || f.n == 1)));
         c.lda = !c.direct ? round_up(k, 16) + 16 : whole ? v.sn : in.c;
+        const bool tiled = n.r->tiles && o.kind != Weights::float32;
         // gathered rows stay in the cache; large weights are read once for many rows
-        isize tile = !c.direct ? least(48, most(12, (1 << 18) / (k * 4) / 12 * 12)) : k * o.c > 1 << 18 ? 128 : 48;
+        const isize side = tiled ? 2 * TILE_ROWS : 12, some = tiled ? 64 : 48;
+        isize tile = !c.direct ? least(some, most(side, (1 << 18) / (k * 4) / side * side))
+                     : k * o.c > 1 << 18 ? 128 : some;
         c.chunk = o.c;
         if (o.groups == 1) {
             if (c.direct) c.chunk = 256;
@@ -90,10 +95,18 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         }
         c.tile = most(1, tile / c.window);
         c.tiles = ceil_div(all, c.tile), c.chunks = ceil_div(o.c, c.chunk);
-        c.float_stride = round_up(c.chunk, LANES) + panel;
+        c.float_stride = round_up(c.chunk, panel) + panel;
         const isize rows = c.tile * c.window;
-        c.work = round_up(rows * c.float_stride * 4, 64) + (c.direct ? 0 : round_up(rows * c.lda * 4 + 64, 64)) +
-                 n.r->kblock * panel * 4 + round_up(k * 8, 64);
+        // From outside come planes, and no border.
+        if (in.area == Area::outside && !c.direct && o.groups == 1 && o.kh * o.kw > 1) {
+            const isize below = least(o.h / pool, (c.tile + o.w / pool - 2) / (o.w / pool) + 1) * pool;
+            const isize lines = (below - 1) * o.sh + (o.kh - 1) * o.dh + 1, line = (in.w + 2 * o.pw) * in.c;
+            c.lines = lines * line <= 1 << 16 ? (lines + 1) * line : 0;
+        }
+        if (tiled) c.rounded = least(c.lines ? k : TILE_BLOCK, k), c.rounded = round_up(c.rounded, TILE_DEPTH);
+        c.work = round_up(rows * c.float_stride * 4, 64) +
+                 (c.direct ? 0 : round_up(rows * c.lda * 4 + 64, 64)) + n.r->kblock * panel * 4 +
+                 round_up(most(k * 8, c.lines * 4 + 128), 64) + round_up(rows, TILE_ROWS) * c.rounded * 2;
     } else {
         const bool bits = o.output >= 0;
         c.tile = bits ? o.w : ROWS_AT_ONCE;
@@ -107,6 +120,22 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
     return c;
 }
 
+// The stage as a step on `rows` of x from pixel `start` on, channels from `first` on, if it is one.
+inline bool make_step(const NetOp& o, const Net& n, const NetStage& s, const Frame& f, isize start, isize first,
+                      Step* step) {
+    if (!is_step(s.what) || s.spatial_a || s.spatial_b) return false;
+    const bool all = s.what == Do::clamp;                                       // two values for all channels
+    *step = {s.what, s.a && !all ? s.a + first : s.a, s.b && !all ? s.b + first : s.b, nullptr, o.c};
+    if (s.what == Do::store) step->to = (float*)locate(n.slot[s.slot], f) + start * o.c + first;
+    if (s.what == Do::residual) {
+        const NetSlot& t = n.slot[s.slot];
+        const View v = view(t, f);
+        if (t.c != o.c || v.sc != 1 || !joined(v, t) || v.sn != t.h * t.w * t.c) return false;
+        step->a = v.at + start * o.c + first;
+    }
+    return true;
+}
+
 // Runs the stages from `from` on over `many` windows from window `start` on, channels [first, first + channels),
 // x[window * many][stride].
 inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, float* x, isize stride, isize start,
@@ -116,6 +145,16 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
     bool pooled = window == 1;
     const isize size = stage_window(n, o), plane = (o.h / size) * (o.w / size);
     for (isize i = from; i < o.stages; ++i) {
+        constexpr isize STEPS = 8;
+        Step steps[STEPS];
+        isize count = 0;
+        for (; i < o.stages && count < STEPS; ++i) {
+            if (!make_step(o, n, n.stage[o.first_stage + i], f, start, first, steps + count)) break;
+            count += steps[count].to != x;                  // values that are computed where they are stored
+        }
+        if (count) r.steps(steps, count, x, rows, stride, channels);
+        if (count == STEPS) --i;
+        if (count == STEPS || i == o.stages) continue;
         const NetStage& s = n.stage[o.first_stage + i];
         switch (s.what) {
         case Do::max_pool:
@@ -132,9 +171,10 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
         case Do::residual: {
             const NetSlot& t = n.slot[s.slot];
             const View v = view(t, f);
+            isize image = start / plane, y = start % plane / t.w, xx = start % plane % t.w;
             for (isize p = 0; p < rows; ++p) {
-                const isize at = start + p, image = at / plane, y = at % plane / t.w, xx = at % plane % t.w;
                 const float* from_row = v.at + image * v.sn + y * v.sh + xx * v.sw;
+                if (++xx == t.w && (xx = 0, ++y) == t.h) y = 0, ++image;
                 float* to = x + p * stride;
                 if (v.sc == 1 && t.c == o.c) {
                     r.add(to, from_row + first, channels);
@@ -150,25 +190,17 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
             }
             break;
         }
-        case Do::store: {
-            const NetSlot& t = n.slot[s.slot];
-            float* to = (float*)locate(t, f) + start * t.c + first;
-            if (to != x)
-                for (isize p = 0; p < rows; ++p) copy(to + p * t.c, x + p * stride, channels * 4);
-            break;
-        }
         case Do::sign: {
             const NetSlot& t = n.slot[s.slot];
             uint64_t* to = (uint64_t*)locate(t, f) + first / 64;
             const isize line = words(t.c);
             for (isize p = 0; p < rows; ++p) {
-                const isize at = (start + p) % plane * o.c;
+                const isize at = s.spatial_a || s.spatial_b ? (start + p) % plane * o.c : 0;
                 r.sign(x + p * stride, s.a + (s.spatial_a ? at : 0) + first,
                        s.b ? s.b + (s.spatial_b ? at : 0) + first : nullptr, channels, to + (start + p) * line);
             }
             break;
         }
-        case Do::clamp:
         case Do::elu:
             for (isize p = 0; p < rows; ++p) r.stage(s.what, x + p * stride, channels, s.a, s.b);
             break;
