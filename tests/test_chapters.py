@@ -99,14 +99,14 @@ def test_every_chapter_checks_its_parameters_first():
 
 
 @pytest.mark.parametrize("path", chapters.sources(), ids=lambda p: p.stem)
-def test_every_number_that_can_be_turned_has_a_range(path):
+def test_every_parameter_that_can_be_turned_has_a_range(path):
     """`filters=5000` must not run for ever, nor `filters=0` for a minute before it fails."""
     notebook = chapters.read(path)
-    numbers = {k for k, v in chapters.parameters(notebook).items() if type(v) in (int, float)} - {"seed"}
+    numbers = set(chapters.parameters(notebook)) - {"profile", "seed"}
     tree = ast.parse("\n".join(c.source for c in notebook.cells if c.cell_type == "code" and "%" not in c.source[:1]))
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "chapters.check_parameters"]
     ranged = {keyword.arg for keyword in calls[0].keywords}
-    assert numbers - ranged <= {"epochs", "low", "high"}, "no range (those three are checked by the chapter itself)"
+    assert numbers <= ranged, "no range"
 
 
 @pytest.mark.parametrize(
@@ -119,12 +119,15 @@ def test_every_number_that_can_be_turned_has_a_range(path):
         ({"level": (1.5, 0.5, 0.99)}, "level is 1.5: it must be a number from 0.5 to 0.99"),
         ({"level": (float("nan"), 0.5, 0.99)}, "level is nan"),
         ({"level": ("x", 0.5, 0.99)}, "level is 'x'"),
+        ({"kernel": (4, (1, 3, 5))}, "kernel is 4: it must be one of 1, 3, 5"),
+        ({"low": (12, range(3))}, "low is 12: it must be one of 0, 1, 2"),
+        ({"net": ("s2", ("s2-student", "s3-mlp"))}, "net is 's2': it must be one of s2-student, s3-mlp"),
     ],
 )
 def test_values_out_of_range_are_named(given, message):
     with pytest.raises(chapters.ChapterError, match=message):
         chapters.check_parameters("quick", 0, **given)
-    assert chapters.check_parameters("quick", 0, n=(1, 1, 3), r=(2, 0.5, 3.0)) == {}
+    assert chapters.check_parameters("quick", 0, n=(1, 1, 3), r=(2, 0.5, 3.0), k=(3, (1, 3))) == {}
 
 
 CHECKED = "from bnnlib.book import chapters\nchapters.check_parameters(profile, seed, rate=(rate, 0.0, 1.0))"
@@ -332,6 +335,30 @@ def test_the_gate_refuses(notebook, says):
     found = chapters.problems(notebook, "bad")
     assert len(found) == 1
     assert re.search(says, found[0]), found
+
+
+@pytest.mark.parametrize(
+    ("output", "verdict"),
+    [
+        ({"text/markdown": "of 23 targets 1 met"}, "met"),
+        ({"text/html": "<td>1.2 x: missed</td>"}, "missed"),
+        ({"text/markdown": "no difference shown: -0.64"}, "no difference shown"),
+        ({"text/markdown": "above by 3.68, p < 0.001"}, "above by 3"),
+        ({"text/markdown": "an answer is missing; the metric, below by the axis"}, None),
+        ({"text/html": "<style>p = 3</style>"}, None),
+    ],
+)
+def test_a_short_run_gives_no_verdict(output, verdict):
+    notebook = executed("1", profile="demo")
+    notebook.cells[-1].outputs = [new_output("display_data", output)]
+    found = chapters.problems(notebook, "bad", profile="demo")
+    if verdict is None:
+        assert found == []
+    else:
+        assert f"bad: cell [2] gives a verdict from a demo run: {verdict}" == found[0]
+    notebook = executed("1")
+    notebook.cells[-1].outputs = [new_output("display_data", output)]
+    assert chapters.problems(notebook, "good") == [], "a full result may be judged"
 
 
 def test_two_figures_in_one_cell_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from bnnlib.book import chapters, opening
 from bnnlib.book.pages import chapter
 
 matplotlib.use("Agg")
-# What a chapter is run with here; by default from the records.
+# What a chapter is run with here; by default from the records. BNN_EXERCISES=quick runs all in their quick profile, as a reader
+# who turns something does (minutes).
+PROFILE = os.environ.get("BNN_EXERCISES", "stored")
 GIVEN = {"one-binary-neuron": {"profile": "quick", "width": 20}}
 # Chapters that do not open by the pattern yet.
 OLDER: set[str] = set()
@@ -61,7 +64,7 @@ def test_a_chapters_solutions_run(name, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("BNN_RUNS", str(tmp_path / "runs"))
     threads = torch.get_num_threads()
     try:
-        names = run(name, **GIVEN.get(name, {}))
+        names = run(name, **{"profile": PROFILE, **GIVEN.get(name, {})})
         for label, solution in solutions(prose(name)).items():
             capsys.readouterr()
             exec(compile(solution, f"solution {label}", "exec"), names)
@@ -85,6 +88,7 @@ def test_a_chapter_opens_with_question_cost_parameters_and_imports(name):
     tags = [cell.metadata.get("tags", []) for cell in notebook.cells]
     assert re.fullmatch(r"# \S.*\n\n\*\*The question\.\*\* [^#]*\?", notebook.cells[0].source)
     assert tags[1:4] == [["cost"], ["parameters"], ["imports"]]
+    assert re.findall(r'^        "(\w+)": "', notebook.cells[1].source, re.MULTILINE) == list(chapters.PROFILES)
     assert sum("answer" in given for given in tags) == 1
 
 

@@ -58,6 +58,7 @@ def main(
     """Train RECIPE, resuming where an earlier run of the same recipe and seed left off."""
     _keep_freed_memory()
     hold_standard_files()
+    overrides = _overrides(recipe, profile, changes or [])  # before PyTorch is loaded, which takes seconds
     busy = _wait_passively_where_busy()
     import torch
 
@@ -68,7 +69,6 @@ def main(
     if busy and torch.get_num_threads() > 1:
         print(busy, file=StandardError(), flush=True)
     try:
-        overrides = dict(_change(text) for text in changes or [])
         loop.train(
             recipe,
             seed=seed,
@@ -91,6 +91,20 @@ def main(
         _fail(
             f"{error.filename or 'a file'}: {error.strerror or error}; what was written before is whole, and the same command goes on from its last checkpoint"
         )
+
+
+def _overrides(recipe: str, profile: str, changes: list[str]) -> dict[str, Any]:
+    """What ``--set`` changes, if there are such a recipe, such fields and such a profile."""
+    from bnnlib import recipes
+
+    try:
+        overrides = dict(_change(text) for text in changes)
+        recipes.load(recipe, overrides or None).for_profile(profile)
+    except ValueError as error:
+        _fail(str(error), once=True)
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}", once=True)
+    return overrides
 
 
 def _keep_freed_memory() -> None:

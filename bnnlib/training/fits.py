@@ -18,8 +18,12 @@ def check_names(recipe: Recipe) -> None:
     """Raises ``ValueError`` where there is no such data set or net, or where the net has no such option or value: asked of the
     recipe alone, before anything is read or made."""
     registry.check(recipe.dataset)
-    with torch.device("meta"):
-        models.build(recipe.model.name, **recipe.model.options)
+    try:
+        with torch.device("meta"):  # nothing is allocated
+            models.build(recipe.model.name, **recipe.model.options)
+    except ValueError:  # a net of one's own may read numbers while it is built: ask again with numbers
+        with torch.random.fork_rng(devices=[]):
+            models.build(recipe.model.name, **recipe.model.options)
 
 
 def check(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
@@ -35,6 +39,8 @@ def check(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
             outputs = model.eval()(torch.zeros(1, *shape, dtype=kind)).shape[1]
     except (RuntimeError, ValueError, IndexError) as error:
         hint = option("in_channels", shape[0])
+        if "image" in allowed:
+            hint += f", for another size of image {option('image', shape[1])}"
         raise RecipeError(
             f"recipe {recipe.name}: the model {recipe.model.name} does not take images of {dataset.name}, {'x'.join(map(str, shape))} "
             f"({str(error).splitlines()[0][:200]}); for another number of channels {hint}, or give images of the size it was made for"

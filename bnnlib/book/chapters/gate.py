@@ -10,10 +10,14 @@ from pathlib import Path
 import nbformat
 
 from bnnlib.book.chapters.notebooks import ChapterError, parameters, read
+from bnnlib.book.chapters.values import SHORT
 from bnnlib.paths import ROOT
 
 COLUMNS = 76  # of code that a page shows without wrapping it
 
+_VERDICT = re.compile(
+    r"\b(?:met|missed)\b|[Nn]o difference (?:is |was )?(?:shown|measured)|difference is shown|(?:above|below) by \d|\bp [=<] \d"
+)
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _SHORTEST_ALT = 20  # characters; "figure" or "plot" describes nothing
 
@@ -37,7 +41,17 @@ def problems(notebook: nbformat.NotebookNode, name: str, *, profile: str = "stor
             count = cell.execution_count
             label = f"{name}: cell [{count}]" if count else f"{name}: cell {position}"
             found += [f"{label} {what}" for what in _cell_problems(cell)]
+            if profile in SHORT:
+                found += [f"{label} gives a verdict from a {profile} run: {what}" for what in _verdicts(cell)]
     return found
+
+
+def _verdicts(cell: nbformat.NotebookNode) -> Iterator[str]:
+    """Words by which a cell's output judges a result."""
+    for output in cell.get("outputs", []):
+        for kind in ("text/markdown", "text/html"):
+            text = re.sub(r"<style.*?</style>", "", output.get("data", {}).get(kind, ""), flags=re.DOTALL)
+            yield from (found[0] for found in _VERDICT.finditer(text))
 
 
 def _cell_problems(cell: nbformat.NotebookNode) -> Iterator[str]:

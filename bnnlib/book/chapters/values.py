@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from bnnlib.book.chapters.notebooks import ChapterError
@@ -33,12 +33,17 @@ def resolve(defaults: Mapping[str, Any], given: Mapping[str, Any], name: str = "
 
 
 def check_parameters(
-    profile: str, seed: int, data: str | None = None, /, **ranges: tuple[float, float, float]
+    profile: str,
+    seed: int,
+    data: str | None = None,
+    /,
+    **ranges: tuple[float, float, float] | tuple[Any, Collection[Any]],
 ) -> dict[str, str]:
     """What a chapter calls first, for those who run it with plain papermill or in JupyterLab. :class:`ChapterError`, one
     sentence, where ``profile`` or ``seed`` is none, where papermill was given a parameter that the chapter does not
     have or a value of another type, and where a further parameter is out of its range:
-    ``filters=(filters, 1, 500)`` is its value, the least and the most.
+    ``filters=(filters, 1, 500)`` is its value, the least and the most, ``kernel=(kernel, (1, 3, 5))`` its value and all
+    that it can be.
 
     ``data``: the set that the chapter trains on. The overrides for :func:`bnnlib.training.loop.train` come back: of a
     short run where the set is not here, the embedded digits in its place. The cell then says what is run on what, and how
@@ -49,7 +54,12 @@ def check_parameters(
     if type(seed) is not int or seed < 0:
         raise ChapterError(f"seed is {seed!r}: it must be a whole number, 0 or more")
     _check_given()
-    for name, (value, low, high) in ranges.items():
+    for name, (value, *allowed) in ranges.items():
+        if len(allowed) == 1:
+            if value not in allowed[0]:
+                raise ChapterError(f"{name} is {value!r}: it must be one of {', '.join(map(str, allowed[0]))}")
+            continue
+        low, high = allowed
         whole = type(low) is int
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
             kind = "a whole number" if whole else "a number"
