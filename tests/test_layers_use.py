@@ -1,0 +1,194 @@
+"""Binary layers in PyTorch's hands: copies, files and names; torch.compile, autocast and memory formats."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch._inductor.config
+from test_layers import pm
+
+from bnnlib import layers
+from bnnlib.layers import BinaryConv2d, BinaryLinear, RPReLU, RSign
+
+MADE = {
+    "conv": lambda: BinaryConv2d(3, 4, 3, padding=1, bias=True),
+    "conv none": lambda: BinaryConv2d(3, 4, 3, padding=1, scale="none"),
+    "conv learned": lambda: BinaryConv2d(
+        3, 4, 3, padding=1, scale="learned", bias=True, transform="standardize"
+    ),
+    "conv xnorpp": lambda: BinaryConv2d(
+        3, 4, 3, padding=1, scale="xnorpp", output_size=(6, 5), input_scale=True
+    ),
+    "conv dense": lambda: BinaryConv2d(3, 4, 3, padding=1, scale="dense", output_size=(6, 5)),
+    "conv channel-map": lambda: BinaryConv2d(3, 4, 3, padding=1, scale="channel-map", output_size=(6, 5)),
+    "conv of a real-valued input": lambda: BinaryConv2d(3, 4, 3, padding=1, binary_input=False),
+    "linear": lambda: BinaryLinear(30, 4),
+    "linear learned": lambda: BinaryLinear(30, 4, scale="learned", bias=False),
+    "conv annealed": lambda: BinaryConv2d(3, 4, 3, ste="ede", weight_ste="ede", scale="learned"),
+    "rsign": lambda: RSign(3),
+    "rprelu": lambda: RPReLU(3),
+}
+KEYS = {
+    "conv": ["weight", "bias"],
+    "conv none": ["weight"],
+    "conv learned": ["weight", "bias", "scale"],
+    "conv xnorpp": ["weight", "scale_channel", "scale_height", "scale_width"],
+    "conv dense": ["weight", "scale_dense"],
+    "conv channel-map": ["weight", "scale_channel", "scale_map"],
+    "conv of a real-valued input": ["weight"],
+    "linear": ["weight", "bias"],
+    "linear learned": ["weight", "scale"],
+    "conv annealed": ["weight", "scale"],
+    "rsign": ["shift"],
+    "rprelu": ["before", "slope", "after"],
+}
+
+
+def input_of(layer):
+    return pm(2, 30) if isinstance(layer, BinaryLinear) else pm(2, 3, 6, 5)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_state_dict_keys_stay_as_files_have_them(name):
+    assert list(MADE[name]().state_dict()) == KEYS[name]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_deepcopy_pickle_and_state_dict_keep_the_function(name):
+    layer = MADE[name]()
+    x = input_of(layer)
+    layers.set_temperature_(layer, 3.0)
+    loaded = MADE[name]()
+    loaded.load_state_dict(layer.state_dict())
+    layers.set_temperature_(loaded, 3.0)  # a function of the epoch, in no file
+    copies = [copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), loaded]
+    for mode in (True, False):
+        y = layer.train(mode)(x)
+        for other in copies:
+            assert torch.equal(other.train(mode)(x), y)
+    with torch.no_grad():
+        next(iter(copies[0].parameters())).add_(1)
+    assert not torch.equal(
+        next(iter(copies[0].parameters())), next(iter(layer.parameters()))
+    )  # a copy, not a view
+
+
+@pytest.mark.parametrize(
+    ("layer", "line", "parts"),
+    [
+        (
+            BinaryConv2d(3, 4, 5),
+            "3, 4, kernel_size=(5, 5), stride=(1, 1), bias=False",
+            "(input_quantizer): ClippedSTE(), (weight_quantizer): ScaledSign(corrected)",
+        ),
+        (
+            BinaryConv2d(4, 4, 3, 2, 1, groups=2, bias=True, scale="learned", ste="polynomial", latent="clip",
+                         padding_value=-1, dropout=0.5, weight_ste="identity"),
+            "4, 4, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2, padding_value=-1, bias=True, dropout=0.5",
+            "(input_quantizer): ApproxSign(), (weight_quantizer): IdentitySTE(), (constraint): Clip(), "
+            "(output_scale): LearnedScale(scale (4, 1, 1))",
+        ),
+        (
+            BinaryConv2d(3, 4, 3, dilation=2, scale="dense", output_size=7, input_scale=True, transform="center", sign_of_zero=-1),
+            "3, 4, kernel_size=(3, 3), stride=(1, 1), dilation=(2, 2), bias=False, input_scale=True",
+            "(input_quantizer): ClippedSTE(zero=-1), (weight_quantizer): ClippedSTE(), (transform): Center(), "
+            "(output_scale): DenseScale(scale_dense (4, 7, 7))",
+        ),
+        (
+            BinaryLinear(3, 4, gradient="s4", gain=1e9, latent="center-clip"),
+            "3, 4, bias=True",
+            "(input_quantizer): ClippedSTE(), (weight_quantizer): ScaledSign(s4, gain=1000000000.0), (constraint): CenterClip()",
+        ),
+        (RSign(6, ste="tanh"), "6", "(quantizer): EDE()"),
+        (RSign(6, signs=False), "6, signs=False", "(quantizer): ClippedSTE()"),
+        (RPReLU(6), "6", ""),
+    ],
+)  # fmt: skip
+def test_a_layer_prints_its_parts(layer, line, parts):
+    found = [part.strip() for part in repr(layer).removeprefix(type(layer).__name__ + "(").removesuffix(")").splitlines()]
+    found = [part for part in found if part]
+    assert found[0] == line and ", ".join(found[1:]) == parts
+
+
+# ---- torch.compile, autocast, memory formats ---------------------------------------------------------------
+
+
+def gradients(layer, run, x):
+    layer.zero_grad()
+    v = x.clone().requires_grad_()
+    y = run(v)
+    y.float().square().mean().backward()
+    return [y.detach(), v.grad, *(p.grad for p in layer.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_compiled_without_a_graph_break(name):
+    torch.manual_seed(0)
+    layer = MADE[name]()
+    x = input_of(layer)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for mode in (True, False):
+        layer.train(mode)
+        for a, b in zip(gradients(layer, layer, x), gradients(layer, compiled, x), strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_by_inductor():
+    """Down to compiled C++, forward and backward; the quicker tests above take the layers one by one."""
+    torch.manual_seed(0)
+    layer = BinaryLinear(30, 4, gradient="s4", transform="standardize")
+    x = pm(2, 30)
+    torch._dynamo.reset()
+    with torch._inductor.config.patch(compile_threads=1):
+        results = gradients(layer, torch.compile(layer, fullgraph=True), x)
+    for a, b in zip(gradients(layer, layer, x), results, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
+def test_changing_the_temperature_does_not_recompile():
+    layer = BinaryLinear(8, 4, ste="tanh")
+    torch._dynamo.reset()
+    compilations = []
+
+    def backend(graph, inputs):
+        compilations.append(graph)
+        return graph
+
+    compiled = torch.compile(layer, backend=backend)
+    for t in (1.0, 2.0, 3.0):
+        layers.set_temperature_(layer, t)
+        compiled(torch.randn(3, 8))
+    assert len(compilations) == 1
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_under_bf16_autocast(name):
+    torch.manual_seed(0)
+    layer = MADE[name]()
+    x = input_of(layer)
+
+    def run(v):
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(v)
+
+    for low, full in zip(gradients(layer, run, x), gradients(layer, layer, x), strict=True):
+        assert low.isfinite().all()
+        assert (low.float() - full).abs().max() <= 0.05 * full.abs().max()
+
+
+@pytest.mark.parametrize("name", [name for name in MADE if "linear" not in name])
+def test_channels_last(name):
+    torch.manual_seed(0)
+    layer = MADE[name]()
+    x = input_of(layer)
+    last = copy.deepcopy(layer).to(memory_format=torch.channels_last)
+    y = layer(x)
+    z = last(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(z, y, rtol=1e-5, atol=1e-5)
+    assert z.is_contiguous(memory_format=torch.channels_last)
+    y.square().mean().backward()
+    z.square().mean().backward()
+    for p, q in zip(layer.parameters(), last.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-5)
