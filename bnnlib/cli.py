@@ -34,7 +34,7 @@ MODULES = {
     "deploy": ("bnnlib.deploy.__main__", "Pack a trained network, look into a packed file, run one on images."),
     "verify": ("bnnlib.benchmarks.verify", "Compare packed networks with PyTorch on the whole test set."),
     "gradients": ("bnnlib.book.studies.gradients", "Weigh the gradients of the scaled sign against each other."),
-    "chapters": ("bnnlib.book.chapters", "Run the book's chapters, or check them."),
+    "chapters": ("bnnlib.book.chapters.__main__", "Run the book's chapters, or check them."),
     "lab": ("bnnlib.book.lab", "Open copies of the chapters in JupyterLab."),
     "book": ("bnnlib.book.site", "Build the book into build/html."),
     "kernels": ("bnnlib.ops.__main__", "Compile the native kernels and list those that this CPU can run."),

@@ -167,7 +167,7 @@ def read_all(folder: Path = FOLDER, recipe: str | None = None) -> list[Record]:
 
 
 def plain(text: Any) -> str:
-    """A name from a record as a page may show it: what would be Markdown, HTML or a terminal's business is left out.
+    """A name from a record as a page may show it: characters that Markdown, HTML or a terminal would act on are left out.
 
     >>> plain("AMD EPYC | <b>9\\nB14 (tm)")
     'AMD EPYC b9B14 (tm)'

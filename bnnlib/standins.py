@@ -73,3 +73,13 @@ def install() -> None:
     """From now on :data:`SLOW` packages that are not here yet are stand-ins. For a process that ends after its help."""
     if not set(SLOW) & set(sys.modules):
         sys.meta_path.insert(0, _Finder())
+
+
+def install_for_help_of(command: Sequence[str]) -> None:
+    """:func:`install`, where ``command`` (the process's, with Python's own options) is ``python -m`` a module of this library
+    that is asked for its help. Its packages are imported before the module itself can see the arguments."""
+    if "-m" not in command:
+        return
+    module, *arguments = command[command.index("-m") + 1 :] or [""]
+    if module.partition(".")[0] == "bnnlib" and asks_for_help(arguments):
+        install()

@@ -37,7 +37,7 @@ def write_atomically(path: Path, data: bytes | memoryview, mode: int = 0o666) ->
 
 
 def _temporary(path: Path, mode: int) -> tuple[int, Path]:
-    """A new file beside ``path``, open to be written and locked: what is not locked belongs to no one that lives."""
+    """A new file beside ``path``, open to be written, and locked: a file without a lock was left by a process that has ended."""
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)

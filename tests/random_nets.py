@@ -221,7 +221,7 @@ def _binarised(net: RandomNet, xs: list[Tensor]) -> list[Tensor]:
     return found
 
 
-def _ties(value: Tensor, exact: Tensor) -> bool:
+def ties(value: Tensor, exact: Tensor) -> bool:
     """Whether rounding may turn a sign of ``value``, of which ``exact`` is the float64 reference: one lies within
     :data:`NEAR` of the largest from zero, or within :data:`ROUNDING` times what float32 is off in this tensor."""
     size, off = exact.abs(), (value - exact).abs().max()
@@ -236,7 +236,7 @@ def _images(net: RandomNet, seed: int) -> list[Tensor] | None:
         generator = torch.Generator().manual_seed(1000 * seed + again)
         xs = [torch.randn(3, *s, generator=generator) for s in net.shapes]
         pairs = zip(_binarised(net, xs), _binarised(reference, [x.double() for x in xs]), strict=True)
-        if not any(_ties(value, exact) for value, exact in pairs):
+        if not any(ties(value, exact) for value, exact in pairs):
             return xs
     return None
 

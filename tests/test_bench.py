@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bnnlib.benchmarks import contenders, peaks, speed, turns
 from bnnlib.benchmarks import kernels as bench
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
-from bnnlib.benchmarks import speed
 from bnnlib.ops import _backend, _build
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
@@ -24,15 +24,15 @@ compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback),
 
 
 def test_ratios_are_medians_of_rounds():
-    assert bench.ratio([2.0, 9.0, 4.0], [1.0, 1.0, 2.0]) == 2.0
-    assert bench.faster([3.0, 3.0, 1.0], [2.0, 2.0, 9.0]) == [2.0, 2.0, 9.0]
+    assert turns.ratio([2.0, 9.0, 4.0], [1.0, 1.0, 2.0]) == 2.0
+    assert turns.faster([3.0, 3.0, 1.0], [2.0, 2.0, 9.0]) == [2.0, 2.0, 9.0]
 
 
 def test_a_record_keeps_the_rounds_that_its_ratios_come_from():
     seconds = {"int8-x86": [2.0, 9.0, 4.0], "bits": [1.0, 1.0, 2.0]}
-    case = {"times": bench.times(seconds)}
+    case = {"times": turns.times(seconds)}
     assert case["times"]["int8-x86"] == {"median_us": 4e6, "best_us": 2e6, "rounds_us": [2e6, 9e6, 4e6]}
-    assert speed.ratio(case, "int8-x86", "bits").median == bench.ratio(*seconds.values())
+    assert speed.ratio(case, "int8-x86", "bits").median == turns.ratio(*seconds.values())
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -78,23 +78,23 @@ def test_limits_of_tiles_are_there_where_the_system_lends_tiles(name, products):
 
 @compiled
 def test_the_clock_is_written_down_with_those_it_is_checked_against():
-    peaks = bench.measure_peaks(1)
-    assert not any(name.startswith("clock") for name in peaks["units"])
+    found = peaks.measure_peaks(1)
+    assert not any(name.startswith("clock") for name in found["units"])
     if os.uname().machine == "x86_64":
-        assert {"rotations", "tsc"} <= set(peaks["other_clocks_hz"])
-    assert set(speed.clocks(peaks)) == {"chain", *peaks["other_clocks_hz"]}
+        assert {"rotations", "tsc"} <= set(found["other_clocks_hz"])
+    assert set(speed.clocks(found)) == {"chain", *found["other_clocks_hz"]}
 
 
 @compiled
 def test_layers_meet_every_kind_of_rival():
-    found = bench.layer_contenders((64, 64, 1, 8), 1)
+    found = contenders.layer_contenders((64, 64, 1, 8), 1)
     kinds = {kind: [name for name in found if speed.kind(name) == kind] for kind in ("", *speed.RIVALS)}
     ours = {"bits", "channels_last", "nchw", "pack-channels_last", "pack-nchw"}
     assert set(kinds[""]) - {"bits-counted"} == ours
     if "bits-counted" in found:
         assert torch.equal(found["bits-counted"](), found["bits"]())
     assert set(kinds["fp32"]) == {"fp32-nchw", "fp32-channels_last", "fp32-compile"}
-    assert kinds["bf16"] == (["bf16", "bf16-compile"] if bench.multiplies_bf16() else ["bf16"])
+    assert kinds["bf16"] == (["bf16", "bf16-compile"] if contenders.multiplies_bf16() else ["bf16"])
     expected = found["fp32-channels_last"]()
     for name in kinds["fp32"] + kinds["bf16"]:  # they are the same convolution
         torch.testing.assert_close(found[name]().float(), expected, rtol=0.05, atol=0.3)
@@ -103,15 +103,15 @@ def test_layers_meet_every_kind_of_rival():
 
 def test_a_contender_that_is_far_behind_leaves_after_three_rounds(monkeypatch):
     cost = {"quick": 0.1, "slow": 0.35, "hopeless": 3.0}
-    monkeypatch.setattr(bench, "timed", lambda call, calls: cost[call] * calls)
-    seconds = bench.alternate({name: name for name in cost}, rounds=5)
+    monkeypatch.setattr(turns, "timed", lambda call, calls: cost[call] * calls)
+    seconds = turns.alternate({name: name for name in cost}, rounds=5)
     assert {name: len(s) for name, s in seconds.items()} == {"quick": 5, "slow": 5, "hopeless": 3}
     assert speed.paired(seconds["hopeless"], seconds["quick"]).median == pytest.approx(30)
 
 
 def test_contenders_take_turns():
     calls = []
-    seconds = bench.alternate(
+    seconds = turns.alternate(
         {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3, slice_s=0
     )
     assert "".join(calls) == "aabb" + "ab" * 3 and [len(s) for s in seconds.values()] == [3, 3]
@@ -158,7 +158,7 @@ def test_another_process_times_its_own_calls():
             assert question["run"] == "theirs"
             return {"seconds": 0.5 * question["calls"]}
 
-    seconds = bench.alternate({"theirs": bench_onnx.Remote(Peer(), "theirs")}, rounds=2, slice_s=2)
+    seconds = turns.alternate({"theirs": bench_onnx.Remote(Peer(), "theirs")}, rounds=2, slice_s=2)
     assert seconds == {"theirs": [0.5, 0.5]}
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bnnlib import layers, models, recipes
-from bnnlib.benchmarks import kernels, networks, onnx_runtime, speed
+from bnnlib.benchmarks import contenders, nets, networks, onnx_runtime, speed
 from bnnlib.ops import _backend
 
 compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
@@ -17,7 +17,7 @@ compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback),
 def test_the_real_twin_has_the_topology_and_no_sign(name, options):
     model = models.build(name, **options).eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    twin = networks.full_precision_twin(model)
+    twin = nets.full_precision_twin(model)
     assert not any(isinstance(m, layers.BinaryLayer | layers.RSign) for m in twin.modules())
     for key, layer in layers.binary_layers(model).items():
         real = twin.get_submodule(key)
@@ -35,7 +35,7 @@ def test_the_real_twin_has_the_topology_and_no_sign(name, options):
 def test_networks_meet_every_kind_of_rival_and_all_have_its_shape():
     found = networks.contenders("s4-lenet5", 2, compiled=False)
     kinds = {speed.kind(name) for name in found}
-    assert kinds >= {"fp32", ""} and ("bf16" in kinds) == kernels.multiplies_bf16()
+    assert kinds >= {"fp32", ""} and ("bf16" in kinds) == contenders.multiplies_bf16()
     assert ("int8" in kinds) == ("x86" in torch.backends.quantized.supported_engines)
     with torch.inference_mode():
         results = {name: call().float() for name, call in found.items()}
@@ -46,24 +46,24 @@ def test_networks_meet_every_kind_of_rival_and_all_have_its_shape():
             assert (y - expected).abs().max() < 0.15 * expected.abs().max(), name
 
 
-@pytest.mark.parametrize("name", networks.nets())
+@pytest.mark.parametrize("name", nets.nets())
 def test_the_int8_twin_of_every_net_is_that_net_rounded(name):
     """Its rounding is calibrated on noise: correlated with the twin, not equal."""
     torch.manual_seed(0)
-    twin, shape = networks.full_precision_twin(networks.model_of(name)[0]), networks.shape_of(name)
+    twin, shape = nets.full_precision_twin(nets.model_of(name)[0]), nets.shape_of(name)
     x = torch.randn(2, *shape)
     with torch.inference_mode():
-        wanted, got = twin(x), networks.int8_twin(twin, shape)(x)
+        wanted, got = twin(x), nets.int8_twin(twin, shape)(x)
     assert got.shape == wanted.shape and torch.corrcoef(torch.stack([wanted.flatten(), got.flatten()]))[0, 1] > 0.6
 
 
 def test_the_nets_are_those_of_the_book():
-    assert set(networks.NETS) <= set(networks.nets()) <= set(recipes.names())
-    known = [networks.topology(name) for name in networks.nets()]
+    assert set(nets.NETS) <= set(nets.nets()) <= set(recipes.names())
+    known = [nets.topology(name) for name in nets.nets()]
     assert len(known) == len(set(known))
-    for name in networks.shipped():
-        assert networks.topology(name) in known
-    assert networks.shape_of("tiny-s5-resnet18-xnorpp") == (3, 64, 64)
+    for name in nets.shipped():
+        assert nets.topology(name) in known
+    assert nets.shape_of("tiny-s5-resnet18-xnorpp") == (3, 64, 64)
 
 
 @compiled
@@ -91,7 +91,7 @@ def test_onnx_runs_a_network_in_its_own_process(tmp_path):
     from bnnlib.deploy import onnx_export
 
     torch.manual_seed(0)
-    path = onnx_export.write(networks.full_precision_twin(models.build("lenet5")), (1, 28, 28), tmp_path / "net.onnx")
+    path = onnx_export.write(nets.full_precision_twin(models.build("lenet5")), (1, 28, 28), tmp_path / "net.onnx")
     calls = onnx_runtime.networks(path, (1, 28, 28), 3, 1)
     assert set(calls) == {"onnx-fp32", "onnx-int8"}
     (full,), (small,) = calls["onnx-fp32"](), calls["onnx-int8"]()

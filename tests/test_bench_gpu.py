@@ -52,7 +52,7 @@ def test_every_part_is_measured(bench, monkeypatch):
 
 def test_a_wrong_result_is_not_measured(bench):
     with pytest.raises(record.BenchError, match="tensor does not give PyTorch's result"):
-        gpu._compare("tensor", torch.ones(2), torch.zeros(2))
+        gpu.compare("tensor", torch.ones(2), torch.zeros(2))
 
 
 def test_a_record_is_written_and_read(tmp_path):

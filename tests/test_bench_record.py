@@ -57,8 +57,3 @@ def test_what_is_written_is_read_back_whole(tmp_path):
 def test_the_records_of_the_book_are_read():
     found = [bench_record.read(path) for path in sorted(bench_record.FOLDER.glob("*.json"))]
     assert found and all(one["runs"] and one["environment"]["commit"] for one in found)
-
-
-def test_a_measurement_that_fails_says_so():
-    with pytest.raises(bench_record.BenchError, match="on 1 thread"):
-        bench_record.work("bnnlib.benchmarks.no_such_module", 1)

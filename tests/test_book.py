@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from bnnlib import __version__, recipes, records
 from bnnlib.book import chapters
 from bnnlib.book import site as book
-from bnnlib.book.pages import cards, costs, landing, offline
+from bnnlib.book.pages import cards, costs, landing, offline, packed_files
 
 ROOT = Path(__file__).resolve().parents[1]
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNk+A8AAQUBAScY42YAAAAASUVORK5CYII="
@@ -363,7 +363,7 @@ def test_a_cards_question_has_at_most_25_words_and_every_chapter_has_one():
 
 def test_an_older_packed_file_says_nothing_of_its_images(tmp_path):
     for about in ({}, {"images": None}, {"images": {}}):
-        assert landing.Net(tmp_path / "none.safetensors", about, "A net", 1.0, False).whitening == 0
+        assert packed_files.Net(tmp_path / "none.safetensors", about, "A net", 1.0, False).whitening == 0
 
 
 def test_packed_nets_have_a_figure_with_a_place_for_each_name():
@@ -371,7 +371,7 @@ def test_packed_nets_have_a_figure_with_a_place_for_each_name():
 
     shown = sizes.accuracy_against_size(ROOT)
     assert shown.count("<svg") == 1 and "var(--book-ours)" in shown
-    for net in landing.nets(ROOT):
+    for net in packed_files.nets(ROOT):
         assert 0 <= net.whitening < net.size
         assert f"{net.title} ({net.about['dataset']})" in shown
     assert sizes.accuracy_against_size(ROOT / "tests") == "*None yet.*\n"
@@ -382,15 +382,15 @@ def test_the_findings_are_computed_from_the_records(tmp_path):
     assert whole.count(":link:") == 1, "only chapters that are there are linked"
     found = landing.speeds(ROOT / "results" / "bench")
     for one in found:
-        assert f"{landing._times(one.limit)} on {one.core}" in whole
-        assert f"{landing._times(one.over_best[0])} to {landing._times(one.over_best[2])} on {one.core}" in whole
+        assert f"{landing.times(one.limit)} on {one.core}" in whole
+        assert f"{landing.times(one.over_best[0])} to {landing.times(one.over_best[2])} on {one.core}" in whole
     assert f"{landing.sizes('s2-student').factor:.1f}×" in whole and "the net reaches" in whole
     bare = landing.findings(tmp_path, [])
     assert "`make bench` measures" in bare and "the net reaches" not in bare
 
 
 def test_a_packed_net_is_listed_with_its_size_and_the_accuracy_of_its_file():
-    table, files = landing.packed_nets(ROOT)
+    table, files = packed_files.packed_nets(ROOT)
     net = ROOT / "results" / "models" / "s1-vgg.safetensors"
     assert files["models/s1-vgg.safetensors"] == net.read_bytes()
     verified = json.loads((ROOT / "results" / "verified" / "s1-vgg.json").read_text())["agreement"]["top1"]

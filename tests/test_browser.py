@@ -51,7 +51,7 @@ pytestmark = pytest.mark.skipif(
 def site(tmp_path_factory):
     built = ROOT / "build" / "html"
     try:
-        current = (built / ".staged").read_text() == book._digest(book.stage(ROOT), ROOT)
+        current = (built / ".staged").read_text() == book.digest_of(book.stage(ROOT), ROOT)
     except (OSError, book.BookError, chapters.ChapterError):
         current = False
     if current:

@@ -12,6 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from bnnlib.book import chapters
+from bnnlib.book.chapters.__main__ import main
 
 PARAMETERS = """
 profile: str = "stored"  # stored, quick, demo or full
@@ -375,7 +376,7 @@ def test_damaged_and_missing_files_are_named(tmp_path):
 
 def test_the_command_line_refuses_with_status_1(tmp_path, capsys):
     nbformat.write(chapter("1"), tmp_path / "a.ipynb")
-    assert chapters.main(["check", str(tmp_path / "a.ipynb")]) == 1
+    assert main(["check", str(tmp_path / "a.ipynb")]) == 1
     assert "not executed" in capsys.readouterr().err
 
 

@@ -1,5 +1,6 @@
 """From a name to images: where sets are looked for, how they are read, what is said if they are not right."""
 
+import fcntl
 import gzip
 import hashlib
 import http.server
@@ -874,7 +875,10 @@ def test_a_half_filled_folder_is_named_before_anything_is_fetched(network, alone
 def test_what_a_killed_download_left_goes(network, alone):
     (alone / ".MNIST-dead1234" / "MNIST").mkdir(parents=True)
     (alone / ".MNIST-dead1234" / "MNIST" / "half").write_text("")
-    living, handle = download._temporary(alone, "MNIST")
+    living = alone / ".MNIST-a11ve000"
+    living.mkdir()
+    handle = os.open(living, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # as a download does as long as it lives
     network(lambda into: write_mnist(Path(into), train=14))
     assert len(data.load("mnist").train) == 14
     assert sorted(alone.iterdir()) == sorted([living, alone / "MNIST"])

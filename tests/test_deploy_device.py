@@ -117,7 +117,7 @@ def test_an_affine_stage_rounds_once_where_it_says_so():
 def test_slots_are_let_go_when_nothing_reads_them(small):
     runner = device.DeviceRunner(small.graph, CPU)
     assert set(runner.values(test_executor.images(1), small.graph.outputs)) == set(small.graph.outputs)
-    assert set(runner._last) == {n for op in small.graph.ops for n in op.reads()} - set(small.graph.outputs)
+    assert set(runner.last_reader) == {n for op in small.graph.ops for n in op.reads()} - set(small.graph.outputs)
 
 
 def test_what_cannot_be_moved_is_refused():

@@ -13,11 +13,11 @@ def test_random_nets_are_the_models_after_save_and_load(seed, tmp_path):
 
 def test_a_sign_that_rounding_decides_is_a_tie_and_no_other_is():
     exact = torch.tensor([1.0, -0.5, 0.0], dtype=torch.float64)
-    assert not random_nets._ties(exact.float(), exact)
-    assert random_nets._ties(exact.float(), exact + torch.tensor([0, 0, 1e-17]))  # zero in float32 alone
-    assert random_nets._ties(torch.tensor([1.0, 1e-6]), torch.tensor([1.0, 1e-6], dtype=torch.float64))
+    assert not random_nets.ties(exact.float(), exact)
+    assert random_nets.ties(exact.float(), exact + torch.tensor([0, 0, 1e-17]))  # zero in float32 alone
+    assert random_nets.ties(torch.tensor([1.0, 1e-6]), torch.tensor([1.0, 1e-6], dtype=torch.float64))
     # a constant map, normalised: zeros up to rounding
-    assert random_nets._ties(torch.tensor([5e-5, -4e-5]), torch.tensor([9e-17, 9e-17], dtype=torch.float64))
+    assert random_nets.ties(torch.tensor([5e-5, -4e-5]), torch.tensor([9e-17, 9e-17], dtype=torch.float64))
     assert random_nets.check(870, None) == ("ties", [])
 
 

@@ -98,7 +98,7 @@ def test_older_chapters_are_those_that_are_there():
 
 def test_the_page_has_the_answer_first_and_the_measured_time(tmp_path):
     path = tmp_path / "one.ipynb"
-    box = opening._box("one", {"stored": "reads", "full": "trains"}, [], "", tmp_path)
+    box = opening.box("one", {"stored": "reads", "full": "trains"}, [], "", tmp_path)
     shown = {"text/markdown": box}
     empty = nbformat.v4.new_output("display_data", {"text/markdown": "", "text/plain": "<Markdown object>"})
     made = [
@@ -129,9 +129,9 @@ def test_the_cost_of_training_is_that_of_the_records(tmp_path, a_record):
         record = a_record(seed=seed, wall_time_s=seconds, hardware=hardware)
         records.write(record, records.path_of(record.recipe, seed, tmp_path / "results" / "runs"))
     does = {"stored": "reads", "full": "trains"}
-    box = opening._box("one", does, [record.recipe], "Data: none.", tmp_path)
+    box = opening.box("one", does, [record.recipe], "Data: none.", tmp_path)
     assert "| `full` | trains | 90 min (A CPU, 2 threads) |" in box and "Data: none." in box
-    assert "| `full` | trains | <!--full-->–<!--/--> |" in opening._box("one", does, ["nobody"], "", tmp_path)
+    assert "| `full` | trains | <!--full-->–<!--/--> |" in opening.box("one", does, ["nobody"], "", tmp_path)
     build = tmp_path / "build" / "chapters" / "quick"
     build.mkdir(parents=True)
     nbformat.write(nbformat.v4.new_notebook(metadata={"papermill": {"duration": 41.0}}), build / "one.ipynb")

@@ -103,9 +103,9 @@ def test_on_a_phone_panels_stand_one_above_the_other(panels):
         axes[0, 0].set_ylabel("accuracy")
         for ax in axes.flat:
             ax.plot([0, 1])
-        before = box(figures._saved(fig))
+        before = box(figures.saved(fig))
         wide, small = figures.split(figures.svg(fig))
-        assert box(wide) == pytest.approx(before, rel=0.01) == box(figures._saved(fig)), "the figure is left as it was"
+        assert box(wide) == pytest.approx(before, rel=0.01) == box(figures.saved(fig)), "the figure is left as it was"
         assert "<metadata>narrow" not in wide
         assert box(small)[0] <= figures.PHONE * 1.05 and box(small)[1] == pytest.approx(before[1] * panels, rel=0.15)
         assert [ax.get_ylabel() for ax in axes.flat] == ["accuracy"] + [""] * (panels - 1)

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from bnnlib import fuzz
 from bnnlib.deploy.graph import Graph, Op, Slot
-from bnnlib.deploy.randomgraphs import Maker, interpret
+from bnnlib.deploy.interpreter import interpret
+from bnnlib.deploy.randomgraphs import Maker
 
 
 @pytest.mark.parametrize("kind", fuzz.CASES)

@@ -10,6 +10,7 @@ from torch import nn
 
 from bnnlib import layers, models
 from bnnlib.book.studies import inventory
+from bnnlib.deploy.preparing import hooked
 from bnnlib.training import building
 
 X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -57,7 +58,7 @@ def test_a_look_leaves_the_model_as_it_was():
     inventory.weighted_layers(model, X)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.training and not model.blocks[2].training and not model.blocks[2].conv.training
-    assert not any(module._forward_hooks for module in model.modules())
+    assert not any(map(hooked, model.modules()))
 
 
 def test_entropy_by_its_definition():

@@ -88,7 +88,7 @@ def test_a_damaged_or_foreign_library_is_rebuilt(stub, tmp_path):
     assert finish(start(LOAD, str(stub))) == "1"
     (library,) = libraries(tmp_path)
     whole = library.read_bytes()
-    for damage in (whole[: len(whole) // 2], b"", b"not a library" + _build._TRAILER):
+    for damage in (whole[: len(whole) // 2], b"", b"not a library" + _build.TRAILER):
         library.unlink()
         library.write_bytes(damage)
         assert finish(start(LOAD, str(stub))) == "1"
@@ -163,17 +163,17 @@ def test_a_library_that_others_may_have_planted_is_not_loaded(stub, tmp_path, mo
     whole = library.read_bytes()
     assert library.stat().st_mode & 0o022 == library.parent.stat().st_mode & 0o022 == 0
     opened = []
-    monkeypatch.setattr(_build, "_open", lambda path: opened.append(path.read_bytes()) or path)
-    monkeypatch.setattr(_build, "_build", lambda sources, path: path.write_bytes(b"built anew" + _build._TRAILER))
+    monkeypatch.setattr(_build, "open_library", lambda path: opened.append(path.read_bytes()) or path)
+    monkeypatch.setattr(_build, "build_library", lambda sources, path: path.write_bytes(b"built anew" + _build.TRAILER))
     library.chmod(0o777)
     _build.load(stub)
-    assert opened == [b"built anew" + _build._TRAILER]
+    assert opened == [b"built anew" + _build.TRAILER]
     library.unlink()
     (tmp_path / "planted").write_bytes(whole)
     library.symlink_to(tmp_path / "planted")
-    monkeypatch.setattr(_build, "_build", lambda sources, path: path.unlink() or path.write_bytes(b"again" + _build._TRAILER))
+    monkeypatch.setattr(_build, "build_library", lambda sources, path: path.unlink() or path.write_bytes(b"again" + _build.TRAILER))
     _build.load(stub)
-    assert opened[1:] == [b"again" + _build._TRAILER] and (tmp_path / "planted").read_bytes() == whole
+    assert opened[1:] == [b"again" + _build.TRAILER] and (tmp_path / "planted").read_bytes() == whole
 
 
 def test_a_cache_that_others_can_write_is_refused_or_tightened(monkeypatch, tmp_path):

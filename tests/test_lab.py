@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bnnlib.book import chapters, lab
+from bnnlib.paths import ROOT
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_threads_of_kernels_wait_passively_unless_told(root, monkeypatch):
 
 
 def test_the_start_notebook_names_every_chapter_and_is_stored_without_outputs():
-    notebook = nbformat.read(chapters.ROOT / "notebooks" / f"{chapters.START}.ipynb", 4)
+    notebook = nbformat.read(ROOT / "notebooks" / f"{chapters.START}.ipynb", 4)
     nbformat.validate(notebook)
     text = "\n".join(cell.source for cell in notebook.cells)
     for path in chapters.sources():

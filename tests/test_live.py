@@ -68,13 +68,13 @@ def test_odd_drawings():
 
 def test_there_is_a_picture_of_each_class():
     drawn = pictures.drawn()
-    assert list(drawn) == live._net(ROOT, live.PICTURE).about["images"]["classes"]
+    assert list(drawn) == live.net_of(ROOT, live.PICTURE).about["images"]["classes"]
     assert all(picture.shape == (32, 32, 3) and picture.dtype == np.uint8 for picture in drawn.values())
 
 
 def test_the_sum_that_stands_still_is_the_largest():
     bits = np.random.default_rng(1).integers(0, 2, (12, 12, 20)).astype(bool)
-    net = live._net(ROOT, live.DIGIT)
+    net = live.net_of(ROOT, live.DIGIT)
     weights = np.unpackbits(net.net.graph.tensors["conv2.layer.weight"], axis=1, count=500, bitorder="little")
     equal = [
         ((bits[y : y + 5, x : x + 5].transpose(2, 0, 1).ravel() == weights[f]).sum(), (f, y, x))

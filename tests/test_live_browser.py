@@ -81,7 +81,7 @@ def visit(chromium, folder):
 
 @pytest.fixture(scope="module")
 def digit():
-    return live._net(ROOT, live.DIGIT)
+    return live.net_of(ROOT, live.DIGIT)
 
 
 def answers(page, images: np.ndarray) -> np.ndarray:
@@ -214,7 +214,7 @@ def test_a_filter_and_its_place_can_be_chosen(visit):
 
 
 def test_pictures_are_named_as_python_names_them(visit, tmp_path):
-    net = live._net(ROOT, live.PICTURE)
+    net = live.net_of(ROOT, live.PICTURE)
     examples = pictures.drawn()
     page = visit("picture")
     found = answers(page, np.stack(list(examples.values())))

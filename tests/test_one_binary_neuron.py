@@ -7,9 +7,10 @@ import pytest
 import test_exercises
 
 from bnnlib.book import chapters
+from bnnlib.paths import ROOT
 
 matplotlib.use("Agg")
-PATH = chapters.ROOT / "notebooks" / "one-binary-neuron.ipynb"
+PATH = ROOT / "notebooks" / "one-binary-neuron.ipynb"
 SMALL = {"profile": "quick", "width": 20}  # no multiple of a word: the unused bits count
 
 

@@ -74,9 +74,12 @@ def test_the_fast_forms_give_the_values_of_their_definitions(dtype):
     grad = torch.linspace(-3, 5, x.numel()).to(dtype).view(2, -1)
     for part in (slice(None), slice(None, None, 3)):  # dense, and with gaps in memory
         v, g = x[:, part], grad[:, part]
-        assert torch.equal(quantizers._sign(v), sign(v))
-        assert torch.equal(quantizers._clipped(g, v), torch.where(v.abs() <= 1, g, torch.zeros_like(g)))
-    assert quantizers._sign(torch.tensor([math.nan, -math.nan], dtype=dtype)).tolist() == [-1, -1]
+        v = v.detach().requires_grad_()
+        signs = binarize(v, "clipped")
+        signs.backward(g)
+        assert torch.equal(signs, sign(v))
+        assert torch.equal(v.grad, torch.where(v.abs() <= 1, g, torch.zeros_like(g)))
+    assert binarize(torch.tensor([math.nan, -math.nan], dtype=dtype), "clipped").tolist() == [-1, -1]
 
 
 def test_sign_of_nan_is_minus_one_as_documented():

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from bnnlib import models, recipes
-from bnnlib.recipes import ABOUT, Recipe, RecipeError, load, parse_value
+from bnnlib.recipes import ABOUT, Recipe, RecipeError, files, load, parse_value
 
 BASE = {
     "title": "A net",
@@ -605,7 +605,7 @@ def test_variants_that_extend_each_other_are_refused(write):
 def test_every_recipe_of_the_library_has_one_name(tmp_path, monkeypatch, write):
     folder = write({**BASE, "variants": {"other": {}}}).parent
     write(BASE, "other.yaml")
-    monkeypatch.setattr(recipes, "FOLDER", folder)
+    monkeypatch.setattr(files, "FOLDER", folder)
     with pytest.raises(RecipeError, match="two recipes are named other"):
         recipes.names()
 

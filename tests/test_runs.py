@@ -84,7 +84,7 @@ def test_an_unknown_profile_is_named():
 
 
 def test_a_teacher_of_a_teacher_comes_first():
-    order = runs._teachers_first(["s2-student", "s1-vgg", "s2-teacher", "ours-vgg-20ep-distilled"])
+    order = runs.teachers_first(["s2-student", "s1-vgg", "s2-teacher", "ours-vgg-20ep-distilled"])
     assert order == ["s2-teacher", "s2-student", "s1-vgg", "ours-teacher", "ours-vgg-20ep-distilled"]
 
 

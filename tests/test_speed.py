@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bnnlib.benchmarks import speed
+from bnnlib.benchmarks import speed, targets
 from bnnlib.benchmarks.record import BenchError
 
 
@@ -144,16 +144,16 @@ def test_clocks_that_differ_are_named():
 
 
 def test_a_target_goes_by_its_worst_case():
-    assert speed.Target("t", 7, (8.0, 6.9)).met is False
-    assert speed.Target("t", 7, (8.0, 7.0)).met is True
-    assert speed.Target("t", 15, (15.5,), at_most=True).met is False
-    nothing = speed.Target("t", 7, ())
+    assert targets.Target("t", 7, (8.0, 6.9)).met is False
+    assert targets.Target("t", 7, (8.0, 7.0)).met is True
+    assert targets.Target("t", 15, (15.5,), at_most=True).met is False
+    nothing = targets.Target("t", 7, ())
     assert nothing.met is None and nothing.range == "not measured"
-    assert speed.Target("t", 7, (8.0, 6.9)).range == "6.9 to 8 x"
+    assert targets.Target("t", 7, (8.0, 6.9)).range == "6.9 to 8 x"
 
 
 def test_targets_of_another_variant_are_left_open():
-    goals = {t.what: t for t in speed.targets(record())}
+    goals = {t.what: t for t in targets.targets(record())}
     assert goals["AVX2: products a cycle"].met is False  # 110 on the 1x1 layer
     assert goals["AVX2: bits to bits over FP32"].met is True
     assert goals["all threads over one"].worst == 1.5
@@ -165,7 +165,7 @@ def test_targets_of_another_variant_are_left_open():
 def test_shares_of_the_limit_on_a_cpu_with_vpopcntdq():
     its = record(variant="avx512vpopcnt")
     its["runs"][0]["peaks"]["units"]["popcount-avx512"] = unit("1 bit, vpopcntd", 200)
-    goals = {t.what: t for t in speed.targets(its)}
+    goals = {t.what: t for t in targets.targets(its)}
     assert goals["share of the 1-bit limit, K >= 1152"].values == (100.0,)
     assert goals["share of the 1-bit limit, 1x1, K = 192"].met is False
     assert goals["AVX2: products a cycle"].met is None
@@ -174,7 +174,7 @@ def test_shares_of_the_limit_on_a_cpu_with_vpopcntdq():
 def test_targets_of_tiles_are_set_against_the_best_of_each_rival():
     its = record(variant="amx")
     its["runs"][0]["peaks"]["units"]["int8-amx"] = unit("int8, tdpbssd, AMX tiles", 400)
-    goals = {t.what: t for t in speed.targets(its)}
+    goals = {t.what: t for t in targets.targets(its)}
     assert goals["AMX: share of the tiles' limit, K >= 1152"].values == (50.0,)
     assert goals["AMX: bits to bits over the best int8, k x k"].values == (4.1,)
     assert goals["AMX: floats, channels_last, over the best of bfloat16 and int8"].worst == 3.0
@@ -182,7 +182,7 @@ def test_targets_of_tiles_are_set_against_the_best_of_each_rival():
 
 def test_the_records_of_this_book_can_be_read():
     for r in speed.newest():
-        assert speed.limits(r)["float32"] and len(speed.targets(r)) == 23
+        assert speed.limits(r)["float32"] and len(targets.targets(r)) == 23
         for run in r["runs"]:
             for layer in run["layers"]:
                 rival = speed.best_rival(layer)

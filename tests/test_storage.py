@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 
@@ -29,7 +30,9 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, call):
 def test_what_killed_writers_left_goes_and_what_living_ones_hold_stays(tmp_path):
     path = tmp_path / "file"
     (tmp_path / ".file.deadbeef").write_bytes(b"half")
-    handle, held = storage._temporary(path, 0o666)
+    held = tmp_path / ".file.0badcafe"
+    handle = os.open(held, os.O_WRONLY | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # as a writer does as long as it lives
     storage.write_atomically(path, b"new")
     assert sorted(tmp_path.iterdir()) == sorted([path, held])
     os.close(handle)

@@ -409,7 +409,7 @@ def test_a_closed_standard_error_is_no_other_files(recipe, tmp_path):
     command = f"{sys.executable} -m bnnlib.train {recipe} --seed -1 --runs {tmp_path}"
     for closed in ("2>&-", "2>/dev/full"):
         assert subprocess.run(f"{command} {closed}", shell=True, cwd=records.ROOT).returncode == 1
-    where = "import os, sys; from bnnlib.training import cli; cli._survive_without_standard_files(); print(os.open(sys.argv[1], 0))"
+    where = "import os, sys; from bnnlib.training import cli; cli.hold_standard_files(); print(os.open(sys.argv[1], 0))"
     done = subprocess.run(f"{sys.executable} -c '{where}' {recipe} 2>&-", shell=True, cwd=records.ROOT, stdout=subprocess.PIPE)
     assert int(done.stdout) > 2
 

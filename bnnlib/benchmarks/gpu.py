@@ -32,7 +32,7 @@ from torch import Tensor
 from bnnlib import deploy, ops
 from bnnlib.benchmarks import gpu_limits, machine_code
 from bnnlib.benchmarks import record as bench_record
-from bnnlib.benchmarks.kernels import LAYERS, label
+from bnnlib.benchmarks.contenders import LAYERS, label
 from bnnlib.deploy import images
 from bnnlib.ops import cuda
 from bnnlib.ops.cuda import arguments
@@ -120,9 +120,9 @@ class Bench:
                 return y[0, 0]
 
             calls[name] = ours
-            _compare(name, ours()[:some], expected)
+            compare(name, ours()[:some], expected)
         calls["tiles (S3)"] = self._tiles(bits, b, m, n, k)
-        _compare("tiles (S3)", calls["tiles (S3)"]()[:some], expected)
+        compare("tiles (S3)", calls["tiles (S3)"]()[:some], expected)
         calls["pack"] = partial(ops.pack_activation, a.bfloat16())
         calls |= self._peers(a, b)
         return {"m": m, "n": n, "k": k, "seconds": self.clock.in_turns(calls)}
@@ -175,7 +175,7 @@ class Bench:
                 return y
 
             calls[name] = ours
-            _compare(name, ops.unpack_activation(ours(), o) > 0, expected)
+            compare(name, ops.unpack_activation(ours(), o) > 0, expected)
         for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
             form = {"dtype": dtype, "memory_format": torch.channels_last}
             calls[name] = partial(F.conv2d, x.to(**form), w.to(**form), None, 1, k // 2)
@@ -221,7 +221,8 @@ def _exact(a: Tensor, b: Tensor) -> Tensor:
     return a.double() @ b.double().t()
 
 
-def _compare(name: str, found: Tensor, expected: Tensor) -> None:
+def compare(name: str, found: Tensor, expected: Tensor) -> None:
+    """Raises :class:`BenchError` unless ``found`` equals PyTorch's result ``expected`` in every element."""
     if not torch.equal(found, expected.to(found.dtype)):
         raise bench_record.BenchError(f"{name} does not give PyTorch's result: nothing is measured")
 

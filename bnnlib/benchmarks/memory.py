@@ -27,17 +27,18 @@ def forget() -> None:
 
 
 def fp32(name: str, shape: tuple[int, ...], path: Path) -> Callable[[], object]:
+    """A call that loads the full-precision twin's weights from ``path`` and runs it once."""
     import safetensors.torch
     import torch
 
     from bnnlib import models, recipes
-    from bnnlib.benchmarks import networks as bench_deploy
+    from bnnlib.benchmarks import nets
 
     torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3))
     model = recipes.load(name).model
 
     with torch.device("meta"):  # takes no memory, but may import much of PyTorch, which is not the network's
-        twin = bench_deploy.full_precision_twin(models.build(model.name, **model.options))
+        twin = nets.full_precision_twin(models.build(model.name, **model.options))
 
     def run() -> object:
         twin.load_state_dict(safetensors.torch.load_file(path), assign=True)
@@ -48,6 +49,7 @@ def fp32(name: str, shape: tuple[int, ...], path: Path) -> Callable[[], object]:
 
 
 def packed(shape: tuple[int, ...], path: Path) -> Callable[[], object]:
+    """A call that loads the packed network in ``path`` and runs it once, in PyTorch's process."""
     import torch
 
     from bnnlib import deploy
@@ -60,6 +62,7 @@ def packed(shape: tuple[int, ...], path: Path) -> Callable[[], object]:
 
 
 def packed_alone(shape: tuple[int, ...], path: Path) -> Callable[[], object]:
+    """A call that loads the packed network in ``path`` and runs it once, without PyTorch."""
     import numpy as np
 
     from bnnlib.deploy import run
@@ -70,6 +73,7 @@ def packed_alone(shape: tuple[int, ...], path: Path) -> Callable[[], object]:
 
 
 def main(kind: str, name: str, shape: str, folder: str) -> None:
+    """Print the peak of memory of one network as JSON; see the module."""
     sizes = tuple(map(int, shape.split(",")))
     if kind == "fp32-eager":
         call = fp32(name, sizes, Path(folder) / f"{name}.fp32")

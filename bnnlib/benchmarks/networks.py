@@ -30,102 +30,23 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from datetime import date
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from bnnlib import data, deploy, layers, models, recipes
-from bnnlib.benchmarks import kernels as bench
+from bnnlib import deploy, layers, recipes
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
 from bnnlib.benchmarks import record as bench_record
-from bnnlib.benchmarks import speed
+from bnnlib.benchmarks import speed, workers
+from bnnlib.benchmarks.contenders import multiplies_bf16
+from bnnlib.benchmarks.nets import full_precision_twin, int8_twin, model_of, nets, shape_of, topology
 from bnnlib.benchmarks.record import FOLDER, BenchError
-from bnnlib.deploy import images, onnx_export
+from bnnlib.benchmarks.turns import Contenders, alternate, times
+from bnnlib.deploy import onnx_export
 
-# the topologies that the book compares, by a recipe that builds them; and whatever else comes with the book
-NETS = ("s2-student", "s4-lenet5", "s4-nin", "tiny-s5-resnet18-xnorpp", "s1-vgg", "s3-mlp")
 BATCHES = (1, 128)
 REALS = ("float32", "bfloat16", "int8")
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "tiny-imagenet": (3, 64, 64), "imagenet": (3, 224, 224)}
-
-
-# --------------------------------------------------------------------------------------------------- networks
-
-
-def shape_of(name: str) -> tuple[int, int, int]:
-    """(C, H, W) of the images of the recipe ``name``."""
-    dataset = recipes.load(name).dataset
-    return SHAPES[dataset] if dataset in SHAPES else images.describe(data.load(dataset))["shape"]
-
-
-def model_of(name: str) -> tuple[nn.Module, bool]:
-    """The packed file's model of the recipe ``name`` and True, or an untrained one and False."""
-    path = deploy.FOLDER / f"{name}.safetensors"
-    if path.is_file():
-        return deploy.load(path), True
-    recipe = recipes.load(name)
-    torch.manual_seed(0)
-    return models.build(recipe.model.name, **recipe.model.options).eval(), False
-
-
-def full_precision_twin(model: nn.Module) -> nn.Module:
-    """A copy of ``model`` with every binary layer replaced by the real-valued one of its shape, and every learned sign
-    left out: the same topology in FP32. The weights mean nothing."""
-    twin = copy.deepcopy(model)
-    for module in list(twin.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, layers.BinaryConv2d):
-                sizes = child.kernel_size, child.stride, child.padding, child.dilation, child.groups
-                real = nn.Conv2d(child.in_channels, child.out_channels, *sizes, bias=child.bias is not None)
-            elif isinstance(child, layers.BinaryLinear):
-                real = nn.Linear(child.in_features, child.out_features, bias=child.bias is not None)
-            elif isinstance(child, layers.RSign):
-                real = nn.Identity()
-            else:
-                continue
-            setattr(module, name, real)
-    return twin.eval()
-
-
-def int8_twin(twin: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
-    """The real-valued twin in PyTorch's static quantisation, calibrated on random images. What is left of our layers (RPReLU) runs in
-    float32."""
-    from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
-    from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
-
-    ours = sorted({type(m) for m in twin.modules() if type(m).__module__.startswith("bnnlib.layers")}, key=str)
-    custom = PrepareCustomConfig().set_non_traceable_module_classes(ours)
-    torch.backends.quantized.engine = "x86"
-    x = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        observed = quantize_fx.prepare_fx(copy.deepcopy(twin), get_default_qconfig_mapping("x86"), (x,), custom)
-        observed(x)
-        return quantize_fx.convert_fx(observed)
-
-
-def shipped() -> list[str]:
-    """The recipes of the packed files that come with the book and have binary layers."""
-    paths = sorted(deploy.FOLDER.glob("*.safetensors"))
-    return [path.stem for path in paths if deploy.info(path)["packed"] and path.stem in recipes.names()]
-
-
-def nets() -> list[str]:
-    """:data:`NETS`, and those that are shipped and of another topology."""
-    found = list(NETS)
-    for name in shipped():
-        if topology(name) not in map(topology, found):
-            found.append(name)
-    return found
-
-
-def topology(name: str) -> str:
-    """What decides the speed of the recipe's network; recipes that agree in it are as fast as one another."""
-    recipe = recipes.load(name)
-    return json.dumps([recipe.model.name, recipe.model.options, recipe.dataset], sort_keys=True)
 
 
 # ------------------------------------------------------------------------------------------------------- time
@@ -133,20 +54,20 @@ def topology(name: str) -> str:
 
 def contenders(
     name: str, batch: int, *, compiled: bool = True, peer: bench_onnx.Peer | None = None, scratch: Path | None = None
-) -> bench.Contenders:
+) -> Contenders:
     """Who takes turns; see the module's table. ``peer``: with ONNX Runtime, for which files go to ``scratch``."""
     model, _ = model_of(name)
     twin, shape = full_precision_twin(model), shape_of(name)
     last = copy.deepcopy(twin).to(memory_format=torch.channels_last)
     x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
     xl = x.contiguous(memory_format=torch.channels_last)
-    found: bench.Contenders = {
+    found: Contenders = {
         "fp32-eager": lambda: twin(x),
         "fp32-channels_last": lambda: last(xl),
         "fake-quantised": lambda: model(x),
     }
     narrow = {"fp32": (last, xl)}
-    if bench.multiplies_bf16():
+    if multiplies_bf16():
         half, xh = copy.deepcopy(last).bfloat16(), xl.bfloat16()
         found["bf16-channels_last"] = lambda: half(xh)
         narrow = {"bf16": (half, xh)}
@@ -155,7 +76,7 @@ def contenders(
         found["int8-eager"] = lambda: small(xl)
     if compiled:  # takes up to a minute, so only in the narrower type
         for kind, (module, images_) in narrow.items():
-            found[f"{kind}-compile"] = bench.compiled(module, images_)
+            found[f"{kind}-compile"] = compiled(module, images_)
     for real in REALS:
         network = deploy.convert(model, shape, real=real)
         found[f"packed-{real}"] = lambda network=network: network(x)
@@ -170,8 +91,8 @@ def contenders(
 def measure_net(name: str, batch: int, rounds: int, **more) -> dict:
     """One case: times of all contenders."""
     with torch.inference_mode():
-        seconds = bench.alternate(contenders(name, batch, **more), rounds)
-    return {"net": name, "batch": batch, "times": bench.times(seconds)}
+        seconds = alternate(contenders(name, batch, **more), rounds)
+    return {"net": name, "batch": batch, "times": times(seconds)}
 
 
 def measure_profile(name: str, batch: int, rounds: int) -> dict:
@@ -249,15 +170,17 @@ def measure(names: list[str] | None = None, quick: bool = False) -> dict:
         "nets": {name: describe(name) for name in names},
     }  # fmt: skip
     options = [*names, *(["--quick"] if quick else [])]
-    record["runs"] = [bench_record.work("bnnlib.benchmarks.networks", many, *options) for many in threads]
+    record["runs"] = [workers.on_threads("bnnlib.benchmarks.networks", many, *options) for many in threads]
     return record
 
 
 def is_shipped(name: str) -> bool:
+    """Whether a packed file of the recipe ``name`` comes with the book."""
     return (deploy.FOLDER / f"{name}.safetensors").is_file()
 
 
 def describe(name: str) -> dict:
+    """What a record says of a network: title, source, topology, data, shape of an image, and whether it is trained."""
     recipe = recipes.load(name)
     return {
         "title": recipe.title, "source": recipe.source, "topology": topology(name), "trained": is_shipped(name),

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from bnnlib.benchmarks import workers
 
 Layer = tuple[int, int, int, int]  # channels in, channels out, kernel, side
 
@@ -142,14 +143,8 @@ class Peer:
     """A process with ONNX Runtime, one thread for each of ``cpus``; a context manager."""
 
     def __init__(self, cpus: list[int]):
-        # pinned to all of them: this process's OpenMP may have bound it to the first
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "bnnlib.benchmarks.onnx_runtime", str(len(cpus))],
-            preexec_fn=lambda: os.sched_setaffinity(0, cpus),
-            cwd=Path(__file__).resolve().parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        self.process = workers.start(
+            "bnnlib.benchmarks.onnx_runtime", str(len(cpus)), cpus=cpus, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
 
     def __enter__(self) -> Peer:

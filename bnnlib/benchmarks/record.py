@@ -1,4 +1,4 @@
-"""What every benchmark record holds, how it is read and written, and the process that measures.
+"""What every benchmark record holds, and how it is read and written.
 
 A record is a JSON file: the environment, and one run for each number of threads. What a run holds beside ``threads`` is
 the business of the module that measured it.
@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,11 @@ import pydantic
 import torch
 
 from bnnlib import records, storage
+from bnnlib.benchmarks import BenchError
 from bnnlib.ops import _build
 from bnnlib.paths import RESULTS
 
 FOLDER = RESULTS / "bench"
-
-
-class BenchError(Exception):
-    """A record that cannot be used, or a measurement that failed; the message says what to do."""
 
 
 class Environment(pydantic.BaseModel):
@@ -90,22 +86,6 @@ def environment() -> dict[str, Any]:
         dirty=commit.dirty,
         load_average=os.getloadavg(),
     ).model_dump(mode="json")
-
-
-def work(module: str, threads: int, *options: str) -> dict[str, Any]:
-    """What ``python -m module --worker CPUS options`` prints as JSON, run in a process of its own that is pinned to as many
-    CPUs as ``threads``: where threads go is read when the OpenMP runtime starts, and no later. Raises :class:`BenchError`."""
-    cpus = sorted(os.sched_getaffinity(0))[:threads]
-    done = subprocess.run(
-        [sys.executable, "-m", module, "--worker", ",".join(map(str, cpus)), *options],
-        env={**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_PROC_BIND": "true", "TORCHINDUCTOR_COMPILE_THREADS": "1"},
-        text=True,
-        stdout=subprocess.PIPE,
-        preexec_fn=lambda: os.sched_setaffinity(0, cpus),
-    )
-    if done.returncode:
-        raise BenchError(f"the measurement on {threads} thread(s) failed (its own words are above)")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def write(record: dict[str, Any], folder: Path, prefix: str = "") -> Path:

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -26,9 +24,8 @@ from torch import Tensor
 
 from bnnlib import data, deploy, layers, recipes
 from bnnlib.benchmarks import record as bench_record
-from bnnlib.benchmarks.networks import (
-    BATCHES,
-    REALS,
+from bnnlib.benchmarks import workers
+from bnnlib.benchmarks.nets import (
     full_precision_twin,
     model_of,
     nets,
@@ -36,11 +33,12 @@ from bnnlib.benchmarks.networks import (
     shipped,
     topology,
 )
+from bnnlib.benchmarks.networks import BATCHES, REALS
 from bnnlib.benchmarks.record import BenchError
 from bnnlib.data import evaluate
 from bnnlib.deploy import images, whitened
 from bnnlib.experiments import predictions
-from bnnlib.paths import RESULTS, ROOT
+from bnnlib.paths import RESULTS
 from bnnlib.storage import write_atomically
 
 FOLDER = RESULTS / "verified"
@@ -74,13 +72,9 @@ def measure_memory(names: Iterable[str], batches: Iterable[int] = BATCHES) -> li
             for batch in batches:
                 for kind in MEMORY:
                     shape = ",".join(map(str, (batch, *shape_of(name))))
-                    command = [sys.executable, "-m", "bnnlib.benchmarks.memory", kind, name, shape, scratch]
-                    done = subprocess.run(
-                        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, cwd=ROOT
-                    )
-                    if done.returncode:
-                        raise BenchError(f"{' '.join(command[1:])} failed: {done.stderr.strip()[-500:]}")
-                    found.append({"net": name, "batch": batch, "kind": kind, **json.loads(done.stdout)})
+                    settings = {"OMP_NUM_THREADS": "1"}
+                    peak = workers.answer("bnnlib.benchmarks.memory", kind, name, shape, scratch, settings=settings)
+                    found.append({"net": name, "batch": batch, "kind": kind, **peak})
     return found
 
 

@@ -82,7 +82,7 @@ def use_style() -> None:
 
 def svg(figure: Figure) -> str:
     """A figure as SVG, with the one for a phone in its metadata where there is one: :func:`split` takes them apart."""
-    wide, small = _saved(figure), narrow(figure)
+    wide, small = saved(figure), narrow(figure)
     if small is None:
         return wide
     end = wide.rindex("</svg>")
@@ -121,7 +121,7 @@ def narrow(figure: Figure) -> str | None:
                 ax.tick_params(labelleft=True)
                 ax.set_ylabel(ax.get_ylabel() or panels[0].get_ylabel())
         figure.set_size_inches(PHONE, sum(tall))
-        drawn = _saved(figure)
+        drawn = saved(figure)
         # words beside the axes may leave no room for them
         return drawn if all(ax.get_position().width > _LEAST for ax in panels if ax.axison) else None
     finally:
@@ -139,7 +139,8 @@ def _height(ax: Axes, height: float) -> float:
     return min(0.8 * PHONE * ax.get_aspect() * ax.get_data_ratio() + 0.7, 2 * PHONE)
 
 
-def _saved(figure: Figure) -> str:
+def saved(figure: Figure) -> str:
+    """The figure as SVG, as matplotlib writes it."""
     file = io.StringIO()
     figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
     return file.getvalue()

@@ -40,10 +40,11 @@ def cost(chapter: str, does: Mapping[str, str], *, trains: Iterable[str] = (), n
     """
     from IPython.display import Markdown
 
-    return Markdown(_box(chapter, dict(does), list(trains), needs, ROOT))
+    return Markdown(box(chapter, dict(does), list(trains), needs, ROOT))
 
 
-def _box(chapter: str, does: Mapping[str, str], trains: list[str], needs: str, root: Path) -> str:
+def box(chapter: str, does: Mapping[str, str], trains: list[str], needs: str, root: Path) -> str:
+    """The Markdown of :func:`cost`, for the chapters and records below ``root``."""
     from bnnlib.book import tables
 
     rows = []

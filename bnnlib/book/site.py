@@ -41,6 +41,7 @@ from bnnlib.book.pages import (
     landing,
     literature,
     offline,
+    packed_files,
     pdf,
     prune,
     reference,
@@ -120,7 +121,7 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
         run = f"python -m bnnlib.chapters run --profile {profile}"
         raise BookError("\n".join([*wrong, f"chapters are run by: {run}"]))
     files |= {f"generated/{name}.md": text.encode() for name, text in _generated(root, notebooks).items()}
-    table, nets = landing.packed_nets(root)
+    table, nets = packed_files.packed_nets(root)
     files |= {"generated/packed-nets.md": table.encode()} | nets
     files |= {f"pictures/{name}.{kind}": drawn for name, (kind, drawn) in cards.pictures(notebooks).items()}
     if "live.md" in files:
@@ -198,7 +199,7 @@ def build(
     files = stage(root, toc)
     site, source, work = (root / "build" / name for name in ("html", "src", "book"))
     mark = site / ".staged"
-    digest = _digest(files, root)
+    digest = digest_of(files, root)
     if not force and mark.is_file() and mark.read_text() == digest:
         return site, False
     _write(source, files)
@@ -218,7 +219,7 @@ def build(
     return site, True
 
 
-def _digest(files: dict[str, bytes], root: Path) -> str:
+def digest_of(files: dict[str, bytes], root: Path) -> str:
     """All that the site is made from: pages, settings, extension, and the versions of what makes it."""
     digest = hashlib.sha256()
     extra = [root / "_config.yml", Path(__file__), *sorted((root / "book" / "_ext").glob("*.py"))]

@@ -104,7 +104,7 @@ class Batches:
         return self._decoded(epoch, steps, members) if self.lazy else self._resident(epoch, steps, members)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Epoch 0: what evaluation, which has no other, goes through."""
+        """Epoch 0, the only one that an evaluation has."""
         return self.epoch(0)
 
     def _finish(self, x: Tensor) -> Tensor:

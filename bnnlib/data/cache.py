@@ -76,6 +76,7 @@ def read(path: Path) -> dict[str, Tensor] | None:
 
 
 def write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Keep `tensors` in `path`, whole or not at all, with their checksum."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
@@ -90,6 +91,7 @@ def write(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].contiguous()

@@ -56,10 +56,12 @@ def read(folder: Path, split: str) -> tuple[Tensor, Tensor]:
 
 
 def read_tree(folder: Path) -> tuple[Tensor, Tensor]:
+    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of a tree of image files, a folder a class."""
     return folders.read(folders.list_tree(folder, CLASSES))
 
 
 def read_pickles(folder: Path, split: str) -> tuple[Tensor, Tensor]:
+    """Images uint8 (N, 3, 32, 32) and labels int64 (N,) of the batch files of a split. Raises DataError."""
     images, labels = [], []
     for name in BATCHES[split]:
         path = folder / name
@@ -147,8 +149,8 @@ _OPCODES = (
 
 
 class _Unpickler(pickle._Unpickler):
-    """Gives numbers, strings, lists, tuples, dicts, and :class:`_Array`: a data file is no reason to run code, NumPy's
-    included. The one in Python, because the faster one takes memory as the numbers in a file tell it."""
+    """Gives numbers, strings, lists, tuples, dicts, and :class:`_Array`: nothing in a data file runs code, not even
+    NumPy's. It is the unpickler in Python, since the faster one takes as much memory as numbers in the file say."""
 
     dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in _OPCODES}
     encoded = 0
@@ -166,7 +168,7 @@ class _Unpickler(pickle._Unpickler):
         return known[module, name]
 
     def _encode(self, text: str, encoding: str) -> bytes:
-        """How protocols before 3 write bytes. What a file says once it may have encoded again and again."""
+        """Text to bytes, as protocols before 3 write bytes. A file may state a text once and have it encoded many times."""
         self.encoded += len(text)
         if encoding != "latin1" or self.encoded > LARGEST_BATCH:
             raise pickle.UnpicklingError("it encodes what no batch file does")

@@ -80,8 +80,8 @@ def _images_below(folder: Path) -> list[str]:
 
 
 def regular(path: Path) -> os.stat_result:
-    """What the system knows of a file; a `DataError` for what is none: a folder, a link to nowhere, or a pipe, which
-    would be read forever."""
+    """Size, time and type of a file, as `stat` gives them. Raises `DataError` for a folder, a link to nowhere and a pipe,
+    which would be read forever."""
     try:
         about = path.stat()
     except FileNotFoundError as error:

@@ -31,6 +31,7 @@ def find(root: Path) -> Path | None:
 
 
 def find_imagenette(root: Path) -> Path | None:
+    """The folder under `root` that holds Imagenette, or None."""
     for folder in (root / "imagenette2-320", root):
         if folder.name.startswith("imagenette") and _is_tree(folder, "n01440764"):
             return folder

@@ -50,7 +50,7 @@ class LazySplit:
         return open_image(self.path(index)).convert("RGB")
 
     def to(self, device: torch.device | str) -> LazySplit:
-        """Itself: nothing is held that a device could speed up."""
+        """The split itself, since images are decoded on the CPU."""
         return self
 
     def take(self, index: Tensor) -> LazySplit:

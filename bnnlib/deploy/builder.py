@@ -240,6 +240,7 @@ class Builder:
 
 
 def joined(*names: str) -> str:
+    """The names of layers in ``names``, each once, in their order, with spaces between."""
     return " ".join(dict.fromkeys(part for name in names for part in name.split(" ") if part))
 
 

@@ -76,7 +76,7 @@ def size(document: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> int:
 
 
 def _order(tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """The widest first: each begins at a multiple of its size."""
+    """The names of the tensors, those of the widest type first, so that each begins at a multiple of its type's size."""
     return sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
 
 

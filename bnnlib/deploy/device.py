@@ -46,7 +46,7 @@ class DeviceRunner:
         last: dict[str, int] = {}
         for i, op in enumerate(graph.ops):
             last.update(dict.fromkeys(op.reads(), i))
-        self._last = {name: i for name, i in last.items() if name not in graph.outputs}
+        self.last_reader = {name: i for name, i in last.items() if name not in graph.outputs}
 
     @torch.no_grad()
     def values(self, x: Tensor | Sequence[Tensor], names: Sequence[str]) -> dict[str, Tensor]:
@@ -57,7 +57,7 @@ class DeviceRunner:
             y = self._source(i, op, held)
             for stage in op.stages:
                 y = self._stage(op, stage, y, held)
-            for name in [n for n in held if self._last.get(n) == i and n not in names]:
+            for name in [n for n in held if self.last_reader.get(n) == i and n not in names]:
                 del held[name]
         return {name: held[name] for name in names}
 

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bnnlib.deploy import container, program
+from bnnlib.deploy import container, memory
 from bnnlib.deploy.container import FORMAT, DeployError
 from bnnlib.deploy.graph import Graph, GraphError
 from bnnlib.paths import RESULTS
@@ -248,7 +248,7 @@ def _graph(path: Path, document: Mapping[str, Any], tensors: Mapping[str, np.nda
             f"{path} holds a network whose vectors take {pixels} bytes an image, {IMAGES_AT_ONCE} images at once: more than "
             f"{LARGEST_ACTIVATIONS}"
         )
-    (prepared, steps), stored = program.prepared(graph), sum(tensor.nbytes for tensor in tensors.values())
+    (prepared, steps), stored = memory.prepared(graph), sum(tensor.nbytes for tensor in tensors.values())
     if steps > MOST_STEPS:
         raise DeployError(f"{path} holds a network that takes {steps} steps to be made ready, more than {MOST_STEPS}")
     if prepared > (limit := LARGEST_PREPARED + PREPARED_TO_STORED * stored):

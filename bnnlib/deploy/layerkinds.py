@@ -25,6 +25,7 @@ RELUS = {F.relu, torch.relu, torch.relu_, "relu", "relu_"}
 
 
 def pair(value: Any) -> list[int]:
+    """A size for rows and columns: a number stands for both."""
     return [int(value), int(value)] if isinstance(value, int) else [int(v) for v in value]
 
 
@@ -40,6 +41,7 @@ def sized(module: nn.Module, name: str) -> list[int]:
 
 
 def module_of(node: torch.fx.Node, model: nn.Module) -> nn.Module | None:
+    """The module that a node calls; None where it calls none."""
     return model.get_submodule(node.target) if node.op == "call_module" else None
 
 
@@ -168,6 +170,7 @@ def window(node: torch.fx.Node, model: nn.Module) -> dict[str, Any] | None:
 
 
 def module_window(module: nn.Module, before: tuple[int, ...]) -> dict[str, Any] | None:
+    """The attributes of a pooling module for an input of shape ``before`` (with the batch), or None if the executor lacks it."""
     if isinstance(module, nn.AdaptiveAvgPool2d):
         size = module.output_size
         if size not in (1, (1, 1)):
@@ -261,4 +264,5 @@ def _sign(x: Tensor) -> Tensor:
 
 
 def array(t: Tensor) -> np.ndarray:
+    """``t`` as a NumPy array of float32, in one piece of memory."""
     return np.ascontiguousarray(t.detach().float().cpu().numpy())

@@ -57,7 +57,7 @@ class PackedNetwork:
         return PackedNetwork, self._made_of
 
     def eval(self) -> PackedNetwork:
-        """Itself: there is no training mode."""
+        """The network itself, which has no training mode."""
         return self
 
     def train(self, mode: bool = True) -> PackedNetwork:

@@ -65,6 +65,8 @@ STAGES: dict[str, tuple[tuple[str, ...], tuple[str, ...], str | None]] = {
 }
 
 
+TENSOR = ("move", "join", "reduce", "resample")
+"""Operations on whole tensors, of any axis: the others read pixel by pixel."""
 CONSTANTS = ("real_conv", "binary_conv", "move", "resample")
 """The operations that have some."""
 
@@ -121,7 +123,7 @@ def _whole(value: Any, least: int) -> bool:
 
 
 def _fits_float32(value: Any) -> bool:
-    """Infinities do; a NaN does not, nor what would become an infinity."""
+    """Whether float32 holds the number: infinities count, a NaN does not, nor a finite number that becomes infinite."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
     return abs(value) <= float(np.finfo(np.float32).max) or value in (math.inf, -math.inf)

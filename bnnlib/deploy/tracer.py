@@ -177,7 +177,7 @@ class Tracer(torch.fx.Tracer):
 
 
 def depends(node: torch.fx.Node) -> bool:
-    """Whether the node's value hangs on an input's."""
+    """Whether the node's value depends on an input."""
     if "depends" not in node.meta:
         read = node.all_input_nodes
         if node.target in SHAPE_ALONE:

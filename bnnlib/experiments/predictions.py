@@ -77,10 +77,12 @@ class Predictions:
 
 
 def path_of(name: str, folder: Path = FOLDER) -> Path:
+    """The file of the record of ``name``."""
     return Path(folder) / f"{name}.safetensors"
 
 
 def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 

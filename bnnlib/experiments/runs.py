@@ -79,13 +79,13 @@ def _stored(names: list[str], folder: Path) -> dict[str, list[Record]]:
     return {name: records.read_all(folder, name) for name in names}
 
 
-def _teachers_first(names: list[str]) -> list[str]:
+def teachers_first(names: list[str]) -> list[str]:
     """``names`` with the recipes they distil from, each before the first that needs it."""
     ordered: list[str] = []
     for name in names:
         distill = recipes.load(name).distill
         if distill and distill.teacher not in ordered and not distill.teacher.endswith(".safetensors"):
-            ordered += [t for t in _teachers_first([distill.teacher]) if t not in ordered]
+            ordered += [t for t in teachers_first([distill.teacher]) if t not in ordered]
         if name not in ordered:
             ordered.append(name)
     return ordered
@@ -97,7 +97,7 @@ def _short(names: list[str], profile: str, seed: int, changes: dict[str, int]) -
     files: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix=f"bnn-{profile}-") as scratch, ExitStack() as held:
         excerpts: dict[tuple[int, int], str] = {}
-        for name in _teachers_first(names):
+        for name in teachers_first(names):
             recipe, asked = recipes.load(name, changes), dict(changes)
             few = recipe.quick if profile == "quick" else recipe.demo
             if not data.here(recipe.dataset):
@@ -141,7 +141,7 @@ def _note(profile: str, found: dict[str, list[Record]]) -> str:
 
 def _full(names: list[str], seed: int, folder: Path) -> Runs:
     nets: dict[str, nn.Module] = {}
-    for name in _teachers_first(names):
+    for name in teachers_first(names):
         one = seed if name in names else 0
         if not records.path_of(name, one, folder).is_file():
             nets[name] = loop.train(name, seed=one, profile="full", out=folder, progress=None).model

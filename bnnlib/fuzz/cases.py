@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import typer
 
-from bnnlib.deploy.randomgraphs import Maker, interpret
+from bnnlib.deploy.interpreter import interpret
+from bnnlib.deploy.randomgraphs import Maker
 from bnnlib.fuzz.changes import STRANGE, disturbed, flipped
 
 
@@ -23,6 +24,7 @@ class Finding(Exception):
 
 
 def graph_case(draw: random.Random, folder: Path) -> None:
+    """A random network, on every kernel variant; or its tables with a number changed, as the executor takes them."""
     from bnnlib.deploy import program
     from bnnlib.deploy.run import Runner, kernels
 
@@ -133,6 +135,7 @@ def file_case(draw: random.Random, folder: Path) -> None:
 
 
 def checkpoint_case(draw: random.Random, folder: Path) -> None:
+    """A checkpoint with bytes changed, read."""
     import torch
 
     from bnnlib.training import checkpoint
@@ -170,6 +173,7 @@ def checkpoint_case(draw: random.Random, folder: Path) -> None:
 
 
 def data_case(draw: random.Random, folder: Path) -> None:
+    """A file of MNIST or CIFAR-10, or an image, with bytes changed, read."""
     import gzip
     import pickle
 
@@ -223,6 +227,7 @@ def data_case(draw: random.Random, folder: Path) -> None:
 
 
 def yaml_case(draw: random.Random, folder: Path) -> None:
+    """The text of a recipe, changed, read."""
     import yaml
 
     from bnnlib import recipes

@@ -1,14 +1,14 @@
 """The options of binary layers: the names that recipes use, and the modules that they stand for.
 
-==================== ===================================== ==========================================================
-part                 given as a module                     given by name
-==================== ===================================== ==========================================================
-input                ``input_quantizer``; None: real-valued ``ste``, ``sign_of_zero``; ``binary_input: false``
-weight               ``weight_quantizer``                  ``scale: mean`` with ``gradient``, ``gain``; else
-``weight_ste`` output               ``output_scale``                      ``scale`` (learned and so on),
-``scale_init``, ``output_size`` latent weight        ``transform``, ``latent``             ``transform``,
-``latent`` ==================== =====================================
-==========================================================
+================ ============================ ==================================================================
+part             given as a module            given by name
+================ ============================ ==================================================================
+input            ``input_quantizer``; None:   ``ste``, ``sign_of_zero``; ``binary_input: false``
+                 real-valued
+weight           ``weight_quantizer``         ``scale: mean`` with ``gradient``, ``gain``; else ``weight_ste``
+output           ``output_scale``             ``scale`` (learned and so on), ``scale_init``, ``output_size``
+latent weight    ``transform``, ``latent``    ``transform``, ``latent``
+================ ============================ ==================================================================
 """
 
 from __future__ import annotations

@@ -115,8 +115,8 @@ def vgg(
     width: int = 128,
 ) -> VGG:
     """S1's net; with ``shortcut`` S2's student. ``binary=False``: the same topology in real values.
-    ``stem_act``: after the first conv; with ``sign-conv-bn`` the next thing is a sign, of which a ReLU leaves
-    nothing. ``layer``: options of the binary convs. ``width``: channels of the first conv, to which all others are
+    ``stem_act``: after the first conv; with ``sign-conv-bn`` the next operation is a sign, which is
+    constant behind a ReLU. ``layer``: options of the binary convs. ``width``: channels of the first conv, to which all others are
     in proportion."""
     options = {**S1_LAYER, **(layer or {})}
     channels, blocks = width, []

@@ -33,7 +33,7 @@ SOURCES = next(
     (folder for folder in (_HERE.parents[2] / "kernels", _HERE.parents[1] / "native") if (folder / f"{NAME}.cpp").is_file()),
     _HERE.parents[2] / "kernels",
 )
-_TRAILER = b"cppimport"  # cppimport ends a library that was built to the last byte with this
+TRAILER = b"cppimport"  # cppimport ends a library that was built to the last byte with this
 
 
 _WRITABLE = "can be written by others"
@@ -85,7 +85,7 @@ def _unsafe(path: Path, kind: Callable[[int], bool]) -> str:
 
 
 def _tightened(folder: Path) -> str:
-    """What :func:`_unsafe` says of a folder of ours, after others may write it no longer (a umask of 002 let them)."""
+    """Takes the right to write from others where a umask of 002 gave it to them; what :func:`_unsafe` says of the folder then."""
     if _unsafe(folder, stat.S_ISDIR) == _WRITABLE:
         folder.chmod(0o700)
     return _unsafe(folder, stat.S_ISDIR)
@@ -125,7 +125,7 @@ def load(sources: Path = SOURCES) -> ModuleType:
         raise BuildError(f"{library.parent} {reason}, and a library in it could be anything: remove it")
     if _complete(library):
         try:
-            return _open(library)
+            return open_library(library)
         except (
             ImportError
         ):  # complete, yet not for this process: built with another C++ runtime, damaged, ...
@@ -135,14 +135,14 @@ def load(sources: Path = SOURCES) -> ModuleType:
     with filelock.FileLock(f"{library.parent}.lock"):
         if _complete(library):  # another process may have built it while this one waited
             try:
-                return _open(library)
+                return open_library(library)
             except ImportError:
                 library.unlink()
         for left in library.parent.glob("build-*"):  # by a process that was killed: this one holds the lock
             shutil.rmtree(left, ignore_errors=True)
-        _build(sources, library)
+        build_library(sources, library)
         try:
-            return _open(library)
+            return open_library(library)
         except ImportError as error:
             raise BuildError(f"the kernels were built but cannot be loaded: {error}") from error
 
@@ -153,13 +153,14 @@ def _complete(library: Path) -> bool:
         if _unsafe(library, stat.S_ISREG):
             return False
         with library.open("rb") as file:
-            file.seek(-len(_TRAILER), os.SEEK_END)
-            return file.read() == _TRAILER
+            file.seek(-len(TRAILER), os.SEEK_END)
+            return file.read() == TRAILER
     except OSError:
         return False
 
 
-def _open(library: Path) -> ModuleType:
+def open_library(library: Path) -> ModuleType:
+    """The module in the shared library ``library``, loaded."""
     loader = importlib.machinery.ExtensionFileLoader(NAME, str(library))
     spec = importlib.util.spec_from_file_location(NAME, library, loader=loader)
     module = importlib.util.module_from_spec(spec)
@@ -167,7 +168,7 @@ def _open(library: Path) -> ModuleType:
     return module
 
 
-def _build(sources: Path, library: Path) -> None:
+def build_library(sources: Path, library: Path) -> None:
     """Build in a folder of its own and a process of its own (a failed compile ends in SystemExit;
     setuptools reads the current folder).
     """

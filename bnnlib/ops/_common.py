@@ -28,26 +28,32 @@ def register(schema: str, now: Callable, fake: Callable, backward: Callable | No
 
 
 def words(count):
+    """Words of 64 bits that hold ``count`` bits."""
     return (count + 63) // 64
 
 
 def pair(value) -> list[int]:
+    """A size for rows and columns: a number stands for both."""
     return [value, value] if isinstance(value, (int, torch.SymInt)) else list(value)
 
 
 def describe(t: Tensor) -> str:
+    """A tensor's type and shape, for messages: ``float32 [2, 3]``."""
     return f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}"
 
 
 def channels_last(x: Tensor) -> bool:
+    """Whether ``x`` ``[N, C, H, W]`` lies channels last, and not in the usual order as well."""
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def output_size(size, kernel, stride, padding, dilation):
+    """Outputs along one side, of a convolution with these numbers along it."""
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
 def float32(x: Tensor) -> Tensor:
+    """``x`` as float32 with the same signs, -0.0 and NaN included. Raises ``TypeError`` for complex numbers."""
     if x.dtype == torch.float32:
         return x
     if x.is_complex():
@@ -65,7 +71,7 @@ def same_device(x: Tensor, **others: Tensor | None) -> None:
 
 
 def direct(x: Tensor) -> bool:
-    """Whether nobody watches: plain tensors, nothing traced. Then the implementation is called without
+    """Whether the tensors are plain and nothing is traced. Then the implementation is called without
     PyTorch's dispatcher, which costs 20 us a call for an operator with this many arguments, a third of a
     small layer.
     """

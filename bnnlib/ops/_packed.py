@@ -146,6 +146,7 @@ def conv2d_now(
     x, weight, shape, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1,
     scale=None, bias=None, residual=None, threshold=None, flip=None, pool=1, out="float32",
 ) -> Tensor:  # fmt: skip
+    """:func:`conv2d_packed`, computed where ``x`` lies. Raises ``ValueError`` for shapes that do not fit."""
     if len(shape) != 4 or x.dim() != 4:
         raise ValueError(
             "a convolution needs 4-dimensional x and weight, "
@@ -171,6 +172,7 @@ def convolved(
     bits, weight, shape, stride, padding, dilation, groups, channels_first,
     scale=None, bias=None, residual=None, threshold=None, flip=None, pool=1, out="float32",
 ) -> Tensor:  # fmt: skip
+    """:func:`conv2d_now` behind its checks: of ``bits`` int64 ``[N, H, W, words]``; ``channels_first``: the result's memory."""
     (o, cg, kh, kw), (n, h, w, _) = shape, bits.shape
     c = cg * groups
     geometry = [n, h, w, c, o, kh, kw, *stride, *padding, *dilation, groups]
@@ -210,6 +212,7 @@ def _conv2d_packed_fake(
 def linear_now(
     x, weight, shape, scale=None, bias=None, residual=None, threshold=None, flip=None, out="float32"
 ) -> Tensor:  # fmt: skip
+    """:func:`linear_packed`, computed where ``x`` lies. Raises ``ValueError`` for shapes that do not fit."""
     if len(shape) != 2 or x.dim() < 1:
         raise ValueError(f"a linear layer needs a weight of shape (O, K), got {list(shape)}")
     o, k = shape

@@ -80,6 +80,7 @@ def _check_stored(bits: Tensor, o: int, k: int) -> None:
 
 
 def pack_rows(x: Tensor) -> Tensor:
+    """The signs of ``x`` ``[M, K]``, any strides, as words int64 ``[M, ceil(K / 64)]``."""
     m, k = x.shape
     x = float32(x.detach())
     out = torch.empty(m, words(k), dtype=torch.int64, device=x.device)
@@ -90,6 +91,7 @@ def pack_rows(x: Tensor) -> Tensor:
 
 
 def pack_images(x: Tensor) -> Tensor:
+    """The signs of ``x`` ``[N, C, H, W]``, any strides, as words int64 ``[N, H, W, ceil(C / 64)]``."""
     n, c, h, w = x.shape
     out = torch.empty(n, h, w, words(c), dtype=torch.int64, device=x.device)
     pixels, backend = x.detach().permute(0, 2, 3, 1), _backend.of(x)
@@ -119,6 +121,7 @@ def _pack_activation_fake(x: Tensor) -> Tensor:
 
 
 def pack_weight_now(weight: Tensor) -> Tensor:
+    """:func:`pack_weight`, computed where ``weight`` lies."""
     if weight.dim() < 2 or 0 in weight.shape:
         raise ValueError(
             "pack_weight takes a weight [O, ...] of at least two dimensions, none empty, "
@@ -142,6 +145,7 @@ def _weight_geometry(shape: Sequence[int], groups: int) -> list[int]:
 
 
 def prepack_now(bits: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+    """:func:`prepack`, computed where ``bits`` lie. Raises ``ValueError`` where they do not fit ``shape``."""
     geometry = _weight_geometry(shape, groups)
     _check_stored(bits, shape[0], math.prod(shape[1:]))
     out = torch.empty(_backend.of(bits).blob_bytes(geometry), dtype=torch.uint8, device=bits.device)

@@ -60,7 +60,7 @@ class _Float32Products(TorchFunctionMode):
 
 
 def _in_bf16(x: Tensor) -> bool:
-    """Whether autocast would have a product with ``x`` in bfloat16; it lets float64 be."""
+    """Whether autocast computes a product with ``x`` in bfloat16; float64 stays float64."""
     asked = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
     return asked and x.is_cpu and x.dtype != torch.float64
 

@@ -57,7 +57,7 @@ def main(
 ) -> None:
     """Train RECIPE, resuming where an earlier run of the same recipe and seed left off."""
     _keep_freed_memory()
-    _survive_without_standard_files()
+    hold_standard_files()
     overrides = _overrides(recipe, profile, changes or [])  # before PyTorch is loaded, which takes seconds
     busy = _wait_passively_where_busy()
     import torch
@@ -132,7 +132,7 @@ def _wait_passively_where_busy() -> str:
     )
 
 
-def _survive_without_standard_files() -> None:
+def hold_standard_files() -> None:
     """Put /dev/null in the place of standard files that are closed, whose numbers would go to the next files opened; and
     of a standard error that cannot be flushed when the process ends, which would turn its exit status into 120."""
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -158,7 +158,7 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 def _fail(text: str, code: int = 1, once: bool = False) -> None:
-    """Print ``text`` and leave; ``once``: what every process says alike is said by the first."""
+    """Print ``text`` and leave; ``once``: the first process alone prints it, for what all processes would print."""
     if not once or os.environ.get("RANK", "0") == "0":
         lines = (f"error: {text}" if code == 1 else text).split("\n")
         print("\n".join(map(printable, lines)), file=StandardError(), flush=True)

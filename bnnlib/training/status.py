@@ -36,6 +36,7 @@ def runs_folder(folder: Path | None = None) -> Path:
 
 
 def write(folder: Path, status: Status) -> None:
+    """Keep ``status`` in ``folder``, whole or not at all."""
     storage.write_atomically(folder / NAME, status.model_dump_json().encode() + b"\n")
 
 

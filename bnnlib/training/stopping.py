@@ -53,9 +53,9 @@ class Stop:
                 signal.signal(s, handler)
 
     def checkpoint_due(self, late: bool, updates: int) -> bool:
-        """Whether to leave a checkpoint now: the last is ``late`` in being old, or a signal came. Several
-        processes must all do so at the same step, or one would wait for another that has stopped: they ask
-        one another, every few ``updates`` of an epoch."""
+        """Whether to leave a checkpoint now: one is due by the clock (``late``), or a signal came. ``updates``:
+        those that the epoch has made so far. Several processes must stop at the same step, since each waits for
+        all others; so they exchange ``late`` and the signal once in :data:`UPDATES_TO_ASK` updates."""
         if self.fabric.world_size == 1:
             return late or self.number is not None
         if updates % UPDATES_TO_ASK:

@@ -74,6 +74,14 @@ inline void copy_run(T* to, const T* from, isize n) {
     do copy(to + k, from + k, 16); while ((k += SOME) < n);
 }
 
+// Zeros from n up to `end`, and up to 15 bytes behind.
+template <class T>
+inline void clear_run(T* to, isize n, isize end) {
+    constexpr isize SOME = 16 / (isize)sizeof(T);
+    const T zeros[SOME] = {};
+    for (; n < end; n += SOME) copy(to + n, zeros, 16);
+}
+
 // What a row takes from lines: `lines` lines, `apart` values apart, of each `runs` runs of n values, `between` apart.
 struct Taps { isize lines, apart, runs, between, n; };
 
@@ -103,7 +111,7 @@ inline void gather_windows(const Net& n, const NetOp& o, const View& v, isize si
         for (isize p = 0; p < size; ++p)
             for (isize q = 0; q < size; ++q, to += stride) {
                 gather_taps(taps, from + p * down + q * right, to);
-                if (zeros) fill(to + k, 0, (stride - k) * (isize)sizeof(T));
+                if (zeros) clear_run(to, k, stride);
             }
         if (++x == ow) {
             x = 0;
@@ -193,7 +201,8 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
     }
     if (o.scale)
         for (isize p = 0; p < rows; ++p) r.stage(Do::scale, x + p * stride, channels, o.scale + first, nullptr);
-    finish(n, o, f, 0, x, stride, start, many, c.window, first, channels);
+    const bool own = stride == c.float_stride;                                  // with zeros behind the last channel
+    finish(n, o, f, 0, x, stride, start, many, c.window, first, channels, own ? round_up(channels, r.panel) : channels);
 }
 
 }  // namespace bnn::net

@@ -106,7 +106,7 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         if (tiled) c.rounded = least(c.lines ? k : TILE_BLOCK, k), c.rounded = round_up(c.rounded, TILE_DEPTH);
         c.work = round_up(rows * c.float_stride * 4, 64) +
                  (c.direct ? 0 : round_up(rows * c.lda * 4 + 64, 64)) + n.r->kblock * panel * 4 +
-                 round_up(most(k * 8, c.lines * 4 + 128), 64) + round_up(rows, TILE_ROWS) * c.rounded * 2;
+                 round_up(most(k * 8, c.lines * 4 + 128), 64) + round_up(rows, TILE_ROWS) * c.rounded * 2 + 64;
     } else {
         const bool bits = o.output >= 0;
         c.tile = bits ? o.w : ROWS_AT_ONCE;
@@ -137,9 +137,9 @@ inline bool make_step(const NetOp& o, const Net& n, const NetStage& s, const Fra
 }
 
 // Runs the stages from `from` on over `many` windows from window `start` on, channels [first, first + channels),
-// x[window * many][stride].
+// x[window * many][stride]. wide: channels of x that may be computed with, at least those.
 inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, float* x, isize stride, isize start,
-                   isize many, isize window, isize first, isize channels) {
+                   isize many, isize window, isize first, isize channels, isize wide = 0) {
     const Real& r = *n.r;
     isize rows = many * window;
     bool pooled = window == 1;
@@ -147,12 +147,13 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
     for (isize i = from; i < o.stages; ++i) {
         constexpr isize STEPS = 8;
         Step steps[STEPS];
-        isize count = 0;
+        isize count = 0, computed = most(wide, channels);
         for (; i < o.stages && count < STEPS; ++i) {
             if (!make_step(o, n, n.stage[o.first_stage + i], f, start, first, steps + count)) break;
+            if (steps[count].what == Do::residual || steps[count].what == Do::store) computed = channels;
             count += steps[count].to != x;                  // values that are computed where they are stored
         }
-        if (count) r.steps(steps, count, x, rows, stride, channels);
+        if (count) r.steps(steps, count, x, rows, stride, computed);
         if (count == STEPS) --i;
         if (count == STEPS || i == o.stages) continue;
         const NetStage& s = n.stage[o.first_stage + i];

@@ -95,7 +95,7 @@ LATER = ("hurried", "with a mouse")
 
 
 def drawing(digit: int, style: str = "plain", seed: int = 0) -> list[list[tuple[float, float]]]:
-    """``digit`` as a hand would write it: the same for the same arguments."""
+    """``digit`` in handwriting: the same strokes for the same arguments."""
     rng = np.random.default_rng([digit, STYLES.index(style), seed])
     hand = _ROUND if (STYLES.index(style) + seed) % 2 == 0 else _OTHER
     shake = {"plain": 0.006, "shaky": 0.022}.get(style, 0.012)
@@ -116,7 +116,7 @@ def drawing(digit: int, style: str = "plain", seed: int = 0) -> list[list[tuple[
 
 
 def _by_hand(stroke: np.ndarray, rng: np.random.Generator, mouse: bool) -> np.ndarray:
-    """A stroke as it is recorded from a hand that does not take its time, ``(n, 2)``.
+    """A stroke with the unevenness of fast handwriting, ``(n, 2)``.
 
     A screen reports the pen at equal times. The pen is slow at the ends and in bends and fast between them, so the points are far
     apart where it is fast, and corners are rounded. The line drifts, begins and ends too early or too late, and with a mouse its

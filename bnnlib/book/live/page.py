@@ -42,7 +42,7 @@ def parts(root: Path = ROOT) -> tuple[dict[str, str], dict[str, bytes], str]:
 
     Where the kernels cannot be compiled for a browser the parts stand still, there is no data, and a sentence says why.
     """
-    nets = {kind: _net(root, name) for kind, name in (("digit", DIGIT), ("picture", PICTURE))}
+    nets = {kind: net_of(root, name) for kind, name in (("digit", DIGIT), ("picture", PICTURE))}
     try:
         module = kernels.build()
     except kernels.ModuleError as error:
@@ -79,7 +79,7 @@ def _base64(content: bytes) -> str:
 
 
 @cache
-def _net(root: Path, name: str) -> SimpleNamespace:
+def net_of(root: Path, name: str) -> SimpleNamespace:
     """The packed network of a trained one: ``net``, what the file says ``about`` it, the bytes of its own file, and of the float32
     file with the same weights."""
     path = root / "results" / "models" / f"{name}.safetensors"

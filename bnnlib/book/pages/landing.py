@@ -1,4 +1,4 @@
-"""What the landing page and the scoreboard page include: the hero figure, the findings, and the packed nets.
+"""What the landing page and the scoreboard page include: the hero figure, the findings, and the ways in.
 
 Every figure is computed from the records, the benchmark records and the packed files of ``root/results``. What
 those do not hold is left out.
@@ -6,14 +6,12 @@ those do not hold is left out.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bnnlib import __version__
-from bnnlib.book import tables
 from bnnlib.experiments import report, sources
 
 _CLAIMED_SPEED = round(sources.figure("S2", "operations").value)  # times faster inference
@@ -142,15 +140,16 @@ def _bars(found: list[Speed]) -> str:
             f'<rect class="{kind}" x="0" y="{y + 16:.1f}" width="{width:.1f}" height="{high:.1f}" rx="3"/>'
         )
         parts.append(
-            f'<text class="strong" x="{width + 6:.1f}" y="{y + 16 + high / 2 + 5:.1f}">{_times(value)}</text>'
+            f'<text class="strong" x="{width + 6:.1f}" y="{y + 16 + high / 2 + 5:.1f}">{times(value)}</text>'
         )
     label = (
-        "Speed-up of a 1-bit layer: " + "; ".join(f"{name} {_times(value)}" for name, value, _ in rows) + "."
+        "Speed-up of a 1-bit layer: " + "; ".join(f"{name} {times(value)}" for name, value, _ in rows) + "."
     )
     return f'<svg viewBox="0 0 340 {step * len(rows)}" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
 
 
-def _times(value: float) -> str:
+def times(value: float) -> str:
+    """A factor as text: ``12×``, below 10 with one decimal, ``1.5×``."""
     return f"{value:.0f}×" if value >= 10 else f"{value:.1f}×"
 
 
@@ -176,13 +175,13 @@ def _speed(root: Path) -> tuple[str, str, str]:
             "one-bit-at-a-time",
         )
     over = [value for one in found for value in one.over_float32]
-    limits = ", ".join(f"{_times(one.limit)} on {one.core}" for one in found)
+    limits = ", ".join(f"{times(one.limit)} on {one.core}" for one in found)
     by_core = ", ".join(
-        f"{_times(one.over_best[0])} to {_times(one.over_best[2])} on {one.core}" for one in found
+        f"{times(one.over_best[0])} to {times(one.over_best[2])} on {one.core}" for one in found
     )
     text = (
         f"S2 claims **{_CLAIMED_SPEED}×**. The rates of a core's units allow at most {limits}, over float32. "
-        f"Whole layers run **{_times(min(over))} to {_times(max(over))}** as fast as PyTorch's float32. Over the best rival, "
+        f"Whole layers run **{times(min(over))} to {times(max(over))}** as fast as PyTorch's float32. Over the best rival, "
         f"int8 and bfloat16 included: {by_core}."
     )
     if any(one.over_float32[2] > one.limit for one in found):
@@ -217,82 +216,6 @@ def _scale(root: Path) -> tuple[str, str, str]:
             f"and with the mean of |W|, which S2 replaced, {said(mean)}."
         )
     return "A learned scale that never learns", text, "bireal-distillation"
-
-
-# ------------------------------------------------------------------------------------------------- packed nets
-
-
-@dataclass(frozen=True)
-class Net:
-    """A packed file of ``results/models``. ``top1``: of the file itself, per cent, where its answers or a verification are
-    recorded (``verified``), else as recorded in training."""
-
-    path: Path
-    about: dict
-    title: str
-    top1: float
-    verified: bool
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-        return self.path.stat().st_size
-
-    @property
-    def whitening(self) -> int:
-        """Bytes that the whitening of its images takes in the file."""
-        from bnnlib.deploy import container, files
-
-        if not (self.about.get("images") or {}).get("whitening"):
-            return 0
-        tensors = container.read(self.path)[1]
-        return sum(tensors[name].nbytes for name in files.WHITENING)
-
-
-def nets(root: Path) -> list[Net]:
-    """The packed files, by name."""
-    from bnnlib import deploy, recipes
-    from bnnlib.experiments import predictions
-
-    found = []
-    for path in sorted((root / "results" / "models").glob("*.safetensors")):
-        about = deploy.info(path)
-        top1, record = about["top1"], root / "results" / "verified" / f"{path.stem}.json"
-        agreement = json.loads(record.read_text())["agreement"] if record.is_file() else None
-        answers = predictions.read(path.stem, path, root / "results" / "predictions")
-        if answers:
-            top1 = answers.top1
-        elif agreement:
-            top1 = agreement["top1"][about["real"]]
-        found.append(Net(path, about, recipes.load(about["recipe"]).title, top1, bool(answers or agreement)))
-    return found
-
-
-def packed_nets(root: Path) -> tuple[str, dict[str, bytes]]:
-    """A table of the packed files with a download of each, and the files by their path below the book's sources."""
-    rows, files = [], {}
-    for net in nets(root):
-        files[f"models/{net.path.name}"] = net.path.read_bytes()
-        rows.append(
-            {
-                "network": net.title,
-                "data": net.about["dataset"],
-                "file": _bytes(net.size) + (f", {_bytes(net.whitening)} of it whitening" if net.whitening else ""),
-                "real-valued rest": net.about["real"],
-                "top-1, %": f"{net.top1:.2f}",
-                "measured on": "this file" if net.verified else "the trained net",
-                "download": f"{{download}}`{net.path.stem} <models/{net.path.name}>`",
-            }
-        )
-    return tables.markdown(rows) + "\n" if rows else "*None yet.*\n", files
-
-
-def _bytes(count: int) -> str:
-    """
-    >>> _bytes(83_022), _bytes(9_230_040)
-    ('83 kB', '9.2 MB')
-    """
-    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 
 def citation() -> str:

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 
 from bnnlib.book import figures as style
-from bnnlib.book.pages import figures, landing
+from bnnlib.book.pages import figures, packed_files
 
 _CAPTION = (
     "Top-1 accuracy on the test images against the size of the packed file. Blue: networks of the sources with binary "
@@ -16,12 +16,12 @@ _CAPTION = (
 
 def accuracy_against_size(root: Path) -> str:
     """The figure as MyST, from the packed files of ``root``; a sentence where there are none."""
-    found = landing.nets(root)
+    found = packed_files.nets(root)
     if not found:
         return "*None yet.*\n"
     names = sorted({net.about["dataset"] for net in found})
     label = "Accuracy against file size. " + "; ".join(
-        f"{net.title} ({net.about['dataset']}): {landing._bytes(net.size)}, {net.top1:.2f} %" for net in found
+        f"{net.title} ({net.about['dataset']}): {packed_files.file_size(net.size)}, {net.top1:.2f} %" for net in found
     )
     drawn = figures.as_inline(_draw(found, names), label.replace('"', "&quot;"), "sizes-")
     return f"```{{raw}} html\n<figure>\n{drawn}\n<figcaption>{_CAPTION}</figcaption>\n</figure>\n```\n"
@@ -30,7 +30,7 @@ def accuracy_against_size(root: Path) -> str:
 _PLACES = ((9, -3, "left"), (-9, -3, "right"), (0, 8, "center"), (0, -16, "center"), (9, -14, "left"), (9, 8, "left"))
 
 
-def _draw(found: list[landing.Net], names: list[str]) -> str:
+def _draw(found: list[packed_files.Net], names: list[str]) -> str:
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def _draw(found: list[landing.Net], names: list[str]) -> str:
                 axes.plot(net.size, net.top1, "o", color=_colour(net), ms=7)
             axes.set(xscale="log", xlim=(4e4, 2e7), ylabel="top-1, %", title=name)
             axes.margins(y=0.25)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: landing._bytes(int(size)).replace(".0", "")))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: packed_files.file_size(int(size)).replace(".0", "")))
         panels[-1].set_xlabel("size of the file")
         figure.draw_without_rendering()
         for axes, name in zip(panels, names, strict=True):
@@ -56,13 +56,13 @@ def _draw(found: list[landing.Net], names: list[str]) -> str:
     return out.getvalue()
 
 
-def _colour(net: landing.Net) -> str:
+def _colour(net: packed_files.Net) -> str:
     if not net.about["packed"]:
         return style.REAL
     return style.OURS if net.about["recipe"].startswith("ours") else style.BINARY
 
 
-def _label(axes, found: list[landing.Net]) -> None:
+def _label(axes, found: list[packed_files.Net]) -> None:
     """Put each network's name beside its point, at the first place where it covers neither a point nor a name."""
     from matplotlib.transforms import Bbox
 

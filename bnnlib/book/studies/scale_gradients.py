@@ -37,10 +37,12 @@ def names(net: str) -> dict[str, str]:
 
 
 def rates_path(net: str) -> Path:
+    """The file of validation accuracies by rate."""
     return FOLDER / f"rates-{net}.json"
 
 
 def errors_path(net: str) -> Path:
+    """The file of wrong test images."""
     return FOLDER / f"errors-{net}.json"
 
 

@@ -1,0 +1,127 @@
+"""The values that a chapter's parameters are given: read from text, and checked by the chapter itself before it runs."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from bnnlib.book.chapters.notebooks import ChapterError
+
+PROFILES = ("stored", "quick", "demo", "full")
+SHORT = ("quick", "demo")  # of these no verdict is drawn
+
+
+def resolve(defaults: Mapping[str, Any], given: Mapping[str, Any], name: str = "notebook") -> dict[str, Any]:
+    """``defaults`` with ``given`` laid over them; text is read as the type of the default.
+
+    >>> resolve({"profile": "stored", "seed": 0, "rate": 0.1}, {"seed": "3", "rate": "1e-2"})
+    {'profile': 'stored', 'seed': 3, 'rate': 0.01}
+    """
+    resolved = dict(defaults)
+    for key, value in given.items():
+        if key not in defaults:
+            raise ChapterError(f"{name} has no parameter {key!r}; it has {', '.join(defaults)}")
+        resolved[key] = _as_type_of(defaults[key], value, f"{name}: parameter {key}")
+    try:
+        check_parameters(resolved.get("profile", "stored"), resolved.get("seed", 0))
+    except ChapterError as error:
+        raise ChapterError(f"{name}: {error}") from None
+    return resolved
+
+
+def check_parameters(
+    profile: str,
+    seed: int,
+    data: str | None = None,
+    /,
+    **ranges: tuple[float, float, float] | tuple[Any, Collection[Any]],
+) -> dict[str, str]:
+    """What a chapter calls first, for those who run it with plain papermill or in JupyterLab. :class:`ChapterError`, one
+    sentence, where ``profile`` or ``seed`` is none, where papermill was given a parameter that the chapter does not
+    have or a value of another type, and where a further parameter is out of its range:
+    ``filters=(filters, 1, 500)`` is its value, the least and the most, ``kernel=(kernel, (1, 3, 5))`` its value and all
+    that it can be.
+
+    ``data``: the set that the chapter trains on. The overrides for :func:`bnnlib.training.loop.train` come back: of a
+    short run where the set is not here, the embedded digits in its place. The cell then says what is run on what, and how
+    to get the set.
+    """
+    if profile not in PROFILES:
+        raise ChapterError(f"profile is {profile!r}: it must be one of {', '.join(PROFILES)}")
+    if type(seed) is not int or seed < 0:
+        raise ChapterError(f"seed is {seed!r}: it must be a whole number, 0 or more")
+    _check_given()
+    for name, (value, *allowed) in ranges.items():
+        if len(allowed) == 1:
+            if value not in allowed[0]:
+                raise ChapterError(f"{name} is {value!r}: it must be one of {', '.join(map(str, allowed[0]))}")
+            continue
+        low, high = allowed
+        whole = type(low) is int
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+            kind = "a whole number" if whole else "a number"
+            raise ChapterError(f"{name} is {value!r}: it must be {kind} from {low} to {high}")
+    return _announce(profile, data) if data else {}
+
+
+def _check_given() -> None:
+    """Hold what papermill has put in against the parameters cell: papermill itself takes any name, of any type."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    cells = getattr(shell, "user_ns", {}).get("In", [])
+    types = {**getattr(shell, "user_ns", {}).get("__annotations__", {})}
+    given = next((cell for cell in reversed(cells) if cell.startswith("# Parameters\n")), None)
+    if given is None or not types:
+        return
+    for statement in ast.parse(given).body:
+        if not isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            continue
+        name = statement.targets[0].id if isinstance(statement, ast.Assign) else statement.target.id
+        if name not in types:
+            close = difflib.get_close_matches(name, types, n=1)
+            hint = f": did you mean {close[0]}?" if close else ""
+            raise ChapterError(f"there is no parameter {name!r}{hint} This chapter has {', '.join(types)}")
+        value, kind = ast.literal_eval(statement.value), types[name]
+        kind = {"str": str, "int": int, "float": float}.get(kind, kind)  # a notebook may postpone annotations
+        fits = type(value) is kind or (kind is float and type(value) is int)
+        if isinstance(kind, type) and not fits:
+            raise ChapterError(f"{name} is {value!r}: it must be of type {kind.__name__}")
+
+
+def _announce(profile: str, name: str) -> dict[str, str]:
+    from bnnlib import data
+
+    here = data.here(name)
+    if profile == "stored" or (profile == "full" and here):
+        return {}
+    instead = {} if here or profile == "full" else {"dataset": data.STAND_INS[name]}
+    used = f"a part of {name}" if here else f"scikit-learn's embedded digits: {name} is not on this machine"
+    fetch = "" if here else f" `make data NAME={name}` (or `bnn data fetch {name}`) fetches it."
+    says = {
+        "full": f"Runs without a record need {name}, which is not on this machine and is fetched first.",
+        "quick": "It shows that every cell runs. Its numbers mean nothing, and no verdict is drawn from them.",
+        "demo": "It shows how the nets learn. Its numbers are no result, and no verdict is drawn from them.",
+    }
+    from IPython.display import Markdown, display
+
+    on = "" if profile == "full" else f", on {used}"
+    display(Markdown(f"**A {profile} run**{on}.{fetch} {says[profile]}"))
+    return instead
+
+
+def _as_type_of(default: Any, value: Any, what: str) -> Any:
+    if isinstance(default, str):
+        return str(value)
+    try:
+        literal = ast.literal_eval(value) if isinstance(value, str) else value
+    except (SyntaxError, ValueError):
+        literal = value
+    if isinstance(default, float) and type(literal) is int:
+        literal = float(literal)
+    if default is not None and type(literal) is not type(default):
+        raise ChapterError(
+            f"{what} = {value!r}: must be {type(default).__name__}, like its default {default!r}"
+        )
+    return literal

@@ -1,0 +1,121 @@
+"""The converter's operations that move values and compute none: views, transpositions, cuts, borders, joins."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.fx
+from torch import Tensor
+
+from bnnlib.deploy import tensorkinds
+from bnnlib.deploy.builder import Builder, Point
+from bnnlib.deploy.graph import Op
+from bnnlib.deploy.places import digits, places_of
+from bnnlib.deploy.torch_parts import carried
+from bnnlib.deploy.tracer import SHAPE_ALONE, depends
+from bnnlib.deploy.tracing import BATCH
+
+AXES = {1: {1: 2}, 2: {1: 2, 2: 1}, 3: {1: 2, 2: 0, 3: 1}}
+"""By the number of dimensions without the batch: the axis of the settled slot of each."""
+
+
+class Moves(Builder):
+    def origin(self, node: torch.fx.Node) -> tuple[torch.fx.Node, np.ndarray, float] | None:
+        """(the value that the node moves, where each value comes from in it, what stands where nothing does); None if it does more than move.
+        Places count PyTorch's order in one image; -1: the constant."""
+        if "origin" not in node.meta:
+            chain, root = [node], node.args[0] if node.args else None
+            while isinstance(root, torch.fx.Node) and root.op != "placeholder" and self.moves(root):
+                chain.insert(0, root)
+                root = root.args[0] if root.args else None
+            found = None
+            if isinstance(root, torch.fx.Node) and (carried(root) or "shape" in root.meta and root.meta.get("made")):
+                found = places_of(lambda x: self._rerun(chain, x), root.meta["shape"])
+            node.meta["origin"] = None if found is None or found[0].size != math.prod(node.meta["shape"][1:]) else (root, *found)
+        return node.meta["origin"]
+
+    def moves(self, node: torch.fx.Node) -> bool:
+        return node.op in ("call_function", "call_method", "call_module") and not self.kept(node) and tensorkinds.moves(node, self.module(node))
+
+    def kept(self, node: torch.fx.Node) -> bool:
+        raise NotImplementedError
+
+    def _rerun(self, chain: list[torch.fx.Node], x: Any) -> Any:
+        for n in chain:
+            x = self.again(n, x)
+        return x
+
+    def again(self, node: torch.fx.Node, x: Any) -> Any:
+        """The node's operation on another first argument. Raises ``ValueError`` where it reads another value, too."""
+
+        def given(other: torch.fx.Node) -> Any:
+            if depends(other) and node.target not in SHAPE_ALONE:
+                raise ValueError("it reads two values")
+            return other.meta["value"]
+
+        args, kwargs = torch.fx.node.map_arg((node.args[1:], node.kwargs), given)
+        if node.op == "call_module":
+            return self.module(node)(x, *args, **kwargs)
+        if node.op == "call_method":
+            return x if node.target in ("contiguous", "clone", "detach", "float") else getattr(x, node.target)(*args, **kwargs)
+        return node.target(x, *args, **kwargs)
+
+    def moved(self, node: torch.fx.Node, move: Callable[[Tensor], Tensor]) -> torch.fx.Node:
+        """A new value: those of ``node``, where ``move`` puts them."""
+        found = places_of(move, node.meta["shape"])
+        trial = move(torch.empty(node.meta["shape"]))
+        return self.made("move", (node,), tuple(trial.shape), origin=(node, *found))
+
+    def made(self, kind: str, args: tuple, shape: tuple[int, ...], op: str = "call_function", target: Any = None, **meta: Any) -> torch.fx.Node:
+        """A node that stands in no trace."""
+        new = self.graph.create_node(op, target or _made, args)
+        new.meta.update(kind=kind, shape=shape, made=True, depends=True, value=torch.empty(0), **meta)
+        return new
+
+    def _move(self, node: torch.fx.Node) -> Point:
+        root, places, value = self.origin(node)
+        (h, w, c), (rh, rw, rc) = self.shape(node), self.shape(root)
+        place = places.reshape(c, h, w).transpose(1, 2, 0).ravel()
+        inside = place // (rh * rw) + (place // rw % rh * rw + place % rw) * rc  # from (c, h, w) to (h, w, c)
+        sizes, tables = digits(np.where(place < 0, -1, inside), (h, w, c))
+        constants = {"tables": self.constant(f"{self.label(node)}.tables", tables)}
+        op = Op("move", [self.store(root)], {"shape": [h, w, c], "sizes": sizes, "value": value}, constants, name=self.label(node))
+        return Point(self.draft(op), None)
+
+    def expanded(self, node: torch.fx.Node, shape: tuple[int, ...]) -> torch.fx.Node:
+        return node if node.meta["shape"] == shape else self.moved(node, lambda x: x.expand(x.shape[0], *shape[1:]))
+
+    def _join(self, node: torch.fx.Node) -> Point:
+        parts, dim = tensorkinds.join(node)
+        rank = len(node.meta["shape"]) - 1
+        if rank in AXES and node.target is not torch.stack:
+            slots = [self.store(self.settled(p)) for p in parts]
+            return Point(self.draft(Op("join", slots, {"axis": AXES[rank][dim]}, name=self.label(node))), None)
+        return self.point(node.meta["source"])
+
+    def join_as_rows(self, node: torch.fx.Node) -> None:
+        """Any other concatenation: all values one behind the other, then in their places."""
+        parts, dim = tensorkinds.join(node)
+        flat = [self.moved(p, lambda x: x.flatten(1)) for p in parts]
+        total = sum(p.meta["shape"][1] for p in flat)
+        rows = self.made("rows_joined", tuple(flat), (BATCH, total))
+        sizes = [p.meta["shape"] for p in parts]
+        counts = [math.prod(s[1:]) for s in sizes]
+
+        def move(x: Tensor) -> Tensor:
+            cut = [part.reshape(x.shape[0], *s[1:]) for part, s in zip(x.split(counts, 1), sizes, strict=True)]
+            return node.target(cut, dim)
+
+        found = places_of(move, rows.meta["shape"])
+        node.meta.update(origin=(rows, *found), kind="move")
+
+    def _rows_joined(self, node: torch.fx.Node) -> Point:
+        return Point(self.draft(Op("join", [self.store(p) for p in node.args], {"axis": 2}, name=self.label(node))), None)
+
+
+def _made(*_: Any) -> None:
+    """Stands in the graph for operations that no trace has."""
