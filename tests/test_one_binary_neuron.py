@@ -36,10 +36,10 @@ def test_the_networks_learn():
     ("given", "message"),
     [
         ({"profile": "fast"}, "profile is 'fast': it must be one of stored, quick, demo, full"),
-        ({"low": 3, "high": 3}, "low is 3, high is 3: take two of 0 to 9"),
+        ({"low": 3, "high": 3}, "high is 3: it must be one of 0, 1, 2, 4, 5, 6, 7, 8, 9"),
         ({"width": 0}, "width is 0: it must be a whole number from 1 to 4096"),
     ],
 )
 def test_wrong_parameters_are_refused_in_one_sentence(given, message):
-    with pytest.raises(ValueError if "low" in given else chapters.ChapterError, match=message):
+    with pytest.raises(chapters.ChapterError, match=message):
         run(**given)

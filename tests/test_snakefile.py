@@ -43,7 +43,8 @@ def root(tmp_path):
     shutil.copytree(ROOT / "profiles", tmp_path / "profiles")
     library = tmp_path / "bnnlib"
     (library / "recipes").mkdir(parents=True)
-    shutil.copy(ROOT / "bnnlib" / "recipes" / "__init__.py", library / "recipes")
+    for path in (ROOT / "bnnlib" / "recipes").glob("*.py"):
+        shutil.copy(path, library / "recipes")
     (library / "__init__.py").write_text("")
     (library / "train.py").write_text(TRAIN)
     (library / "recipes" / "teacher.yaml").write_text(RECIPE)

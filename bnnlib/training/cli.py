@@ -9,6 +9,7 @@ import atexit
 import ctypes
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,8 +159,11 @@ def _change(text: str) -> tuple[str, Any]:
 
 
 def _fail(text: str, code: int = 1, once: bool = False) -> None:
-    """Print ``text`` and leave; ``once``: the first process alone prints it, for what all processes would print."""
-    if not once or os.environ.get("RANK", "0") == "0":
+    """Print ``text`` and leave; ``once``: the first process alone prints it, for what all processes would print. The others
+    wait to be stopped: a launcher stops every process when one leaves, and the first may not have printed yet."""
+    if once and os.environ.get("RANK", "0") != "0":
+        time.sleep(30)
+    else:
         lines = (f"error: {text}" if code == 1 else text).split("\n")
         print("\n".join(map(printable, lines)), file=StandardError(), flush=True)
     raise typer.Exit(code)
