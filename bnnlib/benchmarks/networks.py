@@ -39,7 +39,7 @@ from bnnlib import deploy, layers, recipes
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
 from bnnlib.benchmarks import record as bench_record
 from bnnlib.benchmarks import speed, workers
-from bnnlib.benchmarks.contenders import multiplies_bf16
+from bnnlib.benchmarks.contenders import compiled, multiplies_bf16
 from bnnlib.benchmarks.nets import full_precision_twin, int8_twin, model_of, nets, shape_of, topology
 from bnnlib.benchmarks.record import FOLDER, BenchError
 from bnnlib.benchmarks.turns import Contenders, alternate, times
@@ -53,7 +53,7 @@ REALS = ("float32", "bfloat16", "int8")
 
 
 def contenders(
-    name: str, batch: int, *, compiled: bool = True, peer: bench_onnx.Peer | None = None, scratch: Path | None = None
+    name: str, batch: int, *, compile: bool = True, peer: bench_onnx.Peer | None = None, scratch: Path | None = None
 ) -> Contenders:
     """Who takes turns; see the module's table. ``peer``: with ONNX Runtime, for which files go to ``scratch``."""
     model, _ = model_of(name)
@@ -74,7 +74,7 @@ def contenders(
     if "x86" in torch.backends.quantized.supported_engines:
         small = int8_twin(twin, shape)
         found["int8-eager"] = lambda: small(xl)
-    if compiled:  # takes up to a minute, so only in the narrower type
+    if compile:  # takes up to a minute, so only in the narrower type
         for kind, (module, images_) in narrow.items():
             found[f"{kind}-compile"] = compiled(module, images_)
     for real in REALS:
@@ -151,7 +151,7 @@ def work(cpus: list[int], names: list[str], quick: bool) -> dict:
                 if sys.stderr.isatty():  # not into a notebook
                     print(f"{name}, batch {batch}, {len(cpus)} thread(s)", file=sys.stderr, flush=True)
                 result["cases"].append(
-                    measure_net(name, batch, rounds, compiled=not quick, peer=peer, scratch=scratch)
+                    measure_net(name, batch, rounds, compile=not quick, peer=peer, scratch=scratch)
                 )
                 if len(cpus) == 1:
                     result["profiles"].append(measure_profile(name, batch, rounds))
