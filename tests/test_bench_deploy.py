@@ -32,8 +32,10 @@ def test_the_real_twin_has_the_topology_and_no_sign(name, options):
 
 
 @compiled
-def test_networks_meet_every_kind_of_rival_and_all_have_its_shape():
-    found = networks.contenders("s4-lenet5", 2, compiled=False)
+@pytest.mark.parametrize(("name", "compile"), [("s4-lenet5", False), ("s3-mlp", True)])
+def test_networks_meet_every_kind_of_rival_and_all_have_its_shape(name, compile):
+    found = networks.contenders(name, 2, compile=compile)
+    assert any("compile" in name for name in found) == compile
     kinds = {speed.kind(name) for name in found}
     assert kinds >= {"fp32", ""} and ("bf16" in kinds) == contenders.multiplies_bf16()
     assert ("int8" in kinds) == ("x86" in torch.backends.quantized.supported_engines)
