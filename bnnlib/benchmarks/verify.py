@@ -238,13 +238,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     folder = options.out or (None if options.quick else FOLDER)
+    environment = bench_record.environment()  # of before: what is written here changes the tree
     if not options.quick:
         for name in options.nets or [path.stem for path in sorted(deploy.FOLDER.glob("*.safetensors"))]:
             wrote = write_predictions(name, options.out or predictions.FOLDER)
             print(f"{name}: {f'answers in {wrote.name}' if wrote else 'no packed file with its test images here, so no answers'}", flush=True)
     for name in [] if options.only else options.nets or (["s4-lenet5"] if options.quick else names()):
         try:
-            record = measure(name, options.quick)
+            record = {**measure(name, options.quick), "environment": environment}
         except BenchError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
