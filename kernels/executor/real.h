@@ -21,10 +21,11 @@ struct TileProducts {
     void (*multiply)(const uint16_t* a, isize lda, isize rows, const uint16_t* pairs, isize n, float* c, isize ldc,
                      bool add);
 };
-constexpr isize TILE_ROWS = 16, TILE_DEPTH = 32, TILE_BLOCK = 256;    // TILE_BLOCK: products whose weights are made pairs
+constexpr isize TILE_ROWS = 16, TILE_DEPTH = 32;        // of a tile
+constexpr isize TILE_BLOCK = 256;                       // products whose weights are made pairs at once
 
-// A stage on rows of values: a and b hold a value for each channel, or two for all of them (clamp); for `residual` a and
-// for `store` to are rows too, `row` floats apart.
+// A stage on rows of values: a and b hold a value for each channel, or two for all of them (clamp); for `residual` a
+// and for `store` to are rows too, `row` floats apart.
 struct Step {
     Do what;
     const float *a, *b;

@@ -89,31 +89,70 @@ inline float fused(float x, float a, float b) {
 
 #include "executor/functions.inl"
 
+inline VF f_fused(VF x, VF a, VF b) {
+#if FUSED
+    return f_fma(x, a, b);
+#else
+    VF y;
+    for (int i = 0; i < F; ++i) y[i] = fused(x[i], a[i], b[i]);
+    return y;
+#endif
+}
+
+// How a vector is read and written: whole, or its first values alone.
+struct Whole {
+    VF load(const float* p) const { return f_load(p); }
+    void store(float* p, VF v) const { f_store(p, v); }
+};
+struct First {
+    isize n;
+    VF load(const float* p) const { VF v = {}; copy(&v, p, n * 4); return v; }
+    void store(float* p, VF v) const { copy(p, &v, n * 4); }
+};
+
+// All steps on V vectors, channels from c on of row r.
+template <int V, class Access>
+inline void steps_block(const Access& at, const Step* steps, isize count, isize r, isize c, float* x) {
+    VF v[V];
+#define BNN_EACH(VALUE) \
+    BNN_UNROLL for (int k = 0; k < V; ++k) v[k] = VALUE; \
+    break
+    BNN_UNROLL for (int k = 0; k < V; ++k) v[k] = at.load(x + k * F);
+    for (const Step* s = steps; s < steps + count; ++s) {
+        const auto a = [&](int k) { return at.load(s->a + c + k * F); };
+        const auto b = [&](int k) { return at.load(s->b + c + k * F); };
+        switch (s->what) {
+        case Do::scale: BNN_EACH(v[k] * a(k));
+        case Do::bias: BNN_EACH(v[k] + a(k));
+        case Do::affine: BNN_EACH(v[k] * a(k) + b(k));
+        case Do::affine_fused: BNN_EACH(f_fused(v[k], a(k), b(k)));
+        case Do::relu: BNN_EACH(v[k] < VF{} ? VF{} : v[k]);
+        case Do::prelu: BNN_EACH(v[k] > VF{} ? v[k] : v[k] * a(k));
+        case Do::residual: BNN_EACH(v[k] + at.load(s->a + r * s->row + c + k * F));
+        case Do::clamp: {
+            const VF low = f_set(*s->a), high = f_set(*s->b);
+            BNN_EACH(v[k] < low ? low : v[k] > high ? high : v[k]);
+        }
+        case Do::store: BNN_UNROLL for (int k = 0; k < V; ++k) at.store(s->to + r * s->row + c + k * F, v[k]); break;
+        default: break;
+        }
+    }
+#undef BNN_EACH
+    BNN_UNROLL for (int k = 0; k < V; ++k) at.store(x + k * F, v[k]);
+}
+
+inline void steps(const Step* steps, isize count, float* x, isize rows, isize stride, isize n) {
+    for (isize r = 0; r < rows; ++r, x += stride) {
+        isize c = 0;
+        for (; c + 4 * F <= n; c += 4 * F) steps_block<4>(Whole(), steps, count, r, c, x + c);
+        for (; c + F <= n; c += F) steps_block<1>(Whole(), steps, count, r, c, x + c);
+        if (c < n) steps_block<1>(First{n - c}, steps, count, r, c, x + c);
+    }
+}
+
 // One stage on one pixel's channels x[n]; a and b: its parameters.
 inline void stage(Do what, float* __restrict x, isize n, const float* __restrict a, const float* __restrict b) {
     switch (what) {
-    case Do::scale: for (isize i = 0; i < n; ++i) x[i] *= a[i]; break;
-    case Do::bias: for (isize i = 0; i < n; ++i) x[i] += a[i]; break;
-    case Do::affine: for (isize i = 0; i < n; ++i) x[i] = x[i] * a[i] + b[i]; break;
-    case Do::affine_fused: for (isize i = 0; i < n; ++i) x[i] = fused(x[i], a[i], b[i]); break;
-    case Do::relu: for (isize i = 0; i < n; ++i) x[i] = x[i] < 0 ? 0.0f : x[i]; break;
-    case Do::clamp: {
-        const float low = a[0], high = b[0];
-        for (isize i = 0; i < n; ++i) x[i] = x[i] < low ? low : x[i] > high ? high : x[i];
-        break;
-    }
-    case Do::prelu:
-        for (isize i = 0; i < n;) {                 // written out, or the compiler makes a branch of it
-            if (i + F <= n) {
-                const VF v = f_load(x + i), y = v * f_load(a + i);
-                f_store(x + i, v > VF{} ? v : y);
-                i += F;
-            } else {
-                x[i] = x[i] > 0 ? x[i] : x[i] * a[i];
-                ++i;
-            }
-        }
-        break;
     case Do::step: for (isize i = 0; i < n; ++i) x[i] = ((x[i] >= a[i]) & (x[i] <= b[i])) ? 1.0f : -1.0f; break;
     case Do::divide: for (isize i = 0; i < n; ++i) x[i] /= a[i]; break;
     case Do::abs: return f_each<Do::abs>(x, n, 0);
@@ -131,61 +170,10 @@ inline void stage(Do what, float* __restrict x, isize n, const float* __restrict
     case Do::hard_swish: return f_each<Do::hard_swish>(x, n, 0);
     case Do::softplus: return f_each<Do::softplus>(x, n, 0);
     case Do::elu: return f_each<Do::elu>(x, n, a[0]);
-    default: break;
+    default: {
+        const Step one = {what, a, b, nullptr, 0};
+        steps(&one, 1, x, 1, 0, n);
     }
-}
-
-inline VF f_fused(VF x, VF a, VF b) {
-#if FUSED
-    return f_fma(x, a, b);
-#else
-    VF y;
-    for (int i = 0; i < F; ++i) y[i] = fused(x[i], a[i], b[i]);
-    return y;
-#endif
-}
-
-// All steps on V vectors, channels from c on of row r.
-template <int V>
-inline void steps_block(const Step* steps, isize count, isize r, isize c, float* x) {
-    VF v[V];
-#define BNN_EACH(VALUE) \
-    BNN_UNROLL for (int k = 0; k < V; ++k) v[k] = VALUE; \
-    break
-    BNN_UNROLL for (int k = 0; k < V; ++k) v[k] = f_load(x + k * F);
-    for (const Step* s = steps; s < steps + count; ++s) {
-        const float *const a = s->a + c, *const b = s->b + c;
-        switch (s->what) {
-        case Do::scale: BNN_EACH(v[k] * f_load(a + k * F));
-        case Do::bias: BNN_EACH(v[k] + f_load(a + k * F));
-        case Do::affine: BNN_EACH(v[k] * f_load(a + k * F) + f_load(b + k * F));
-        case Do::affine_fused: BNN_EACH(f_fused(v[k], f_load(a + k * F), f_load(b + k * F)));
-        case Do::relu: BNN_EACH(v[k] < VF{} ? VF{} : v[k]);
-        case Do::prelu: BNN_EACH(v[k] > VF{} ? v[k] : v[k] * f_load(a + k * F));
-        case Do::residual: BNN_EACH(v[k] + f_load(a + r * s->row + k * F));
-        case Do::clamp: {
-            const VF low = f_set(*s->a), high = f_set(*s->b);
-            BNN_EACH(v[k] < low ? low : v[k] > high ? high : v[k]);
-        }
-        default: BNN_UNROLL for (int k = 0; k < V; ++k) f_store(s->to + r * s->row + c + k * F, v[k]);
-        }
-    }
-#undef BNN_EACH
-    BNN_UNROLL for (int k = 0; k < V; ++k) f_store(x + k * F, v[k]);
-}
-
-inline void steps(const Step* steps, isize count, float* x, isize rows, isize stride, isize n) {
-    for (isize r = 0; r < rows; ++r, x += stride) {
-        isize c = 0;
-        for (; c + 4 * F <= n; c += 4 * F) steps_block<4>(steps, count, r, c, x + c);
-        for (; c + F <= n; c += F) steps_block<1>(steps, count, r, c, x + c);
-        for (; c < n; ++c)
-            for (const Step* s = steps; s < steps + count; ++s) {
-                const isize at = s->what == Do::clamp ? 0 : c;
-                if (s->what == Do::residual) x[c] += s->a[r * s->row + c];
-                else if (s->what == Do::store) s->to[r * s->row + c] = x[c];
-                else stage(s->what, x + c, 1, s->a + at, s->b + at);
-            }
     }
 }
 
@@ -201,4 +189,5 @@ inline void convert_add(const uint16_t* __restrict counts, const int32_t* __rest
     for (isize i = 0; i < n; ++i) x[i] = (float)(base[i] - 2 * (int32_t)counts[i]) + y[i];
 }
 
-constexpr Real real = {PANEL, KBLOCK_REAL, gemm, stage, steps, add, larger, divide, combine, convert_add, sign_bits, nullptr};
+constexpr Real real = {PANEL,  KBLOCK_REAL, gemm,    stage,       steps,     add,
+                       larger, divide,      combine, convert_add, sign_bits, nullptr};

@@ -22,6 +22,7 @@ inline void to_bf16(const float* from, uint16_t* to) {
 #endif
 }
 
+// n floats, and 0 up to a multiple of DEPTH.
 inline void round_row(const float* from, isize n, uint16_t* to) {
     isize k = 0;
     for (; k + SIDE <= n; k += SIDE) to_bf16(from + k, to + k);
@@ -41,7 +42,7 @@ inline __m512i words_of(const uint8_t* from) {
     else return as<__m512i>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from))));
 }
 
-// b[n][PANEL] to [n / 2][PANEL] pairs.
+// b[n][PANEL] to [n / 2][PANEL] pairs, and pairs of 0 up to a multiple of DEPTH.
 template <Weights W>
 inline void pair_weights(const uint8_t* b, isize n, uint32_t* to) {
     constexpr isize SIZE = W == Weights::bfloat16 ? 2 : 1;
@@ -101,7 +102,7 @@ inline void multiply(const uint16_t* a, isize lda, isize rows, const uint16_t* p
 
 inline bool supported() { return cpu().amx_bf16 && cpu().avx512bw && cpu().avx512bf16 && cpu().fma && amx_permitted(); }
 
-static_assert(TILE_DEPTH == DEPTH, "what the executor rounds up to");
+static_assert(TILE_ROWS == SIDE && TILE_DEPTH == DEPTH, "what the executor rounds up to");
 constexpr TileProducts products = {round_row, pair, multiply};
 constexpr Real real = {PANEL,
                        real_avx512::KBLOCK_REAL,

@@ -42,12 +42,12 @@ inline void gather_floats(const NetOp& o, const NetSlot& in, const View& v, isiz
 template <class T>
 struct Lines {
     T* at;
-    isize image, top, end, line;        // those from `top` to `end`; the border above is negative
+    isize image, top, line;             // the first line (of the border above: negative); values of a line
 
     void take(const Real& r, const NetOp& o, const NetSlot& in, const View& v, isize image_, isize from, isize to) {
-        image = image_, top = from, end = to;
-        float* const last = (float*)(at + round_up((end - top) * line, 32));    // one line in float32, for bf16
-        for (isize y = top; y < end; ++y) {
+        image = image_, top = from;
+        float* const last = (float*)(at + round_up((to - top) * line, 32));    // one line in float32, for bf16
+        for (isize y = top; y < to; ++y) {
             T* const line_at = at + (y - top) * line;
             if (y < 0 || y >= in.h) {
                 fill(line_at, 0, line * (isize)sizeof(T));
@@ -101,7 +101,7 @@ inline void gather_windows(const Net& n, const NetOp& o, const View& v, isize si
     const isize down = o.sh * line, right = o.sw * in.c;
     const Taps taps = {o.kh, o.dh * line, o.dw == 1 ? 1 : o.kw, o.dw * in.c, o.dw == 1 ? o.kw * in.c : in.c};
     isize x = start % ow, y = start / ow % oh;
-    Lines<T> lines = {memory, -1, 0, 0, line};
+    Lines<T> lines = {memory, -1, 0, line};
     for (isize i = 0, image = start / ow / oh; i < many; ++i) {
         if (image != lines.image) {
             const isize last = least(oh, y + (x + many - i - 1) / ow + 1) * size - 1;

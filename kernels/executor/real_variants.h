@@ -203,7 +203,8 @@ inline void gemm_bf16(const float* a, isize lda, isize rows, const uint8_t* b, W
     for (; r < rows; ++r) pairs_rows<1>(a + r * lda, lda, n, scratch, c + r * ldc, ldc, add);
 }
 
-constexpr Real real_bf16 = {PANEL, KBLOCK_REAL, gemm_bf16, stage, steps, add, larger, divide, combine, convert_add, sign_bits, nullptr};
+constexpr Real real_bf16 = {PANEL,  KBLOCK_REAL, gemm_bf16, stage,       steps,     add,
+                            larger, divide,      combine,   convert_add, sign_bits, nullptr};
 
 }  // namespace bnn::real_avx512
 BNN_TARGET_END
