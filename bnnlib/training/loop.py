@@ -87,8 +87,8 @@ def train(
     where run folders go. ``overrides``: dotted fields to values; such a run is kept apart from the recipe's
     own. ``restart``: forget a checkpoint. ``replace``: put the record in the place of one that is there; otherwise that
     one stays, and this run's goes into its run folder. ``accept_changed_code``: go on from a checkpoint that other code
-    made; otherwise a full run asks, and a shorter one starts anew. ``progress``: a bar and lines on the standard error;
-    None: a bar in a notebook, and nothing elsewhere.
+    made; otherwise a full run asks, and a shorter one starts anew. ``progress``: lines on the standard error, and a
+    bar where that is a terminal; None: a bar in a notebook, and nothing elsewhere.
 
     Raises :class:`RecipeError`, :class:`bnnlib.data.DataNotFound`, :class:`CheckpointError`,
     :class:`RunBusy`, :class:`TrainingError` (NaN).

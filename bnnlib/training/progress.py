@@ -28,6 +28,13 @@ class StandardError:
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
 
+    def isatty(self) -> bool:
+        """Whether somebody looks on; False for a file, a pipe, a closed stream and none."""
+        try:
+            return bool(sys.stderr.isatty())
+        except (OSError, ValueError, AttributeError):
+            return False
+
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError, AttributeError):  # the last: a process without standard error
             sys.stderr.write(text)
@@ -45,8 +52,8 @@ def in_notebook() -> bool:
 
 
 class Display:
-    """``progress``: True for lines and a bar on the standard error, False for nothing, None for a bar where a notebook
-    shows it. Of several processes the ``first`` alone shows anything."""
+    """``progress``: True for lines on the standard error, and a bar where that is a terminal (a log gets a line an epoch);
+    False for nothing; None for a bar where a notebook shows it. Of several processes the ``first`` alone shows anything."""
 
     def __init__(self, progress: bool | None, first: bool, name: str) -> None:
         self.lines = bool(progress) and first
@@ -81,7 +88,10 @@ class Display:
         else:
             from tqdm import tqdm
 
-            options = {"leave": False, "file": StandardError(), "disable": not self.lines}
+            shown_on = StandardError()
+            options = {"leave": False, "file": shown_on}
+            if not self.lines or not shown_on.isatty():  # else tqdm decides, who reads TQDM_DISABLE
+                options["disable"] = True
         first = progress.epoch * steps + progress.step
         with tqdm(total=epochs * steps, initial=first, unit="step", dynamic_ncols=True, **options) as shown:
             yield Bar(shown, epochs, self.name if self.cell else "")
@@ -92,6 +102,7 @@ class Bar:
 
     def __init__(self, shown: Any, epochs: int, name: str) -> None:
         self.shown, self.epochs, self.name, self.looked = shown, epochs, name, 0.0
+        self.epoch, self.mark = -1, (0, 0.0)  # images and time after the first step of this epoch that was seen
 
     def step(self, run: Run) -> bool:
         """Count a step. False where the loss is seen not to be finite."""
@@ -100,19 +111,36 @@ class Bar:
         progress, net = run.progress, run.net
         done = progress.epoch * net.steps + progress.step
         self.shown.update(done - self.shown.n)  # an epoch may break off before its last step
+        if progress.epoch != self.epoch:
+            self.epoch, self.mark = progress.epoch, (self.images(run), time.perf_counter())
         here = net.fabric.device.type == "cpu" and time.monotonic() - self.looked > SECONDS_TO_SHOW
         if progress.step % STEPS_TO_SHOW and progress.step != net.steps and not here:
             return True
         self.looked = time.monotonic()
         loss, correct, images = net.meter.local()
-        rate = (self.shown.format_dict["rate"] or 0) * net.recipe.batch_size
-        last = f", test {progress.curve[-1]['test_top1']:.2f} %" if progress.curve else ""
+        said = [f"loss {loss / images:.4f}", f"{100 * correct / images:.2f} %"]
+        if progress.curve:
+            said.append(f"test {progress.curve[-1]['test_top1']:.2f} %")
+        rate = self.rate(run)
+        if rate is not None:
+            said.append(f"{rate:.0f} images/s")
         name = f"{self.name}, " if self.name else ""
         self.shown.set_description_str(f"{name}epoch {progress.epoch + 1}/{self.epochs}", refresh=False)
-        self.shown.set_postfix_str(
-            f"loss {loss / images:.4f}, {100 * correct / images:.2f} %{last}, {rate:.0f} images/s"
-        )
+        self.shown.set_postfix_str(", ".join(said))
         return math.isfinite(loss)
+
+    def images(self, run: Run) -> int:
+        """Images of this epoch so far, of all processes; all batches but the last are of one size."""
+        step, train = run.progress.step, run.net.train
+        return (step - 1) * train.count(0) + train.count(step - 1)
+
+    def rate(self, run: Run) -> float | None:
+        """Images/s of training: in this epoch from its second step on; before that, in the epochs before."""
+        first, at = self.mark
+        images, seconds = self.images(run) - first, time.perf_counter() - at
+        if not images:
+            images, seconds = run.progress.images, run.progress.training_seconds
+        return images / seconds if images and seconds else None
 
 
 def duration(seconds: float) -> str:
