@@ -33,7 +33,7 @@ MODULES = {
     "data": ("bnnlib.data.__main__", "Say which data sets are here, or fetch one."),
     "deploy": ("bnnlib.deploy.__main__", "Pack a trained network, look into a packed file, run one on images."),
     "verify": ("bnnlib.benchmarks.verify", "Compare packed networks with PyTorch on the whole test set."),
-    "gradients": ("bnnlib.book.studies.gradients", "Weigh the gradients of the scaled sign against each other."),
+    "gradients": ("bnnlib.book.studies.gradients", "Compare the gradients of the scaled sign along short runs, and time them."),
     "chapters": ("bnnlib.book.chapters.__main__", "Run the book's chapters, or check them."),
     "lab": ("bnnlib.book.lab", "Open copies of the chapters in JupyterLab."),
     "book": ("bnnlib.book.site", "Build the book into build/html."),

@@ -3,6 +3,7 @@ user's cache lies."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import platformdirs
@@ -16,3 +17,12 @@ def cache(name: str) -> Path:
     """The folder ``name`` (data, kernels, runs) in the user's cache: on Linux ``$XDG_CACHE_HOME/bnnlib/<name>``, else
     ``~/.cache/bnnlib/<name>``. Nothing is made."""
     return platformdirs.user_cache_path("bnnlib", appauthor=False) / name
+
+
+def folder_to_write(text: str) -> Path:
+    """The ``type=`` of an option of argparse that names a folder for results: nothing is measured for hours and then lost,
+    because a file lies there."""
+    for path in (Path(text), *Path(text).parents):
+        if path.exists() and not path.is_dir():
+            raise argparse.ArgumentTypeError(f"{path} is a file: name a folder")
+    return Path(text)

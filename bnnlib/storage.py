@@ -33,6 +33,8 @@ def write_atomically(path: Path, data: bytes | memoryview, mode: int = 0o666) ->
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
+        if isinstance(error, OSError) and error.filename2 is not None:  # of the rename, from a name that nobody knows
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
@@ -77,3 +79,10 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def reason(error: Exception) -> str:
+    """An error as one sentence for whoever gave the command: of an ``OSError`` the file and the reason, without its number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error)

@@ -142,10 +142,25 @@ def test_what_images_cannot_be(net, tmp_path, pictures):
     (tmp_path / "empty").mkdir()
     fails("there are no images in the folder", "run", path, tmp_path / "empty")
     fails("give image files or folders, or --dataset", "run", path)
-    fails("give image files or folders, or --dataset", "run", path, large, "--dataset", "digits")
+    fails("give image files or folders, or --dataset NAME, not both", "run", path, large, "--dataset", "digits")
     fails("no data set 'digit'", "run", path, "--dataset", "digit")
     fails("no packed model", "run", tmp_path / "none", large)
     assert run("run", path, large, "--limit", 0).exit_code == 2
+
+
+def test_what_a_command_cannot_read_or_write(net, tmp_path, pictures, monkeypatch):
+    path, _ = net
+    before = path.read_bytes()
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(path)
+    for other in (path, link, path.parent / "." / path.name):
+        fails("is the trained model itself, which would be lost: name another file", "export", path, other, "--real", "int8")
+    assert path.read_bytes() == before
+    fails(f"^error: {re.escape(str(pictures))}: Is a directory\n$", "export", path, pictures)
+    fails("cannot be read: Is a directory\n$", "info", pictures)
+    monkeypatch.setenv("BNN_KERNEL", "abacus")
+    fails("^error: BNN_KERNEL=abacus cannot run packed networks; usable here: .*reference\n$", "run", path, pictures)
+    assert run("run", path, pictures, "--module").exit_code == 0  # PyTorch alone
 
 
 @pytest.mark.parametrize("mode", ["I;16", "F"])

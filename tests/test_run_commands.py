@@ -6,8 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bnnlib import recipes, records
+from bnnlib.benchmarks import gpu, kernels, networks, verify
+from bnnlib.book.chapters import __main__ as chapters
 from bnnlib.experiments import folders, pair, plan, report
-from bnnlib.training import checkpoint, status
+from bnnlib.training import checkpoint, cli, status
 
 LENET = "s4-lenet5"
 
@@ -72,6 +74,33 @@ def test_a_folder_of_records_that_is_none_is_named(command, tmp_path):
     module, arguments = command
     answer = CliRunner().invoke(module.app, [*arguments, "--folder", str(tmp_path / "none")])
     assert answer.exit_code == 2 and "there is no folder" in answer.output and LENET not in answer.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (cli, ["s3-mlp", "--out"]), (cli, ["s3-mlp", "--runs"]), (folders, ["--runs"]),
+        (kernels, ["--quick", "--out"]), (networks, ["--quick", "--out"]), (verify, ["--quick", "--out"]), (gpu, ["--out"]),
+        (chapters, ["run", "one-binary-neuron", "--out"]),
+    ],
+    ids=["train-out", "train-runs", "runs", "kernels", "networks", "verify", "gpu", "chapters"],
+)  # fmt: skip
+def test_a_file_in_the_place_of_a_folder_is_told_before_anything_is_done(tmp_path, capsys, command):
+    """Not when hours were measured and the record is to be written."""
+    (tmp_path / "a-file").write_text("mine")
+    module, arguments = command
+    parts = ("",) if hasattr(module, "app") else ("", "/new")  # typer looks at the last part alone
+    for below in parts:
+        given = [*arguments, f"{tmp_path / 'a-file'}{below}"]
+        if hasattr(module, "app"):
+            answer = CliRunner().invoke(module.app, given)
+            status, said = answer.exit_code, answer.output
+        else:
+            with pytest.raises(SystemExit) as stopped:
+                module.main(given)
+            status, said = stopped.value.code, capsys.readouterr().err
+        assert status == 2 and "a-file" in "".join(said.split()) and "is a file" in " ".join(said.replace("│", " ").split())
+    assert (tmp_path / "a-file").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

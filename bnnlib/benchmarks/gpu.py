@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable
 from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +36,7 @@ from bnnlib.deploy import images
 from bnnlib.ops import cuda
 from bnnlib.ops.cuda import arguments
 from bnnlib.ops.cuda.nvrtc import CudaError
+from bnnlib.paths import folder_to_write
 
 SIZES = (512, 1024, 2048, 4096, 8192, 16384)
 BATCHES = (1, 128)
@@ -266,8 +266,12 @@ def gpu_environment(device: torch.device) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bnn bench gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=bench_record.FOLDER, help="folder of the record")
+    about = (
+        "Time the binary kernels on the NVIDIA GPU of this machine against PyTorch's products in bf16, fp16, int8 and fp8: peaks, "
+        "square products, convolutions and whole packed networks. Each result is first compared with PyTorch's."
+    )
+    parser = argparse.ArgumentParser(prog="bnn bench gpu", description=about)
+    parser.add_argument("--out", type=folder_to_write, default=bench_record.FOLDER, help="folder of the record")
     parser.add_argument("--quick", action="store_true", help="small sizes alone; the record says so, and no page shows it")
     given = parser.parse_args(arguments)
     if not torch.cuda.is_available():

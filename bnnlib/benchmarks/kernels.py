@@ -35,7 +35,6 @@ import subprocess
 import sys
 import tempfile
 from datetime import date
-from pathlib import Path
 
 import torch
 
@@ -55,7 +54,7 @@ from bnnlib.benchmarks.contenders import GEMMS, LADDER_LAYERS, LAYERS
 from bnnlib.benchmarks.peaks import measure_peaks
 from bnnlib.benchmarks.summary import summary
 from bnnlib.ops import _backend
-from bnnlib.paths import RESULTS
+from bnnlib.paths import RESULTS, folder_to_write
 
 
 def work(cpus: list[int], quick: bool, layer=LAYERS[-1], layers_only: bool = False) -> dict:
@@ -148,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=folder_to_write,
         help="folder of the record (default: results/bench of the repository; with --quick or --layers: none)",
     )
     parser.add_argument("--layers", action="store_true", help="peaks and layers alone; written only where --out says")

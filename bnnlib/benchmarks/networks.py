@@ -44,6 +44,7 @@ from bnnlib.benchmarks.nets import full_precision_twin, int8_twin, model_of, net
 from bnnlib.benchmarks.record import FOLDER, BenchError
 from bnnlib.benchmarks.turns import Contenders, alternate, times
 from bnnlib.deploy import onnx_export
+from bnnlib.paths import folder_to_write
 
 BATCHES = (1, 128)
 REALS = ("float32", "bfloat16", "int8")
@@ -234,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("nets", nargs="*", help="recipes to measure (default: those that the book compares)")
     parser.add_argument("--quick", action="store_true", help="LeNet-5, few rounds: shows that it runs, measures nothing")
     parser.add_argument(
-        "--out", type=Path, help="folder of the record (default: results/bench; with --quick or chosen nets: none)"
+        "--out", type=folder_to_write, help="folder of the record (default: results/bench; with --quick or chosen nets: none)"
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -38,7 +38,7 @@ from bnnlib.benchmarks.record import BenchError
 from bnnlib.data import evaluate
 from bnnlib.deploy import images, whitened
 from bnnlib.experiments import predictions
-from bnnlib.paths import RESULTS
+from bnnlib.paths import RESULTS, folder_to_write
 from bnnlib.storage import write_atomically
 
 FOLDER = RESULTS / "verified"
@@ -227,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bnn verify", description="Compare packed networks with PyTorch.")
     parser.add_argument("nets", nargs="*", help="recipes (default: those that the book compares)")
     parser.add_argument("--quick", action="store_true", help="LeNet-5 alone, a few images: shows that it runs")
-    parser.add_argument("--out", type=Path, help="folder of the records (default: results/verified; with --quick: none)")
+    parser.add_argument("--out", type=folder_to_write, help="folder of the records (default: results/verified; with --quick: none)")
     parser.add_argument("--only", choices=["predictions"], help="write what the nets answer on their test sets, and measure nothing")
     options = parser.parse_args(arguments)
     if options.quick and options.only:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import yaml
 
-from bnnlib import __version__
+from bnnlib import __version__, storage
 from bnnlib.book import chapters
 from bnnlib.book.live import page as live
 from bnnlib.book.pages import (
@@ -64,7 +64,7 @@ def entries(toc: Path) -> list[str]:
     try:
         content = yaml.safe_load(toc.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise BookError(f"table of contents {toc}: {error}") from None
+        raise BookError(f"table of contents: {storage.reason(error)}") from None
 
     def walk(node: object) -> Iterator[str]:
         if isinstance(node, dict):

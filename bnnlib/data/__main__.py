@@ -12,7 +12,7 @@ from bnnlib.data import registry
 from bnnlib.data.errors import DataError, DataNotFound
 from bnnlib.data.lazy import LazySplit
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(help="Say which data sets are here, or fetch one.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Root = Annotated[
     Path | None, typer.Option(help="Folder that holds the sets. [default: $BNN_DATA, else the cache folder]")
 ]

@@ -16,10 +16,15 @@ from torch import Tensor, nn
 from bnnlib import data, deploy, printable
 from bnnlib.deploy import container, files, images, onnx_export
 from bnnlib.deploy.container import DeployError
+from bnnlib.deploy.run import variant
+from bnnlib.storage import reason
 
 BATCH = 64  # maps that the allocator keeps, where those of larger batches are pages to be cleared anew
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(
+    help="Look into packed files, classify images with them, and export trained models.",
+    add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True,
+)  # fmt: skip
 
 
 def _checked(command: Callable) -> Callable:
@@ -30,7 +35,7 @@ def _checked(command: Callable) -> Callable:
         try:
             command(*args, **kwargs)
         except (ValueError, OSError, data.DataNotFound, data.DataError) as error:
-            print(printable(f"error: {error}"), file=sys.stderr)
+            print(printable(f"error: {reason(error)}"), file=sys.stderr)
             raise typer.Exit(1) from None
 
     return run
@@ -95,7 +100,7 @@ def run(
 ) -> None:
     """Classify images with the network in FILE: classes with their probabilities."""
     if bool(paths) == bool(dataset):
-        raise DeployError("give image files or folders, or --dataset NAME")
+        raise DeployError("give image files or folders, or --dataset NAME" + (", not both" if paths else ""))
     about = deploy.info(file)
     expects = images.expected(file, about)
     net = _runner(file, about, module)
@@ -141,6 +146,11 @@ def _runner(file: Path, about: dict[str, Any], module: bool) -> Callable[[Tensor
     loaded = deploy.load(file)
     if "graph" in about and module:
         raise DeployError(f"{file} holds a packed network, from which no module can be made: leave out --module")
+    if not module:
+        try:
+            variant()
+        except RuntimeError as error:  # a BNN_KERNEL that cannot
+            raise DeployError(str(error)) from None
     net = loaded if module or "graph" in about else deploy.convert(loaded, images.expected(file, about).shape)
 
     @torch.no_grad()
@@ -175,6 +185,8 @@ def export(
     about = deploy.info(path)
     if "graph" in about:
         raise DeployError(f"{path} holds a packed network; export the trained model that it was made from")
+    if out.exists() and out.samefile(path):
+        raise DeployError(f"{out} is the trained model itself, which would be lost: name another file")
     model = deploy.load(path)
     before = images.expected(path, about).whitening if files.tells_of_whitening(about) else None
     if out.suffix == ".onnx":

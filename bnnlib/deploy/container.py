@@ -117,7 +117,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except MemoryError:
         raise DeployError(f"packed model {path} does not fit into memory") from None
     except OSError as error:
-        raise DeployError(f"packed model {path} cannot be read: {error}") from None
+        raise DeployError(f"packed model {path} cannot be read: {error.strerror or error}") from None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise DeployError(f"packed model {path} is damaged: {str(error)[:300]}") from None
 

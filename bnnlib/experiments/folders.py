@@ -80,7 +80,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    runs: Annotated[Path | None, typer.Option(help="folder of the run folders; else $BNN_RUNS, else the cache folder")] = None,
+    runs: Annotated[Path | None, typer.Option(file_okay=False, help="folder of the run folders; else $BNN_RUNS, else the cache folder")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, with the folders")] = False,
 ) -> None:
     """List the run folders: how far each run is, its last accuracy, and how long it will still take."""

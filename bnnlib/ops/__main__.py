@@ -11,7 +11,11 @@ from bnnlib.ops import _backend, _build
 
 
 def main(arguments: list[str] | None = None) -> int:
-    argparse.ArgumentParser(prog="bnn kernels", description=__doc__).parse_args(arguments)
+    about = (
+        "Compile the native kernels if need be, and list the variants, best first, and which of them this machine runs. Fails where "
+        "they do not compile, unless BNN_KERNEL=pytorch says that none are wanted."
+    )
+    argparse.ArgumentParser(prog="bnn kernels", description=about).parse_args(arguments)
     rows = []
     try:
         rows = _backend.variants()

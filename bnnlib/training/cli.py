@@ -33,11 +33,13 @@ def main(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="folder of the records of full runs [results/runs; of a recipe of your own: its run folder]"
+            file_okay=False,
+            help="folder of the records of full runs [results/runs; of a recipe of your own: its run folder]",
         ),
     ] = None,
     runs: Annotated[
-        Path | None, typer.Option(help="folder of the run folders; else $BNN_RUNS, else the cache folder")
+        Path | None,
+        typer.Option(file_okay=False, help="folder of the run folders; else $BNN_RUNS, else the cache folder"),
     ] = None,
     changes: Annotated[
         list[str] | None,

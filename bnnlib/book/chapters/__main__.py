@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from bnnlib.book.chapters import PROFILES, ChapterError, check, read, run, source_problems, sources
-from bnnlib.paths import ROOT
+from bnnlib.paths import ROOT, folder_to_write
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -21,9 +21,10 @@ def _arguments() -> argparse.ArgumentParser:
     runs.add_argument("--profile", choices=PROFILES, default="stored", help="what a chapter does (stored)")
     runs.add_argument("--seed", type=int, default=0, help="seed that the chapters are given (0)")
     runs.add_argument(
-        "-p", dest="given", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE")
+        "-p", dest="given", nargs=2, action="append", default=[], metavar=("PARAMETER", "VALUE"),
+        help="a parameter of the chapter; may be repeated",
     )
-    runs.add_argument("--out", type=Path, help="folder of the executed chapters (build/chapters/<profile>)")
+    runs.add_argument("--out", type=folder_to_write, help="folder of the executed chapters (build/chapters/<profile>)")
     runs.add_argument("--jobs", type=int, help="chapters at a time (one a core)")
     runs.add_argument("--force", action="store_true", help="run chapters that are up to date, too")
 

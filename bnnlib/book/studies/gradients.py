@@ -318,7 +318,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    out: Annotated[Path, typer.Option(help="the file to write")] = FOLDER / "lenet5-cosine.json",
+    out: Annotated[Path, typer.Option(dir_okay=False, help="the file to write", show_default="lenet5-cosine.json in results/gradients")] = FOLDER / "lenet5-cosine.json",
     seeds: Annotated[int, typer.Option(min=1, help="seeds 0 .. SEEDS-1")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="training steps of each run")] = 600,
     every: Annotated[int, typer.Option(min=1, help="compare at every so many steps")] = 20,
@@ -343,8 +343,7 @@ def main(
         )
         storage.write_atomically(out, found.model_dump_json().encode() + b"\n")
     except (ValueError, OSError) as error:
-        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {storage.reason(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
     last = {(p.layer, p.trained_with): p for p in found.points}
     for (layer, kind), p in last.items():
