@@ -39,7 +39,7 @@ def test_two_runs_or_more_are_compared_as_scipy_does_by_welch(run):
     found, expected = difference(first, second), stats.ttest_ind(a, b, equal_var=False)
     interval = expected.confidence_interval(0.95)
     assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(tuple(interval))
-    assert (found.seeds, found.basis, found.p) == ((4, 3), "4 and 3 seeds", pytest.approx(expected.pvalue))
+    assert (found.seeds, found.basis, found.p) == ((4, 3), "4 and 3 seeds, 95 % interval", pytest.approx(expected.pvalue))
     assert found.values == pytest.approx((np.mean(a), np.mean(b)))
     assert found.clear and str(found) == f"{found.mean:+.2f} ± {found.half_width:.2f}"
 
@@ -49,14 +49,14 @@ def test_a_family_lends_its_deviation_and_its_seeds_pair_where_they_make_runs_al
     shared = draw.normal(0, 1, 5)
     family = {k: [run(k, 50 + i + s + 0.01 * draw.normal(), seed) for seed, s in enumerate(shared)] for i, k in enumerate("abc")}
     found = difference(family["b"], family["a"], family=family)
-    assert found.paired and found.basis == "5 seeds each, paired" and found.half_width < 0.05
+    assert found.paired and found.basis == "5 seeds each, paired, 95 % interval" and found.half_width < 0.05
     assert difference(family["b"], family["a"]).half_width > 0.5
 
 
 def test_runs_of_different_machines_say_so(run):
     other = {"hardware": {"cpu": "a cpu", "gpu": "a GPU", "threads": 1}}
     first, second = [run("a", v, s) for s, v in enumerate((30.0, 31.0))], [run("b", v, s, **other) for s, v in enumerate((20.0, 22.0))]
-    assert re.fullmatch(r"2 seeds each; runs on a cpu with PyTorch \S+ and a GPU with PyTorch \S+", difference(first, second).basis)
+    assert re.fullmatch(r"2 seeds each, 95 % interval; runs on a cpu with PyTorch \S+ and a GPU with PyTorch \S+", difference(first, second).basis)
     assert difference(first, first).settings == ()
 
 
@@ -64,7 +64,7 @@ def test_one_run_has_the_interval_of_the_test_images_and_no_verdict(run):
     found = difference([run("a", 30.0)], [run("b", 25.0)])
     assert (found.mean, found.seeds, found.p, found.one_run) == (pytest.approx(5.0), (1, 1), None, True)
     assert found.half_width == pytest.approx(statistics.of_images(30.0, 25.0, 10_000))
-    assert found.basis == "one run each, ± from the 10,000 test images alone"
+    assert found.basis == "one run each, 95 % interval from the 10,000 test images alone"
     common = difference([run("a", 30.0, 1), run("a", 40.0, 2)], [run("b", 25.0, 2)])
     assert common.values == (40.0, 25.0), "the seed that both have"
     assert difference([run("a", 30.0, 1)], [run("b", 25.0, 2)]).mean == pytest.approx(5.0)
@@ -137,7 +137,7 @@ def test_no_difference_is_called_that(run):
     assert "One run: it is no more than another choice of test images explains" in said
     runs = {n: [run(n, 20.0 + s, s) for s in (0, 1)] for n in (f"{XNORPP}-7ep", f"{XNOR}-7ep")}
     said = evidence.answer(Claim("A against B", XNORPP, XNOR), runs)
-    assert said.endswith("(2 seeds each). No difference is shown (p = 1).")
+    assert said.endswith("(2 seeds each, 95 % interval). No difference is shown (p = 1).")
 
 
 def test_top5_and_a_minus(run):

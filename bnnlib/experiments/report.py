@@ -262,7 +262,7 @@ def grouped_tables(folder: Path = records.FOLDER) -> str:
         parts.append(
             "\n".join([f"### {GROUPS[name]}\n", f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *lines])
         )
-    parts.append(f"\\* best epoch, picked on the test set. {HOW_P}")
+    parts.append(f"\\* best epoch, picked on the test set; without *, picked on validation images. {HOW_P}")
     if pending:
         listed = "\n".join(
             [*pending, *(["", "Doubts about the published figure:", "", *notes] if notes else [])]

@@ -133,7 +133,7 @@ _FIGURES = [
     *(
         Figure(paper, net, text, f"top-1 % of {_NETS[net]} with one bit{said}", where)
         for paper, where, said, figures_of in (
-            ("rastegari2016xnor", "table of bulat2019xnorpp", "", {"resnet18-imagenet": "51.2"}),
+            ("rastegari2016xnor", "tables of XNOR-Net++", "", {"resnet18-imagenet": "51.2"}),
             ("liu2018bireal", "its abstract", "", {"resnet18-imagenet": "56.4"}),
             ("bulat2019xnorpp", "its tables", "", {"resnet18-imagenet": "57.1"}),
             ("qin2020irnet", "README of its code", "", {"vgg-small": "90.4", "resnet18-cifar10": "91.5", "resnet20-cifar10": "86.5", "resnet18-imagenet": "58.1"}),

@@ -137,7 +137,7 @@ def _s2(book: Book) -> Iterator[Claim]:
     first = [r.curve[0].test_top1 for r in book.of(teacher)]
     near = statistics.prediction(first, sources.figure("S2", "epoch1-teacher").value)
     yield Claim("S2", "teacher after epoch 1, %", f"{_f('S2', 'epoch1-teacher')}; its log has {_f('S2', 'epoch1-teacher-log')}", book.mean(teacher, 0),
-                f"no difference shown, {_p(near.p)} by itself; the two figures are S2's own" if near and near.p >= 0.05 else "differs", here)  # fmt: skip
+                f"no difference shown, {_p(near.p)} by itself, against {_f('S2', 'epoch1-teacher')}; the two figures are S2's own" if near and near.p >= 0.05 else "differs", here)  # fmt: skip
     gaps = [fmean(r.top1_last for r in book.of(teacher)) - fmean(r.top1_last for r in book.of(n)) for n in (base, student)]
     yield Claim("S2", "gap to full precision, points, from", f"~{_f('S2', 'gap-base')} to ~{_f('S2', 'gap')}", f"{gaps[0]:.1f} to {gaps[1]:.1f}: {book.difference(teacher, base)} and {book.difference(teacher, student)}",
                 _if(gaps[1] < 0.6 * gaps[0], "the gap about halves; ours starts smaller, at the rate that S2 states"), here)  # fmt: skip

@@ -29,7 +29,7 @@ def runs_table(known: Iterable, found: Iterable) -> str:
                 "network": f"{recipe.title}<br>`{recipe.name}`",
                 "data": recipe.dataset,
                 "epochs": recipe.epochs,
-                "seeds": f"{len(runs)} of {recipe.seeds}",
+                "seeds": f"{len(runs)} of {max(len(runs), recipe.seeds)}",
                 "time a seed": "; ".join(opening.duration(statistics.fmean(seconds)) for seconds in spent.values()),
                 "on": "; ".join(spent),
                 "top-1, %": str(report.Spread.of([record.top1_last for record in runs])),

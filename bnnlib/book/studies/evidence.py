@@ -31,7 +31,7 @@ Runs = Mapping[str, Sequence[Record]]
 class Difference:
     """First less second, in points of accuracy. ``seeds``: runs of each side; ``images``: of the test set; ``values``: mean
     of the two sides; ``p``: of no difference, None for one run; ``settings``: processors and PyTorch versions of the
-    runs, where these differ."""
+    runs, where these differ; ``level``: of the interval."""
 
     mean: float
     half_width: float
@@ -41,6 +41,7 @@ class Difference:
     p: float | None = None
     paired: bool = False
     settings: tuple[str, ...] = ()
+    level: float = statistics.LEVEL
 
     @property
     def one_run(self) -> bool:
@@ -68,11 +69,9 @@ class Difference:
     @property
     def basis(self) -> str:
         """What the interval is about, in words."""
-        text = self.runs
+        text = f"{self.runs}, {'paired, ' * self.paired}{100 * self.level:g} % interval"
         if self.one_run:
-            text += f", ± from the {self.images:,} test images alone"
-        elif self.paired:
-            text += ", paired"
+            text += f" from the {self.images:,} test images alone"
         return text + (f"; runs on {' and '.join(self.settings)}" if self.settings else "")
 
     def __str__(self) -> str:
@@ -105,13 +104,13 @@ def difference(
     found = statistics.difference(one, other, among, level)
     if found is not None:
         places = _settings((*first, *second))
-        return Difference(found.mean, found.half_width, found.n, images, found.values, found.p, found.paired, places)
+        return Difference(found.mean, found.half_width, found.n, images, found.values, found.p, found.paired, places, level)
     seed = min(one.keys() & other.keys(), default=None)
     seeds = [seed if seed is not None else min(side) for side in (one, other)]
     a, b = one[seeds[0]], other[seeds[1]]
     width = statistics.of_images(a, b, images, level)
     used = [next(r for r in runs if r.seed == s) for runs, s in zip((first, second), seeds, strict=True)]
-    return Difference(a - b, width, (1, 1), images, (a, b), settings=_settings(used))
+    return Difference(a - b, width, (1, 1), images, (a, b), settings=_settings(used), level=level)
 
 
 def _by_seed(runs: Sequence[Record], field: str) -> dict[int, float]:
