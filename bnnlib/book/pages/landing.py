@@ -175,7 +175,10 @@ def _speed(root: Path) -> tuple[str, str, str]:
             "one-bit-at-a-time",
         )
     over = [value for one in found for value in one.over_float32]
-    limits = ", ".join(f"{times(one.limit)} on {one.core}" for one in found)
+    makers = {"Zen": "AMD's Zen", "Emerald": "Intel's Emerald"}  # a reader may not know the names of cores
+    limits = ", ".join(
+        f"{times(one.limit)} on {' '.join([makers.get(word, word) for word in one.core.split()])}" for one in found
+    )
     by_core = ", ".join(
         f"{times(one.over_best[0])} to {times(one.over_best[2])} on {one.core}" for one in found
     )
