@@ -5,7 +5,7 @@ Every 1-bit network in this book goes through the functions of this module, and 
 * :func:`sign` maps to {-1, +1} and never to 0;
 * :func:`binarize` is ``sign`` with a straight-through estimator (STE), for activations and unscaled weights;
 * :func:`scaled_sign` is ``alpha * sign(W)`` with ``alpha = mean|W|`` per output channel, with the gradient
-  chosen by name: the XNOR-Net paper's formula, the corrected one, and three more that are in use.
+  chosen by name: the XNOR-Net paper's formula, the corrected one, and four more.
 
 Sources: Courbariaux et al. 2016 (arXiv 1602.02830) for the STE of the sign, Rastegari et al. 2016 (arXiv
 1603.05279) for the scaled sign, Liu et al. 2018 (arXiv 1808.00278) for ApproxSign, Qin et al. 2020

@@ -45,6 +45,7 @@ def repository(folder: Path) -> Path:
 @pytest.mark.parametrize("name", reference.PAGES)
 def test_a_reference_page_has_every_name_with_signature_and_docstring(name):
     text = reference.page(name)
+    assert "```text" not in text, "a docstring that could not be set"
     title, _, modules = reference.PAGES[name]
     assert text.startswith(f"# {title}\n")
     for module, names in modules.items():

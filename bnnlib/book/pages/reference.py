@@ -22,19 +22,8 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
         "What makes a network binary: functions with their gradients, and layers for a model of your own.",
         {
             "bnnlib.quantizers": (
-                *(
-                    "sign",
-                    "binarize",
-                    "with_slope",
-                    "surrogate",
-                    "with_slope",
-                    "mean_scale",
-                    "scaled_sign",
-                    "standardize",
-                    "center",
-                    "input_scale",
-                    "choose",
-                ),
+                *("sign", "binarize", "with_slope", "surrogate", "mean_scale", "scaled_sign"),
+                *("standardize", "center", "input_scale", "choose"),
             ),
             "bnnlib.layers": (
                 *("BinaryConv2d", "BinaryConv1d", "BinaryLinear", "BinaryLayer", "Options"),
@@ -47,7 +36,7 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
     ),
     "operations": (
         "Operations on bits",
-        "PyTorch operators on packed bits, in native code for the CPU.",
+        "PyTorch operators on packed bits, in native code for CPUs and for NVIDIA GPUs.",
         {"bnnlib.ops": (), "bnnlib.packing": ("pack_bits", "unpack_bits")},
     ),
     "deploy": (
@@ -217,7 +206,7 @@ def docstring(text: str) -> str:
     from docutils.nodes import system_message
     from sphinx.ext.napoleon import Config, GoogleDocstring
 
-    text = _ROLE.sub(r"``\1``", text)
+    text = _arguments(_code(_ROLE.sub(r"``\1``", text)))
     text = re.sub(r"(?<![`:\w])`([^`\n]+)`(?![`_])", r"``\1``", text).strip()
     if re.search(r"^(Args|Attributes|Raises|Returns|Shape):$", text, re.MULTILINE):
         text = str(GoogleDocstring(text, Config(napoleon_use_param=False, napoleon_use_rtype=False, napoleon_use_ivar=True))).strip()
@@ -229,6 +218,58 @@ def docstring(text: str) -> str:
     if said.getvalue() or list(tree.findall(system_message)):
         return f"```text\n{text}\n```"
     return f"````{{eval-rst}}\n{text}\n````"
+
+
+def _code(text: str) -> str:
+    """With indented paragraphs as code, which reStructuredText would take for quotations.
+
+    >>> print(_code("Load it.\\n\\n    load(1)  # one\\n    load(2)\\n\\nDone."))
+    Load it.
+    <BLANKLINE>
+    .. code-block:: python
+    <BLANKLINE>
+        load(1)  # one
+        load(2)
+    <BLANKLINE>
+    Done.
+    """
+    parts, shown = re.split(r"\n{2,}", text), []
+    for i, part in enumerate(parts):
+        before = parts[i - 1] if i else ""
+        indented = all(line.startswith("    ") for line in part.splitlines())
+        # below a list, a directive, an argument or "::" the indentation means something else
+        plain = before and not re.match(r"\s|[-*] |\.\. |:|>>>|[a-z_][\w, ]*: ", before) and not before.endswith("::")
+        if indented and plain:
+            shown.append(".. code-block:: python")
+        shown.append(part)
+    return "\n\n".join(shown)
+
+
+_ARGUMENT = re.compile(r"([a-z_]\w*(?:, [a-z_]\w*)*): (?=\S)")
+
+
+def _arguments(text: str) -> str:
+    """With paragraphs of lines ``name: what it is``, continued by indented ones, as lists.
+
+    >>> print(_arguments("Cut it.\\n\\nside: of the square,\\n    in pixels.\\nfill: its value."))
+    Cut it.
+    <BLANKLINE>
+    - ``side``: of the square,
+      in pixels.
+    - ``fill``: its value.
+    """
+    parts = text.split("\n\n")
+    for i, part in enumerate(parts):
+        lines = part.splitlines()
+        if len(lines) > 1 and _ARGUMENT.match(part) and all(_ARGUMENT.match(line) or line.startswith("    ") for line in lines):
+            parts[i] = "\n".join(
+                f"  {line.strip()}" if line.startswith(" ") else "- " + _ARGUMENT.sub(_as_code, line, count=1) for line in lines
+            )
+    return "\n\n".join(parts)
+
+
+def _as_code(found: re.Match[str]) -> str:
+    return ", ".join(f"``{name}``" for name in found[1].split(", ")) + ": "
 
 
 def home() -> str:
