@@ -23,6 +23,7 @@ def test_text_is_left_and_figures_are_right():
     assert rule == "|---|---:|---:|---:|---:|---|"
     assert first == "| a\\|b | 99.12 | 5 | 99.1 ± 0.1* | −0.25 | 30 epochs |"
     assert second == "| c | – | 12,345 | – | 1.00 |  |"
+    assert tables.markdown([{"mean |W|": 1.0}]).splitlines()[:2] == ["| mean \\|W\\| |", "|---:|"]
 
 
 def test_a_frame_is_rows_and_a_caption_has_a_number():

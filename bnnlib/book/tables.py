@@ -73,7 +73,7 @@ def markdown(rows: Any, *, digits: Mapping[str, int] | None = None, right: Itera
     shown = [[number(row[c], (digits or {}).get(c)).replace("|", "\\|") for c in columns] for row in rows]
     held = {c: [line[i] for line in shown] for i, c in enumerate(columns)}
     rules = ["---:" if c in right or _figures(cells) else "---" for c, cells in held.items()]
-    lines = [columns, *shown]
+    lines = [[str(c).replace("|", "\\|") for c in columns], *shown]
     text = [f"| {' | '.join(' '.join(cell.split()) for cell in line)} |" for line in lines]
     return "\n".join([text[0], f"|{'|'.join(rules)}|", *text[1:]])
 
