@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BINARY, REAL, SOURCE, OURS, FAINT = "#2463eb", "#6b7280", "#d9480f", "#0f9d58", "#cbd5e1"
 INK, GRID = "#1f2328", "#e5e7eb"
+ON = "#fefefe"  # words on a box of one of the first four colours: white, and nearly black on a dark page, where those are light
 FURTHER = ("#9333ea", "#ca8a04")  # for a fifth and sixth line; without a meaning
 WIDTH = 7.2  # inches; the column of a page
 PHONE = 3.7  # inches; the column of a page on a phone

@@ -16,6 +16,7 @@ from bnnlib.book import figures
 VARIABLES = {
     figures.INK: "currentColor",
     figures.GRID: "var(--figure-grid)",
+    figures.ON: "var(--figure-on)",
     figures.FAINT: "var(--figure-faint)",
     figures.BINARY: "var(--book-binary)",
     figures.REAL: "var(--book-real)",
