@@ -137,6 +137,7 @@ CHECKED = "from bnnlib.book import chapters\nchapters.check_parameters(profile, 
     ("name", "value", "message"),
     [
         ("profil", "quick", "there is no parameter 'profil': did you mean profile? This chapter has profile, seed, rate"),
+        ("zzzz", "1", "there is no parameter 'zzzz'. This chapter has profile, seed, rate"),
         ("profile", "fast", "profile is 'fast': it must be one of stored, quick, demo, full"),
         ("seed", "one", "seed is 'one'"),
         ("rate", "fast", "rate is 'fast': it must be of type float"),

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = [line for path in paths for line in source_problems(read(path), path.stem)]
     for line in found:
         print(line, file=sys.stderr)
-    print(f"{len(paths)} chapters checked, {len(found)} problems")
+    print(f"chapters checked: {len(paths)}; problems: {len(found)}")
     return 1 if found else 0
 
 

@@ -82,7 +82,7 @@ def _check_given() -> None:
         if name not in types:
             close = difflib.get_close_matches(name, types, n=1)
             hint = f": did you mean {close[0]}?" if close else ""
-            raise ChapterError(f"there is no parameter {name!r}{hint} This chapter has {', '.join(types)}")
+            raise ChapterError(f"there is no parameter {name!r}{hint or '.'} This chapter has {', '.join(types)}")
         value, kind = ast.literal_eval(statement.value), types[name]
         kind = {"str": str, "int": int, "float": float}.get(kind, kind)  # a notebook may postpone annotations
         fits = type(value) is kind or (kind is float and type(value) is int)
