@@ -175,15 +175,14 @@ def _speed(root: Path) -> tuple[str, str, str]:
             "one-bit-at-a-time",
         )
     over = [value for one in found for value in one.over_float32]
-    makers = {"Zen": "AMD's Zen", "Emerald": "Intel's Emerald"}  # a reader may not know the names of cores
-    limits = ", ".join(
-        f"{times(one.limit)} on {' '.join([makers.get(word, word) for word in one.core.split()])}" for one in found
-    )
+    limits = ", ".join(f"{times(one.limit)} on {one.core}" for one in found)
+    makers = {"Zen": "Zen is AMD's", "Emerald": "Emerald Rapids is Intel's"}  # a reader may not know the names of cores
+    named = "; ".join(dict.fromkeys(makers[word] for one in found if (word := one.core.split()[0]) in makers))
     by_core = ", ".join(
         f"{times(one.over_best[0])} to {times(one.over_best[2])} on {one.core}" for one in found
     )
     text = (
-        f"S2 claims **{_CLAIMED_SPEED}×**. The rates of a core's units allow at most {limits}, over float32. "
+        f"S2 claims **{_CLAIMED_SPEED}×**. The rates of a core's units allow at most {limits}{f' ({named})' * bool(named)}, over float32. "
         f"Whole layers run **{times(min(over))} to {times(max(over))}** as fast as PyTorch's float32. Over the best rival, "
         f"int8 and bfloat16 included: {by_core}."
     )
