@@ -62,6 +62,29 @@ def a_record():
 
 
 @pytest.fixture
+def put_record(a_record):
+    """A function ``(folder, recipe, seed, last, best)`` that writes the record of a run whose two epochs ended at ``best`` and
+    ``last`` % on the test set, with the given fields changed; it returns the file's path."""
+
+    def put(folder, recipe, seed, last, best, **changes) -> Path:
+        resolved = recipes.load(recipe)
+        epochs = [point.model_dump() for point in a_record().curve]
+        curve = [{**point, "test_top1": top1} for point, top1 in zip(epochs, (best, last), strict=True)]
+        fields = {
+            "recipe": recipe,
+            "seed": seed,
+            "resolved": resolved.resolved(),
+            "recipe_hash": resolved.hash(),
+            "top1_last": last,
+            "top1_best": best,
+            "curve": curve,
+        }
+        return records.write(a_record(**{**fields, **changes}), records.path_of(recipe, seed, folder))
+
+    return put
+
+
+@pytest.fixture
 def one_thread():
     """PyTorch on one thread, so that a training is the same to the last bit wherever it runs."""
     threads = torch.get_num_threads()
