@@ -491,13 +491,13 @@ def test_the_hash_changes_with_everything_else(write):
 
 def test_a_change_of_any_field_is_seen_in_what_a_record_holds(write):
     recipe = load(write(BASE))
-    assert recipe.changed_since(recipe.resolved()) == []
+    assert recipes.changed_since(recipe, recipe.resolved()) == []
     for fields in DIFFERENT:
         other = load(write(changed(**fields)))
-        assert other.changed_since(recipe.resolved()), fields
-        assert recipe.changed_since(other.resolved()), fields
+        assert recipes.changed_since(other, recipe.resolved()), fields
+        assert recipes.changed_since(recipe, other.resolved()), fields
     for field in ABOUT:
-        assert recipe.changed_since({**recipe.resolved(), field: "anything"}) == []
+        assert recipes.changed_since(recipe, {**recipe.resolved(), field: "anything"}) == []
 
 
 def test_a_changed_default_makes_a_record_stale_and_a_new_field_does_not(write, monkeypatch):
@@ -505,11 +505,11 @@ def test_a_changed_default_makes_a_record_stale_and_a_new_field_does_not(write, 
     record = recipe.resolved()
     older = {key: value for key, value in record.items() if key != "label_smoothing"}
     older["optimizer"] = {key: value for key, value in record["optimizer"].items() if key != "eps"}
-    assert recipe.changed_since(older) == []  # made before these two fields were there
+    assert recipes.changed_since(recipe, older) == []  # made before these two fields were there
     monkeypatch.setattr(Recipe.model_fields["label_smoothing"], "default", 0.1)
     changed_default = recipe.model_copy(update={"label_smoothing": 0.1})
-    assert changed_default.changed_since(record) == ["label_smoothing"]
-    assert recipe.changed_since({**record, "optimizer": {**record["optimizer"], "eps": 1e-5}}) == ["optimizer.eps"]
+    assert recipes.changed_since(changed_default, record) == ["label_smoothing"]
+    assert recipes.changed_since(recipe, {**record, "optimizer": {**record["optimizer"], "eps": 1e-5}}) == ["optimizer.eps"]
 
 
 def test_defaults_of_the_nets_are_those_that_the_records_were_made_with():

@@ -138,7 +138,7 @@ def _row(recipe: Recipe, runs: Sequence[Record], prediction: statistics.Predicti
         recipe,
         Spread.of([r.top1_last for r in runs]),
         Spread.of([r.top1_best for r in runs]),
-        tuple(r.seed for r in runs if recipe.changed_since(r.resolved)),
+        tuple(r.seed for r in runs if recipes.changed_since(recipe, r.resolved)),
         any(r.best_of == "test" for r in runs),
         prediction,
         p,
