@@ -1,13 +1,16 @@
-"""What the tests share: where the real data sets lie, for the few tests that read them, a record to vary, and one
-thread."""
+"""What the tests share: where the real data sets lie, for the few tests that read them; a user who has none; a record to vary;
+one thread."""
 
 import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
 
 from bnnlib import recipes, records
+from bnnlib.data import mnist
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +20,20 @@ def bnn_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs real data: set BNN_DATA to a folder with it (see README)")
     return Path(folder)
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path) -> Path:
+    """A user without data, cache or network; gives the cache folder. A test may change how many images MNIST has."""
+    monkeypatch.delenv("BNN_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(mnist, "COUNT", dict(mnist.COUNT))
+
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network in tests")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    return tmp_path / "xdg" / "bnnlib" / "data"
 
 
 @pytest.fixture
