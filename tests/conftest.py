@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from bnnlib import recipes, records
 from bnnlib.data import mnist
@@ -34,6 +35,19 @@ def alone(monkeypatch, tmp_path) -> Path:
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     return tmp_path / "xdg" / "bnnlib" / "data"
+
+
+@pytest.fixture
+def write_recipe(tmp_path):
+    """A function that writes a recipe file, of a mapping or of text as it is, and gives its path."""
+
+    def write(content, name="mine.yaml") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    return write
 
 
 @pytest.fixture
