@@ -293,7 +293,8 @@ def test_memory_is_bounded(small):
     """What a call needs does not grow with the batch beyond one chunk."""
     _, net = small
     held, one = net.memory_bytes(1, 1)
-    assert held > 0
+    stored = sum(t.nbytes for t in net.graph.tensors.values())
+    assert stored < held < stored + 200_000  # weights as the kernels want them, in rows that are filled up
     assert net.memory_bytes(100_000, 1)[1] == net.memory_bytes(128, 1)[1]
     largest = max(slot.bytes for slot in net.graph.slots.values())
     assert one < 40 * largest

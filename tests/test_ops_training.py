@@ -73,8 +73,11 @@ def test_conv2d_of_signs_follows_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, like = ops.conv2d_of_signs(x, w, padding=1), F.conv2d(x, w, padding=1)
     assert y.dtype == torch.bfloat16 and torch.equal(y, like)
-    y.float().square().sum().backward()
-    assert w.grad.dtype == torch.float32 and w.grad.abs().sum() > 0
+    given = randn(*y.shape, seed=3).bfloat16()
+    y.backward(given)
+    exact = torch.nn.grad.conv2d_weight(x.double(), w.shape, given.double(), padding=1)
+    assert w.grad.dtype == torch.float32
+    torch.testing.assert_close(w.grad.double(), exact, rtol=0.01, atol=0.01 * exact.abs().max().item())
 
 
 GRADIENTS = [name for name, usable in _build.load().gradients() if usable] if ops.backend().compiled else []
@@ -204,19 +207,3 @@ def test_the_kernels_refuse_gradients_of_other_convolutions(by_kernels):
         module.gradient_of_input(name, [2, *good[1:]], dy, bits, scale, dx, 1)
     with pytest.raises(ValueError, match="scale has the wrong dtype"):
         module.gradient_of_input(name, good, dy, bits, scale.astype(np.float64), dx, 1)
-
-
-def test_training_through_the_operator_lowers_the_loss():
-    torch.manual_seed(0)
-    x = torch.randn(64, 40)
-    target = signs(x @ torch.randn(40, 10)).float()
-    w = torch.nn.Parameter(torch.randn(10, 40) * 0.1)
-    optimizer = torch.optim.Adam([w], 0.01)
-    losses = []
-    for _ in range(60):
-        loss = F.mse_loss(ops.binary_linear(x, w) / 40**0.5, target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.7 * losses[0]
