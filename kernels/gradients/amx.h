@@ -81,24 +81,39 @@ struct Input {
         }
     }
 
-    void item(isize k, uint8_t* mine) const {
-        const isize first = k * group, images = least(group, g.n - first);
-        uint16_t* const left = (uint16_t*)mine;                         // [DEPTH of o][slot][DEPTH]
-        float* const sums = (float*)(left + depths * slots * DEPTH);
-        fill(left, 0, depths * slots * DEPTH * 2);
-        const isize skip_x = most(0, -grid.left), skip_y = most(0, -grid.top);
-        for (isize line = 0; line < images * g.oh(); ++line) {
-            const isize image = line / g.oh(), y = line % g.oh();
-            if (y < skip_y || y >= g.oh() - skip_y) continue;
-            for (isize x = skip_x; x < g.ow() - skip_x; ++x) {
-                const uint16_t* const from = dy + (((first + image) * g.oh() + y) * g.ow() + x) * g.o;
-                uint16_t* const to =
-                    left + (image * grid.image() + (y + grid.top) * grid.width + x + grid.left) * DEPTH;
+    // dy of an item's images, with zeros for the padding: [DEPTH of o][slot][DEPTH].
+    void make_left(isize first, isize images, uint16_t* left) const {
+        const auto zeros = [&](isize slot, isize count) {
+            for (isize o = 0; o < depths; ++o) fill(left + (o * slots + slot) * DEPTH, 0, count * DEPTH * 2);
+        };
+        const isize from_x = most(0, -grid.left), inside = most(0, least(g.ow(), grid.width - grid.left) - from_x);
+        isize slot = 0;
+        for (isize line = 0; line < images * grid.lines; ++line, slot += grid.width) {
+            const isize y = line % grid.lines - grid.top, x = from_x + grid.left;
+            if (y < 0 || y >= g.oh() || inside == 0) {
+                zeros(slot, grid.width);
+                continue;
+            }
+            zeros(slot, x);
+            const uint16_t* from = dy + (((first + line / grid.lines) * g.oh() + y) * g.ow() + from_x) * g.o;
+            for (isize k = 0; k < inside; ++k, from += g.o) {
+                uint16_t* const to = left + (slot + x + k) * DEPTH;
                 isize o = 0;
                 for (; o + DEPTH <= g.o; o += DEPTH) copy(to + o * slots, from + o, DEPTH * 2);
-                if (o < g.o) copy(to + o * slots, from + o, (g.o - o) * 2);
+                if (o == g.o) continue;
+                fill(to + o * slots, 0, DEPTH * 2);
+                copy(to + o * slots, from + o, (g.o - o) * 2);
             }
+            zeros(slot + x + inside, grid.width - x - inside);
         }
+        zeros(slot, slots - slot);
+    }
+
+    void item(isize k, uint8_t* mine) const {
+        const isize first = k * group, images = least(group, g.n - first);
+        uint16_t* const left = (uint16_t*)mine;
+        float* const sums = (float*)(left + depths * slots * DEPTH);
+        make_left(first, images, left);
         const Tiles tiles;
         for (isize block = 0; block < blocks; ++block)
             for (isize slot = 0; slot < images * grid.image(); slot += BLOCK) {
@@ -145,87 +160,116 @@ struct Weight {
     const uint64_t* signs;
     float* dw;
     Grid grid;                                          // of the signs
-    isize left_blocks, right_blocks, depths,
-        pairs;    // BLOCKs of o and of c; of a chunk: times DEPTH slots, and pairs of signs
-    uint16_t* left;                                     // [SIDE of o][DEPTH of slots][TILE]
-    uint16_t* right;                                    // [SIDE of c][whether pairs begin at odd slots][pair][DEPTH]
-    float* sums;                                        // [BLOCK of o][BLOCK of c][tap][4 tiles]
-    isize begin;                                        // the chunk's first slot
+    isize left_blocks, right_blocks;                    // BLOCKs of o and of c
+    isize group, shares;                                // BLOCKs of o whose dy is held at a time; items they make
+    isize depths, pairs;                                // of a chunk: times DEPTH slots, and pairs of signs
+    uint16_t* left;                                     // [SIDE of the group's o][DEPTH of slots][TILE]
+    float* sums;                                        // [BLOCK of o][BLOCK of c][tap][2 of o][2 of c][SIDE][SIDE]
+    int32_t *dy_pixels, *sign_pixels;                   // of the chunk's slots, or -1: padding
+    isize* order;                                       // of tap * 2 + half: see make_order
+    isize begin, first;                                 // the chunk's first slot, the group's first BLOCK of o
 
-    Weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw) : g(g), dy(dy), signs(signs), dw(dw) {
+    Weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads)
+        : g(g), dy(dy), signs(signs), dw(dw) {
         grid = make_grid(g, g.h, g.w, g.ph, g.pw);
         left_blocks = ceil_div(g.o, BLOCK), right_blocks = ceil_div(g.c, BLOCK);
+        group = least(left_blocks, 8);                  // a megabyte, half of the second cache
+        shares = least(group, ceil_div(threads, right_blocks));
         depths = least(64, ceil_div(all_slots(), DEPTH));
         pairs = depths * SIDE + grid.reach(g) / 2 + 1;
     }
     isize all_slots() const { return g.n * grid.image(); }
-    isize left_size() const { return left_blocks * 2 * depths * TILE; }
-    isize right_size() const { return right_blocks * 2 * 2 * pairs * DEPTH; }
+    isize left_size() const { return group * 2 * depths * TILE; }
     isize sums_size() const { return left_blocks * right_blocks * g.taps() * BLOCK * BLOCK; }
+    isize pixels_size() const { return depths * DEPTH + round_up(2 * pairs + 1, SIDE); }
+    isize bytes() const { return 2 * 2 * pairs * DEPTH * 2; }           // of an item: its signs
 
-    // The pixel of a slot, row by row of `height` x `width` from line `top`, slot `left` of each image, or -1: outside.
-    isize pixel(isize slot, isize top, isize left, isize height, isize width) const {
-        const isize image = slot / grid.image(), y = slot % grid.image() / grid.width - top,
-                    x = slot % grid.width - left;
-        return image < g.n && y >= 0 && y < height && x >= 0 && x < width ? (image * height + y) * width + x : -1;
+    isize slot_of(isize tap) const { return tap / g.kw * grid.width + tap % g.kw; }
+
+    // The order of the products of a tap and a half of a BLOCK's channels. Two neighbours are multiplied at a time:
+    // their signs are mostly the same cache lines, a pair or a line of slots apart.
+    void make_order() const {
+        isize at = 0;
+        for (isize half = 0; half < 2; ++half)
+            for (isize odd = 0; odd < 2; ++odd)
+                for (isize tap = 0; tap < g.taps(); ++tap)
+                    if (slot_of(tap) % 2 == odd) order[at++] = tap * 2 + half;
     }
 
-    // DEPTH slots of dy: a tile for each SIDE channels, whose rows are channels.
-    void make_left(isize depth) const {
-        const uint16_t* rows[DEPTH];
-        for (isize k = 0; k < DEPTH; ++k) {
-            const isize at = pixel(begin + depth * DEPTH + k, 0, 0, g.oh(), g.ow());
-            rows[k] = at < 0 ? nullptr : dy + at * g.o;
-        }
-        for (isize block = 0; block < 2 * left_blocks; ++block) {
-            alignas(64) float pairs_of[SIDE * SIDE];                    // [pair][channel], of two bf16
-            const isize o = block * SIDE;
-            const __mmask16 there = (__mmask16)(g.o - o >= SIDE ? 0xffff : (1 << most(0, g.o - o)) - 1);
-            const auto load = [&](const uint16_t* row) {
-                return row ? _mm512_cvtepu16_epi32(_mm512_castsi512_si256(_mm512_maskz_loadu_epi16(there, row + o)))
-                           : _mm512_setzero_si512();
-            };
-            for (isize k = 0; k < SIDE; ++k)
-                _mm512_store_si512(pairs_of + k * SIDE,
-                                   _mm512_or_si512(load(rows[2 * k]), _mm512_slli_epi32(load(rows[2 * k + 1]), 16)));
-            avx2::transpose(pairs_of, SIDE, SIDE, SIDE, (float*)(left + (block * depths + depth) * TILE), SIDE);
-        }
-    }
-
-    // Pair `item` of the signs, from an even slot and from the odd one behind it.
-    void make_right(isize item) const {
-        const uint64_t* rows[3];
-        for (isize k = 0; k < 3; ++k) {
-            const isize at = pixel(begin + item * 2 + k, grid.top, grid.left, g.h, g.w);
-            rows[k] = at < 0 ? nullptr : signs + at * words(g.c);
-        }
-        for (isize odd = 0; odd < 2; ++odd) {
-            const uint64_t* const a = rows[odd];
-            const uint64_t* const b = rows[odd + 1];
-            const __m512i minus = _mm512_set1_epi32((int)((a ? 0xbf80u : 0) | (b ? 0xbf800000u : 0)));
-            for (isize block = 0; block < 2 * right_blocks; ++block) {
-                const bool there = block * SIDE < g.c;
-                const __m512i pair =
-                    signed_pair(minus, there && a ? signs_of(a, block) : 0, there && b ? signs_of(b, block) : 0);
-                _mm512_store_si512(right + ((block * 2 + odd) * pairs + item) * DEPTH, pair);
+    // The pixels of `count` slots from the chunk's first on, row by row of `height` x `width` from line `top`, slot
+    // `left` of each image; -1 for padding.
+    void make_pixels(int32_t* to, isize count, isize top, isize left, isize height, isize width) const {
+        isize image = begin / grid.image(), y = begin % grid.image() / grid.width - top, x = begin % grid.width - left;
+        for (isize k = 0; k < count; ++k) {
+            const bool inside = image < g.n && y >= 0 && y < height && x >= 0 && x < width;
+            to[k] = inside ? (int32_t)((image * height + y) * width + x) : -1;
+            if (++x == grid.width - left) {
+                x = -left;
+                if (++y == grid.lines - top) y = -top, ++image;
             }
         }
     }
 
-    void multiply_chunk(isize item) const {
-        const isize o = item / right_blocks, c = item % right_blocks;
-        float* sum = sums + item * g.taps() * BLOCK * BLOCK;
-        const uint16_t* const first = left + o * 2 * depths * TILE;
+    // DEPTH slots of dy: a tile for each SIDE channels, whose rows are channels.
+    void make_left(isize depth) const {
+        const int32_t* const at = dy_pixels + depth * DEPTH;
+        for (isize block = 0; block < 2 * group; ++block) {
+            alignas(64) float pairs_of[SIDE * SIDE];                    // [pair][channel], of two bf16
+            const isize o = first * BLOCK + block * SIDE;
+            const __mmask16 there = (__mmask16)(g.o - o >= SIDE ? 0xffff : (1 << most(0, g.o - o)) - 1);
+            const auto load = [&](isize k) {
+                return at[k] < 0 ? _mm512_setzero_si512()
+                                 : _mm512_cvtepu16_epi32(_mm512_castsi512_si256(
+                                       _mm512_maskz_loadu_epi16(there, dy + (isize)at[k] * g.o + o)));
+            };
+            for (isize k = 0; k < SIDE; ++k)
+                _mm512_store_si512(pairs_of + k * SIDE,
+                                   _mm512_or_si512(load(2 * k), _mm512_slli_epi32(load(2 * k + 1), 16)));
+            avx2::transpose(pairs_of, SIDE, SIDE, SIDE, (float*)(left + (block * depths + depth) * TILE), SIDE);
+        }
+    }
+
+    // The chunk's signs of a BLOCK of channels: [SIDE of c][whether pairs begin at odd slots][pair][DEPTH]. Each item
+    // makes those that it multiplies: in the second cache, where all channels' would not fit.
+    void make_right(isize c, uint16_t* right) const {
+        for (isize half = 0; half < 2; ++half) {
+            const isize block = c * 2 + half, row = words(g.c);
+            const bool there = block * SIDE < g.c;
+            for (isize odd = 0; odd < 2; ++odd) {
+                uint16_t* const to = right + (half * 2 + odd) * pairs * DEPTH;
+                for (isize pair = 0; pair < pairs; ++pair) {
+                    const isize a = sign_pixels[pair * 2 + odd], b = sign_pixels[pair * 2 + odd + 1];
+                    const __m512i minus = _mm512_set1_epi32((int)((a < 0 ? 0 : 0xbf80u) | (b < 0 ? 0 : 0xbf800000u)));
+                    _mm512_store_si512(to + pair * DEPTH,
+                                       signed_pair(minus, there && a >= 0 ? signs_of(signs + a * row, block) : 0,
+                                                   there && b >= 0 ? signs_of(signs + b * row, block) : 0));
+                }
+            }
+        }
+    }
+
+    void multiply_chunk(isize item, uint16_t* right) const {
+        const isize c = item / shares, share = item % shares, blocks = least(group, left_blocks - first);
+        make_right(c, right);
         const Tiles tiles;
-        for (isize tap = 0; tap < g.taps(); ++tap, sum += BLOCK * BLOCK) {
-            const isize slot = tap / g.kw * grid.width + tap % g.kw;
-            const uint16_t* const signs0 = right + ((c * 2 * 2 + slot % 2) * pairs + slot / 2) * DEPTH;
-            const uint16_t* const signs1 = signs0 + 2 * pairs * DEPTH;
-            if (begin) load_sums(sum);
-            else zero_sums();
-            for (isize k = 0; k < depths; ++k)
-                multiply(first + k * TILE, first + (depths + k) * TILE, signs0 + k * TILE, signs1 + k * TILE);
-            store_sums(sum);
+        for (isize block = blocks * share / shares; block < blocks * (share + 1) / shares; ++block) {
+            const uint16_t* const rows = left + block * 2 * depths * TILE;
+            float* const sum = sums + ((first + block) * right_blocks + c) * g.taps() * BLOCK * BLOCK;
+            for (isize k = 0; k < g.taps() * 2; k += 2) {
+                const uint16_t* from[2];
+                float* to[4];
+                for (isize i = 0; i < 2; ++i) {
+                    const isize tap = order[k + i] / 2, half = order[k + i] % 2, slot = slot_of(tap);
+                    from[i] = right + ((half * 2 + slot % 2) * pairs + slot / 2) * DEPTH;
+                    to[i] = sum + (tap * 4 + half) * SIDE * SIDE, to[2 + i] = to[i] + 2 * SIDE * SIDE;
+                }
+                if (begin) load_sums(to[0], to[1], to[2], to[3]);
+                else zero_sums();
+                for (isize depth = 0; depth < depths; ++depth)
+                    multiply(rows + depth * TILE, rows + (depths + depth) * TILE, from[0] + depth * TILE,
+                             from[1] + depth * TILE);
+                store_sums(to[0], to[1], to[2], to[3]);
+            }
         }
     }
 
@@ -253,14 +297,22 @@ inline void gradient_of_input(const Conv& g, const uint16_t* dy, const uint64_t*
 inline void gradient_of_weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads) {
     static thread_local Memory memory;
     if (g.n == 0) return fill(dw, 0, g.o * g.k() * 4);
-    Weight work(g, dy, signs, dw);
-    work.left = (uint16_t*)memory.need((work.left_size() + work.right_size()) * 2 + work.sums_size() * 4);
-    work.right = work.left + work.left_size(), work.sums = (float*)(work.right + work.right_size());
+    Weight work(g, dy, signs, dw, threads);
+    const isize pixels = round_up(work.pixels_size(), SIDE), order = round_up(2 * g.taps(), 8);
+    work.sums = (float*)memory.need(work.sums_size() * 4 + work.left_size() * 2 + pixels * 4 + order * 8);
+    work.left = (uint16_t*)(work.sums + work.sums_size());
+    work.dy_pixels = (int32_t*)(work.left + work.left_size());
+    work.sign_pixels = work.dy_pixels + work.depths * DEPTH;
+    work.order = (isize*)(work.dy_pixels + pixels);
+    work.make_order();
     for (work.begin = 0; work.begin < work.all_slots(); work.begin += work.depths * DEPTH) {
-        parallel_for(threads, work.depths, 0, [&](isize item, uint8_t*) { work.make_left(item); });
-        parallel_for(threads, work.pairs, 0, [&](isize item, uint8_t*) { work.make_right(item); });
-        parallel_for(threads, work.left_blocks * work.right_blocks, 0,
-                     [&](isize item, uint8_t*) { work.multiply_chunk(item); });
+        work.make_pixels(work.dy_pixels, work.depths * DEPTH, 0, 0, g.oh(), g.ow());
+        work.make_pixels(work.sign_pixels, 2 * work.pairs + 1, work.grid.top, work.grid.left, g.h, g.w);
+        for (work.first = 0; work.first < work.left_blocks; work.first += work.group) {
+            parallel_for(threads, work.depths, 0, [&](isize item, uint8_t*) { work.make_left(item); });
+            parallel_for(threads, work.right_blocks * work.shares, work.bytes(),
+                         [&](isize item, uint8_t* mine) { work.multiply_chunk(item, (uint16_t*)mine); });
+        }
     }
     parallel_for(threads, g.o, 0, [&](isize o, uint8_t*) { work.finish(o); });
 }

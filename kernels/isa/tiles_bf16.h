@@ -37,18 +37,20 @@ inline void zero_sums() {
     _tile_zero(2);
     _tile_zero(3);
 }
-inline void load_sums(const float* from) {              // [4 tiles][SIDE][SIDE]
-    _tile_loadd(0, from, 64);
-    _tile_loadd(1, from + 256, 64);
-    _tile_loadd(2, from + 512, 64);
-    _tile_loadd(3, from + 768, 64);
+inline void load_sums(const float* a, const float* b, const float* c, const float* d) {     // [SIDE][SIDE] each
+    _tile_loadd(0, a, 64);
+    _tile_loadd(1, b, 64);
+    _tile_loadd(2, c, 64);
+    _tile_loadd(3, d, 64);
 }
-inline void store_sums(float* to) {
-    _tile_stored(0, to, 64);
-    _tile_stored(1, to + 256, 64);
-    _tile_stored(2, to + 512, 64);
-    _tile_stored(3, to + 768, 64);
+inline void store_sums(float* a, float* b, float* c, float* d) {
+    _tile_stored(0, a, 64);
+    _tile_stored(1, b, 64);
+    _tile_stored(2, c, 64);
+    _tile_stored(3, d, 64);
 }
+inline void load_sums(const float* from) { load_sums(from, from + 256, from + 512, from + 768); }   // [4 tiles]
+inline void store_sums(float* to) { store_sums(to, to + 256, to + 512, to + 768); }
 // Multiplies two tiles on the left by two on the right, and adds the products to the sums (0, 0), (0, 1), (1, 0) and
 // (1, 1).
 inline void multiply(const uint16_t* left0, const uint16_t* left1, const uint16_t* right0, const uint16_t* right1) {
