@@ -60,14 +60,17 @@ def collect(
 ) -> Runs:
     """The runs of the recipes ``names`` as ``profile`` has them.
 
-    ``stored``: every record in ``folder``. ``quick`` and ``demo``: each recipe trained for a few steps (``small``, else
-    ``SMALL``), or as its ``demo`` says, in a temporary folder, teachers first; on an excerpt of Tiny-ImageNet, and on the
-    embedded digits in place of a set that is not here. ``full``: what has no record of ``seed`` yet is trained as its
-    recipe says, teachers first (with seed 0), and its record kept in ``folder``; then every record.
+    ``stored``: every record in ``folder``. ``quick`` and ``demo``: each recipe trained as its part of that name says, with
+    what ``SMALL`` and ``small`` change in it (``{"quick.train": 8, "demo.train": 2500}``), in a temporary folder,
+    teachers first; on an excerpt of Tiny-ImageNet, and on the embedded digits in place of a set that is not here.
+    ``full``: what has no record of ``seed`` yet is trained as its recipe says, teachers first (with seed 0), and its
+    record kept in ``folder``; then every record.
     """
     names = list(dict.fromkeys(names))
     if profile in ("quick", "demo"):
-        return _short(names, profile, seed, {**SMALL, **(small or {})} if profile == "quick" else {})
+        others = "demo." if profile == "quick" else "quick."
+        changes = {key: n for key, n in (SMALL | (small or {})).items() if not key.startswith(others)}
+        return _short(names, profile, seed, changes)
     if profile == "full":
         return _full(names, seed, folder)
     if profile != "stored":
