@@ -95,7 +95,7 @@ def follow(
     return points
 
 
-def costs(recipe: Recipe, dataset: data.Dataset, *, rounds: int, seed: int = 0) -> list[Cost]:
+def costs(recipe: Recipe, dataset: data.Dataset, *, rounds: int) -> list[Cost]:
     """CPU time under each gradient of a training step, and of the largest layer's scaled sign there and back.
 
     Rounds alternate between the gradients, each time starting with another one, so that all of them see the
@@ -103,7 +103,7 @@ def costs(recipe: Recipe, dataset: data.Dataset, *, rounds: int, seed: int = 0) 
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}: it must be at least 1")
-    run = _Trainer(recipe, dataset, seed, steps=1)
+    run = _Trainer(recipe, dataset, seed=0, steps=1)
     largest = max((layer.weight for layer in run.binary.values()), key=Tensor.numel)
     g = torch.randn_like(largest)
 
