@@ -36,6 +36,11 @@ def write_atomically(path: Path, data: bytes | memoryview, mode: int = 0o666) ->
         raise
 
 
+def in_words(error: ValueError | OSError) -> str:
+    """What a command says of an error: for files and disks, which file and what is wrong with it."""
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
 def _temporary(path: Path, mode: int) -> tuple[int, Path]:
     """A new file beside ``path``, open to be written, and locked: a file without a lock was left by a process that has ended."""
     while True:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from bnnlib import recipes, records
+from bnnlib import recipes, records, storage
 from bnnlib.experiments import scoreboard
 from bnnlib.records import Record
 from bnnlib.training import repeat
@@ -150,8 +150,7 @@ def main(
             draw(one, two, figure)
             print(f"\ncurves: {figure}")
     except (ValueError, OSError) as error:
-        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {storage.in_words(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 

@@ -195,8 +195,7 @@ def main(
                 )
                 raise typer.Exit(1)
     except (ValueError, OSError) as error:
-        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {storage.in_words(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 

@@ -210,8 +210,7 @@ def main(
         )
         storage.write_atomically(out, found.model_dump_json().encode() + b"\n")
     except (ValueError, OSError) as error:
-        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {storage.in_words(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
     last = {(p.layer, p.trained_with): p for p in found.points}
     for (layer, kind), p in last.items():
