@@ -117,6 +117,46 @@ def test_contenders_take_turns():
     assert "".join(calls) == "aabb" + "ab" * 3 and [len(s) for s in seconds.values()] == [3, 3]
 
 
+def test_something_may_be_looked_at_between_the_rounds():
+    calls = []
+    turns.alternate({"a": lambda: calls.append("a")}, rounds=2, slice_s=0, between=lambda: calls.append("|"))
+    assert "".join(calls) == "aa|a|a|"
+
+
+@compiled
+def test_the_tiles_rate_of_a_round_is_the_lower_one_of_before_and_after_it(monkeypatch):
+    class Module:
+        rates = iter([4.0, 2.0, 1.0, 3.0])  # products a second; looking takes the best of five
+        now, tried = 0.0, 0
+
+        def limits(self):
+            return [("int8-amx", "int8, tiles", True)]
+
+        def run_limit(self, name, rounds):
+            assert name == "int8-amx"
+            if self.tried % 5 == 0:
+                self.rate = next(self.rates)
+            self.tried += 1
+            self.now += self.tried  # seconds
+            return self.rate * self.tried
+
+    module = Module()
+    monkeypatch.setattr(peaks._build, "load", lambda: module)
+    monkeypatch.setattr(peaks.time, "perf_counter", lambda: module.now)
+    tiles = peaks.TileUnit()
+    for _ in range(4):
+        tiles.look()
+    assert tiles.rounds() == {"tiles_per_second": [2, 1, 1]}
+
+
+@compiled
+def test_without_tiles_nothing_is_looked_at():
+    tiles = peaks.TileUnit()
+    tiles.here = False
+    tiles.look()
+    assert tiles.rounds() == {}
+
+
 @compiled
 def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
     assert bench.main(["--quick", "--out", str(tmp_path)]) == 0

@@ -195,3 +195,24 @@ def test_a_name_of_a_processor_brings_no_markup_onto_a_page(tmp_path):
     put(tmp_path, "bad", record("2026-01-02", "CPU <img src=x> | *a*\x1b[1m `b`"))
     (found,) = speed.newest(tmp_path)
     assert not set("<>|*`\x1b=") & set(found["environment"]["cpu"])
+
+
+def test_rounds_in_which_the_tiles_were_shared_stand_apart():
+    rounds = {"int8-x86": [30.0, 90.0, 32.0, 96.0], "bits": [10.0, 45.0, 16.0, 32.0], "fp32-nchw": [200.0, 400.0, 210.0]}
+    case = {
+        "layer": "64->64 3x3 @8", "batch": 16, "macs": 1,
+        "times": {name: {"median_us": 0.0, "best_us": 0.0, "rounds_us": us} for name, us in rounds.items()},
+        "tiles_per_second": [2.2e12, 1.0e12, 2.3e12, 1.1e12],
+    }  # fmt: skip
+    found = speed.by_tiles(case)
+    assert {name: (one["rounds"], one["times"]["bits"]["rounds_us"]) for name, one in found.items()} == {
+        "alone": (2, [10.0, 16.0]),
+        "shared": (2, [45.0, 32.0]),
+    }
+    assert speed.ratio(found["alone"], "int8-x86", "bits").median == pytest.approx((3 + 2) / 2)
+    assert speed.ratio(found["shared"], "int8-x86", "bits").median == pytest.approx((2 + 3) / 2)
+    # a contender that left after three rounds has those of them that were alike
+    assert [found[name]["times"]["fp32-nchw"]["rounds_us"] for name in ("alone", "shared")] == [[200.0, 210.0], [400.0]]
+    assert list(speed.by_tiles(case, best=4e12)) == ["shared"], "all were far below what the unit can do"
+    assert "fp32-nchw" not in speed.by_tiles({**case, "tiles_per_second": [2.2e12] * 3 + [1e12]})["shared"]["times"]
+    assert speed.by_tiles({name: case[name] for name in case if name != "tiles_per_second"}) == {}

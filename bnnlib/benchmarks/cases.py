@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from bnnlib import ops
 from bnnlib.benchmarks import onnx_runtime
 from bnnlib.benchmarks.contenders import int8_linear, label, layer_contenders, macs, multiplies_bf16
+from bnnlib.benchmarks.peaks import TileUnit
 from bnnlib.benchmarks.turns import Contenders, alternate, faster, ratio, times
 from bnnlib.ops import _backend, _build
 from bnnlib.quantizers import sign
@@ -21,8 +22,9 @@ def measure_layer(
 ) -> dict:
     """All contenders of a layer ``(C, O, k, side)`` in turns: their times and, with ``clock`` (Hz), our products a cycle."""
     others = peer.contenders(layer, batch) if peer else {}
-    seconds = alternate(layer_contenders(layer, batch, compile=compile) | others, rounds)
-    result = {"layer": label(layer), "batch": batch, "macs": macs(layer, batch), "times": times(seconds)}
+    tiles = TileUnit()
+    seconds = alternate(layer_contenders(layer, batch, compile=compile) | others, rounds, between=tiles.look)
+    result = {"layer": label(layer), "batch": batch, "macs": macs(layer, batch), "times": times(seconds), **tiles.rounds()}
     if clock:
         result["bits_macs_per_cycle"] = round(
             macs(layer, batch) / statistics.median(seconds["bits"]) / clock, 1
@@ -52,9 +54,10 @@ def measure_gradients(layer, batch: int, rounds: int) -> dict:
                 *peer, None, *geometry, False, [0, 0], 1, [*needed, False]
             )
         contenders[name] = lambda needed=needed: torch.ops.bnn.conv2d_of_signs_backward(dy, x, w, ops.pack_activation(x)[None], *geometry, 1, 0.0, needed)
-    seconds = alternate(contenders, rounds)
+    tiles = TileUnit()
+    seconds = alternate(contenders, rounds, between=tiles.look)
     return {
-        "layer": label(layer), "batch": batch, "macs": macs(layer, batch), "times": times(seconds),
+        "layer": label(layer), "batch": batch, "macs": macs(layer, batch), "times": times(seconds), **tiles.rounds(),
         **{
             f"{dtype}_over": {name: ratio(seconds[f"{name}-{dtype}"], seconds[name]) for name in ("input", "weight")}
             for dtype in PEERS_OF_GRADIENTS

@@ -5,7 +5,8 @@ Every number is a ratio of times taken in turns within one run: each round calls
 often enough to last a few milliseconds), a ratio is the median over rounds of that round's ratio
 (:func:`bnnlib.benchmarks.speed.paired`), so that a machine that slows down slows both sides. One process for each number of threads,
 pinned to as many CPUs; nothing else should run. Written down: the environment, the peaks of one core
-(``kernels/measure/peaks.h``) and its clock, every contender's time in every round, the ratios.
+(``kernels/measure/peaks.h``) and its clock, every contender's time in every round, the ratios, and, on a CPU that
+multiplies tiles, how fast they multiplied before and after each round (:class:`bnnlib.benchmarks.peaks.TileUnit`).
 
 What is measured, for each layer, batch and number of threads:
 
@@ -75,25 +76,22 @@ def work(cpus: list[int], quick: bool, layer=LAYERS[-1], layers_only: bool = Fal
     }
     cases = [(layer, 1)] if quick else [(one, batch) for batch in (1, 16) for one in LAYERS]
 
-    def fewer(batch: int) -> int:
-        return rounds if batch == 1 else max(3, rounds // 2)
-
     with contextlib.ExitStack() as stack:
         missing = bench_onnx.missing()
         peer = None if missing else stack.enter_context(bench_onnx.Peer(cpus))
         result["onnxruntime"] = None if missing else peer.version()
-        result["layers"] = [measure_layer(*case, fewer(case[1]), clock, peer, not quick) for case in cases]
+        result["layers"] = [measure_layer(*case, rounds, clock, peer, not quick) for case in cases]
     if layers_only:
         return result
     trained = [case for case in cases if quick or case[1] > 1] if ops.backend().gradients else []
-    result["gradients"] = [measure_gradients(*case, fewer(case[1])) for case in trained]
+    result["gradients"] = [measure_gradients(*case, rounds) for case in trained]
     gemms = [(64, 256, 128)] if quick else GEMMS
     result["gemms"] = [measure_gemm(*sizes, 3 if sizes[0] > 1000 else rounds) for sizes in gemms]
     if threads == 1:
         ladders = [layer] if quick else LADDER_LAYERS
         result["ladders"] = [measure_ladder(one, rounds) for one in ladders]
     else:
-        result["scaling"] = [measure_scaling(*case, fewer(case[1]), threads) for case in cases]
+        result["scaling"] = [measure_scaling(*case, rounds, threads) for case in cases]
     result["alternation"] = measure_alternation(layer if quick else LADDER_LAYERS[0], rounds)
     return result
 

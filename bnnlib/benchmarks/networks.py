@@ -41,6 +41,7 @@ from bnnlib.benchmarks import record as bench_record
 from bnnlib.benchmarks import speed, workers
 from bnnlib.benchmarks.contenders import compiled, multiplies_bf16
 from bnnlib.benchmarks.nets import full_precision_twin, int8_twin, model_of, nets, shape_of, topology
+from bnnlib.benchmarks.peaks import TileUnit
 from bnnlib.benchmarks.record import FOLDER, BenchError
 from bnnlib.benchmarks.turns import Contenders, alternate, times
 from bnnlib.deploy import onnx_export
@@ -90,9 +91,10 @@ def contenders(
 
 def measure_net(name: str, batch: int, rounds: int, **more) -> dict:
     """One case: times of all contenders."""
+    tiles = TileUnit()
     with torch.inference_mode():
-        seconds = alternate(contenders(name, batch, **more), rounds)
-    return {"net": name, "batch": batch, "times": times(seconds)}
+        seconds = alternate(contenders(name, batch, **more), rounds, between=tiles.look)
+    return {"net": name, "batch": batch, "times": times(seconds), **tiles.rounds()}
 
 
 def measure_profile(name: str, batch: int, rounds: int) -> dict:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,6 +25,34 @@ def system_clock() -> float | None:
         numbers = [number for number, _ in told if number]
         return 1e6 * [float(mhz) for _, mhz in told if mhz][numbers.index(str(first))]
     return None
+
+
+TILES = "int8-amx"  # the limit of the unit that multiplies tiles
+
+
+class TileUnit:
+    """How fast the tiles of this core multiply from moment to moment: cores that two hardware threads share have one such
+    unit, and a virtual machine's neighbour may use it. Pass :meth:`look` to :func:`bnnlib.benchmarks.turns.alternate` as
+    ``between``."""
+
+    def __init__(self) -> None:
+        self._module = _build.load()
+        self._seen: list[float] = []
+        self.here = any(name == TILES and supported for name, _, supported in self._module.limits())
+
+    def look(self) -> None:
+        """Measure it now, in a millisecond: the best of a few tries, since the unit has to wake up."""
+        if self.here:
+            tries = []
+            for _ in range(5):
+                started = time.perf_counter()
+                products = self._module.run_limit(TILES, 4000)
+                tries.append(products / (time.perf_counter() - started))
+            self._seen.append(max(tries))
+
+    def rounds(self) -> dict[str, list[int]]:
+        """For a record: int8 products a second in each round, the lower of before and after it; nothing without such a unit."""
+        return {"tiles_per_second": [round(min(pair)) for pair in pairwise(self._seen)]} if self.here else {}
 
 
 def measure_peaks(rounds: int) -> dict:

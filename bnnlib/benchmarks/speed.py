@@ -114,6 +114,36 @@ def ratio(case: dict, slow: str, fast: str) -> Ratio:
     return Ratio(a["median_us"] / b["median_us"], paired=False) if stored is None else Ratio(stored)
 
 
+SHARED = 0.7  # tiles that multiply at less than this part of their best rate are shared with somebody
+
+
+def by_tiles(case: dict, best: float = 0.0) -> dict[str, dict]:
+    """A case cut into its rounds in which the core's tiles were its own (``"alone"``) and those in which somebody else used
+    the unit too (``"shared"``): each a case of those rounds, without contenders that ran in none of them. Empty where the
+    rounds do not say; one state alone where the other did not occur. ``best``: the highest rate of the tiles known, int8
+    products a second, where it may be higher than in any of these rounds."""
+    rates = case.get("tiles_per_second")
+    if not rates:
+        return {}
+    limit = SHARED * max(best, *rates)
+    own = [rate >= limit for rate in rates]
+    return {
+        name: _of_rounds(case, [each == state for each in own])
+        for name, state in (("alone", True), ("shared", False))
+        if state in own
+    }
+
+
+def _of_rounds(case: dict, wanted: Sequence[bool]) -> dict:
+    """``case`` with the times of some of its rounds."""
+    found = {}
+    for name, times in case["times"].items():
+        rounds = [us for us, want in zip(times["rounds_us"], wanted, strict=False) if want]
+        if rounds:
+            found[name] = {"median_us": statistics.median(rounds), "best_us": min(rounds), "rounds_us": rounds}
+    return {**case, "times": found, "rounds": sum(wanted)}
+
+
 def _stored(case: dict, slow: str, fast: str) -> float | None:
     """The median of paired ratios as records without rounds keep it, for the pairs that they keep."""
     if "over" in case:  # a network

@@ -13,20 +13,26 @@ Contenders = dict[str, Callable[[], object] | onnx_runtime.Remote]
 LONG_S = 0.2
 
 
-def alternate(contenders: Contenders, rounds: int, slice_s: float = 0.004) -> dict[str, list[float]]:
+def alternate(
+    contenders: Contenders, rounds: int, slice_s: float = 0.004, between: Callable[[], object] | None = None
+) -> dict[str, list[float]]:
     """Seconds a call, a list over rounds for each contender; all take turns within a round. A contender that takes more than
-    :data:`LONG_S` and four times the fastest one's time has its turn in the first three rounds only."""
+    :data:`LONG_S` and four times the fastest one's time has its turn in the first three rounds only. ``between`` is called
+    before the first round and after each."""
     once = {}
     for name, call in contenders.items():
         first = timed(call, 1)
         once[name] = first if first > 1 else timed(call, 1)  # the first call of a short one may be slow
     behind = {name for name, s in once.items() if s > max(LONG_S, 4 * min(once.values()))}
     calls = {name: max(1, math.ceil(slice_s / s)) for name, s in once.items()}
+    between = between or (lambda: None)
     seconds = {name: [] for name in contenders}
+    between()
     for i in range(rounds):
         for name, call in contenders.items():
             if i < 3 or name not in behind:
                 seconds[name].append(timed(call, calls[name]) / calls[name])
+        between()
     return seconds
 
 
