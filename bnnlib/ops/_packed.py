@@ -49,20 +49,16 @@ def conv2d_packed(
     epilogue fused.
 
     ``x``: float ``[N, C, H, W]`` with any strides, packed here, or packed int64 ``[N, H, W, ceil(C / 64)]``.
-    ``weight``: prepacked,
-    or stored bits, prepacked here on every call. With dot the integer result:
+    ``weight``: prepacked, or stored bits, prepacked here on every call. With dot the integer result:
 
     * ``out="float32"``: ``dot * scale + bias + residual``, each optional, each rounded on its own as
-      PyTorch does; ``[N, O, H', W']``
-      in the memory format of a float ``x``, channels_last for a packed one. ``residual`` has the shape of
-      the result, ``scale`` and
-      ``bias`` are ``[O]``.
+      PyTorch does; ``[N, O, H', W']`` in the memory format of a float ``x``, channels_last for a packed one.
+      ``residual`` has the shape of the result, ``scale`` and ``bias`` are ``[O]``.
     * ``out="bfloat16"``: ``dot * scale + bias`` of ``float32``, rounded once more; channels_last.
     * ``out="int16"``: dot, channels_last; needs K <= 32767.
-    * ``out="bits"``: ``(maxpool(dot) >= threshold) ^ flip`` as words
-      ``[N, H'/pool, W'/pool, ceil(O / 64)]``; the max-pool has
-      windows of ``pool`` x ``pool`` side by side. Without a threshold this is ``sign(dot)``. See
-      :func:`fold_threshold`.
+    * ``out="bits"``: ``(maxpool(dot) >= threshold) ^ flip`` as words ``[N, H'/pool, W'/pool, ceil(O / 64)]``;
+      the max-pool has windows of ``pool`` x ``pool`` side by side. Without a threshold this is ``sign(dot)``.
+      See :func:`bnnlib.ops.fold_threshold`.
 
     Raises ``ValueError`` for shapes, dtypes or sizes that do not fit, naming them.
     """

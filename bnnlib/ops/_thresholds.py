@@ -14,11 +14,10 @@ def fold_threshold(expression: Callable[[Tensor], Tensor], channels: int, k: int
     """Whatever follows a binary layer, up to the next sign, as integers: (threshold int32 ``[O]``, flip
     int64 ``[ceil(O / 64)]``).
 
-    ``expression`` maps float32 ``[V, O]`` to ``[V, O]`` (bias, scale, batch norm, PReLU, ... in
-    evaluation mode, column o with the
-    parameters of channel o). It is evaluated on every value -k..k that the layer can give, so the result is
-    exact whatever its rounding: ``sign(expression(dot)) == ((dot >= threshold) ^ flip)``. Raises
-    ``ValueError`` if a channel is not monotone.
+    ``expression`` maps float32 ``[V, O]`` to ``[V, O]`` (bias, scale, batch norm, PReLU, ... in evaluation
+    mode, column o with the parameters of channel o). It is evaluated on every value -k..k that the layer can
+    give, so the result is exact whatever its rounding: ``sign(expression(dot)) == ((dot >= threshold) ^ flip)``.
+    Raises ``ValueError`` if a channel is not monotone.
     """
     dots = torch.arange(-k, k + 1, dtype=torch.float32)
     with torch.no_grad():
