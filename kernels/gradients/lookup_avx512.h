@@ -62,7 +62,7 @@ inline void look_up(__m512i at, __m512i low, __m512i high, __m512i& sum) {
 #endif
 }
 
-// Adds steps[c] * step to to[c]. Fewer channels go through memory, since storing with a mask takes far longer on some
+// Adds steps[c] * step to to[c]. Whole vectors are stored without a mask, since a masked store takes far longer on some
 // CPUs.
 inline void add(float* to, isize channels, __m512i steps, __m512 step) {
     const __m512 more = _mm512_cvtepi32_ps(steps);
