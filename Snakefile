@@ -24,7 +24,7 @@ RECORDS = [f"results/runs/{name}/seed{seed}.json" for name, recipe in RECIPES.it
 
 def code(_):
     """What a chapter depends on besides its notebook and the records."""
-    suffixes = {".py", ".yaml", ".c", ".cpp", ".h", ".hpp", ".cu"}
+    suffixes = {".py", ".js", ".yaml", ".cpp", ".h", ".inl", ".cu", ".cuh"}
     paths = [path for folder in ("bnnlib", "kernels") for path in Path(folder).rglob("*")]
     return sorted(str(path) for path in paths if path.suffix in suffixes and not path.name.startswith("."))
 

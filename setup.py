@@ -14,6 +14,7 @@ setup(
     package_data={name: ["*.cpp", "*.h", "*.inl", "*.cu", "*.cuh"] for name in NATIVE}
     | {
         "bnnlib.recipes": ["*.yaml", "*/*.yaml"],
+        "bnnlib.book.pages": ["*.js"],
         "bnnlib.book.studies": ["*.js"],
     },
 )

@@ -1,4 +1,4 @@
-"""``python -m bnnlib.gradients`` is ``bnn gradients``: see :mod:`bnnlib.book.studies.gradients`."""
+"""``python -m bnnlib.gradients`` is ``bnn gradients``: see :mod:`bnnlib.book.studies.gradient_runs`."""
 
 from bnnlib.cli import run
 

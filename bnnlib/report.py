@@ -1,4 +1,4 @@
-"""``python -m bnnlib.report`` is ``bnn report``: see :mod:`bnnlib.experiments.report`."""
+"""``python -m bnnlib.report`` is ``bnn report``: see :mod:`bnnlib.experiments.scoreboard`."""
 
 from bnnlib.cli import run
 

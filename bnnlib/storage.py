@@ -38,6 +38,13 @@ def write_atomically(path: Path, data: bytes | memoryview, mode: int = 0o666) ->
         raise
 
 
+def in_words(error: Exception) -> str:
+    """What a command says of an error: for files and disks, which file and what is wrong with it, without a number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    return str(error)
+
+
 def _temporary(path: Path, mode: int) -> tuple[int, Path]:
     """A new file beside ``path``, open to be written, and locked: a file without a lock was left by a process that has ended."""
     while True:
@@ -79,10 +86,3 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def reason(error: Exception) -> str:
-    """An error as one sentence for whoever gave the command: of an ``OSError`` the file and the reason, without its number."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
-    return str(error)

@@ -7,9 +7,9 @@
 //   weights, stored    uint8 [O][ceil(K / 8)], K = C/groups * kh * kw in the framework's own order (c, kh, kw):
 //                      numpy.packbits(w.reshape(O, -1) >= 0, axis=1, bitorder="little"). What files hold.
 //   activations        uint64 [N][H][W][ceil(C / 64)]: the channels of one pixel side by side, unused top bits 0.
-//   rows               uint8, kh * kw taps of ceil(C/groups / 8) bytes each, tap-major. What kernels multiply; made on
-//                      the fly from activations, and once from weights, which each variant then interleaves as it
-//                      likes (a "blob").
+//   rows               uint8, kh * kw taps of ceil(C/groups / 8) bytes each, tap-major. Kernels multiply rows. Those of
+//                      activations are made as they are needed; those of weights are made once, and each variant
+//                      interleaves them in its own way (a "blob").
 //
 // Overflow: a count of differing bits is at most K. Kernels count into uint16 over stretches of at most KBLOCK bytes
 // (65280 bits), the driver adds stretches in int32, so K < 2^31 holds everywhere; int16 results need K <= 32767.
@@ -30,6 +30,7 @@ constexpr isize LANES = 128;
 
 constexpr isize ceil_div(isize a, isize b) { return (a + b - 1) / b; }
 constexpr isize round_up(isize a, isize b) { return ceil_div(a, b) * b; }
+// The 64-bit words of a pixel with so many channels.
 constexpr isize words(isize channels) { return ceil_div(channels, 64); }
 
 inline void copy(void* to, const void* from, isize n) { __builtin_memcpy(to, from, (size_t)n); }
@@ -39,7 +40,7 @@ inline void store64(void* p, uint64_t v) { __builtin_memcpy(p, &v, 8); }
 inline isize least(isize a, isize b) { return a < b ? a : b; }
 inline isize most(isize a, isize b) { return a > b ? a : b; }
 
-// Bits of a word without the popcnt instruction.
+// The number of ones in a word, without the popcnt instruction.
 inline int popcount_portable(uint64_t v) {
     v -= (v >> 1) & 0x5555555555555555u;
     v = (v & 0x3333333333333333u) + ((v >> 2) & 0x3333333333333333u);
@@ -64,7 +65,7 @@ struct Conv {
     isize pixels() const { return n * oh() * ow(); }
 };
 
-// Null if the convolution can be computed, else what is wrong with it, in words.
+// Returns null if the convolution can be computed, else a sentence that says what is wrong with it.
 inline const char* check(const Conv& g) {
     const isize limit = (isize)1 << 31;
     if (g.n < 0) return "the batch size is negative";

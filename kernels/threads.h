@@ -19,7 +19,7 @@
 
 namespace bnn {
 
-// Grows, never shrinks; freed with its thread.
+// Memory that grows, never shrinks, and is freed when its thread ends.
 struct Memory {
     uint8_t* at = nullptr;
     isize size = 0;
@@ -41,15 +41,16 @@ struct Memory {
 
 inline std::atomic<bool> in_forked_child{false};
 
+// Makes every forked child note that it is one, so that parallel_for runs serially there.
 inline void watch_forks() {
 #if defined(__unix__) || defined(__APPLE__)
     pthread_atfork(nullptr, nullptr, [] { in_forked_child = true; });
 #endif
 }
 
-// body(item, memory) for each item, on at most `threads` threads, each with `bytes` of its own memory. Each thread has
-// one stretch of the items, the same in every call of a layer: handing items out one by one would move half of the
-// result's cache lines from core to core in every call, and took a fifth longer on 1 x 1 layers.
+// Calls body(item, memory) for each item, on at most `threads` threads, each with `bytes` bytes of its own memory. Each
+// thread takes one stretch of the items, the same in every call of a layer. With items handed out one by one, half of
+// the result's cache lines moved from core to core in every call, and 1 x 1 layers took a fifth longer.
 template <class Body>
 void parallel_for(isize threads, isize items, isize bytes, const Body& body) {
     static thread_local Memory memory;

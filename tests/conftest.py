@@ -1,13 +1,17 @@
-"""What the tests share: where the real data sets lie, for the few tests that read them, a record to vary, and one
-thread."""
+"""What the tests share: where the real data sets lie, for the few tests that read them; a user who has none; a record to vary;
+one thread."""
 
 import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from bnnlib import recipes, records
+from bnnlib.data import mnist
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +21,33 @@ def bnn_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("needs real data: set BNN_DATA to a folder with it (see README)")
     return Path(folder)
+
+
+@pytest.fixture
+def alone(monkeypatch, tmp_path) -> Path:
+    """A user without data, cache or network; gives the cache folder. A test may change how many images MNIST has."""
+    monkeypatch.delenv("BNN_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setattr(mnist, "COUNT", dict(mnist.COUNT))
+
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network in tests")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    return tmp_path / "xdg" / "bnnlib" / "data"
+
+
+@pytest.fixture
+def write_recipe(tmp_path):
+    """A function that writes a recipe file, of a mapping or of text as it is, and gives its path."""
+
+    def write(content, name="mine.yaml") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    return write
 
 
 @pytest.fixture
@@ -59,6 +90,29 @@ def a_record():
         return records.Record.model_validate(fields | changes)
 
     return make
+
+
+@pytest.fixture
+def put_record(a_record):
+    """A function ``(folder, recipe, seed, last, best)`` that writes the record of a run whose two epochs ended at ``best`` and
+    ``last`` % on the test set, with the given fields changed; it returns the file's path."""
+
+    def put(folder, recipe, seed, last, best, **changes) -> Path:
+        resolved = recipes.load(recipe)
+        epochs = [point.model_dump() for point in a_record().curve]
+        curve = [{**point, "test_top1": top1} for point, top1 in zip(epochs, (best, last), strict=True)]
+        fields = {
+            "recipe": recipe,
+            "seed": seed,
+            "resolved": resolved.resolved(),
+            "recipe_hash": resolved.hash(),
+            "top1_last": last,
+            "top1_best": best,
+            "curve": curve,
+        }
+        return records.write(a_record(**{**fields, **changes}), records.path_of(recipe, seed, folder))
+
+    return put
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -93,11 +94,17 @@ def test_onnx_runs_a_network_in_its_own_process(tmp_path):
     from bnnlib.deploy import onnx_export
 
     torch.manual_seed(0)
-    path = onnx_export.write(nets.full_precision_twin(models.build("lenet5")), (1, 28, 28), tmp_path / "net.onnx")
+    twin = nets.full_precision_twin(models.build("lenet5")).eval()
+    path = onnx_export.write(twin, (1, 28, 28), tmp_path / "net.onnx")
     calls = onnx_runtime.networks(path, (1, 28, 28), 3, 1)
     assert set(calls) == {"onnx-fp32", "onnx-int8"}
     (full,), (small,) = calls["onnx-fp32"](), calls["onnx-int8"]()
-    assert full.shape == small.shape == (3, 10)
+    random = np.random.default_rng(0)  # the images of its calibration come first
+    *_, x = (random.standard_normal((n, 1, 28, 28), dtype=np.float32) for n in (4, 4, 4, 4, 3))
+    with torch.no_grad():
+        wanted = twin(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(full, wanted, rtol=1e-4, atol=1e-4)
+    assert np.abs(small - wanted).max() < 0.2 * np.abs(wanted).max()
     assert (tmp_path / "net.int8.onnx").stat().st_size < path.stat().st_size / 3
 
 

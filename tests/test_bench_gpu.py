@@ -9,7 +9,7 @@ import pytest
 import test_cuda as kernels
 import torch
 
-from bnnlib.benchmarks import gpu, gpu_limits, machine_code, record
+from bnnlib.benchmarks import gpu, gpu_cases, gpu_limits, machine_code, record
 from bnnlib.ops import cuda
 
 library = kernels.library
@@ -18,7 +18,7 @@ library = kernels.library
 SECONDS = 0.002
 
 
-class Fixed(gpu.Clock):
+class Fixed(gpu_cases.Clock):
     """Every call takes as long, so that a rate follows from what was counted."""
 
     def once(self, call, times):
@@ -30,11 +30,11 @@ class Fixed(gpu.Clock):
 @pytest.fixture
 def bench(library):
     device = kernels.Emulated(library)
-    return gpu.Bench(torch.device("cpu"), {name: cuda.Cuda(device, name) for name in cuda.FORMULATIONS}, Fixed(rounds=1))
+    return gpu_cases.Bench(torch.device("cpu"), {name: cuda.Cuda(device, name) for name in cuda.FORMULATIONS}, Fixed(rounds=1))
 
 
 def test_every_part_is_measured(bench, monkeypatch):
-    monkeypatch.setattr(gpu, "LEAST_S", 0)
+    monkeypatch.setattr(gpu_cases, "LEAST_S", 0)
     peaks = bench.peaks(steps=2)
     blocks = 8 * bench.backends["tensor"].device.multiprocessors
     in_a_step = {name: rate * SECONDS / (2 * blocks) for name, rate in peaks.items()}
@@ -52,7 +52,7 @@ def test_every_part_is_measured(bench, monkeypatch):
 
 def test_a_wrong_result_is_not_measured(bench):
     with pytest.raises(record.BenchError, match="tensor does not give PyTorch's result"):
-        gpu.compare("tensor", torch.ones(2), torch.zeros(2))
+        gpu_cases.compare("tensor", torch.ones(2), torch.zeros(2))
 
 
 def test_a_record_is_written_and_read(tmp_path):

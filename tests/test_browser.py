@@ -4,7 +4,6 @@ Playwright drives the system's Chromium. The pages are those of build/html where
 the prose pages alone, built for this test."""
 
 import json
-import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -12,14 +11,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from toolchains import CHROMIUM, in_chromium
 
 from bnnlib import records
 from bnnlib.book import chapters
 from bnnlib.book import site as book
-from bnnlib.book.pages import pdf
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = pdf.chromium()
 WIDTHS = {"desktop": 1280, "phone": 390}
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--allow-file-access-from-files"]
 SEEN = """async () => {
@@ -42,9 +40,7 @@ SEEN = """async () => {
 SERIOUS = {"serious", "critical"}
 KEY_PAGES = {"index.html", "scoreboard.html", "reference/layers.html", "notebooks/lenet5-mnist.html"}
 
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("BNN_REQUIRE_TOOLS"), reason="Chromium is not installed"
-)
+pytestmark = in_chromium
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,12 @@ from pathlib import Path
 
 import pytest
 import test_ops
+import test_ops_packed
+import test_ops_packing
+import test_ops_training
 import torch
 import torch.nn.functional as F
+from ops_reference import randn, signs
 
 from bnnlib import ops
 from bnnlib.ops import _backend
@@ -70,20 +74,13 @@ def variant(request, monkeypatch, library):
 
 def borrowed():
     """The operators' tests of every kernel variant, by name."""
-    for name, function in vars(test_ops).items():
-        if name.startswith("test_") and "variant" in inspect.signature(function).parameters:
-            yield name, function
+    for module in (test_ops, test_ops_packed, test_ops_packing, test_ops_training):
+        for name, function in vars(module).items():
+            if name.startswith("test_") and "variant" in inspect.signature(function).parameters:
+                yield name, function
 
 
 globals().update({name.replace("test_", "test_cuda_"): function for name, function in borrowed()})
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def signs(x):
-    return torch.where(x >= 0, 1.0, -1.0).double()
 
 
 @pytest.mark.parametrize("order", [0, 1, 13])

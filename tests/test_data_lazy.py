@@ -19,10 +19,7 @@ from bnnlib.data import imagenet, tiny_imagenet
 WNIDS = ("n01440764", "n01443537", "n02102040")
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch, tmp_path):
-    monkeypatch.delenv("BNN_DATA", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+pytestmark = pytest.mark.usefixtures("alone")
 
 
 def jpeg(seed, size=(64, 64), mode="RGB"):

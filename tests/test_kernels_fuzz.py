@@ -8,25 +8,16 @@ except where
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-import pytest
+from toolchains import for_arm, need
 
 ROOT = Path(__file__).resolve().parents[1]
 FUZZ = ROOT / "tests" / "kernels" / "fuzz.cpp"
 CASES, SEED = "40", "1"
-
-
-def need(present: bool, what: str) -> None:
-    if not present:
-        if os.environ.get("BNN_REQUIRE_TOOLS"):
-            pytest.fail(f"{what} is missing")
-        pytest.skip(f"needs {what}")
 
 
 def build(tmp_path: Path, compiler: list[str], *flags: str) -> Path:
@@ -84,11 +75,6 @@ def test_avx512_by_emulation(tmp_path):
 
 
 def test_neon_under_qemu(tmp_path):
-    qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-    need(qemu is not None, "qemu-aarch64 (Debian: qemu-user)")
-    cross = shutil.which("aarch64-linux-gnu-g++")
-    zig = importlib.util.find_spec("ziglang") is not None
-    need(zig or cross is not None, "ziglang (PyPI) or g++-aarch64-linux-gnu (Debian)")
-    compiler = [cross] if cross else [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-musl"]
+    qemu, compiler = for_arm()
     said = run([qemu, str(build(tmp_path, compiler, "-O2", "-static"))])
     assert said["neon"] == said["scalar"] == f"{CASES} cases equal"

@@ -15,17 +15,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from toolchains import CHROMIUM, in_chromium
 
 from bnnlib.book import chapters, lab
-from bnnlib.book.pages import pdf
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = pdf.chromium()
 playwright = pytest.importorskip("playwright.sync_api")
 pytest.importorskip("jupyterlab")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("BNN_REQUIRE_TOOLS"), reason="Chromium is not installed"
-)
+pytestmark = in_chromium
 ASKED = os.environ.get("BNN_LAB_CHAPTERS", "one-binary-neuron")
 CHOSEN = [path.stem for path in chapters.sources(ROOT)] if ASKED == "all" else ASKED.split(",")
 RUN = "async () => { await jupyterapp.commands.execute('notebook:run-all-cells'); }"

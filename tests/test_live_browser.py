@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from toolchains import CHROMIUM, in_chromium
 
 from bnnlib import data
 from bnnlib.book.live import digits, pictures
@@ -17,11 +17,8 @@ from bnnlib.book.live import page as live
 from bnnlib.deploy import operations
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("BNN_REQUIRE_TOOLS"), reason="Chromium is not installed"
-)
+pytestmark = in_chromium
 STARTED = "document.querySelector('.live').dataset.state"
 
 

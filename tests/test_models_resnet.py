@@ -219,11 +219,7 @@ def test_a_step_reaches_every_parameter(options):
     torch.manual_seed(0)
     net = models.build("resnet18", image=32, classes=4, **options)
     F.cross_entropy(net(torch.randn(4, 3, 32, 32)), torch.arange(4)).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
-    moved = [
-        p.grad.abs().max().item() > 0 for n, p in net.named_parameters() if n.startswith(("blocks.0", "stem"))
-    ]
-    assert all(moved)
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in net.parameters())
 
 
 @pytest.mark.parametrize(

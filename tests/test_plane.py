@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 
 import numpy as np
 import pytest
 import torch
+from toolchains import CHROMIUM, in_chromium
 
 from bnnlib.book.studies import jacobians, plane
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-in_chromium = pytest.mark.skipif(
-    CHROMIUM is None and not os.environ.get("BNN_REQUIRE_TOOLS"), reason="Chromium is not installed"
-)
 PAGE = (
     "<!doctype html><html lang=en><head><meta charset=utf-8><title>t</title><meta name=viewport content='width=device-width'></head><body>"
     "<figure id=still><svg class=drawn width=10 height=10></svg><figcaption>Words.</figcaption></figure>{}</body></html>"

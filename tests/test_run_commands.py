@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from bnnlib import recipes, records
 from bnnlib.benchmarks import gpu, kernels, networks, verify
 from bnnlib.book.chapters import __main__ as chapters
-from bnnlib.experiments import folders, pair, plan, report
+from bnnlib.experiments import folders, pair, plan, scoreboard
 from bnnlib.training import checkpoint, cli, status
 
 LENET = "s4-lenet5"
@@ -69,7 +69,7 @@ def test_a_run_that_is_none_is_named(tmp_path, a_record, name, said):
     assert answer.exit_code == 1 and said in answer.stderr and answer.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [(pair, [LENET, LENET]), (plan, []), (report, [])], ids=["compare", "plan", "report"])
+@pytest.mark.parametrize("command", [(pair, [LENET, LENET]), (plan, []), (scoreboard, [])], ids=["compare", "plan", "report"])
 def test_a_folder_of_records_that_is_none_is_named(command, tmp_path):
     module, arguments = command
     answer = CliRunner().invoke(module.app, [*arguments, "--folder", str(tmp_path / "none")])

@@ -2,6 +2,7 @@
 goes on."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,7 @@ def root(tmp_path):
     for folder in ("book", "kernels", "notebooks", "results/runs"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "notebooks" / "one.ipynb").write_text("{}")
+    (tmp_path / "kernels" / "loops.inl").touch()
     return tmp_path
 
 
@@ -104,9 +106,12 @@ def test_records_are_made_once_and_everything_else_follows_the_code(root):
     site.parent.mkdir(parents=True)
     site.touch()
     assert "Nothing to be done" in snakemake(root, "--dry-run")[1]
+    later = time.time() + 60
+    os.utime(root / "kernels" / "loops.inl", (later, later))
+    assert counts(snakemake(root, "--dry-run")[1]) == {"book": 1, "chapter": 1}
+    os.utime(root / "kernels" / "loops.inl", (0, 0))
 
     # A recipe and the code have changed: chapters and book are made again, no record is.
-    later = time.time() + 60
     with (root / "bnnlib" / "recipes" / "teacher.yaml").open("a") as file:
         file.write("batch_size: 64\n")
     for name in ("recipes/teacher.yaml", "train.py"):
@@ -118,6 +123,15 @@ def test_records_are_made_once_and_everything_else_follows_the_code(root):
     # One that is gone is made again, and its student is not.
     (root / "results" / "runs" / "teacher" / "seed0.json").unlink()
     assert counts(snakemake(root, "--dry-run")[1])["train"] == 1
+
+
+def test_every_kind_of_source_counts_as_code():
+    """A change of any file of the library and of the kernels makes the chapters anew."""
+    tracked = subprocess.run(["git", "ls-files", "bnnlib", "kernels"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode or not tracked.stdout:
+        pytest.skip("no git checkout")
+    named = re.search(r"suffixes = \{(.*?)\}", (ROOT / "Snakefile").read_text())[1]
+    assert {Path(line).suffix for line in tracked.stdout.splitlines()} == set(re.findall(r'"(\.\w+)"', named))
 
 
 def test_a_killed_run_goes_on_by_the_commands_it_named(root):

@@ -32,15 +32,15 @@ def test_a_folder_in_the_place_of_a_file_is_named_by_its_own_name(tmp_path):
     path.mkdir()
     with pytest.raises(IsADirectoryError) as told:
         storage.write_atomically(path, b"new")
-    assert storage.reason(told.value) == f"{path}: Is a directory"
+    assert storage.in_words(told.value) == f"{path}: Is a directory"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_errors_are_said_without_numbers():
-    assert storage.reason(FileNotFoundError(errno.ENOENT, "No such file", "a")) == "a: No such file"
-    assert storage.reason(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
-    assert storage.reason(FileNotFoundError("mnist is not here")) == "mnist is not here"
-    assert storage.reason(ValueError("seed is -1")) == "seed is -1"
+    assert storage.in_words(FileNotFoundError(errno.ENOENT, "No such file", "a")) == "a: No such file"
+    assert storage.in_words(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
+    assert storage.in_words(FileNotFoundError("mnist is not here")) == "mnist is not here"
+    assert storage.in_words(ValueError("seed is -1")) == "seed is -1"
 
 
 def test_what_killed_writers_left_goes_and_what_living_ones_hold_stays(tmp_path):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GUIDE = "https://docs.nvidia.com/cuda/cuda-c-programming-guide/#arithmetic-instructions"
-
 
 @dataclass(frozen=True)
 class Gpu:
@@ -60,9 +58,9 @@ GPUS = [
 ]  # fmt: skip
 
 
-def bytes_moved(m: int, n: int, k: int, bits: int, out_bytes: int = 2) -> float:
-    """The fewest bytes of a product ``(m, k)`` by ``(k, n)``: operands of so many bits once, the result once."""
-    return (m * k + k * n) * bits / 8 + m * n * out_bytes
+def bytes_moved(m: int, n: int, k: int, bits: int) -> float:
+    """The fewest bytes of a product ``(m, k)`` by ``(k, n)``: operands of so many bits once, the result in bfloat16 once."""
+    return (m * k + k * n) * bits / 8 + 2 * m * n
 
 
 def roofline(gpu: Gpu, rate: float, m: int, n: int, k: int, bits: int) -> float:

@@ -22,10 +22,9 @@ from bnnlib.storage import write_atomically
 MARKS = ".copied.json"  # name of a copy: hash of the chapter that it was made from
 
 
-def copies(root: Path = ROOT, folder: Path | None = None) -> list[str]:
-    """Bring ``folder`` (``build/lab``) up to date, and say in words what was kept. Nothing that a reader has changed is
-    overwritten."""
-    folder = folder or root / "build" / "lab"
+def copies(root: Path = ROOT) -> list[str]:
+    """Bring ``build/lab`` up to date, and say in words what was kept. Nothing that a reader has changed is overwritten."""
+    folder = root / "build" / "lab"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         marks = dict(json.loads((folder / MARKS).read_text()))

@@ -85,7 +85,6 @@ def differences(
     caption: str,
     name: str | None = None,
     *,
-    field: str = "top1_last",
     family: Iterable[str] | None = None,
 ) -> Markdown:
     """A row for each pair (words, recipe, recipe) of which both have records: first less second, in points, with its 95 %
@@ -99,7 +98,7 @@ def differences(
     among = {recipe: runs[recipe] for recipe in family} if family is not None else None
     found = {}
     for words, first, second in pairs:
-        one = evidence.difference(runs.get(first, ()), runs.get(second, ()), field, family=among)
+        one = evidence.difference(runs.get(first, ()), runs.get(second, ()), family=among)
         if one is not None:
             found[words] = one
     if not found:

@@ -64,7 +64,7 @@ def entries(toc: Path) -> list[str]:
     try:
         content = yaml.safe_load(toc.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise BookError(f"table of contents: {storage.reason(error)}") from None
+        raise BookError(f"table of contents: {storage.in_words(error)}") from None
 
     def walk(node: object) -> Iterator[str]:
         if isinstance(node, dict):
@@ -147,7 +147,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
     """The tables that prose pages include, by name."""
     from bnnlib import recipes, records
-    from bnnlib.experiments import report
+    from bnnlib.experiments import scoreboard
 
     folder = root / "results" / "runs"
     listed = [path.stem for path in notebooks]
@@ -157,10 +157,10 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "start": landing.start(listed),
         "findings": landing.findings(root, listed),
         "citation": landing.citation(),
-        "headlines": report.headline_table(folder),
+        "headlines": scoreboard.headline_table(folder),
         "claims": claims.page(root, listed),
         "literature": literature.table(folder),
-        "scoreboard": report.grouped_tables(folder),
+        "scoreboard": scoreboard.grouped_tables(folder),
         "sizes": sizes.accuracy_against_size(root),
         "curves": curves.page(folder),
         "all-runs": board.sortable(folder),

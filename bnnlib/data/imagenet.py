@@ -64,11 +64,9 @@ def read(folder: Path) -> tuple[lazy.LazySplit, lazy.LazySplit, tuple[str, ...]]
     return read_tree(folder / "train", folder / "val")
 
 
-def read_tree(
-    train: Path, test: Path, statistics: str = "imagenet"
-) -> tuple[lazy.LazySplit, lazy.LazySplit, tuple[str, ...]]:
+def read_tree(train: Path, test: Path) -> tuple[lazy.LazySplit, lazy.LazySplit, tuple[str, ...]]:
     """(train, test, classes) of any two trees with the same class folders, decoded lazily."""
-    mean, std = STATISTICS[statistics]
+    mean, std = STATISTICS["imagenet"]
     tree = folders.list_tree(train)
     test_tree = folders.list_tree(test, tree.classes)
     shown = view("s5", train=False)

@@ -8,7 +8,7 @@ in PyTorch's order: a reshaping costs nothing. The *settled* place of a shape is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from bnnlib.deploy import layerkinds as known
 from bnnlib.deploy.graph import Op, Slot, joined_shape, output_shape
 from bnnlib.deploy.preparing import ConvertError
+from bnnlib.deploy.tensorkinds import Stages
 
 Shape = tuple[int, int, int]
 
@@ -185,37 +186,35 @@ class Builder:
         p.draft.op.stages.append(stage)
         return Point(p.draft, stage)
 
-    def add_all(self, p: Point, node: torch.fx.Node, stages: list[tuple[str, dict[str, Any]]]) -> Point:
+    def add_all(self, p: Point, node: torch.fx.Node, stages: Stages) -> Point:
+        """The point behind stages whose parameters are numbers, or tensors of a value for each channel as PyTorch counts them."""
         h, w, c = self.shape(node)
-        for name, fields in stages:
-            stage: dict[str, Any] = {"op": name}
-            for key, value in fields.items():
-                if isinstance(value, Tensor):
-                    if self.spatial(node):
-                        value = value.reshape(c, h, w).permute(1, 2, 0)
-                    value = self.constant(f"{self.label(node)}.{key}", value)
-                stage[key] = value
-            p = self.add(p, stage)
-        p.draft.op.name = joined(p.draft.op.name, self.label(node))
-        return p
+        spatial = self.spatial(node)
+        return self._added(p, node, stages, lambda value: value.reshape(c, h, w).permute(1, 2, 0) if spatial else value)
 
     def channels(self, node: torch.fx.Node) -> int:
         """As PyTorch counts them: of a flattened map, its values."""
         return node.meta["shape"][1]
 
-    def add_values(self, p: Point, node: torch.fx.Node, stages: list[tuple[str, dict[str, Any]]]) -> Point:
+    def add_values(self, p: Point, node: torch.fx.Node, stages: Stages) -> Point:
         """The point behind stages whose parameters are numbers, or tensors that broadcast to the node's value."""
         h, w, c = self.shape(node)
+
+        def spread(value: Tensor) -> Tensor:
+            if value.numel() == 1:
+                return value.detach().float().reshape(1).expand(c)
+            full = value.detach().float().expand(node.meta["shape"][1:]).reshape(c, h, w)
+            return full[:, 0, 0] if bool((full == full[:, :1, :1]).all()) else full.permute(1, 2, 0)
+
+        return self._added(p, node, stages, spread)
+
+    def _added(self, p: Point, node: torch.fx.Node, stages: Stages, spread: Callable[[Tensor], Tensor]) -> Point:
+        """``spread``: a parameter as the constant ``[C]`` or ``[H, W, C]`` of a stage."""
         for name, fields in stages:
             stage: dict[str, Any] = {"op": name}
             for key, value in fields.items():
                 if isinstance(value, Tensor):
-                    if value.numel() == 1:
-                        value = value.detach().float().reshape(1).expand(c)
-                    else:
-                        full = value.detach().float().expand(node.meta["shape"][1:]).reshape(c, h, w)
-                        value = full[:, 0, 0] if bool((full == full[:, :1, :1]).all()) else full.permute(1, 2, 0)
-                    value = self.constant(f"{self.label(node)}.{key}", value)
+                    value = self.constant(f"{self.label(node)}.{key}", spread(value))
                 stage[key] = value
             p = self.add(p, stage)
         p.draft.op.name = joined(p.draft.op.name, self.label(node))

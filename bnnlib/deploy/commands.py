@@ -17,7 +17,7 @@ from bnnlib import data, deploy, printable
 from bnnlib.deploy import container, files, images, onnx_export
 from bnnlib.deploy.container import DeployError
 from bnnlib.deploy.run import variant
-from bnnlib.storage import reason
+from bnnlib.storage import in_words
 
 BATCH = 64  # maps that the allocator keeps, where those of larger batches are pages to be cleared anew
 
@@ -35,7 +35,7 @@ def _checked(command: Callable) -> Callable:
         try:
             command(*args, **kwargs)
         except (ValueError, OSError, data.DataNotFound, data.DataError) as error:
-            print(printable(f"error: {reason(error)}"), file=sys.stderr)
+            print(printable(f"error: {in_words(error)}"), file=sys.stderr)
             raise typer.Exit(1) from None
 
     return run

@@ -56,7 +56,7 @@ class DeviceRunner:
         for i, op in enumerate(self.graph.ops):
             y = self._source(i, op, held)
             for stage in op.stages:
-                y = self._stage(op, stage, y, held)
+                y = self._stage(stage, y, held)
             for name in [n for n in held if self.last_reader.get(n) == i and n not in names]:
                 del held[name]
         return {name: held[name] for name in names}
@@ -158,7 +158,7 @@ class DeviceRunner:
         value = self._constants[name]
         return value.reshape(-1, 1, 1) if value.dim() == 1 else value.permute(2, 0, 1)
 
-    def _stage(self, op: Op, stage: dict[str, Any], x: Tensor, held: dict[str, Tensor]) -> Tensor:
+    def _stage(self, stage: dict[str, Any], x: Tensor, held: dict[str, Tensor]) -> Tensor:
         kind = stage["op"]
         if kind == "scale":
             return x * self._parameter(stage["by"])

@@ -4,7 +4,6 @@ sums, resizes and normalises them. :data:`SUPPORTED` is the table of it."""
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -250,8 +249,6 @@ def norm(node: torch.fx.Node, module: nn.Module | None) -> dict[str, Any] | None
         return made | ({"dims": len(a[names[1]])} if node.target is F.layer_norm else {"groups": a[names[1]]})
     return None
 
-
-Move = Callable[[Tensor], Tensor]
 
 # What is supported, for the reference (book/your-own-net.md); tests/test_deploy_supported.py converts an example of each.
 SUPPORTED: tuple[tuple[str, str, str], ...] = (

@@ -74,7 +74,6 @@ class TorchPart(nn.Module):
         visit(node)
         self.shapes = [tuple(n.meta["value"].shape[1:]) for n in self.sources]
         self.names = [str(n.target) for n in self.sources]
-        self.sources_count = len(self.sources)
         self.writes = any(n.meta.get("writes") for n in places)
 
     def forward(self, *tensors: Tensor) -> Tensor:

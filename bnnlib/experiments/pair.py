@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from bnnlib import recipes, records, storage
-from bnnlib.experiments import report
+from bnnlib.experiments import scoreboard
 from bnnlib.records import Record
 from bnnlib.training import repeat
 
@@ -138,7 +138,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     a: Annotated[str, typer.Argument(help="a record, a run folder, or recipe:seed")],
     b: Annotated[str, typer.Argument(help="the other")],
-    folder: Annotated[Path, typer.Option(help="folder of the records", callback=report.existing)] = records.FOLDER,
+    folder: Annotated[Path, typer.Option(help="folder of the records", callback=scoreboard.existing)] = records.FOLDER,
     figure: Annotated[Path | None, typer.Option(help="draw both curves into this file (.png, .svg, .pdf)")] = None,
 ) -> None:
     """Put the figures and curves of two runs side by side."""
@@ -150,7 +150,7 @@ def main(
             draw(one, two, figure)
             print(f"\ncurves: {figure}")
     except (ValueError, OSError) as error:
-        print(f"error: {storage.reason(error)}", file=sys.stderr)
+        print(f"error: {storage.in_words(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
 
 

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from bnnlib import recipes, records
-from bnnlib.experiments import report
+from bnnlib.experiments import scoreboard
 from bnnlib.recipes import Recipe, RecipeError
 from bnnlib.records import Record
 
@@ -89,7 +89,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="these recipes alone")] = None,
-    folder: Annotated[Path, typer.Option(help="folder of the records", callback=report.existing)] = records.FOLDER,
+    folder: Annotated[Path, typer.Option(help="folder of the records", callback=scoreboard.existing)] = records.FOLDER,
 ) -> None:
     """Say which runs have no record yet, and how many hours they take."""
     try:

@@ -35,8 +35,10 @@ popcount(a xor b).
 """
 
 from bnnlib.ops._backend import backend, pack_words, unpack_words, variants
-from bnnlib.ops._packed import conv2d_packed, fold_threshold, linear_packed, or_pool, threshold_of
+from bnnlib.ops._packed import conv2d_packed, linear_packed
 from bnnlib.ops._packing import pack_activation, pack_weight, prepack, unpack_activation, unpack_weight
+from bnnlib.ops._pooling import or_pool
+from bnnlib.ops._thresholds import fold_threshold, threshold_of
 from bnnlib.ops._training import binary_conv2d, binary_linear, conv2d_of_signs
 
 __all__ = [

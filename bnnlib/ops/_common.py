@@ -70,6 +70,15 @@ def same_device(x: Tensor, **others: Tensor | None) -> None:
             raise ValueError(f"x is on {x.device} and {name} on {t.device}: move one of them")
 
 
+def vector(t: Tensor | None, name: str, dtype: torch.dtype, size: int) -> Tensor | None:
+    """``t``, contiguous, if it is of this type and ``[size]``; None where it is None. Else raises ``ValueError`` that says ``name``."""
+    if t is None:
+        return None
+    if t.dtype != dtype or t.dim() != 1 or t.shape[0] != size:
+        raise ValueError(f"{name} must be {str(dtype).removeprefix('torch.')} [{size}], got {describe(t)}")
+    return t.contiguous()
+
+
 def direct(x: Tensor) -> bool:
     """Whether the tensors are plain and nothing is traced. Then the implementation is called without
     PyTorch's dispatcher, which costs 20 us a call for an operator with this many arguments, a third of a

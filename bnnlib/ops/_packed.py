@@ -1,15 +1,14 @@
-"""Layers of packed weights, and what follows them: scale, bias, residual, threshold, pooling."""
+"""Convolutions and linear layers of packed weights, with what follows them: scale, bias, residual, threshold."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bnnlib.ops import _backend
-from bnnlib.ops._backend import pack_words
 from bnnlib.ops._common import (
     DTYPES,
     GEOMETRY,
@@ -21,6 +20,7 @@ from bnnlib.ops._common import (
     pair,
     register,
     same_device,
+    vector,
     words,
 )
 from bnnlib.ops._packing import pack_images, pack_rows, prepack_now
@@ -49,20 +49,16 @@ def conv2d_packed(
     epilogue fused.
 
     ``x``: float ``[N, C, H, W]`` with any strides, packed here, or packed int64 ``[N, H, W, ceil(C / 64)]``.
-    ``weight``: prepacked,
-    or stored bits, prepacked here on every call. With dot the integer result:
+    ``weight``: prepacked, or stored bits, prepacked here on every call. With dot the integer result:
 
     * ``out="float32"``: ``dot * scale + bias + residual``, each optional, each rounded on its own as
-      PyTorch does; ``[N, O, H', W']``
-      in the memory format of a float ``x``, channels_last for a packed one. ``residual`` has the shape of
-      the result, ``scale`` and
-      ``bias`` are ``[O]``.
+      PyTorch does; ``[N, O, H', W']`` in the memory format of a float ``x``, channels_last for a packed one.
+      ``residual`` has the shape of the result, ``scale`` and ``bias`` are ``[O]``.
     * ``out="bfloat16"``: ``dot * scale + bias`` of ``float32``, rounded once more; channels_last.
     * ``out="int16"``: dot, channels_last; needs K <= 32767.
-    * ``out="bits"``: ``(maxpool(dot) >= threshold) ^ flip`` as words
-      ``[N, H'/pool, W'/pool, ceil(O / 64)]``; the max-pool has
-      windows of ``pool`` x ``pool`` side by side. Without a threshold this is ``sign(dot)``. See
-      :func:`fold_threshold`.
+    * ``out="bits"``: ``(maxpool(dot) >= threshold) ^ flip`` as words ``[N, H'/pool, W'/pool, ceil(O / 64)]``;
+      the max-pool has windows of ``pool`` x ``pool`` side by side. Without a threshold this is ``sign(dot)``.
+      See :func:`bnnlib.ops.fold_threshold`.
 
     Raises ``ValueError`` for shapes, dtypes or sizes that do not fit, naming them.
     """
@@ -107,14 +103,6 @@ def linear_packed(
     return call(x, weight, list(shape), scale, bias, residual, threshold, flip, out)
 
 
-def _vector(t: Tensor | None, name: str, dtype: torch.dtype, size: int) -> Tensor | None:
-    if t is None:
-        return None
-    if t.dtype != dtype or t.dim() != 1 or t.shape[0] != size:
-        raise ValueError(f"{name} must be {str(dtype).removeprefix('torch.')} [{size}], got {describe(t)}")
-    return t.contiguous()
-
-
 def _epilogue(o: int, scale, bias, residual, threshold, flip, pool: int, out: str):
     if out not in DTYPES:
         raise ValueError(f'out must be one of {", ".join(DTYPES)}, got "{out}"')
@@ -124,12 +112,12 @@ def _epilogue(o: int, scale, bias, residual, threshold, flip, pool: int, out: st
         raise ValueError(f'a residual needs out="float32", got "{out}"')
     if out not in ("float32", "bfloat16") and (scale is not None or bias is not None):
         raise ValueError(f'scale and bias need out="float32" or "bfloat16", got "{out}"')
-    scale, bias = _vector(scale, "scale", torch.float32, o), _vector(bias, "bias", torch.float32, o)
+    scale, bias = vector(scale, "scale", torch.float32, o), vector(bias, "bias", torch.float32, o)
     return (
         scale,
         bias,
-        _vector(threshold, "threshold", torch.int32, o),
-        _vector(flip, "flip", torch.int64, words(o)),
+        vector(threshold, "threshold", torch.int32, o),
+        vector(flip, "flip", torch.int64, words(o)),
     )
 
 
@@ -247,86 +235,6 @@ def _linear_packed_fake(x, weight, shape, scale, bias, residual, threshold, flip
     return x.new_empty((*x.shape[:-1], words(o) if out == "bits" else o), dtype=DTYPES[out])
 
 
-def or_pool(
-    bits: Tensor,
-    channels: int,
-    window: int,
-    stride: int | None = None,
-    padding: int = 0,
-    flip: Tensor | None = None,
-) -> Tensor:
-    """Max-pooling of packed activations ``[N, H, W, ceil(C / 64)]``: OR over each window, then xor
-    ``flip``. Padding is -1, like -infinity.
-    """
-    call = _or_pool if direct(bits) else OPS.or_pool
-    return call(bits, channels, window, window if stride is None else stride, padding, flip)
-
-
-def _or_pool(
-    bits: Tensor, channels: int, window: int, stride: int, padding: int, flip: Tensor | None
-) -> Tensor:
-    if bits.dtype != torch.int64 or bits.dim() != 4 or bits.shape[-1] != words(channels):
-        raise ValueError(
-            f"packed activations of {channels} channels are int64 [N, H, W, {words(channels)}], "
-            f"got {describe(bits)}"
-        )
-    if window < 1 or stride < 1 or padding < 0 or 2 * padding > window:
-        raise ValueError(f"cannot pool with window {window}, stride {stride}, padding {padding}")
-    n, h, w, last = bits.shape
-    oh, ow = output_size(h, window, stride, padding, 1), output_size(w, window, stride, padding, 1)
-    if oh < 1 or ow < 1:
-        raise ValueError(
-            f"the window {window} is larger than the padded input, {h} x {w} with padding {padding}"
-        )
-    same_device(bits, flip=flip)
-    y = torch.empty((n, oh, ow, last), dtype=torch.int64, device=bits.device)
-    _backend.of(bits).or_pool(
-        [n, h, w, channels, window, stride, padding],
-        bits.contiguous(),
-        _vector(flip, "flip", torch.int64, last),
-        y,
-    )
-    return y
-
-
-def _or_pool_fake(bits, channels, window, stride, padding, flip) -> Tensor:
-    n, h, w, last = bits.shape
-    return bits.new_empty(
-        (n, output_size(h, window, stride, padding, 1), output_size(w, window, stride, padding, 1), last)
-    )
-
-
-def fold_threshold(expression: Callable[[Tensor], Tensor], channels: int, k: int) -> tuple[Tensor, Tensor]:
-    """Whatever follows a binary layer, up to the next sign, as integers: (threshold int32 ``[O]``, flip
-    int64 ``[ceil(O / 64)]``).
-
-    ``expression`` maps float32 ``[V, O]`` to ``[V, O]`` (bias, scale, batch norm, PReLU, ... in
-    evaluation mode, column o with the
-    parameters of channel o). It is evaluated on every value -k..k that the layer can give, so the result is
-    exact whatever its rounding: ``sign(expression(dot)) == ((dot >= threshold) ^ flip)``. Raises
-    ``ValueError`` if a channel is not monotone.
-    """
-    dots = torch.arange(-k, k + 1, dtype=torch.float32)
-    with torch.no_grad():
-        bits = expression(dots[:, None].expand(-1, channels).contiguous()) >= 0
-    if tuple(bits.shape) != (len(dots), channels):
-        raise ValueError(f"the expression gave {list(bits.shape)} for [{len(dots)}, {channels}]")
-    threshold, falls = threshold_of(bits, k)
-    return threshold, pack_words(falls)
-
-
-def threshold_of(bits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """``(threshold int32 [C], falls bool [C])`` of bits ``[2k + 1, C]``, one for each dot -k..k: ``bit == (dot >= threshold) ^
-    falls``. Raises ``ValueError`` if a channel is not monotone."""
-    falls = bits[0] & ~bits[-1]
-    rising = bits ^ falls
-    back = (rising[1:] < rising[:-1]).any(0)
-    if back.any():
-        channel = int(back.nonzero()[0])
-        raise ValueError(f"channel {channel} is not monotone in the layer's result, so no threshold describes it")
-    return ((~rising).sum(0) - k).to(torch.int32), falls  # the first dot with a rising bit; k + 1 where there is none
-
-
 _EPILOGUE = "Tensor? scale, Tensor? bias, Tensor? residual, Tensor? threshold, Tensor? flip"
 register(
     f"conv2d_packed(Tensor x, Tensor weight, SymInt[] shape, {GEOMETRY}, {_EPILOGUE}, SymInt pool, str out) -> Tensor",
@@ -337,9 +245,4 @@ register(
     f"linear_packed(Tensor x, Tensor weight, SymInt[] shape, {_EPILOGUE}, str out) -> Tensor",
     linear_now,
     _linear_packed_fake,
-)
-register(
-    "or_pool(Tensor bits, SymInt channels, SymInt window, SymInt stride, SymInt padding, Tensor? flip) -> Tensor",
-    _or_pool,
-    _or_pool_fake,
 )

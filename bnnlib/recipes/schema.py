@@ -253,11 +253,6 @@ class Recipe(_Strict):
         )
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
-    def changed_since(self, resolved: dict[str, Any]) -> list[str]:
-        """The fields, dotted, in which a run made by ``resolved`` (a record's) differs from one made by this recipe now.
-        A field that did not exist then counts as left at its default: so a new field must do nothing by default."""
-        return _differences(self.resolved(), resolved, self, ())
-
     def for_profile(self, profile: str, keep: Collection[str] = ()) -> Recipe:
         """The recipe as ``profile`` (one of :data:`PROFILES`) runs it; the fields ``keep``, which were asked for, stay."""
         if profile not in PROFILES:
@@ -286,19 +281,3 @@ def _shortened(schedule: Schedule, share: float) -> Schedule:
     if schedule.every is not None:
         changes["every"] = max(1, round(schedule.every * share))
     return schedule.model_copy(update=changes)
-
-
-def _differences(now: Any, then: Any, schema: Any, at: tuple[str, ...]) -> list[str]:
-    if isinstance(now, dict) and isinstance(then, dict):
-        known = type(schema).model_fields if isinstance(schema, BaseModel) else {}
-        found = []
-        for key in sorted({*now, *then} - (set(ABOUT) if not at else set())):
-            if key not in then and key in known and not known[key].is_required():
-                default = known[key].get_default(call_default_factory=True)
-                before = default.model_dump(mode="json") if isinstance(default, BaseModel) else default
-                before = json.loads(json.dumps(before))
-            else:
-                before = then.get(key)
-            found += _differences(now.get(key), before, getattr(schema, key, None), (*at, key))
-        return found
-    return [] if now == then else [".".join(at)]

@@ -50,7 +50,7 @@ class Net:
         return self.model if self.average is None else self.average.module
 
 
-def start_fabric(precision: str, loggers: Any = ()):
+def start_fabric(precision: str):
     """Fabric for one process, on the GPU where there is one; under torchrun, which sets WORLD_SIZE, for as
     many as it starts."""
     try:  # imported here: it takes longer than the rest of this module, and a misspelt recipe should not wait for it
@@ -62,9 +62,7 @@ def start_fabric(precision: str, loggers: Any = ()):
     # Fabric's 64-true gives logits back as float32: model and images are made float64 here
     precision = "32-true" if precision == "64-true" else precision
     strategy = "ddp" if world > 1 else "auto"
-    fabric = Fabric(
-        devices=local, num_nodes=world // local, strategy=strategy, precision=precision, loggers=list(loggers)
-    )
+    fabric = Fabric(devices=local, num_nodes=world // local, strategy=strategy, precision=precision)
     fabric.launch()
     return fabric
 

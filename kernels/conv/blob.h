@@ -6,6 +6,7 @@
 
 namespace bnn {
 
+// The head of a blob: what its weights were made for.
 struct BlobHeader {
     char magic[8], variant[24];
     int64_t o, cg, kh, kw, groups, bytes;
@@ -37,7 +38,7 @@ inline isize blob_bytes(const Variant& v, const Conv& g) {
 
 inline isize prepack_scratch_bytes(const Conv& g) { return g.og() * g.row_stride(); }
 
-// Bit j of byte i to bit i of byte j.
+// Moves bit j of byte i to bit i of byte j.
 inline uint64_t transpose_bits(uint64_t x) {
     uint64_t swap = (x ^ x >> 7) & 0x00aa00aa00aa00aau;
     x ^= swap ^ swap << 7;
@@ -47,7 +48,8 @@ inline uint64_t transpose_bits(uint64_t x) {
     return x ^ swap ^ swap << 28;
 }
 
-// A stored row, (c, kh, kw), to taps of channels, tap-major. Eight channels and eight taps at once.
+// Turns a stored row, in the order (c, kh, kw), into taps of channels, tap by tap. Takes eight channels and eight taps
+// at once.
 inline void taps_of_row(const Conv& g, const uint8_t* from, uint8_t* row) {
     const isize taps = g.taps(), cg = g.cg(), stored = ceil_div(g.k(), 8);
     for (isize c = 0; c < cg; c += 8)
@@ -64,7 +66,7 @@ inline void taps_of_row(const Conv& g, const uint8_t* from, uint8_t* row) {
         }
 }
 
-// Ones in n bytes.
+// The number of ones in n bytes.
 inline int32_t count_ones(const uint8_t* bytes, isize n) {
     int32_t ones = 0;
     isize k = 0;
@@ -73,8 +75,8 @@ inline int32_t count_ones(const uint8_t* bytes, isize n) {
     return ones;
 }
 
-// weights: stored form, rows of ceil(K / 8) bytes in the order (c, kh, kw); blob: blob_bytes; scratch:
-// prepack_scratch_bytes.
+// Makes a blob of stored weights: rows of ceil(K / 8) bytes in the order (c, kh, kw). blob: blob_bytes(v, g) bytes;
+// scratch: prepack_scratch_bytes(g).
 inline void prepack(const Variant& v, const Conv& g, const uint8_t* weights, uint8_t* blob, uint8_t* scratch) {
     const isize taps = g.taps(), cg = g.cg(), og = g.og(), stride = g.row_stride(), stored = ceil_div(g.k(), 8);
     const isize group_bytes = round_up(v.weight_bytes(og, g.row_bytes()), 64);
@@ -104,7 +106,7 @@ inline void prepack(const Variant& v, const Conv& g, const uint8_t* weights, uin
     }
 }
 
-// Null and `out` filled if `blob` holds the weights of g for v; else what is wrong.
+// Fills `out` and returns null if `blob` holds the weights of g for v; else returns what is wrong.
 inline const char* open_blob(const Variant& v, const Conv& g, const uint8_t* blob, isize bytes, Blob* out) {
     BlobHeader head, want = {};
     if (bytes < (isize)sizeof head) return "the prepacked weights are shorter than their header";

@@ -13,10 +13,10 @@
 
 namespace bnn {
 
-// Results that are larger do not stay in a cache that is one core's own.
+// Float results of more bytes than this do not stay in one core's own cache, so they are written past it.
 constexpr isize STREAM_BYTES = 4 << 20;
 
-// One work item where images are multiplied. `memory`: work_bytes(p), aligned to 64, of this thread alone.
+// Runs one work item where images of bytes are multiplied. memory: work_bytes(p), aligned to 64, of this thread alone.
 inline void run_image_item(const Plan& p, isize item, uint8_t* memory) {
     const Epilogue& e = p.e;
     const Images& v = *p.v->images;
@@ -68,7 +68,8 @@ inline void run_image_item(const Plan& p, isize item, uint8_t* memory) {
                follow, after, done);
 }
 
-// One work item: a tile of pixels against a chunk of channels, and its epilogue. `memory` as for count_tile.
+// Runs one work item: counts a tile of pixels against a chunk of channels, then runs the epilogue. memory: as for
+// count_tile.
 inline void run(const Plan& p, isize item, uint8_t* memory) {
     if (p.images.use) return run_image_item(p, item, memory);
     Tile t;
@@ -109,7 +110,7 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
         for (isize i = 0, some; i < many; i += some) {
             uint64_t* to = (uint64_t*)e.to + (start + i) * line + first / 64;
             for (some = 1; single && window == 1 && i + some < many && t.border[i + some] == t.border[i];)
-                ++some;    // one limit
+                ++some;    // pixels of one border class share their limits
             for (isize k = 0; k < window; ++k) {
                 const isize at = i * window + k;
                 const uint16_t* limit = single ? p.limit + t.border[at] * round_up(g.o, 64) + first : w.limits;

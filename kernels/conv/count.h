@@ -4,6 +4,7 @@
 
 namespace bnn {
 
+// Where the parts of one thread's memory lie (WorkSizes in plan.h).
 struct Work {
     uint8_t* rows;
     uint16_t* counts;
@@ -15,7 +16,8 @@ struct Work {
     isize count_stride;
 };
 
-// Float results as planes, from[pixels][stride]: pixels that lie side by side in one image are written together.
+// Writes float results, from[pixels][stride], as planes. Pixels that lie side by side in one image are written
+// together.
 inline void store_planes(const Plan& p, const float* from, isize stride, isize start, isize pixels, isize first,
                          isize channels) {
     const isize plane = p.g.oh() * p.g.ow();
@@ -41,7 +43,7 @@ struct Tile {
     Work w;
 };
 
-// `memory`: work_bytes(p), aligned to 64, of this thread alone.
+// Counts one work item. memory: work_bytes(p), aligned to 64, of this thread alone.
 inline void count_tile(const Plan& p, isize item, uint8_t* memory, Tile* t) {
     const Conv& g = p.g;
     const Variant& v = *p.v;
@@ -77,7 +79,7 @@ inline void count_tile(const Plan& p, isize item, uint8_t* memory, Tile* t) {
         t->base[i] = w.bases + i * base_stride;
     }
 
-    // Groups in order: each writes whole vectors beyond its last channel, which the next group overwrites.
+    // Groups are counted in order: each writes whole vectors beyond its last channel, which the next group overwrites.
     for (isize group = 0; group < g.groups; ++group) {
         const uint8_t *rows = w.rows, *at[64];
         isize stride = g.row_stride();
@@ -121,7 +123,7 @@ inline void count_tile(const Plan& p, isize item, uint8_t* memory, Tile* t) {
         for (isize from = 0; !p.skip && from < g.row_bytes(); from += KBLOCK) {
             const isize to = least(from + KBLOCK, g.row_bytes());
             count(0, pixels, from, to);
-            if (to < g.row_bytes())         // a long K: move this stretch into the base
+            if (to < g.row_bytes())         // K takes several stretches: move this one into the base
                 for (isize i = 0; i < pixels; ++i)
                     for (isize o = 0; o < high - low; ++o)
                         w.bases[i * base_stride + shift + o] =

@@ -7,7 +7,8 @@ namespace bnn {
 // Windows [x, x + many) of line y of image n; `at` counts pixels of the tile before them.
 struct Run { isize n, y, x, many, at; };
 
-// `many` windows from window `start` on, cut where lines end; the number of runs. Divides once, then counts.
+// Cuts `many` windows from window `start` on into runs, where lines end; returns the number of runs. Divides once, then
+// counts.
 inline isize list_runs(const Plan& p, isize start, isize many, Run* to) {
     const isize width = outputs_w(p), height = outputs_h(p), window = p.e.pool * p.e.pool;
     isize runs = 0;
@@ -21,7 +22,8 @@ inline isize list_runs(const Plan& p, isize start, isize many, Run* to) {
     return runs;
 }
 
-// body(pixel of the tile, column) for all pixels of a run on line `a` of its windows; pixels lie window by window.
+// Calls body(pixel of the tile, column) for all pixels of a run on line `a` of its windows. Pixels lie window by
+// window.
 template <class Body>
 inline void each_pixel(const Plan& p, const Run& r, isize a, const Body& body) {
     const isize pool = p.e.pool, many = r.many;
@@ -29,7 +31,7 @@ inline void each_pixel(const Plan& p, const Run& r, isize a, const Body& body) {
         for (isize i = 0; i < many; ++i) body(r.at + (i * pool + a) * pool + b, (r.x + i) * pool + b);
 }
 
-// cg bits from bit `start` of a pixel's words, into ceil(cg / 8) bytes.
+// Copies cg bits, from bit `start` of a pixel's words on, into ceil(cg / 8) bytes.
 inline void gather_tap(const uint8_t* pixel, isize start, isize cg, uint8_t* to) {
     const isize bytes = ceil_div(cg, 8);
     if (start % 8 == 0 && cg % 8 == 0) return copy(to, pixel + start / 8, bytes);
@@ -41,6 +43,8 @@ inline void gather_tap(const uint8_t* pixel, isize start, isize cg, uint8_t* to)
     }
 }
 
+// Writes the row of output pixel (oy, ox) of image n in one group: its taps, zeros outside the image, and zeros up to
+// g.row_stride().
 inline void gather_row(const Plan& p, isize n, isize oy, isize ox, isize group, uint8_t* row) {
     const Conv& g = p.g;
     const isize pixel_bytes = words(g.c) * 8, tap_bytes = g.tap_bytes();
@@ -63,7 +67,7 @@ inline void gather_row(const Plan& p, isize n, isize oy, isize ox, isize group, 
             if (k < n) store64(to + k, load64(from + k));
             to += n;
         } else if (g.groups ==
-                   1) {    // whole words: what is written too far, the next tap or the fill below overwrites
+                   1) {    // whole words: the next tap, or the fill below, overwrites what is written too far
             for (isize j = across.low; j < across.high; ++j, to += tap_bytes, from += g.dw * pixel_bytes)
                 for (isize k = 0; k < tap_bytes; k += 8) store64(to + k, load64(from + k));
         } else {
@@ -76,9 +80,9 @@ inline void gather_row(const Plan& p, isize n, isize oy, isize ox, isize group, 
     fill(to, 0, g.row_stride() - g.row_bytes());
 }
 
-// The input under a tile, every tap once: line i of `to` holds what line i of the kernel meets on the tile's first line
-// of pixels, then on the next, all zero-filled where they leave the image. at[k]: the first tap of pixel k that is
-// counted.
+// Copies the input under a tile, every tap once. Line i of `to` holds what line i of the kernel meets on the tile's
+// first line of pixels, then what it meets on the next; outside the image it is zero. at[k]: the first tap of pixel k
+// that is counted.
 inline void copy_lines(const Plan& p, const Run* run, isize runs, isize group, uint8_t* to, isize line_stride,
                        const uint8_t** at) {
     const Conv& g = p.g;

@@ -1,5 +1,5 @@
-// How images of bytes are laid out and cut (images.h), how weights lie for them, and whether they pay: an estimate of
-// cycles.
+// How images of bytes (images.h) are laid out and cut, how their weights lie, and an estimate of the cycles they take,
+// by which they are used or not.
 #pragma once
 #include "isa/variant.h"
 
@@ -7,14 +7,15 @@ namespace bnn {
 
 struct ImagePlan {
     bool use;
-    Conv g;                                 // one line of pixels for each pixel, where the kernel is 1 x 1
-    isize rows, columns;                    // of output that are needed
+    Conv g;                                 // where the kernel is 1 x 1: one image, with a line for each pixel
+    isize rows, columns;                    // of the result that are needed
     isize side, lines, of_image,
         panels;    // strips side by side, lines of a strip, strips of an image, panels of an item
-    bool through;                           // tiles run through the ends of lines
-    isize phases, width, line, panel;       // remainders of columns, columns of each; bytes of a line and of a panel
+    bool through;                           // tiles go on across the ends of lines
+    // remainders of a column by the stride, columns of each; bytes of a line and of a panel
+    isize phases, width, line, panel;
     isize tiles;                            // of a panel
-    isize in_line, steps;                   // of a kernel's line, of all
+    isize in_line, steps;                   // of a line of the kernel, and of the whole kernel
 
     bool whole() const { return g.c % BYTES_STEP == 0; }
     isize strips() const { return g.n * of_image; }
@@ -32,7 +33,7 @@ inline isize image_weight_bytes(const Conv& g) {
     return g.groups == 1 ? ceil_div(g.o, SUMS_CHANNELS) * g.kh * steps_of_line(g) * 256 : 0;
 }
 
-// The lines of a word of signs (64 channels as Images::expand has them, where a tile has them from its first byte): bit
+// Makes the lines of weights from a word of signs, of 64 channels that Images::expand puts at the start of a step: bit
 // l of byte q of lines[l / 8] is the sign of byte 4 l + q, which is bit l / 2 of byte q + l % 2 * 4 of the word.
 inline void lines_of_word(uint64_t word, uint32_t lines[2]) {
     const auto spread = [](uint32_t bits) {                 // four bits of each byte to every other place
@@ -45,7 +46,8 @@ inline void lines_of_word(uint64_t word, uint32_t lines[2]) {
     }
 }
 
-// rows: as Variant::interleave has them.
+// Writes weights in the order that Images::expand_weights reads, image_weight_bytes(g). rows: as for
+// Variant::interleave.
 inline void interleave_for_images(const Conv& g, const uint8_t* rows, isize stride, uint8_t* to) {
     const isize in_line = steps_of_line(g);
     fill(to, 0, image_weight_bytes(g));
@@ -74,7 +76,7 @@ inline void interleave_for_images(const Conv& g, const uint8_t* rows, isize stri
         }
 }
 
-// Weights beyond the end of a kernel's line, in its last step: 0.
+// Sets the weights of a step to 0 from product `products` on: those beyond the end of a line of the kernel.
 inline void clear_weights(int8_t* step, isize products) {
     for (isize tile = 0; tile < 2; ++tile, step += 1024)
         for (isize k = products; k < BYTES_STEP; ++k) {
@@ -89,7 +91,7 @@ inline void clear_weights(int8_t* step, isize products) {
 constexpr isize IMAGE_TILES = 64, IMAGE_BYTES = 512 << 10,
                 WEIGHT_STEPS = 96;    // of an item, at most (about); of weights that are bytes at once
 
-// What follows from side, lines and through.
+// Fills in what follows from side, lines and through.
 inline void lay_out(ImagePlan* m) {
     const Conv& g = m->g;
     m->of_image = ceil_div(m->rows, m->lines);
@@ -100,7 +102,7 @@ inline void lay_out(ImagePlan* m) {
     m->tiles = m->through ? ceil_div((m->lines - 1) * m->width + m->columns, SUMS_TILE) : m->lines * m->row_tiles();
 }
 
-// An estimate: cycles of all of it.
+// An estimate of the cycles that the whole convolution takes.
 inline double image_cycles(const Images& v, const ImagePlan& m) {
     const isize panels = ceil_div(m.strips(), m.side);
     const double products = (double)m.steps * ceil_div(m.g.o, SUMS_CHANNELS) * 2;
@@ -108,8 +110,8 @@ inline double image_cycles(const Images& v, const ImagePlan& m) {
            v.expand_cycles * ((double)panels * (double)m.panel / BYTES_STEP + products * SUMS_TILE * (double)m.items());
 }
 
-// g: with its batch. pool: of the windows that lines and columns must fill. planes: pixels of a tile must be
-// neighbours.
+// The plan that takes the fewest cycles by the estimate; `use` is false where counting bits takes fewer. conv: with its
+// batch. pool: side of the windows that lines and columns must fill. planes: pixels of a tile must be neighbours.
 inline ImagePlan plan_images(const Images& v, const Conv& conv, isize pool, bool planes, isize threads) {
     ImagePlan best = {};
     if (conv.groups != 1 || (conv.c % BYTES_STEP && conv.dw != 1) || conv.n == 0) return best;
@@ -136,7 +138,7 @@ inline ImagePlan plan_images(const Images& v, const Conv& conv, isize pool, bool
             }
         }
     if (!best.use) return best;
-    // several small panels are one item; every thread has as many
+    // several small panels are one item, and every thread gets equally many items
     const isize all = ceil_div(best.strips(), best.side);
     best.panels = most(1, least(all, least(IMAGE_TILES / best.tiles, IMAGE_BYTES / best.panel)));
     while (threads > 1 && best.panels > 1 && best.items() < 4 * threads && best.items() % threads) --best.panels;

@@ -1,13 +1,13 @@
 // Convolution by images of bytes, for variants that multiply bytes (Images in variant.h).
 //
-// Lines of output are cut into strips, `lines` each. The input under a strip is expanded to bytes once, with a border
-// of 0, which adds nothing to a sum: padding needs no correction. `side` strips lie side by side, pixel by pixel, as a
-// panel: then 16 pixels that are one tile lie at equal distances also where lines are short,
+// Lines of output are cut into strips of `lines` lines. The input under a strip is expanded to bytes once, with a
+// border of 0, which adds nothing to a sum: padding needs no correction. `side` strips lie side by side, pixel by
+// pixel, as a panel. So the 16 pixels of a tile lie at equal distances even where lines are short,
 //     byte of column x, strip s = ((line * width + x) * side + s) * C,
 // and 16 sums belong to 16 / side columns. With a stride, columns of equal remainder lie together, so the same holds.
-// Where a pixel has no whole steps (C % 64), a kernel's line of taps is one run of bytes, and what is beyond it meets
-// weights of 0; strips are alone then. Strips that are alone have tiles across the ends of lines, if there is no
-// stride, and the sums of columns in the border are dropped.
+// Where a pixel is no whole number of steps (C % 64), a line of the kernel's taps is one run of bytes, what lies beyond
+// it meets weights of 0, and side is 1. Where side is 1 and there is no stride, tiles may go on across the ends of
+// lines; the sums of columns in the border are dropped.
 #pragma once
 #include "conv/image_plan.h"
 
@@ -17,17 +17,18 @@ inline isize image_pixels(const ImagePlan& m) {
     return m.panels * m.side * m.lines * m.columns;
 }    // of an item, at most
 
-// Memory of one item.
+// Where the memory of one item lies.
 struct ImageWork {
     isize* offsets;                         // [steps]: of a step of the kernel from the first
     const int8_t** tile;                    // [tiles]
     int32_t* at;                            // [tiles][SUMS_TILE]: windows or pixels from `start`; -1: none
     int32_t *row, *column;    // [panels * side][lines] and [columns]: their shares of `at`; row -1: outside
     int8_t *bytes, *weights[2];             // those that are multiplied and those that are expanded meanwhile
-    int32_t* sums;                          // a block's; and all where the weights are cut
+    int32_t* sums;                          // of a block; of all blocks where the weights are cut into several parts
     isize total;
 };
 
+// Lays out `memory`; where it is null, only `total` means something.
 inline ImageWork image_work(const ImagePlan& m, uint8_t* memory) {
     ImageWork w = {};
     const isize tiles = m.panels * m.tiles, blocks = 1 + (m.steps > WEIGHT_STEPS ? ceil_div(tiles, 2) : 0);
@@ -47,6 +48,7 @@ inline ImageWork image_work(const ImagePlan& m, uint8_t* memory) {
     return w;
 }
 
+// Expands the input under a strip to bytes at `to`, with zeros in the border.
 inline void fill_strip(const Images& v, const ImagePlan& m, const uint64_t* activations, isize strip, int8_t* to) {
     const Conv& g = m.g;
     const isize count = words(g.c), columns = m.input_columns(), left = least(g.pw, columns),
@@ -74,10 +76,10 @@ inline void fill_strip(const Images& v, const ImagePlan& m, const uint64_t* acti
     }
 }
 
-// Runs an item: begin(start, many) with its windows; for every block of sums, follow(sums, first channel), which says
-// what becomes of it, and after(sums, first channel), when that has been done; then done(first, channels) for 64
-// channels (or what is left of them) whose sums have all been there. [low, high): the channels, low a multiple of 64.
-// in_window: rows are the pixels of windows, window by window.
+// Runs an item. begin(start, many) is called with its windows. For every block of sums, follow(sums, first channel)
+// says what becomes of it, and after(sums, first channel) is called when that has been done. done(first, channels) is
+// called when all sums of 64 channels (or of those that are left) are done. [low, high): the channels; low is a
+// multiple of 64. in_window: rows of the result are the pixels of windows, window by window.
 template <class Begin, class Follow, class After, class Done>
 void run_images(const Images& v, const ImagePlan& m, const uint64_t* activations, const uint8_t* weights, isize pool,
                 bool in_window, isize low, isize high, isize item, uint8_t* memory, const Begin& begin,

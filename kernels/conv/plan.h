@@ -4,13 +4,13 @@
 // Zero padding. A padded tap must contribute 0, yet a row can only hold bits. It holds 0 bits there, so such a tap
 // counts popcount(w_tap), a constant of the weights. With v valid taps of C channels each,
 //     dot = C v + 2 sum over padded taps of popcount(w_tap) - 2 popcount(row xor w) = base - 2 count.
-// `base` depends on which taps are padded only, the "border class" of a pixel: a table of a few rows. Thresholds are
-// folded in,
+// `base` depends only on which taps are padded, the "border class" of a pixel, so it is a table of a few rows.
+// Thresholds are folded into it,
 //     dot >= t  <=>  count < floor((base - t) / 2) + 1 = limit,
-// so that an epilogue that emits bits pays nothing for the padding. Lines of taps that lie outside are not even
-// counted, where that is worth while: neither `base` nor `count` then holds anything of them.
+// so an epilogue that emits bits pays nothing for the padding. Where it saves time, lines of taps that lie outside are
+// not counted; then neither `base` nor `count` holds anything of them.
 //
-// A variant that multiplies bytes does so where it is faster by an estimate (images.h): none of this applies to it.
+// Where a variant multiplies bytes instead (images.h), none of this applies.
 #pragma once
 #include "conv/blob.h"
 
@@ -34,6 +34,7 @@ struct Epilogue {
 // monotone.
 struct Span { isize low, high; };           // valid taps [low, high); empty spans are {0, 0}
 
+// The taps of output `at` that lie in the input, along one side.
 inline Span valid_taps(isize at, isize stride, isize padding, isize dilation, isize kernel, isize size) {
     const isize start = at * stride - padding;
     const isize low = start >= 0 ? 0 : ceil_div(-start, dilation);
@@ -41,7 +42,7 @@ inline Span valid_taps(isize at, isize stride, isize padding, isize dilation, is
     return low < high ? Span{low, high} : Span{0, 0};
 }
 
-// Everything a call needs beside tensors: lives in caller's memory of plan_bytes().
+// All that a call needs beside its tensors. The arrays lie in memory of the caller, plan_bytes(g).
 struct Plan {
     Conv g;
     const Variant* v;
@@ -62,6 +63,8 @@ struct Plan {
     bool skip;                              // lines of taps above and below the image are not counted
 };
 
+// Numbers the classes of outputs along one side. ids: the class of each output; spans: the taps of each class; either
+// may be null. Returns how many classes there are.
 inline isize classes(isize outputs, isize stride, isize padding, isize dilation, isize kernel, isize size, int32_t* ids,
                      Span* spans) {
     isize n = 0;
@@ -83,6 +86,7 @@ inline isize column_classes(const Conv& g, int32_t* ids, Span* spans) {
     return classes(g.ow(), g.sw, g.pw, g.dw, g.kw, g.w, ids, spans);
 }
 
+// Classes of rows and columns, and the bytes of each part of a plan's memory.
 struct PlanSizes { isize rows, columns, ids, spans, base, limit, threshold, total; };
 
 inline PlanSizes plan_sizes(const Conv& g) {
@@ -98,13 +102,16 @@ inline PlanSizes plan_sizes(const Conv& g) {
 }
 inline isize plan_bytes(const Conv& g) { return plan_sizes(g).total; }
 
+// The limit of the head of this file, for counts of 16 bits.
 inline uint16_t count_limit(int64_t base, int64_t threshold) {
     const int64_t limit = ((base - threshold) >> 1) + 1;        // arithmetic shift: floor
     return (uint16_t)(limit < 0 ? 0 : limit > 65535 ? 65535 : limit);
 }
 
+// Whether 16 bits hold the count of a whole row.
 inline bool one_stretch(const Conv& g) { return g.row_bytes() <= KBLOCK; }
 
+// Lines, columns and number of pooling windows.
 inline isize outputs_h(const Plan& p) { return p.g.oh() / p.e.pool; }
 inline isize outputs_w(const Plan& p) { return p.g.ow() / p.e.pool; }
 inline isize windows(const Plan& p) { return p.g.n * outputs_h(p) * outputs_w(p); }
@@ -148,8 +155,9 @@ inline void choose_tiles(Plan* p, isize threads) {
     p->chunks = ceil_div(g.o, p->chunk);
 }
 
-// Whether leaving out lines of taps pays: there must be enough of them, and output rows long enough to fill a kernel's
-// block, since rows of pixels that see different lines are counted apart. Pooling windows mix rows.
+// Whether it saves time to leave out lines of taps. There must be enough of them, and lines of output long enough to
+// fill a kernel's block, since lines of pixels that see different taps are counted apart. Pooling windows mix lines, so
+// they leave out none.
 inline bool skips_lines(const Variant& v, const Conv& g, const Epilogue& e) {
     if (g.kw * g.tap_bytes() % v.step || e.pool != 1 || !one_stretch(g) || g.ow() < 4) return false;
     isize outside = 0;
@@ -160,7 +168,8 @@ inline bool skips_lines(const Variant& v, const Conv& g, const Epilogue& e) {
     return 64 * outside >= g.oh() * g.kh;
 }
 
-// `memory`: plan_bytes(g), aligned to 64. g and e have passed check(). once: for a batch of this size alone.
+// Plans a call. memory: plan_bytes(g), aligned to 64. g and e have passed check(). once: the plan serves a batch of
+// this size alone.
 inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const Blob& blob, const uint64_t* activations,
                       isize threads, uint8_t* memory, bool once = true) {
     Plan p = {};
@@ -204,17 +213,17 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
     return p;
 }
 
-// Memory of one thread: gathered rows or copied lines, counts, the variant's scratch, one tile of floats (planes),
-// long-K bases and limits.
+// Bytes of the parts of one thread's memory: gathered rows or copied lines, counts, the variant's scratch, one tile of
+// floats (for planes), bases and limits (where K takes several stretches), bits (where windows are pooled).
 struct WorkSizes { isize rows, counts, scratch, floats, bases, limits, bits, total, count_stride; };
 
 inline WorkSizes work_sizes(const Plan& p) {
     WorkSizes s = {};
     const isize pixels = p.tile * p.e.pool * p.e.pool, channels = round_up(p.chunk, 64);
-    // A group's last vector may reach 63 counts beyond its last channel; and a stride of a power of two would crowd a
-    // few cache sets.
+    // A group's last vector may reach 63 counts beyond its last channel. And the stride is no power of two, with which
+    // rows would share a few sets of the cache.
     s.count_stride = round_up(p.chunk, 64) + (p.g.groups > 1 ? 64 : 32);
-    // Copied lines take no more than rows, as neighbours share taps, but for a word at the end of each.
+    // Copied lines take no more memory than rows, since neighbours share taps, except for a word at the end of each.
     s.rows = p.direct ? 0 : round_up(pixels * p.g.row_stride() + (p.lines ? p.g.kh * 8 : 0) + ROW_SLACK, 64);
     s.counts = round_up(pixels * s.count_stride * 2, 64);
     s.scratch = round_up(p.v->scratch_bytes(pixels, p.g.row_bytes()), 64);

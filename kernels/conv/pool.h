@@ -4,12 +4,14 @@
 
 namespace bnn {
 
-// Max-pooling of bits: OR over windows (padding is -1, like -infinity); then xor `flip`. bits [N][H][W][words] -> to.
+// Max-pooling of bits [N][H][W][words(C)]: OR over windows of k x k, then xor `flip`. Padding counts as -1, as
+// -infinity does for floats.
 struct Pool { isize n, h, w, c, k, stride, padding;
     isize oh() const { return (h + 2 * padding - k) / stride + 1; }
     isize ow() const { return (w + 2 * padding - k) / stride + 1; }
 };
 
+// Returns null, or what is wrong.
 inline const char* check(const Pool& p) {
     if (p.n < 0 || p.h < 1 || p.w < 1 || p.c < 1) return "a size is below 1";
     if (p.k < 1 || p.stride < 1) return "the window or its stride is below 1";
@@ -18,7 +20,7 @@ inline const char* check(const Pool& p) {
     return nullptr;
 }
 
-// One window of an image [h][width][count words]: rows [top, bottom), columns [left, right); then xor `flip`.
+// Pools one window of an image [h][width][count words]: rows [top, bottom), columns [left, right); then xor `flip`.
 inline void or_window(const uint64_t* image, isize width, isize count, isize top, isize bottom, isize left, isize right,
                       const uint64_t* flip, uint64_t* to) {
     fill(to, 0, count * 8);
@@ -28,7 +30,7 @@ inline void or_window(const uint64_t* image, isize width, isize count, isize top
     if (flip) for (isize i = 0; i < count; ++i) to[i] ^= flip[i];
 }
 
-// Line `line` of n * oh() output lines.
+// Pools output line `line` of n * oh().
 inline void or_pool_line(const Pool& p, const uint64_t* bits, const uint64_t* flip, uint64_t* to, isize line) {
     const isize n = words(p.c), image = line / p.oh(), y0 = line % p.oh() * p.stride - p.padding;
     for (isize ox = 0; ox < p.ow(); ++ox) {

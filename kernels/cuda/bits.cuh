@@ -3,13 +3,12 @@
 //
 //   bit 1 = +1, bit 0 = -1.  dot(a, b) = K - 2 popcount(a xor b); bits beyond the last channel are 0 on both sides.
 //
-//   activations   [N][H][W][2 ceil(C / 64)] words: the channels of a pixel side by side (kernels/layout.h in 32-bit
-//   words) weights       [O][kh kw ceil(Cg / 32)] words, tap by tap, made once from stored bits (pack.cu); behind them
+//   activations   [N][H][W][2 ceil(C / 64)] words: the channels of a pixel side by side (layout.h in 32-bit words)
+//   weights       [O][kh kw ceil(Cg / 32)] words, tap by tap, made once from stored bits (pack.cu); behind them
 //   tap counts    int32 [O][kh kw + 1]: the ones of each tap, then of the whole row
 //
-// Zero padding. A tap outside the image is loaded as zeros, so it counts popcount(w_tap), which the epilogue takes
-// back:
-//   dot = Cg v + 2 sum over padded taps of popcount(w_tap) - 2 count,    v the number of taps inside.
+// Zero padding. A tap outside the image is loaded as zeros, so it counts popcount(w_tap). The epilogue corrects it:
+//   dot = Cg v + 2 sum over padded taps of popcount(w_tap) - 2 count,    v: the number of taps inside.
 //
 // Counts are of 32 bits and K < 2^31. Offsets into tensors are of 64 bits; rows of the product are fewer than 2^31.
 //

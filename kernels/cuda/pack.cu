@@ -1,4 +1,4 @@
-// Signs as words, stored weights as the products read them, and max-pooling of words.
+// Packs signs into words, rearranges stored weights for the products, and max-pools words.
 #include "bits.cuh"
 
 enum Type : int { FLOAT32, BFLOAT16, FLOAT16 };
@@ -24,8 +24,8 @@ __device__ inline i64 pixel_at(const PackArgs& p, i64 pixel) {
     return image * p.sn + (line - image * p.h) * p.sh + (pixel - line * p.w) * p.sw;
 }
 
-// by_channel (channels side by side): a warp makes a word, a lane a bit. Else a thread makes a word, neighbours those
-// of neighbouring pixels. grid: any, blocks of THREADS.
+// Packs a tensor. by_channel (channels side by side): a warp makes a word, a lane a bit. Else a thread makes a word,
+// and neighbouring threads the words of neighbouring pixels. grid: any, blocks of THREADS.
 extern "C" __global__ void __launch_bounds__(THREADS) bnn_pack(const __grid_constant__ PackArgs p) {
     const i64 thread = (i64)blockIdx.x * THREADS + threadIdx.x, threads = (i64)gridDim.x * THREADS,
               all = p.pixels * p.words;
@@ -69,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) bnn_prepack(const __grid_c
     }
 }
 
-// A warp to a channel.
+// Counts the ones of each tap and of each row. A warp to a channel.
 extern "C" __global__ void __launch_bounds__(THREADS) bnn_tap_counts(const __grid_constant__ PrepackArgs p) {
     const int lane = threadIdx.x % 32;
     for (i64 o = (i64)blockIdx.x * WARPS + threadIdx.x / 32; o < p.o; o += (i64)gridDim.x * WARPS) {

@@ -1,6 +1,6 @@
-// How fast the units are that the formulations use: loops without memory. Each thread multiplies `steps` times EACH
-// words (or, on tensor cores, each warp EACH products of 16 x 8 x 256). `to` is written if the sum happens to be
-// `never`, so that the compiler must compute it.
+// The speed of the units that the formulations use: loops without memory. In each of `steps` steps a thread multiplies
+// EACH words, or, on tensor cores, a warp multiplies EACH products of 16 x 8 x 256. `to` is written if the sum happens
+// to be `never`, so that the compiler must compute it.
 #include "warp.cuh"
 
 struct PeakArgs {

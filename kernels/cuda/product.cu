@@ -1,17 +1,16 @@
-// The product of packed rows as it is computed, in three formulations: a linear layer, or a convolution whose rows are
-// gathered on the way (an implicit GEMM). One block: a tile of rows of the product, a tile of the channels of one
+// The product of packed rows, in three formulations: a linear layer, or a convolution whose rows are gathered as they
+// are needed (an implicit GEMM). A block computes a tile of rows of the product for a tile of the channels of one
 // group. grid: (tiles of rows, tiles of channels, groups), THREADS threads.
 //
-// 1. registers: each thread counts T x T products, popcount of the xor of word by word.
-// 2. carry-save: the same; of eight words' xor, full adders make four words of weight 1, 1, 2 and 4 before they are
-// counted. A
-//    multiprocessor counts the ones of 16 words a clock but makes 64 logical operations, so half the counting pays for
-//    more logic.
+// 1. registers: each thread computes T x T products and counts the ones of the xor word by word.
+// 2. carry-save: the same, but full adders turn the xor of eight words into four words of weight 1, 1, 2 and 4, which
+// are then counted. In a clock a multiprocessor counts the ones of 16 words but does 64 logical operations, so half the
+// counting pays for more logic.
 // 3. tensor: binary products on tensor cores, popcount(a and w). popcount(a xor w) = popcount(a) + popcount(w) - 2
 // popcount(a and w).
 #include "tile.cuh"
 
-// One LOP3, as is a ^ b ^ c.
+// The majority of three bits: one LOP3 instruction, as is a ^ b ^ c.
 __device__ inline u32 majority(u32 a, u32 b, u32 c) { return (a & b) | (a & c) | (b & c); }
 
 template <bool CARRY_SAVE>

@@ -1,4 +1,5 @@
-// What the formulations of the product share: loading words of activations and weights, and what follows the counts.
+// What the formulations of the product share: loading words of activations and weights, and the epilogue behind the
+// counts.
 #pragma once
 #include "warp.cuh"
 
@@ -21,7 +22,7 @@ struct Rows {
         }
     }
 
-    // Word k of each row: 0 beyond the end and where the tap lies outside the image.
+    // Loads word k of each row: 0 beyond the end and where the tap lies outside the image.
     __device__ void load(const ConvArgs& p, int group, int k, u32 (&to)[N]) const {
         const int tap = k / p.tap_words, j = k - tap * p.tap_words, down = tap / p.kw * p.dh,
                   across = tap % p.kw * p.dw;
@@ -43,7 +44,7 @@ struct Rows {
     }
 };
 
-// Word k of the weights of channels first + own, first + own + step, ... of a group.
+// Loads word k of the weights of channels first + own, first + own + step, ... of a group.
 template <int N>
 __device__ inline void load_weights(const ConvArgs& p, int group, int first, int own, int step, int k, u32 (&to)[N]) {
 #pragma unroll
@@ -98,8 +99,9 @@ __device__ inline unsigned short bfloat16_of(float v) {
     return (unsigned short)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
-// The counts of `tile` rows from `first` on and of the SLICE channels of a group from `channel` on lie in stage[row *
-// STAGE + column]. Not inlined: it is called once for each slice of a tile and would be most of a kernel's code.
+// The epilogue of TILE rows from `first` on and of the SLICE channels of a group from `channel` on, whose counts are
+// stage[row * STAGE + column]. Not inlined: it is called once for each slice of a tile and would be most of a kernel's
+// code.
 template <int TILE>
 __device__ __noinline__ void finish(const ConvArgs& p, const int* stage, int first, int usable, int group,
                                     int channel) {

@@ -19,8 +19,8 @@ __device__ inline void multiply_and(int (&c)[4], const u32 (&a)[4], u32 b0, u32 
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// Four 8 x 8 matrices of 16-bit elements, here 8 rows of 4 words: lane l names row l % 8 of matrix l / 8, and gets of
-// matrix i the word l % 4 of row l / 4 in r[i].
+// Loads four 8 x 8 matrices of 16-bit elements, here 8 rows of 4 words. Lane l gives the address of row l % 8 of matrix
+// l / 8, and receives in r[i] word l % 4 of row l / 4 of matrix i.
 __device__ inline void load_matrices(u32 (&r)[4], const u32* row) {
     const u32 at = (u32)__cvta_generic_to_shared(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -4,7 +4,7 @@
 
 namespace bnn::net {
 
-// The same where images are multiplied: 64 channels of all pixels of an item are floats at once.
+// run_binary where images of bytes are multiplied: 64 channels of all pixels of an item become floats at once.
 inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
     const Plan& p = c.plan;
     const isize low = item % p.chunks * p.chunk, high = least(o.c, low + p.chunk);
@@ -51,13 +51,14 @@ inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, cons
                item / p.chunks, memory, begin, follow, after, done);
 }
 
+// Runs a piece of a binary convolution and of its stages.
 inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
     if (o.output >= 0) return run(c.plan, item, memory);
     if (c.plan.images.use) return run_binary_images(n, o, f, c, item, memory);
     Tile t;
     count_tile(c.plan, item, memory, &t);
     float* x = (float*)(memory + round_up(work_bytes(c.plan), 64));
-    // The first stages, if they are the usual ones, are part of the conversion from integers.
+    // A scale and a bias, or a residual, that come first are part of the conversion from integers.
     const NetStage* s = n.stage + o.first_stage;
     isize done = 0;
     const float *scale = nullptr, *bias = nullptr;

@@ -1,9 +1,9 @@
-// Runs a network (net.h). For one unit of a program.
+// Runs a network (net.h). One unit of a program includes it.
 //
-// Activations lie in two areas of one memory, offsets chosen by the caller (slots whose lives do not meet share
-// memory): `micro` holds a few images, so that activations stay in the cache from one operation to the next; `chunk`
-// holds many, for what follows the last map (linear layers, whose weights are read once for all images), and for what
-// passes between the two phases.
+// Activations lie in two areas of one memory, at offsets chosen by the caller, in which slots that are not needed at
+// the same time share memory. `micro` holds a few images, so that activations stay in the cache from one operation to
+// the next. `chunk` holds many images: for what follows the last map (linear layers, whose weights are read once for
+// all images), and for what passes between the two phases.
 #pragma once
 #include "executor/binary_convolutions.h"
 #include "executor/pixels.h"
@@ -25,7 +25,7 @@ inline void run_item(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
 
 }  // namespace net
 
-// Calls body(item, memory) for items [0, n), on however many threads it likes, each with memory of its own.
+// Calls body(item, memory) for items [0, n). Others in its place may use several threads, each with memory of its own.
 struct Serial {
     uint8_t* memory;
     template <class Body>
@@ -80,8 +80,8 @@ RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threa
     return p;
 }
 
-// memory: plan.bytes, aligned to 64. outside: the arrays that slots of Area::outside name, of `images` images each.
-// watch(k) is called after operation k; of more than one thread it makes sense of none.
+// Runs a network. memory: plan.bytes, aligned to 64. outside: the arrays that slots of Area::outside name, of `images`
+// images each. watch(k) is called after operation k; it means something on one thread only.
 template <class Parallel, class Watch>
 void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, uint8_t* memory,
          const Parallel& parallel, const Watch& watch) {

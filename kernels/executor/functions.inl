@@ -1,7 +1,7 @@
 // Functions of one value, for the stages of the same name. Part of real.inl: written without branches and without a
 // library, so that the compiler vectorises the loops around them, and every instruction set gives nearly the same.
-// Against exact values: exp, log, sigmoid and silu within 4 units in the last place, tanh within 4, erf within 2e-7;
-// results below 2^-126 are 0.
+// Errors: exp, log, sigmoid, silu and tanh are within 4 units in the last place, erf within 2e-7; results below 2^-126
+// are 0. The polynomials of exp and log are those of the Cephes library (expf, logf).
 
 inline float f_bits(int32_t i) { float x; __builtin_memcpy(&x, &i, 4); return x; }
 inline int32_t f_pattern(float x) { int32_t i; __builtin_memcpy(&i, &x, 4); return i; }
@@ -97,7 +97,7 @@ inline void f_pairs(float* __restrict x, const float* __restrict y, isize n, boo
     else for (isize i = 0; i < n; ++i) x[i] = f(x[i], y[i]);
 }
 
-// x[n] with y[n], or with the one value y[0].
+// Combines x[n] with y[n], or with the one value y[0].
 inline void combine(Do what, float* __restrict x, const float* __restrict y, isize n, bool one) {
     switch (what) {
     case Do::plus: return f_pairs(x, y, n, one, [](float p, float q) { return p + q; });

@@ -10,6 +10,7 @@ namespace net {
 
 inline bool is_pool(Do d) { return d == Do::max_pool || d == Do::avg_pool; }
 inline bool combines(Do d) { return d >= Do::plus; }
+// The convolution of an operation on n images.
 inline Conv geometry(const NetOp& o, const NetSlot& in, isize n, isize channels) {
     Conv g;
     g.n = n, g.h = in.h, g.w = in.w, g.c = in.c, g.o = channels;
@@ -18,6 +19,7 @@ inline Conv geometry(const NetOp& o, const NetSlot& in, isize n, isize channels)
     return g;
 }
 
+// Fills s and returns null, or returns what is wrong.
 inline const char* load_slot(const SlotRecord& f, NetSlot* s, const NetTables& t) {
     const bool known = f.kind >= 0 && f.kind <= (int)SlotKind::bits && f.area >= 0 && f.area <= (int)Area::outside;
     if (!known) return "a slot is of no known kind";
@@ -33,10 +35,12 @@ inline const char* load_slot(const SlotRecord& f, NetSlot* s, const NetTables& t
     return s->area == Area::outside || inside ? nullptr : "a slot does not lie in its area";
 }
 
+// Whether a slot has this kind and shape.
 inline bool fits(const NetSlot& s, bool bits, isize h, isize w, isize c) {
     return s.bits == bits && s.h == h && s.w == w && s.c == c;
 }
 
+// Fills o from its record, or sets l->wrong.
 inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
     Net& n = *l->net;
     if (f.kind < 0 || f.kind > (int)Source::resample) { l->wrong = "an operation is unknown"; return; }
@@ -71,7 +75,7 @@ inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
         if (!fit) { l->wrong = "the bits that an operation emits do not fit their slot"; return; }
         if (o->stages) { l->wrong = "an operation emits bits and has stages"; return; }
     }
-    if (f.flip >= 0) {                                           // a bit to a channel, in bytes
+    if (f.flip >= 0) {                                           // stored as bytes, a bit to a channel
         const uint8_t* bytes = l->constant<uint8_t>(f.flip, ceil_div(o->c, 8));
         uint64_t* flip = bytes ? l->make<uint64_t>(words(o->c)) : nullptr;
         if (!flip) return;
@@ -139,6 +143,7 @@ inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
     }
 }
 
+// Fills s from its record, or sets l->wrong. Its parameters are fetched by check_stages.
 inline void load_stage(Loader* l, const StageRecord& f, NetStage* s) {
     if (f.kind < 0 || f.kind > (int)Do::smaller) { l->wrong = "a stage is unknown"; return; }
     fill(s, 0, sizeof *s);
@@ -147,7 +152,7 @@ inline void load_stage(Loader* l, const StageRecord& f, NetStage* s) {
     if (is_pool(s->what) && (s->size < 1 || s->size > 8)) l->wrong = "the pooling window is below 1 or above 8";
 }
 
-// Follows the shape through an operation's stages, fetches their parameters.
+// Follows the shape through an operation's stages and fetches their parameters.
 inline void check_stages(Loader* l, NetOp* o) {
     Net& n = *l->net;
     isize h = o->h, w = o->w;

@@ -4,8 +4,8 @@
 
 namespace bnn::net {
 
-// What moves, joins, sums and resamples values: the shapes follow from one another, and no index leaves what it points
-// into.
+// Loads an operation that moves, joins, sums or resamples values. Checks that its shapes follow from one another and
+// that no index points outside.
 inline void load_tensor_op(Loader* l, const OpRecord& f, NetOp* o) {
     const NetSlot& in = l->net->slot[o->input];
     const isize inside = in.h * in.w * in.c, axis = o->axis;

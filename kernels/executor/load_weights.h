@@ -4,8 +4,8 @@
 
 namespace bnn::net {
 
-// Stored sign bits (c, kh, kw) as -1 and +1; or stored floats, bf16, int8 (kh, kw, c): the weight of output o at
-// position k.
+// Arranges weights in panels, [O / panel][K][panel] for each group. They are stored as sign bits in the order (c, kh,
+// kw), which become -1 and +1; or as float32, bf16 or int8 in the order (kh, kw, c).
 inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& f) {
     const isize panel = l->net->r->panel, og = o->c / o->groups, cg = in.c / o->groups, taps = o->kh * o->kw,
                 k = taps * cg;
@@ -52,7 +52,8 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
                 }
         o->weights = to;
     }
-    // Many weights are made pairs as they are used: as such they would take memory, and more of its time.
+    // Small weights are made pairs here. Large ones are made pairs as they are used: stored as pairs, they would take
+    // more memory, and more time to read.
     const TileProducts* const tiles = l->net->r->tiles;
     if (tiles && !same && o->kind != Weights::float32 && k * o->c <= 1 << 16) {
         const isize each = round_up(k, TILE_DEPTH) * panel;

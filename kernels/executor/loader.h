@@ -32,7 +32,8 @@ struct Loader {
         }
         return (const T*)t->constants[index].at;
     }
-    // Copied, with room behind it: kernels read whole vectors. Once, however often it is named.
+    // A copy of a constant with room behind it, since kernels read whole vectors. Made once, however often the constant
+    // is named.
     template <class T>
     const T* keep(int64_t index, isize values, isize rounded) {
         const T* from = constant<T>(index, values);

@@ -1,7 +1,7 @@
-// A whole packed network in one call, made from the records of records.h. executor.h does the work.
+// A whole packed network, loaded from the records of records.h and run in one call. executor.h runs it.
 //
-// Plain C++17: no Python, no library. Memory that lasts is asked for through a function, memory of a run is handed
-// over.
+// Plain C++17: no Python, no library. Memory that lasts is asked for through a function; the caller hands over the
+// memory of a run.
 #pragma once
 #include "conv/conv.h"
 #include "executor/real.h"
@@ -27,13 +27,13 @@ struct NetStage {
 
 struct NetOp {
     Source source;
-    isize input, h, w, c;               // what the source gives, before the stages
+    isize input, h, w, c;               // shape of what the source gives, before the stages
     isize kh, kw, sh, sw, ph, pw, dh, dw, groups;
     isize repeat;                       // map
     isize border;                       // bit_pad: 1 or -1
     bool count_padding;                 // avg_pool
     isize axis;                         // join, resample: 0, 1, 2 for h, w, c
-    Reduction reduction;                // reduce: over the axes that have one place left
+    Reduction reduction;                // reduce: over the axes whose size becomes 1
     isize phase;
     isize output, pool;                 // where bits go, if the operation emits them itself; else output is -1
     const uint64_t* flip;
@@ -53,7 +53,7 @@ struct NetOp {
 // Where an array from outside lies; strides in floats for float slots, unused for bits ([N][H][W][words], contiguous).
 struct Outside { uint8_t* at; isize sn, sc, sh, sw; };
 
-// ours: may be overwritten, and lasts as long as the net
+// ours: the constant may be overwritten, and lasts as long as the net.
 struct Constant { const void* at; isize bytes; bool ours; };
 
 struct Net {
@@ -76,22 +76,22 @@ struct NetTables {
     isize constant_count;
 };
 
-// Aligned to 64; lasts as long as the net; null: no memory left.
+// Gives memory aligned to 64 that lasts as long as the net, or null where there is none left.
 using Allocate = void* (*)(void* context, isize bytes);
 
-// Null and `out` filled, or what is wrong. Constants may go afterwards, but for those that are the net's own: of these,
-// large real-valued weights are rearranged where they lie.
+// Fills `out` and returns null, or returns what is wrong. Constants may be freed afterwards, except those marked
+// `ours`: of these, large real-valued weights are rearranged where they lie.
 const char* load(const Variant& v, const NetTables& t, Allocate allocate, void* context, Net* out);
 
-// Images at once, and bytes of the areas and of a piece of work (`bytes`: all of it).
+// How a run is cut: images that are run at once, threads, and bytes of the two areas, of a piece of work, and of all.
 struct RunPlan { isize micro, chunk, images, chunk_images, threads, work; bool by_image; isize bytes; };
 
 // How `images` images run on at most `threads` threads, and the memory it takes.
 RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threads);
 
-// Runs it on OpenMP's threads. memory: plan.bytes, aligned to 64. outside: the arrays that slots of Area::outside name,
-// of `images` images each. watch(context, k), if not null, is called after operation k; of more than one thread it
-// makes sense of none.
+// Runs a network on OpenMP's threads. memory: plan.bytes, aligned to 64. outside: the arrays that slots of
+// Area::outside name, of `images` images each. watch(context, k), if not null, is called after operation k; it means
+// something on one thread only.
 void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, uint8_t* memory,
          void (*watch)(void* context, isize k), void* context);
 

@@ -1,24 +1,26 @@
-// Operations of the executor that give one pixel after another: copies, poolings, and what moves, joins, sums and
-// resamples values.
+// Operations of the executor that compute one pixel after another: copies, poolings, and those that move, join, sum and
+// resample values.
 #pragma once
 #include "executor/stages.h"
 
 namespace bnn::net {
 
-// Windows of a pooling that lie in the input: rows or columns [low, high); size: its length where padding counts.
+// The part of a pooling window that lies in the input: rows or columns [low, high). size: the window's length where
+// padding counts.
 struct Reach { isize low, high, size; };
 inline Reach reach(isize at, isize kernel, isize stride, isize padding, isize length) {
     const isize start = at * stride - padding, end = least(start + kernel, length + padding);
     return {most(0, start), least(end, length), end - start};
 }
 
+// Copies the channels of one pixel.
 inline void load_channels(const View& v, isize image, isize y, isize x, isize channels, float* to) {
     const float* from = v.at + image * v.sn + y * v.sh + x * v.sw;
     if (v.sc == 1) copy(to, from, channels * 4);
     else for (isize c = 0; c < channels; ++c) to[c] = from[c * v.sc];
 }
 
-// One pixel of a sum, mean, maximum or minimum; work: three rows of the input.
+// Computes one pixel of a sum, mean, maximum or minimum. work: three rows of the input's channels.
 inline void reduce_pixel(const Real& r, const NetOp& o, const NetSlot& in, const View& v, isize image, isize y, isize x,
                          float* to, float* work) {
     float *all = work, *line = work + in.c, *row = work + 2 * in.c;
@@ -48,6 +50,7 @@ inline void reduce_pixel(const Real& r, const NetOp& o, const NetSlot& in, const
     if (o.reduction == Reduction::mean) r.divide(to, (float)((bottom - top) * (right - left) * (in.c / o.c)), o.c);
 }
 
+// Computes one pixel of an operation that moves, joins, sums or resamples.
 inline void tensor_pixel(const Net& n, const NetOp& o, const Frame& f, const NetSlot& in, const View& v, isize image,
                          isize y, isize x, float* to, float* work) {
     const Real& r = *n.r;
@@ -88,6 +91,7 @@ inline void tensor_pixel(const Net& n, const NetOp& o, const Frame& f, const Net
     }
 }
 
+// Runs a piece of an operation that gives floats, and of its stages.
 inline void run_floats(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
     const NetSlot& in = n.slot[o.input];
     const Real& r = *n.r;
@@ -138,7 +142,8 @@ inline void run_floats(const Net& n, const NetOp& o, const Frame& f, const Cut& 
     finish(n, o, f, 0, x, c.float_stride, start, many, 1, 0, o.c);
 }
 
-inline void run_bits(const Net& n, const NetOp& o, const Frame& f, isize line) {        // one line of the result
+// computes one line of a result of bits
+inline void run_bits(const Net& n, const NetOp& o, const Frame& f, isize line) {
     const NetSlot& in = n.slot[o.input];
     const isize count = words(o.c), image = line / o.h, y = line % o.h;
     const uint64_t* from = (const uint64_t*)locate(in, f) + image * in.h * in.w * count;

@@ -12,11 +12,11 @@ namespace bnn {
 
 enum class Weights : int { float32, bfloat16, int8 };
 
-// Matrix products of bf16 by tiles, of the kinds of weights that have fewer bits than float32. The left factor is
-// rounded once, the right factor ("pairs") is [n / 2][panel][2] bf16; n is rounded up to a multiple of 32, with 0.
+// Matrix products of bf16 by tiles, for weights of fewer bits than float32. The left factor is rounded once; the right
+// factor ("pairs") is [n / 2][panel][2] bf16. n is filled up with 0 to a multiple of 32.
 struct TileProducts {
     void (*round)(const float* from, isize n, uint16_t* to);
-    void (*pair)(const uint8_t* panel, Weights w, isize n, uint16_t* to);      // n weights of a panel
+    void (*pair)(const uint8_t* panel, Weights w, isize n, uint16_t* to);      // makes pairs of n weights of a panel
     // c[rows][ldc] (+)= a[rows][n] pairs; the rows of a are there up to a multiple of 16.
     void (*multiply)(const uint16_t* a, isize lda, isize rows, const uint16_t* pairs, isize n, float* c, isize ldc,
                      bool add);
@@ -24,19 +24,21 @@ struct TileProducts {
 constexpr isize TILE_ROWS = 16, TILE_DEPTH = 32;        // of a tile
 constexpr isize TILE_BLOCK = 256;                       // products whose weights are made pairs at once
 
-// A stage on rows of values: a and b hold a value for each channel, or two for all of them (clamp); for `residual` a
-// and for `store` to are rows too, `row` floats apart.
+// A stage on rows of values. a and b hold a value for each channel, or one for all channels (clamp). For `residual`, a
+// holds rows that are `row` floats apart; for `store`, `to` does.
 struct Step {
     Do what;
     const float *a, *b;
     float* to;
     isize row;
 };
+// The stages that run as steps.
 constexpr bool is_step(Do d) {
     return d == Do::scale || d == Do::bias || d == Do::affine || d == Do::affine_fused || d == Do::relu ||
            d == Do::clamp || d == Do::prelu || d == Do::residual || d == Do::store;
 }
 
+// The functions of one instruction set. add: x += y; larger: x = max(x, y); divide: x /= by, of n values each.
 struct Real {
     isize panel;            // output channels side by side in the weights: [O / panel][K][panel], zero-filled
     isize kblock;           // products to be summed in one call of gemm
@@ -44,14 +46,15 @@ struct Real {
     void (*gemm)(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc,
                  bool add, float* scratch);
     void (*stage)(Do what, float* x, isize n, const float* a, const float* b);
-    // One step after another, each on what the one before gives, while values are in registers.
+    // Runs the steps one after another while the values are in registers: x[rows][stride], n channels each.
     void (*steps)(const Step* steps, isize count, float* x, isize rows, isize stride, isize n);
     void (*add)(float* x, const float* y, isize n);
     void (*larger)(float* x, const float* y, isize n);
     void (*divide)(float* x, float by, isize n);
-    void (*combine)(Do what, float* x, const float* y, isize n, bool one);       // one: y[0] with every x
+    void (*combine)(Do what, float* x, const float* y, isize n, bool one);       // one: with y[0] alone
     void (*convert_add)(const uint16_t* counts, const int32_t* base, isize n, const float* y, float* x);
-    // bit i = low[i] <= x[i] <= high[i]; high may be null: no upper end. Whole words are written, unused bits 0.
+    // Sets bit i to low[i] <= x[i] <= high[i]; where high is null there is no upper end. Whole words are written,
+    // unused bits 0.
     void (*sign)(const float* x, const float* low, const float* high, isize n, uint64_t* to);
     const TileProducts* tiles;          // or null; fewer than four rows are for gemm
 };

@@ -19,8 +19,8 @@ inline VF f_weights(const uint8_t* p) {
     else return v_int8(p);
 }
 
-// c[R][ldc] (+)= a[R][n] b[n][PANEL]. Few rows: several steps of k have sums of their own, or the additions would wait
-// for one another.
+// c[R][ldc] (+)= a[R][n] b[n][PANEL]. With few rows, several steps of k have sums of their own: otherwise each addition
+// would wait for the one before.
 template <int R, Weights W>
 void gemm_block(const float* a, isize lda, const uint8_t* b, isize n, float* c, isize ldc, bool add) {
     constexpr int STEPS = R == 1 ? 4 : R == 2 ? 2 : 1;
@@ -110,7 +110,7 @@ struct First {
     void store(float* p, VF v) const { copy(p, &v, n * 4); }
 };
 
-// All steps on V vectors, channels from c on of row r.
+// Runs all steps on V vectors: channels from c on of row r.
 template <int V, class Access>
 inline void steps_block(const Access& at, const Step* steps, isize count, isize r, isize c, float* x) {
     VF v[V];
@@ -150,7 +150,7 @@ inline void steps(const Step* steps, isize count, float* x, isize rows, isize st
     }
 }
 
-// One stage on one pixel's channels x[n]; a and b: its parameters.
+// Runs one stage on the channels x[n] of a pixel. a, b: its parameters.
 inline void stage(Do what, float* __restrict x, isize n, const float* __restrict a, const float* __restrict b) {
     switch (what) {
     case Do::step: for (isize i = 0; i < n; ++i) x[i] = ((x[i] >= a[i]) & (x[i] <= b[i])) ? 1.0f : -1.0f; break;
@@ -183,7 +183,7 @@ inline void larger(float* __restrict x, const float* __restrict y, isize n) {
 }
 inline void divide(float* x, float by, isize n) { for (isize i = 0; i < n; ++i) x[i] /= by; }
 
-// x[n] = base - 2 counts + y, exact integers before the addition
+// x[n] = base - 2 counts + y; base - 2 counts is an exact integer.
 inline void convert_add(const uint16_t* __restrict counts, const int32_t* __restrict base, isize n,
                         const float* __restrict y, float* __restrict x) {
     for (isize i = 0; i < n; ++i) x[i] = (float)(base[i] - 2 * (int32_t)counts[i]) + y[i];

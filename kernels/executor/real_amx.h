@@ -1,6 +1,6 @@
-// Matrix products of the executor by AMX: weights that are bf16, or int8, which is exact in bf16, against activations
-// rounded to bf16, summed in float32. Tiles of 16 rows x 32 products and 32 products x 16 channels, whose products lie
-// in pairs. Few rows, and weights of float32, are for the variant without tiles.
+// Matrix products of the executor by AMX: weights of bf16, or of int8, which is exact in bf16, times activations
+// rounded to bf16, summed in float32. Tiles are 16 rows x 32 products, and 32 products x 16 channels in pairs. The
+// variant without tiles multiplies few rows, and weights of float32.
 #pragma once
 #include "isa/tiles_bf16.h"
 
@@ -13,7 +13,7 @@ using bf16_tiles::BLOCK, bf16_tiles::DEPTH, bf16_tiles::SIDE, bf16_tiles::TILE;
 constexpr isize PANEL = real_avx512::PANEL;
 static_assert(PANEL == BLOCK, "a panel is two tiles");
 
-// SIDE floats to bf16.
+// Rounds SIDE floats to bf16.
 inline void to_bf16(const float* from, uint16_t* to) {
 #if defined(BNN_EMULATE)
     bf16_tiles::store_bf16(from, to);
@@ -22,7 +22,7 @@ inline void to_bf16(const float* from, uint16_t* to) {
 #endif
 }
 
-// n floats, and 0 up to a multiple of DEPTH.
+// Rounds n floats, and writes 0 up to a multiple of DEPTH.
 inline void round_row(const float* from, isize n, uint16_t* to) {
     isize k = 0;
     for (; k + SIDE <= n; k += SIDE) to_bf16(from + k, to + k);
@@ -34,7 +34,7 @@ inline void round_row(const float* from, isize n, uint16_t* to) {
     if (k % DEPTH) fill(to + k, 0, SIDE * 2);
 }
 
-// SIDE weights as the high halves of words.
+// SIDE weights, as bf16 in the high halves of words.
 template <Weights W>
 inline __m512i words_of(const uint8_t* from) {
     if constexpr (W == Weights::bfloat16)
@@ -42,7 +42,7 @@ inline __m512i words_of(const uint8_t* from) {
     else return as<__m512i>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from))));
 }
 
-// b[n][PANEL] to [n / 2][PANEL] pairs, and pairs of 0 up to a multiple of DEPTH.
+// Makes pairs [n / 2][PANEL] of b[n][PANEL], and pairs of 0 up to a multiple of DEPTH.
 template <Weights W>
 inline void pair_weights(const uint8_t* b, isize n, uint32_t* to) {
     constexpr isize SIZE = W == Weights::bfloat16 ? 2 : 1;
@@ -57,7 +57,7 @@ inline void pair(const uint8_t* panel, Weights w, isize n, uint16_t* to) {
     (w == Weights::int8 ? pair_weights<Weights::int8> : pair_weights<Weights::bfloat16>)(panel, n, (uint32_t*)to);
 }
 
-// Up to BLOCK rows.
+// c[rows][ldc] (+)= a[rows] pairs, for up to BLOCK rows and one panel.
 inline void multiply_rows(const uint16_t* a, isize lda, isize rows, const uint16_t* pairs, isize depths, float* c,
                           isize ldc, bool add) {
     alignas(64) float sums[BLOCK * BLOCK];

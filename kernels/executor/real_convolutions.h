@@ -4,7 +4,8 @@
 
 namespace bnn::net {
 
-// The receptive field of one pixel and one group, in the order (kh, kw, c).
+// Gathers the receptive field of one pixel in one group, in the order (kh, kw, c). offsets: of each value from the
+// first, where channels do not lie side by side.
 inline void gather_floats(const NetOp& o, const NetSlot& in, const View& v, isize image, isize y0, isize x0,
                           isize group, const isize* offsets, float* to) {
     const isize cg = in.c / o.groups, k = o.kh * o.kw * cg;
@@ -44,6 +45,7 @@ struct Lines {
     T* at;
     isize image, top, line;             // the first line (of the border above: negative); values of a line
 
+    // Copies lines [from, to) of an image.
     void take(const Real& r, const NetOp& o, const NetSlot& in, const View& v, isize image_, isize from, isize to) {
         image = image_, top = from;
         float* const last = (float*)(at + round_up((to - top) * line, 32));    // one line in float32, for bf16
@@ -66,7 +68,7 @@ struct Lines {
     }
 };
 
-// n values; up to 15 bytes behind them are read and written too.
+// Copies n values; up to 15 bytes behind them are read and written too.
 template <class T>
 inline void copy_run(T* to, const T* from, isize n) {
     constexpr isize SOME = 16 / (isize)sizeof(T);
@@ -74,7 +76,7 @@ inline void copy_run(T* to, const T* from, isize n) {
     do copy(to + k, from + k, 16); while ((k += SOME) < n);
 }
 
-// Zeros from n up to `end`, and up to 15 bytes behind.
+// Writes zeros from n up to `end`, and up to 15 bytes behind.
 template <class T>
 inline void clear_run(T* to, isize n, isize end) {
     constexpr isize SOME = 16 / (isize)sizeof(T);
@@ -82,7 +84,8 @@ inline void clear_run(T* to, isize n, isize end) {
     for (; n < end; n += SOME) copy(to + n, zeros, 16);
 }
 
-// What a row takes from lines: `lines` lines, `apart` values apart, of each `runs` runs of n values, `between` apart.
+// What a row takes from lines: `lines` lines that are `apart` values apart, and of each line `runs` runs of n values
+// that are `between` values apart.
 struct Taps { isize lines, apart, runs, between, n; };
 
 template <class T>
@@ -91,8 +94,8 @@ inline void gather_taps(Taps t, const T* from, T* to) {
         for (isize j = 0; j < t.runs; ++j, to += t.n) copy_run(to, from + j * t.between, t.n);
 }
 
-// The rows of `many` windows of size x size pixels from window `start` on, from lines, `stride` apart; 0 up to
-// `stride` where `zeros`.
+// Gathers the rows of `many` windows of size x size pixels from window `start` on, by way of copied lines. Rows are
+// `stride` values apart. zeros: they are filled with 0 up to `stride`.
 template <class T>
 inline void gather_windows(const Net& n, const NetOp& o, const View& v, isize size, isize start, isize many,
                            isize stride, bool zeros, T* memory, T* to) {
@@ -120,7 +123,7 @@ inline void gather_windows(const Net& n, const NetOp& o, const View& v, isize si
     }
 }
 
-// The rows of a group, floats.
+// Gathers the rows of `many` windows in one group, as floats.
 inline void gather_group(const NetOp& o, const NetSlot& in, const View& v, isize size, isize start, isize many,
                          isize group, const isize* offsets, isize stride, float* to) {
     const isize oh = o.h / size, ow = o.w / size;
@@ -136,6 +139,7 @@ inline void gather_group(const NetOp& o, const NetSlot& in, const View& v, isize
     }
 }
 
+// Runs a piece of a real-valued convolution and of its stages.
 inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
     const NetSlot& in = n.slot[o.input];
     const View v = view(in, f);
@@ -173,7 +177,8 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
         // Each group writes whole panels beyond its last channel, which the next group overwrites.
         const isize low = o.groups == 1 ? first : 0, high = o.groups == 1 ? first + channels : og,
                     shift = o.groups == 1 ? 0 : group * og;
-        // few rows: weights are read once, in one stream; many: a block of them stays in the cache for all rows
+        // For few rows, weights are read once, in one stream. For many, a block of weights stays in the cache for all
+        // rows.
         const isize block = tiles ? c.rounded : rows < 4 ? k : r.kblock;
         for (isize from = 0; from < k; from += block) {
             const isize some = least(block, k - from);

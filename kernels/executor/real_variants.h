@@ -1,4 +1,4 @@
-// The functions of real.h for each instruction set. For one unit of a program.
+// The functions of real.h for each instruction set. One unit of a program includes them.
 #pragma once
 #if defined(__x86_64__) && !defined(BNN_EMULATE)       // emulation brings its own
 #include <immintrin.h>
@@ -124,9 +124,9 @@ inline void sign_bits(const float* x, const float* low, const float* high, isize
 BNN_TARGET_END
 
 #if !defined(BNN_EMULATE)                               // the emulation has no bf16
-// Where the CPU multiplies bf16 (twice as many products a cycle): weights that are bf16, or int8, which is exact in
-// bf16, against activations rounded to bf16, summed in float32. Two products of k at once, so pairs of k lie side by
-// side.
+// For CPUs that multiply bf16, twice as many products a cycle: weights of bf16, or of int8, which is exact in bf16,
+// times activations rounded to bf16, summed in float32. An instruction does two products of k at once, so pairs of k
+// lie side by side.
 BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,fma")
 namespace bnn::real_avx512 {
 
@@ -151,7 +151,7 @@ void pairs_block(const uint32_t (*a)[PAIRS], const float* b, isize pairs, float*
         BNN_UNROLL for (int v = 0; v < VECTORS; ++v) _mm512_storeu_ps(c + r * ldc + v * F, sum[r][v]);
 }
 
-// R rows of floats to pairs of bf16; an odd n ends with a zero.
+// Multiplies R rows of floats, rounded to pairs of bf16; an odd n ends with a zero.
 template <int R>
 void pairs_rows(const float* a, isize lda, isize n, const float* b, float* c, isize ldc, bool add) {
     alignas(64) uint32_t pairs[R][PAIRS];
@@ -180,7 +180,7 @@ void pairs_weights(const uint8_t* b, isize n, float* to) {
 inline void gemm_bf16(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc,
                       bool add, float* scratch) {
     if (w == Weights::float32) return gemm(a, lda, rows, b, w, n, c, ldc, add, scratch);
-    if (rows < 4) {  // they wait for memory; but an image's result must not hang on its neighbours
+    if (rows < 4) {  // rounded too: an image's result must not depend on how many there are
         float rounded[3][KBLOCK_REAL];
         for (isize from = 0, some; from < n; from += some) {
             some = least(KBLOCK_REAL, n - from);

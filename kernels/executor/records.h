@@ -1,9 +1,12 @@
-// What a shell hands over: the program of a packed network as arrays of these structures, beside a list of constants.
-// Each list of names is written once, here; a shell in another language learns the names, and their order, from
+// The program of a packed network, as a shell hands it over: arrays of these structures, and a list of constants. Each
+// list of names is written once, here; a shell in another language takes the names, and their order, from
 // BNN_TEXT_OF(list).
 //
 // Every field is an int64, so that a host without C++ (a page) writes a structure as a row of numbers. A constant is
 // its place in the list, or -1 for none. What the operations and stages mean is written in bnnlib/deploy/graph.py.
+//
+// Places in the lists have a meaning. Operations from `move` on work on whole tensors; stages from `plus` on take the
+// values of a slot as their second operand; load.h refuses numbers above the last name, `resample` and `smaller`.
 #pragma once
 #include <stdint.h>
 
@@ -11,7 +14,6 @@
 #define BNN_TEXT_OF(list) BNN_TEXT(list)             // "map, real_conv, ..."
 
 #define BNN_OPERATIONS map, real_conv, binary_conv, max_pool, avg_pool, bit_pool, bit_pad, move, join, reduce, resample
-// from plus on: with the values of a slot
 #define BNN_STAGES                                                                                                  \
     scale, bias, affine, affine_fused, relu, clamp, prelu, step, residual, max_pool, avg_pool, store, sign, divide, \
         abs, square, sqrt, reciprocal, exp, log, sigmoid, tanh, gelu, gelu_tanh, silu, hard_sigmoid, hard_swish,    \

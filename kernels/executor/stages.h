@@ -13,6 +13,7 @@ struct Frame {
     const Outside* outside;
 };
 
+// Where the first of these images lies in a slot.
 inline uint8_t* locate(const NetSlot& s, const Frame& f) {
     if (s.area == Area::micro) return f.micro + s.offset * f.micro_room;
     if (s.area == Area::chunk) return f.chunk + s.offset * f.chunk_room + f.in_chunk * s.bytes();
@@ -20,6 +21,7 @@ inline uint8_t* locate(const NetSlot& s, const Frame& f) {
     return o.at + f.in_all * (s.bits ? s.bytes() : o.sn * 4);
 }
 
+// A slot of floats: its first value, and the strides in floats of images, channels, lines and pixels.
 struct View { const float* at; isize sn, sc, sh, sw; };
 
 inline View view(const NetSlot& s, const Frame& f) {
@@ -29,7 +31,8 @@ inline View view(const NetSlot& s, const Frame& f) {
     return {at, s.h * s.w * s.c, 1, s.w * s.c, s.c};
 }
 
-inline bool joined(const View& v, const NetSlot& s) {      // an image is one stretch of memory, channels side by side
+// whether an image is one stretch of memory, channels side by side
+inline bool joined(const View& v, const NetSlot& s) {
     return (v.sc == 1 || s.c == 1) && (v.sw == s.c || s.w == 1) && (v.sh == s.w * s.c || s.h == 1);
 }
 
@@ -45,12 +48,14 @@ struct Cut {
     Plan plan;
 };
 
+// The side of the pooling window among an operation's stages; 1 where there is none.
 inline isize stage_window(const Net& n, const NetOp& o) {
     for (isize i = 0; i < o.stages; ++i)
         if (is_pool(n.stage[o.first_stage + i].what)) return n.stage[o.first_stage + i].size;
     return 1;
 }
 
+// Cuts an operation on these images into pieces for `threads` threads.
 inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
     Cut c = {};
     const NetSlot& in = n.slot[o.input];
@@ -97,7 +102,7 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         c.tiles = ceil_div(all, c.tile), c.chunks = ceil_div(o.c, c.chunk);
         c.float_stride = round_up(c.chunk, panel) + panel;
         const isize rows = c.tile * c.window;
-        // From outside come planes, and no border.
+        // A slot from outside has planes and no border: its lines are copied with one.
         if (in.area == Area::outside && !c.direct && o.groups == 1 && o.kh * o.kw > 1) {
             const isize below = least(o.h / pool, (c.tile + o.w / pool - 2) / (o.w / pool) + 1) * pool;
             const isize lines = (below - 1) * o.sh + (o.kh - 1) * o.dh + 1, line = (in.w + 2 * o.pw) * in.c;
@@ -120,7 +125,8 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
     return c;
 }
 
-// The stage as a step on `rows` of x from pixel `start` on, channels from `first` on, if it is one.
+// Makes a step (real.h) of a stage, for rows of x from pixel `start` on and channels from `first` on. Returns false
+// where the stage is no step.
 inline bool make_step(const NetOp& o, const Net& n, const NetStage& s, const Frame& f, isize start, isize first,
                       Step* step) {
     if (!is_step(s.what) || s.spatial_a || s.spatial_b) return false;
@@ -136,8 +142,9 @@ inline bool make_step(const NetOp& o, const Net& n, const NetStage& s, const Fra
     return true;
 }
 
-// Runs the stages from `from` on over `many` windows from window `start` on, channels [first, first + channels),
-// x[window * many][stride]. wide: channels of x that may be computed with, at least those.
+// Runs the stages from number `from` on over `many` windows from window `start` on, for channels [first, first +
+// channels). The values are x[window * many][stride]. wide: how many channels of x may be computed with, `channels` or
+// more.
 inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, float* x, isize stride, isize start,
                    isize many, isize window, isize first, isize channels, isize wide = 0) {
     const Real& r = *n.r;
@@ -151,7 +158,7 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
         for (; i < o.stages && count < STEPS; ++i) {
             if (!make_step(o, n, n.stage[o.first_stage + i], f, start, first, steps + count)) break;
             if (steps[count].what == Do::residual || steps[count].what == Do::store) computed = channels;
-            count += steps[count].to != x;                  // values that are computed where they are stored
+            count += steps[count].to != x;                  // none for values that are computed where they are stored
         }
         if (count) r.steps(steps, count, x, rows, stride, computed);
         if (count == STEPS) --i;
@@ -240,8 +247,8 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
     }
 }
 
-// The slot that an operation's values can be computed in, without a copy: the stages behind its only store write
-// nothing but bits.
+// The slot in which an operation's values can be computed without a copy, or null. It is the slot of the only store, if
+// the stages behind that write nothing but bits.
 inline const NetSlot* home(const Net& n, const NetOp& o, isize window) {
     const NetSlot* found = nullptr;
     for (isize i = 0; i < o.stages; ++i) {

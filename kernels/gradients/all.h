@@ -1,5 +1,5 @@
-// All gradients of this build, best first. Dispatch, tests and benchmarks walk this one table. For one unit of a
-// program.
+// All gradients of this build, best first. Dispatch, tests and benchmarks walk this one table. One unit of a program
+// includes it.
 #pragma once
 #include "gradients/amx.h"
 #include "gradients/lookup.h"
@@ -21,7 +21,8 @@ const Gradients all_gradients[] = {
 };
 
 const Gradients* find_gradients(const char* variant) {
-    if (!__builtin_strcmp(variant, "amx")) variant = "avx512vpopcnt";       // which it is, but for its tiles
+    // "amx" is that variant, with tiles added
+    if (!__builtin_strcmp(variant, "amx")) variant = "avx512vpopcnt";
     for (const Gradients* g = all_gradients; g->name; ++g)
         if (!__builtin_strncmp(variant, g->variants, __builtin_strlen(g->variants)) && g->supported()) return g;
     return nullptr;

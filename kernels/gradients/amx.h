@@ -3,13 +3,12 @@
 // Signs become bf16, exactly. In the gradient of the input they carry their channel's scale, rounded to bf16, as in a
 // convolution under autocast. Products are exact, sums round in float32; the hardware takes denormal numbers for 0.
 //
-// Images lie in grids of slots, one after another: lines have what padding the taps reach, and what is behind one line
-// or image is also what is before the next. So a tap is the same distance everywhere, a tile is 16 or 32 slots in a
-// row, wherever lines end, and what comes out for slots of the padding is dropped (of the input) or multiplied by zero
-// (of the weights).
+// Images lie one after another in grids of slots. A line includes the padding that taps reach, and the padding behind
+// one line or image is also the padding before the next. So a tap lies at the same distance from every slot, and a tile
+// is 16 or 32 slots in a row, wherever lines end. Results for slots of the padding are dropped (gradient of the input)
+// or multiplied by zero (gradient of the weights).
 //
-// The right factor of a tile multiplication has pairs in a row: [k / 2][16 columns][2], which is a vector for each
-// pair.
+// The right factor of a tile multiplication has pairs in a row, [k / 2][16 columns][2]: a vector for each pair of rows.
 #pragma once
 #include "gradients/gradient.h"
 #include "isa/tiles_bf16.h"
@@ -22,11 +21,13 @@ namespace bnn::amx_gradients {
 
 using namespace bf16_tiles;
 
-// The pair of rows with these values of a sign of -1, and these signs (bit k for column k), as a vector.
+// Two rows of a right factor as a vector. minus: what a sign of -1 is in each row; first, second: the signs, bit k for
+// column k.
 inline __m512i signed_pair(__m512i minus, uint16_t first, uint16_t second) {
     const __m512i one = _mm512_mask_xor_epi32(minus, first, minus, _mm512_set1_epi32(0x8000));
     return _mm512_mask_xor_epi32(one, second, one, _mm512_set1_epi32((int)0x80000000));
 }
+// The signs of SIDE channels of a row of words.
 inline uint16_t signs_of(const uint64_t* row, isize block) { return (uint16_t)(row[block / 4] >> block % 4 * SIDE); }
 
 // A grid of slots: `lines` of `width` slots for each image. In it the image begins at line `top`, slot `left`.
@@ -35,13 +36,14 @@ struct Grid {
     isize image() const { return lines * width; }
     isize reach(const Conv& g) const { return (g.kh - 1) * width + g.kw - 1; }     // from the first tap to the last
 };
-// For something of h x w in a padding of which windows reach ph and pw on either side; negative, and lines and columns
-// are left out.
+// The grid of images of h x w whose windows reach ph lines and pw columns beyond each side; where these are negative,
+// lines and columns are left out.
 inline Grid make_grid(const Conv& g, isize h, isize w, isize ph, isize pw) {
     const isize shared_lines = most(0, least(ph, g.kh - 1)), shared_columns = most(0, least(pw, g.kw - 1));
     return {h + 2 * ph - shared_lines, w + 2 * pw - shared_columns, ph, pw};
 }
 
+// The gradient of the input. An item is a group of images.
 struct Input {
     const Conv g;
     const uint16_t* dy;
@@ -60,6 +62,7 @@ struct Input {
     isize bytes() const { return depths * slots * DEPTH * 2 + BLOCK * BLOCK * 4; }
     isize right_size() const { return blocks * depths * g.taps() * 2 * TILE; }
 
+    // Makes part `item` of `right`: the signs of the weights, times the scale.
     void make_right(const uint64_t* weights, const float* scale, isize item, uint16_t* to) const {
         const isize block = item / depths, depth = item % depths, row = words(g.c);
         to += item * g.taps() * 2 * TILE;
@@ -81,7 +84,7 @@ struct Input {
         }
     }
 
-    // dy of an item's images, with zeros for the padding: [DEPTH of o][slot][DEPTH].
+    // Copies dy of an item's images, with zeros for the padding, to [DEPTH of o][slot][DEPTH].
     void make_left(isize first, isize images, uint16_t* left) const {
         const auto zeros = [&](isize slot, isize count) {
             for (isize o = 0; o < depths; ++o) fill(left + (o * slots + slot) * DEPTH, 0, count * DEPTH * 2);
@@ -109,6 +112,7 @@ struct Input {
         zeros(slot, slots - slot);
     }
 
+    // Computes dx of the images of item k.
     void item(isize k, uint8_t* mine) const {
         const isize first = k * group, images = least(group, g.n - first);
         uint16_t* const left = (uint16_t*)mine;
@@ -130,7 +134,7 @@ struct Input {
             }
     }
 
-    // Sums of BLOCK slots and BLOCK channels to dx.
+    // Writes the sums of BLOCK slots and BLOCK channels to dx.
     void finish(isize first, isize images, isize block, isize slot, const float* sums) const {
         isize image = slot / grid.image(), y = slot % grid.image() / grid.width, x = slot % grid.width;
         for (isize r = 0; r < BLOCK && image < images; ++r) {
@@ -154,6 +158,7 @@ struct Input {
     }
 };
 
+// The gradient of the weights: sums over all slots, in chunks.
 struct Weight {
     const Conv g;
     const uint16_t* dy;
@@ -162,10 +167,10 @@ struct Weight {
     Grid grid;                                          // of the signs
     isize left_blocks, right_blocks;                    // BLOCKs of o and of c
     isize group, shares;                                // BLOCKs of o whose dy is held at a time; items they make
-    isize depths, pairs;                                // of a chunk: times DEPTH slots, and pairs of signs
+    isize depths, pairs;                                // of a chunk: how many times DEPTH slots, and pairs of signs
     uint16_t* left;                                     // [SIDE of the group's o][DEPTH of slots][TILE]
     float* sums;                                        // [BLOCK of o][BLOCK of c][tap][2 of o][2 of c][SIDE][SIDE]
-    int32_t *dy_pixels, *sign_pixels;                   // of the chunk's slots, or -1: padding
+    int32_t *dy_pixels, *sign_pixels;                   // of the chunk's slots; -1: padding
     isize* order;                                       // of tap * 2 + half: see make_order
     isize begin, first;                                 // the chunk's first slot, the group's first BLOCK of o
 
@@ -186,8 +191,8 @@ struct Weight {
 
     isize slot_of(isize tap) const { return tap / g.kw * grid.width + tap % g.kw; }
 
-    // The order of the products of a tap and a half of a BLOCK's channels. Two neighbours are multiplied at a time:
-    // their signs are mostly the same cache lines, a pair or a line of slots apart.
+    // Makes the order in which the products of a tap and a half of a BLOCK's channels are computed. Two neighbours are
+    // multiplied at a time: their signs are mostly the same cache lines, a pair or a line of slots apart.
     void make_order() const {
         isize at = 0;
         for (isize half = 0; half < 2; ++half)
@@ -196,8 +201,8 @@ struct Weight {
                     if (slot_of(tap) % 2 == odd) order[at++] = tap * 2 + half;
     }
 
-    // The pixels of `count` slots from the chunk's first on, row by row of `height` x `width` from line `top`, slot
-    // `left` of each image; -1 for padding.
+    // Writes the pixels of `count` slots from the chunk's first on, in images of `height` x `width` that begin at line
+    // `top`, slot `left`; -1 for padding.
     void make_pixels(int32_t* to, isize count, isize top, isize left, isize height, isize width) const {
         isize image = begin / grid.image(), y = begin % grid.image() / grid.width - top, x = begin % grid.width - left;
         for (isize k = 0; k < count; ++k) {
@@ -210,7 +215,7 @@ struct Weight {
         }
     }
 
-    // DEPTH slots of dy: a tile for each SIDE channels, whose rows are channels.
+    // Makes the left factors of DEPTH slots of dy: a tile for each SIDE channels, whose rows are the channels.
     void make_left(isize depth) const {
         const int32_t* const at = dy_pixels + depth * DEPTH;
         for (isize block = 0; block < 2 * group; ++block) {
@@ -229,8 +234,9 @@ struct Weight {
         }
     }
 
-    // The chunk's signs of a BLOCK of channels: [SIDE of c][whether pairs begin at odd slots][pair][DEPTH]. Each item
-    // makes those that it multiplies: in the second cache, where all channels' would not fit.
+    // Makes the chunk's signs of a BLOCK of channels: [SIDE of c][whether pairs begin at odd slots][pair][DEPTH]. Each
+    // item makes those that it multiplies. They stay in the second-level cache, where those of all channels would not
+    // fit.
     void make_right(isize c, uint16_t* right) const {
         for (isize half = 0; half < 2; ++half) {
             const isize block = c * 2 + half, row = words(g.c);
@@ -248,6 +254,7 @@ struct Weight {
         }
     }
 
+    // Adds the chunk's products to an item's sums. right: memory for the signs.
     void multiply_chunk(isize item, uint16_t* right) const {
         const isize c = item / shares, share = item % shares, blocks = least(group, left_blocks - first);
         make_right(c, right);
@@ -273,6 +280,7 @@ struct Weight {
         }
     }
 
+    // Writes the sums of output channel o to dw.
     void finish(isize o) const {
         for (isize tap = 0; tap < g.taps(); ++tap)
             for (isize c = 0; c < g.c; c += SIDE) {

@@ -4,16 +4,17 @@
 //   dx[n][y][x][c] = sum over o, i, j of scale[o] dy[n][y + ph - i][x + pw - j][o] w[o][i][j][c]
 //   dw[o][i][j][c] = sum over n, y, x of dy[n][y][x][o] s[n][y + i - ph][x + j - pw][c]
 //
-// with w and s of -1 and +1, and what lies outside nothing. amx.h multiplies,
-// lookup.h looks up. For the rest there is the framework.
+// w and s are -1 and +1; what lies outside adds nothing. amx.h multiplies, lookup.h looks sums up. For other
+// convolutions PyTorch computes the gradients.
 #pragma once
 #include "isa/variant.h"
 
 namespace bnn {
 
+// The gradients that one instruction set computes.
 struct Gradients {
     const char* name;
-    const char* variants;               // how those that go with it begin
+    const char* variants;               // how the names of the variants begin that go with it
     bool (*supported)();
     // dy: [N][OH][OW][O]; weights: [O][kh][kw][words(C)]; scale: [O]; dx: bf16 [N][H][W][C].
     void (*of_input)(const Conv& g, const uint16_t* dy, const uint64_t* weights, const float* scale, uint16_t* dx,
@@ -22,13 +23,14 @@ struct Gradients {
     void (*of_weight)(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads);
 };
 
-// Those of this program, best first, one without a name at the end; the best that go with the variant of this name, or
-// null: it has none, or this CPU lacks what they take; and those of this name, or null. all.h has them all.
+// all_gradients: those of this program, best first, with one without a name at the end. find_gradients: the best that
+// go with the variant of this name and run on this CPU, or null. gradients_named: those of this name, or null. all.h
+// defines them.
 extern const Gradients all_gradients[];
 const Gradients* find_gradients(const char* variant);
 const Gradients* gradients_named(const char* name);
 
-// Null, or why the convolution is not one of these.
+// Returns null, or why the convolution is not one of these.
 inline const char* check_gradient(const Conv& g) {
     if (g.sh != 1 || g.sw != 1 || g.dh != 1 || g.dw != 1 || g.groups != 1)
         return "its gradients need stride 1, dilation 1 and one group";

@@ -1,15 +1,16 @@
-// gradient.h by look-ups: for one unit of a program.
+// The gradients of gradient.h by look-up. One unit of a program includes it.
 //
-// In both gradients a value of dy is added to many sums or taken from them, as their signs say. So the sums that a few
-// values can give, a group of them, go into a table, and every place that needs one of them looks it up. How many
-// values a table has, and what finds it, is the instruction set's: lookup_avx512.h, lookup_avx2.h. Which tables, and
-// where, is the same for all: lookup.inl.
+// In both gradients a value of dy is added to many sums or subtracted from them, as their signs say. So a table holds
+// all sums that a few values (a group) can give, and every place that needs one of these sums looks it up. The
+// instruction set decides how many values a group has and how a sum is found: lookup_avx512.h, lookup_avx2.h.
+// lookup.inl says which tables are made and where they are used, the same for all.
 //
-// Sums are integers. The values of a chunk (128 or 192 at most) are rounded to multiples of their step, a power of two
-// such that even if all of them had one sign their sum would fit: nothing overflows. Chunks are added in float32. So a
-// sum is off by half a step for each value at most, and by nothing where the values are multiples of it; on normally
-// distributed values that is less than what rounding the result to bf16 takes away with AVX-512, whose sums have a bit
-// more, and up to a third more than it with AVX2. A value that is not finite makes every sum it is in NaN.
+// Sums are integers. The values of a chunk (128 or 192 at most) are rounded to multiples of a step. The step is a power
+// of two with which the sum would fit even if all values had one sign, so nothing overflows. Chunks are added in
+// float32. So a sum is off by at most half a step for each value, and exact where the values are multiples of the step.
+// On normally distributed values this error is smaller than that of rounding the result to bf16 with AVX-512, whose
+// sums have one bit more, and up to a third larger with AVX2. A value that is not finite makes every sum that it is
+// part of NaN.
 #pragma once
 #include "threads.h"
 

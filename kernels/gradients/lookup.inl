@@ -1,4 +1,4 @@
-// Both gradients by look-up, for one instruction set: for inclusion where its vectors, its tables and these are known:
+// Both gradients by look-up, for one instruction set. Included where its vectors, its tables and these are defined:
 //
 //   find<V>(tables, heads, index, stride, words, channels, to)
 //       to[r][c] += what the words of the index, `stride` bytes apart, find in the tables of row r, for V * H channels
@@ -7,10 +7,10 @@
 //   make_word(rows, vectors, to)        a word of the index, for `vectors` times H channels: rows[r] has the signs of
 //   value r
 //
-// A table holds what the signs of +1 add, twice; a sum starts where all signs are -1.
+// A table holds twice the sum of the values whose sign is +1; a sum starts from all signs being -1.
 
-// How many steps 1 is, for values of which the sizes sum up to `total`: with half a step more for each they stay within
-// LARGEST. NaN, and so is every sum then, where a value is not finite.
+// The number of steps that make 1, for values whose sizes sum up to `total`: all of them, with half a step more for
+// each, stay within LARGEST. NaN where a value is not finite; then every sum is NaN.
 inline Floats steps_in_one(Floats total) {
     return nan_unless_finite(power_of_two(lower(divide(same(LARGEST - CHUNK * WORD / 2), total), same(0x1p126f))),
                              total);
@@ -19,8 +19,8 @@ inline Floats steps_in_one(Floats total) {
 template <int V>
 struct Count { static constexpr int value = V; };
 
-// body(v, Count<V>()) for blocks of V vectors, the first of which is v: as few blocks as can be, none more than one
-// larger than another.
+// Calls body(v, Count<V>()) for blocks of V vectors that begin at vector v. There are as few blocks as possible, and
+// their sizes differ by one at most.
 template <class Body>
 void in_blocks(isize vectors, const Body& body) {
     for (isize v = 0; v < vectors;) {
@@ -35,8 +35,8 @@ void in_blocks(isize vectors, const Body& body) {
     }
 }
 
-// Some lines of dx of one image, a few at a time: the tables of the lines of dy that they need, in a ring, and the
-// sums.
+// The gradient of the input. An item is some lines of dx of one image. A few lines are made at a time; a ring holds the
+// tables of the lines of dy that they need.
 struct Input {
     const Conv g;
     const uint16_t* dy;
@@ -76,7 +76,7 @@ struct Input {
         }
     }
 
-    // A pixel's heads and tables.
+    // Makes a pixel's heads and tables.
     void prepare(const uint16_t* from, float* values, uint8_t* to) const {
         int16_t* const whole = (int16_t*)(values + chunks * CHUNK * WORD);
         for (isize k = 0; k < chunks; ++k) {
@@ -150,7 +150,8 @@ struct Input {
     }
 };
 
-// Some positions' share of dw: first the index of their signs, then for H rows of dw at a time tables and sums.
+// The gradient of the weights, some positions at a time: first the index of their signs, then tables and sums for H
+// rows of dw at a time.
 struct Weight {
     const Conv g;
     const uint16_t* dy;
@@ -159,7 +160,7 @@ struct Weight {
     isize vectors, blocks, parts, most_words;           // blocks: of H rows of dw; parts: of the taps, an item each
     uint8_t* index;                                     // [tap][word][vector]
     uint16_t* outside;    // of [tap][word]: which of its positions have no sign at this tap
-    const uint64_t* zeros;                              // in their place
+    const uint64_t* zeros;                              // used in their place
     isize begin, words;                                 // the first position, and words of them from there
 
     Weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads)
@@ -227,8 +228,8 @@ struct Weight {
         }
     }
 
-    // A chunk's values in steps, for up to H channels, and where the sums start at each tap: the index says -1 where
-    // there is no sign.
+    // Writes a chunk's values in steps, for up to H channels, and where the sums start at each tap: the index says -1
+    // where there is no sign.
     void prepare(isize block, isize from, isize begin_tap, isize end_tap, int16_t* values, float* steps,
                  int32_t* starts) const {
         const isize first = begin + from * WORD, count = least(CHUNK * WORD, g.pixels() - first);
@@ -264,7 +265,7 @@ struct Weight {
     }
 };
 
-// An index and behind it a row of zeros.
+// Memory that all threads read: an index, and behind it a row of zeros.
 struct Shared {
     uint8_t* index;
     uint64_t* zeros;

@@ -71,7 +71,7 @@ inline void store(int32_t* to, Ints a) { _mm256_storeu_si256((__m256i*)to, a); }
 
 inline __m256i table(const uint8_t* at) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)at)); }
 
-// to[c] += twice[c] * half, for 8 channels.
+// Adds twice[c] * half to to[c], for 8 channels, or `channels` where these are fewer.
 inline void add(float* to, isize channels, __m128i twice, __m256 half) {
     const __m256 more = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(twice));
     if (channels >= F) return _mm256_storeu_ps(to, _mm256_fmadd_ps(more, half, _mm256_loadu_ps(to)));
@@ -80,8 +80,8 @@ inline void add(float* to, isize channels, __m128i twice, __m256 half) {
     copy(to, each, most(channels, 0) * 4);
 }
 
-// What the lower bytes' tables a and b of two groups have for a word of the index: to both sums. Then the upper bytes'.
-// Written out because compilers need more registers than there are.
+// Adds what the tables a and b of two groups hold for a word of the index: of the lower bytes, to two sums; below, of
+// the upper bytes, to one. In assembly because compilers use more registers than there are.
 inline void look_up(__m256i a, __m256i b, const __m256i* at, __m256i& sum, __m256i& odd) {
 #if defined(BNN_EMULATE)
     const __m256i both = _mm256_add_epi8(_mm256_shuffle_epi8(a, at[0]), _mm256_shuffle_epi8(b, at[1]));
@@ -105,7 +105,7 @@ inline void look_up(__m256i a, __m256i b, const __m256i* at, __m256i& sum) {
 #endif
 }
 
-// Two rows at a time, for whose sums there are registers.
+// find() of lookup.inl. Takes two rows at a time: there are registers for the sums of no more.
 template <int V>
 __attribute__((noinline)) void find(const uint8_t* const (&tables)[ROWS], const Head (&heads)[ROWS],
                                     const uint8_t* index, isize stride, isize words, isize channels,
@@ -149,6 +149,7 @@ __attribute__((noinline)) void find(const uint8_t* const (&tables)[ROWS], const 
     }
 }
 
+// tabulate() of lookup.inl.
 inline void tabulate(const int16_t* values, isize stride, uint8_t* to) {
     alignas(32) static constexpr uint16_t set[GROUP][16] = {            // of 0 to 15, those with bit i
         {0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff, 0, 0xffff},
@@ -164,7 +165,7 @@ inline void tabulate(const int16_t* values, isize stride, uint8_t* to) {
     _mm256_storeu_si256((__m256i*)to, _mm256_permute4x64_epi64(_mm256_packus_epi16(lower, upper), 0xd8));
 }
 
-// Channels k and 16 + k become neighbours.
+// make_word() of lookup.inl. Channels k and 16 + k become neighbours.
 inline void make_word(const uint64_t* const (&rows)[WORD], isize vectors, uint8_t* to) {
     const __m256i order = _mm256_setr_epi8(0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 0, 2, 1, 3, 1, 3, 1, 3, 1, 3, 1, 3,
                                            1, 3, 1, 3, 1, 3);

@@ -52,8 +52,8 @@ inline void store(int32_t* to, Ints a) { _mm512_storeu_si512(to, a); }
 
 #include "gradients/lookup_words.inl"
 
-// sum += what the tables have at `at`. Written out because compilers take vpermt2w, which overwrites a table that the
-// next look-up needs, and because they add in another order, for which there are no registers.
+// Adds what the tables hold at `at` to the sum. In assembly because compilers take vpermt2w, which overwrites a table
+// that the next look-up needs, and because they add in another order, for which there are too few registers.
 inline void look_up(__m512i at, __m512i low, __m512i high, __m512i& sum) {
 #if defined(BNN_EMULATE)
     sum = _mm512_add_epi16(sum, _mm512_permutex2var_epi16(low, at, high));
@@ -62,7 +62,8 @@ inline void look_up(__m512i at, __m512i low, __m512i high, __m512i& sum) {
 #endif
 }
 
-// to[c] += steps[c] * step; storing with a mask takes far longer on some CPUs.
+// Adds steps[c] * step to to[c]. Whole vectors are stored without a mask, since a masked store takes far longer on some
+// CPUs.
 inline void add(float* to, isize channels, __m512i steps, __m512 step) {
     const __m512 more = _mm512_cvtepi32_ps(steps);
     if (channels >= F) return _mm512_storeu_ps(to, _mm512_fmadd_ps(more, step, _mm512_loadu_ps(to)));
@@ -111,7 +112,7 @@ inline void tabulate(const int16_t* values, isize stride, uint8_t* to) {
     _mm512_storeu_si512(to + 64, _mm512_add_epi16(high, high));
 }
 
-// Channels k and 16 + k become neighbours.
+// make_word() of lookup.inl. Channels k and 16 + k become neighbours.
 inline void make_word(const uint64_t* const (&rows)[WORD], isize vectors, uint8_t* to) {
     alignas(64) static constexpr uint16_t order[H] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
                                                       8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};

@@ -1,9 +1,10 @@
-// AMX: bits are what is stored and moved, tiles of int8 are what is multiplied. Elsewhere it is avx512vpopcnt.
+// AMX: weights and activations are stored and moved as bits, and multiplied as tiles of int8. All else is
+// avx512vpopcnt's.
 //
 // One instruction multiplies 16 pixels x 64 bytes by 64 bytes x 16 channels and adds to int32 sums, exactly.
-// conv/images.h expands each image's bits to bytes of +1 and -1 once, in a buffer whose border is 0, and each block of
-// weights once for all pixels of a piece of work: weights lie as bits, an eighth of the room, and are in the
-// first-level cache as bytes.
+// conv/images.h expands the bits of each image once, to bytes of +1 and -1 in a buffer whose border is 0, and those of
+// each block of weights once for all pixels of a piece of work. So weights lie in memory as bits, an eighth of the
+// room, and are bytes in the first-level cache only.
 //
 // Bits to bytes in one instruction: gf2p8affineqb multiplies each byte, as a vector of bits, by a matrix. The one below
 // copies the complement of one bit to the upper seven and puts 1 into the lowest: 0 becomes 0xff, 1 becomes 0x01.
@@ -17,9 +18,10 @@ namespace bnn::amx {
 
 constexpr isize TILE = 1024;            // bytes
 
-// Older compilers' tile instructions do not say that they read memory.
+// Makes the compiler finish its writes: the tile intrinsics of older compilers do not say that they read memory.
 inline void memory_is_read() { __asm__ volatile("" ::: "memory"); }
 
+// Configures all eight tiles: 16 rows of 64 bytes.
 inline void begin() {
     struct { uint8_t palette, start, unused[14]; uint16_t row_bytes[16]; uint8_t rows[16]; } config = {};
     config.palette = 1;
@@ -29,6 +31,7 @@ inline void begin() {
 }
 inline void end() { _tile_release(); }
 
+// The matrix for gf2p8affineqb that selects one bit of each byte.
 constexpr uint64_t select(int bit) { return (uint64_t)0x0001010101010101 << bit; }
 
 inline void expand(const uint64_t* from, isize from_stride, isize pixels, isize channels, int8_t* to, isize to_stride) {
@@ -55,7 +58,7 @@ inline void expand_weights(const uint8_t* bits, isize lines, int8_t* to) {
     }
 }
 
-// One pixel of a block.
+// Writes the result of pixel i of a block.
 template <Finish::Kind K>
 inline void finish_pixel(const Finish& f, isize i) {
     const isize at = f.s.at[i];
@@ -99,12 +102,12 @@ inline void finish_pixel(const Finish& f, isize i) {
 
 template <Finish::Kind K>
 inline void finish_pixels(const Finish& finish, isize from, isize to) {
-    const Finish f = finish;                            // in registers: what is written is none of it
+    const Finish f = finish;                            // a copy that can stay in registers: no write can change it
     if constexpr (K != Finish::nothing)
         for (isize i = from; i < to; ++i) finish_pixel<K>(f, i);
 }
 
-// The other work in as many shares as the block has steps.
+// The other work, in as many shares as the block has steps; next() does one share.
 template <Finish::Kind K>
 struct Shares {
     const Beside& work;
@@ -124,15 +127,16 @@ struct Shares {
     }
 };
 
-// What tile T of sums begins with; before, it may have to be stored. A macro, since a tile's number is part of an
-// instruction.
+// Stores tile T of the block before, if it has to be stored, and sets the tile to what the sums of this block start
+// with. A macro, since the number of a tile is part of the instruction.
 #define BNN_BEGIN_SUMS(T)                                                   \
     if (b.to && (b.two || T < 2)) _tile_stored(T, b.to + 256 * T, 64);      \
     if (x.from) _tile_loadd(T, x.from + 256 * T, 64);                       \
     else if (!x.goes_on) _tile_zero(T);
 
-// Tiles of the block before are stored between the first multiplications of this one: storing them all at once would
-// let the tile unit wait. TWO: of pixels.
+// Multiplies a block and does the other work meanwhile. The tiles of the block before are stored between the first
+// multiplications of this one, since the tile unit would wait while they were all stored at once. TWO: the block has 32
+// pixels, not 16.
 template <Finish::Kind K, bool TWO>
 void multiply_and(const Block& x, const Beside& b) {
     const int8_t* weights = x.weights;
@@ -212,7 +216,7 @@ inline void finish(const Finish& f) {
 inline bool supported() { return cpu().amx_int8 && cpu().avx512vpopcntdq && cpu().gfni && amx_permitted(); }
 
 constexpr Images images = {begin, end, expand, expand_weights, multiply, store, finish, 21.4, 4, 1.0 / 285, 5.5};
-// Where counting is the faster way, it counts as avx512vpopcnt does.
+// Where counting is faster by the estimate, it counts as avx512vpopcnt does.
 constexpr Variant with_images(Variant variant) {
     variant.name = "amx";
     variant.needs = "AMX INT8, AVX-512 F, BW, VL and VPOPCNTDQ, GFNI";

@@ -67,8 +67,8 @@ inline void pack_channels(const float* x, isize channels, uint64_t* to) {
     if (c < channels) plain::pack_channels(x + c, channels - c, to + c / 64);
 }
 
-// 32 channels gather in the 32-bit lanes of 16 pixels, a cache line of each plane: lanes double and take the next sign,
-// last channel first.
+// Gathers the signs of up to 32 channels of 16 pixels, a cache line of each plane, one pixel to a 32-bit lane. Each
+// step doubles the lanes and adds the next sign, the last channel first.
 inline void half_words(const float* x, isize stride, isize channels, uint32_t* to) {
     V a = v_zero(), b = v_zero();
     for (isize i = channels; i-- > 0;) {
@@ -94,7 +94,7 @@ inline void pack_planes(const float* x, isize stride, isize channels, isize pixe
     if (p < pixels) plain::pack_planes(x + p, stride, channels, pixels - p, to + p * to_stride, to_stride);
 }
 
-// 8 x 8 blocks through registers.
+// Transposes blocks of 8 x 8 in registers, and the rest by plain loops.
 inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride) {
     const isize p8 = pixels / 8 * 8, o8 = channels / 8 * 8;
     for (isize o = 0; o < o8; o += 8)

@@ -5,7 +5,7 @@
 BNN_TARGET_BEGIN("avx512f,avx512bw,avx2,popcnt")
 namespace bnn::avx512bw {
 
-// Of both variants: a comparison makes the mask of 32 channels.
+// Part of both variants: one comparison makes the mask of 32 channels.
 inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels,
                     uint64_t* to, isize to_stride) {
     for (isize o = 0; o < channels; o += 64) {
@@ -23,10 +23,10 @@ inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, c
 }  // namespace bnn::avx512bw
 BNN_TARGET_END
 
-// With VPOPCNTDQ three instructions (xor, vpopcntd, add) do 512 products. 32-bit lanes, one output channel each: 32
-// channels are two vectors, a word of the row is broadcast to all lanes by the xor's memory operand, and 8 pixels x 2
-// vectors of sums fill 16 of the 32 registers, so a loaded weight vector is used eight times. Each pixel has its own
-// pointer: rows may lie anywhere.
+// With VPOPCNTDQ three instructions (xor, vpopcntd, add) do 512 products. Each 32-bit lane is one output channel, so
+// two vectors hold 32 channels. The xor's memory operand broadcasts a word of the row to all lanes. The sums of 8
+// pixels x 2 vectors fill 16 of the 32 registers, so a loaded weight vector is used eight times. Each pixel has its own
+// pointer, so rows may lie anywhere.
 BNN_TARGET_BEGIN("avx512f,avx512bw,avx512vpopcntdq,avx2,popcnt")
 namespace bnn::avx512vpopcnt {
 
@@ -46,7 +46,7 @@ inline void interleave(const uint8_t* weights, isize stride, isize rows, isize r
     }
 }
 
-// `lines` lines of n words, line_stride bytes apart.
+// Counts P pixels against C vectors of channels, over `lines` lines of n words that are line_stride bytes apart.
 template <int P, int C>
 void count_block(const uint8_t* const* at, isize line_stride, isize lines, const uint8_t* w, isize n, uint16_t* counts,
                  isize counts_stride) {
@@ -133,7 +133,7 @@ constexpr Variant variant = {"avx512vpopcnt",
 }  // namespace bnn::avx512vpopcnt
 BNN_TARGET_END
 
-// Without it, the pair-table kernel on 64 channels a vector.
+// Without VPOPCNTDQ: the pair-table kernel, with 64 channels a vector.
 BNN_TARGET_BEGIN("avx512f,avx512bw,avx2,popcnt")
 namespace bnn::avx512bw {
 

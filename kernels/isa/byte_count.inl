@@ -3,7 +3,7 @@
 // registers for at most 31 bytes (31 x 8 = 248), then widen.
 //
 // Included inside an instruction set's namespace, which supplies the vector V of 16 bytes and
-//   v_zero, v_load, v_broadcast     nothing; 16 bytes; one byte, 16 times
+//   v_zero, v_load, v_broadcast     zeros; 16 bytes; one byte, 16 times
 //   v_count(sum, a, b)              sum + popcount(a xor b), byte by byte
 //   v_widen(sum, to, store)         16 bytes to to[16], stored or added
 
@@ -22,6 +22,7 @@ inline void interleave(const uint8_t* weights, isize stride, isize rows, isize r
     }
 }
 
+// Counts P pixels against C vectors of channels over n bytes, at most STRETCH.
 template <int P, int C>
 void count_block(const uint8_t* rows, isize stride, const uint8_t* w, isize n, uint16_t* counts, isize counts_stride,
                  bool store) {
@@ -40,6 +41,7 @@ void count_block(const uint8_t* rows, isize stride, const uint8_t* w, isize n, u
         BNN_UNROLL for (int c = 0; c < C; ++c) v_widen(sum[p][c], counts + p * counts_stride + WIDTH * c, store);
 }
 
+// The same for any number of pixels.
 template <int C>
 void count_pixels(const uint8_t* rows, isize stride, isize pixels, const uint8_t* w, isize n, uint16_t* counts,
                   isize counts_stride, bool store) {

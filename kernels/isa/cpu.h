@@ -1,7 +1,8 @@
 // What this CPU and this operating system offer, asked once; and the spelling of target attributes.
 //
-// An instruction set counts only if CPUID reports it *and* XCR0 says that the operating system saves its registers:
-// without the second test a kernel that saves no zmm state would let AVX-512 results rot between two time slices.
+// An instruction set counts only if CPUID reports it *and* XCR0 says that the operating system saves its registers.
+// Without the second test, AVX-512 would also run under an operating system that does not save zmm registers, and a
+// task switch would destroy its results.
 #pragma once
 #include "layout.h"
 
@@ -32,14 +33,15 @@
 #define BNN_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-// Two vectors must be in registers here: orders what is computed before against what is computed after.
+// Forces two vectors into registers at this place, so that the compiler does not mix what is computed before it with
+// what is computed after it.
 #if defined(__x86_64__) && !defined(BNN_EMULATE)
 #define BNN_KEEP(a, b) __asm__("" : "+v"(a), "+v"(b))
 #else
 #define BNN_KEEP(a, b)
 #endif
 
-// The compilers that know tiles.
+// Defined where the compiler has the intrinsics of tiles.
 #if defined(BNN_EMULATE) || \
     (defined(__x86_64__) && defined(__linux__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11))
 #define BNN_AMX
@@ -47,14 +49,16 @@
 
 namespace bnn {
 
+// What CPU and operating system offer together.
 struct Cpu {
     bool popcnt = false, avx2 = false, avx512bw = false, avx512vpopcntdq = false;
     bool gfni = false;                                              // with AVX-512
     bool fma = false, avx512bf16 = false;                           // for float work
     bool avx512vnni = false, avxvnniint8 = false;                   // for peaks.h alone
-    bool amx_int8 = false, amx_bf16 = false;    // tiles; for those that amx_permitted() lets have them
+    bool amx_int8 = false, amx_bf16 = false;    // tiles; a process needs amx_permitted() as well
 };
 
+// Asks CPUID and XCR0.
 inline Cpu ask_cpu() {
     Cpu c;
 #if defined(__x86_64__) && !defined(BNN_EMULATE)
@@ -85,13 +89,14 @@ inline Cpu ask_cpu() {
     return c;
 }
 
+// The answer of ask_cpu(), asked once.
 inline const Cpu& cpu() {
     static const Cpu c = ask_cpu();
     return c;
 }
 
-// Whether this process may use tiles: Linux saves their 8 KiB only for those that ask for it. Asked once; it holds for
-// all threads.
+// Whether this process may use tiles. Linux saves their 8 KiB of registers only for a process that has asked for it.
+// Asked once; the permission holds for all threads.
 inline bool amx_permitted() {
 #if defined(BNN_EMULATE)
     return true;

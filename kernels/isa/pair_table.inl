@@ -17,6 +17,7 @@
 
 constexpr isize TRIPLES = 21, STEP = 3;         // STEP: bytes that are whole triples of nibbles
 
+// Nibbles of a row, filled up to whole triples.
 inline isize steps(isize row_bytes) { return round_up(2 * row_bytes, 3); }
 
 inline isize weight_bytes(isize rows, isize row_bytes) { return round_up(rows, WIDTH) * steps(row_bytes); }
@@ -41,8 +42,8 @@ inline isize scratch_bytes(isize pixels, isize row_bytes) {
     return ceil_div(pixels, 2) * steps(least(row_bytes, KBLOCK)) + ROW_SLACK;
 }
 
-// Nibbles of two rows side by side, one byte for each step. Whole words of eight bytes: rows are zero-filled to that,
-// and what is written too far the next stream overwrites.
+// Puts the nibbles of two rows side by side, one byte for each step; b may be null, for zeros. Works on whole words of
+// eight bytes: rows are zero-filled to that, and the next stream overwrites what is written too far.
 inline void pair(const uint8_t* a, const uint8_t* b, isize bytes, uint8_t* to) {
     const __m128i low = _mm_set1_epi8(0x0f), high = _mm_set1_epi8((char)0xf0);
     for (isize k = 0; k < bytes; k += 8) {
@@ -56,7 +57,8 @@ inline void pair(const uint8_t* a, const uint8_t* b, isize bytes, uint8_t* to) {
 
 inline void add_counts(uint16_t* to, V v, bool store) { v_store(to, store ? v : v_add16(v_load(to), v)); }
 
-// `triples` (at most TRIPLES) triples of one block of C vectors against `pairs` pairs of pixels.
+// Counts `pairs` pairs of pixels against one block of C vectors, over `triples` (at most TRIPLES) triples of nibbles.
+// odd: the last pair is one pixel only.
 template <int C>
 void count_block(const uint8_t* stream, isize stream_stride, isize pairs, bool odd, const uint8_t* weights,
                  isize triples, uint16_t* counts, isize stride, bool store) {
@@ -100,7 +102,7 @@ inline void count(const uint8_t* rows, isize stride, isize pixels, const uint8_t
         pair(a, 2 * j + 1 < pixels ? a + stride : nullptr, to - from, stream);
         for (isize k = 2 * (to - from); k < n; ++k) stream[k] = 0;
     }
-    // Equal shares rather than full ones and a short rest.
+    // The triples are cut into equal shares, rather than into full ones and a short rest.
     const isize triples = n / 3, parts = ceil_div(triples, TRIPLES), share = ceil_div(triples, parts);
     for (isize o = first; o < last; o += LANES) {
         const isize vectors = ceil_div(least(LANES, last - o), WIDTH);

@@ -1,5 +1,5 @@
-// The loops around the kernels, written so that a compiler vectorises them. Included once for each instruction set,
-// inside its namespace and target attribute; no #pragma once for that reason.
+// The functions of variant.h around the kernels, as loops that a compiler vectorises. Included once for each
+// instruction set, inside its namespace and target attribute; for that reason there is no #pragma once.
 
 inline void to_float(const uint16_t* counts, const int32_t* base, isize channels, const float* scale, const float* bias,
                      const float* residual, float* to) {
@@ -26,7 +26,7 @@ inline void to_bf16(const float* x, isize n, uint16_t* to) {
     }
 }
 
-// Sixty-four bytes of 0 or 1 to the bits of a word: the product moves the lowest bit of byte i to bit 56 + i.
+// Packs 64 bytes of 0 or 1 into the bits of a word: the product moves the lowest bit of byte i to bit 56 + i.
 inline uint64_t gather_bits(const uint8_t* bytes) {
     uint64_t word = 0;
     for (int i = 0; i < 8; ++i) word |= (load64(bytes + 8 * i) * 0x0102040810204080u >> 56) << (8 * i);
@@ -70,7 +70,7 @@ inline void pack_channels(const float* x, isize channels, uint64_t* to) {
 
 inline void pack_bf16(const uint16_t* x, isize channels, uint64_t* to) {
     for (isize c = 0; c < channels; c += 64) {
-        uint8_t positive[64] = {};                      // up to infinity, or -0
+        uint8_t positive[64] = {};                      // +0 up to infinity, and -0
         const auto one = [&](isize i) { positive[i] = (uint8_t)((x[c + i] <= 0x7f80) | (x[c + i] == 0x8000)); };
         if (c + 64 <= channels) for (int i = 0; i < 64; ++i) one(i);
         else for (isize i = 0; i < channels - c; ++i) one(i);
@@ -78,7 +78,7 @@ inline void pack_bf16(const uint16_t* x, isize channels, uint64_t* to) {
     }
 }
 
-// Sixteen pixels at a time, so that a whole cache line of each plane is used; 32 channels gather in 32-bit lanes.
+// Takes 16 pixels at a time, so that a whole cache line of each plane is used, and gathers 32 channels in 32-bit lanes.
 inline void pack_planes(const float* x, isize stride, isize channels, isize pixels, uint64_t* to, isize to_stride) {
     isize p = 0;
     for (; p + 16 <= pixels; p += 16)

@@ -1,5 +1,5 @@
-// The plain reference: one bit string against another, eight bytes at a time, portable C++. Every variant is tested
-// against it, and it is tested against the framework. Runs anywhere; fast nowhere.
+// The plain reference: one bit string against another, eight bytes at a time, in portable C++. Every variant is tested
+// against it, and it is tested against the framework. It runs on every CPU, and is slow.
 #pragma once
 #include "isa/variant.h"
 

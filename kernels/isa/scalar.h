@@ -1,5 +1,5 @@
-// Scalar popcount: 64 products in three instructions (xor, popcnt, add). Eight weight rows interleaved word by word
-// against one pixel: eight counts stay in the sixteen general registers.
+// Scalar popcount: three instructions (xor, popcnt, add) do 64 products. Eight weight rows are interleaved word by word
+// and counted against one pixel, so that their eight counts stay in the sixteen general registers.
 #pragma once
 #include "isa/cpu.h"
 #include "isa/reference.h"

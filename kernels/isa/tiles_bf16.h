@@ -14,7 +14,8 @@ constexpr isize SIDE = 16, DEPTH = 32;                  // rows and columns of a
 constexpr isize TILE = SIDE * DEPTH;                    // bf16 in a factor
 constexpr isize BLOCK = 2 * SIDE;                       // four tiles of sums are BLOCK x BLOCK
 
-// All eight tiles have 16 rows of 64 bytes. Others use tiles in the same threads: nothing is left configured.
+// As long as one exists, all eight tiles of its thread have 16 rows of 64 bytes. Its destructor releases them, since
+// other code uses tiles in the same threads.
 struct Tiles {
     struct alignas(64) Shape {
         uint8_t palette = 1, start = 0, unused[14] = {};
@@ -50,7 +51,8 @@ inline void store_sums(float* a, float* b, float* c, float* d) {
 }
 inline void load_sums(const float* from) { load_sums(from, from + 256, from + 512, from + 768); }   // [4 tiles]
 inline void store_sums(float* to) { store_sums(to, to + 256, to + 512, to + 768); }
-// Two tiles on the left by two on the right: to the sums of (0, 0), (0, 1), (1, 0), (1, 1).
+// Multiplies two tiles on the left by two on the right, and adds the products to the sums (0, 0), (0, 1), (1, 0) and
+// (1, 1).
 inline void multiply(const uint16_t* left0, const uint16_t* left1, const uint16_t* right0, const uint16_t* right1) {
     _tile_loadd(6, right0, 64);
     _tile_loadd(4, left0, 64);
@@ -62,7 +64,7 @@ inline void multiply(const uint16_t* left0, const uint16_t* left1, const uint16_
     _tile_dpbf16ps(3, 5, 7);
 }
 
-// SIDE floats, as to_bf16 rounds them.
+// Rounds SIDE floats as Variant::to_bf16 does.
 inline void store_bf16(const float* from, uint16_t* to) {
     const __m512i word = _mm512_loadu_si512(from),
                   odd = _mm512_and_si512(_mm512_srli_epi32(word, 16), _mm512_set1_epi32(1));

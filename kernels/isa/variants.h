@@ -1,5 +1,5 @@
 // All variants of this build, best first (by what was measured). Dispatch, tests and benchmarks walk this one table.
-// For one unit of a program.
+// One unit of a program includes it.
 #pragma once
 #include "isa/reference.h"
 #include "isa/scalar.h"

@@ -1,5 +1,5 @@
-// WebAssembly SIMD: v128.xor, i8x16.popcnt, i8x16.add do 128 products. See byte_count.inl. i8x16.popcnt is one
-// instruction on ARM; on x86 the browser makes a table lookup of several out of it.
+// WebAssembly SIMD: v128.xor, i8x16.popcnt and i8x16.add do 128 products. See byte_count.inl. i8x16.popcnt is one
+// instruction on ARM; on x86 the browser compiles it to a table look-up of several instructions.
 #pragma once
 #include <wasm_simd128.h>
 

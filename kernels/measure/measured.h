@@ -1,5 +1,4 @@
-// What benchmarks call: how fast one core can be at most (peaks.h), and the plain loop of other implementations
-// (one_word.h).
+// What benchmarks call: the limits of one core (peaks.h), and the plain loop of other implementations (one_word.h).
 #pragma once
 #include "conv/conv.h"
 

@@ -1,6 +1,6 @@
-// The plain popcount loops that other implementations use, written anew to be measured against: one word at a time,
-// straight from the definition, with the POPCNT instruction but no blocking, no interleaving, no second use of anything
-// loaded.
+// The plain popcount loop that other implementations use, written anew to be measured against: one word at a time,
+// straight from the definition, with the POPCNT instruction but without blocking and interleaving, and without using a
+// loaded word twice.
 #pragma once
 #include "isa/cpu.h"
 #include "measure/measured.h"

@@ -1,6 +1,6 @@
-// What one core can do at most: loops that touch registers only, for each way to multiply and add that this CPU has.
-// The unit is products (one multiply-add, or one xor and count) in a second. Used by the benchmark and the chapter, not
-// by the kernels.
+// The most that one core can do: loops that use registers only, for each way to multiply and add that this CPU has. A
+// product is one multiply-add, or one xor and count; the benchmark divides by seconds. The benchmark and a chapter use
+// this, the kernels do not.
 #pragma once
 #include "isa/cpu.h"
 #include "measure/measured.h"
@@ -16,10 +16,10 @@ namespace bnn {
 
 inline bool always() { return true; }
 
-// The clock is no limit, but "a cycle" needs it: chains in which every instruction waits for the one before it. Each
-// returns its cycles. The chains are of instructions that no CPU folds at rename: Intel's cores since Golden Cove
-// execute a chain of additions of constants four at a time. A 64-bit imul of two registers takes 3 cycles on Intel
-// since Nehalem and on AMD since Zen.
+// The clock is no limit, but figures per cycle need it. Each of these functions runs a chain in which every instruction
+// waits for the one before it, and returns its cycles. The chains consist of instructions that no CPU folds at rename:
+// Intel's cores since Golden Cove execute a chain of additions of constants four at a time. A 64-bit imul of two
+// registers takes 3 cycles on Intel since Nehalem and on AMD since Zen.
 inline double clock_chain(isize rounds) {
 #if defined(__x86_64__)
     uint64_t x = 3;
@@ -50,8 +50,8 @@ inline double clock_chain(isize rounds) {
 
 #if defined(__x86_64__)
 
-// A second chain of another kind, whose latency is 1: where the two clocks differ, one of the latencies is not what it
-// is believed to be.
+// A second chain, of instructions with a latency of 1. Where the two clocks differ, one of the latencies is not the one
+// assumed.
 inline double clock_chain_of_rotations(isize rounds) {
     uint64_t x = 3;
     for (isize i = 0; i < rounds; ++i)

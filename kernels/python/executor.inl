@@ -52,13 +52,13 @@ public:
         }
     }
 
-    // One array for each slot from outside, in order: float32 [N, C, H, W] with any strides (written ones: as [N, H, W,
-    // C] contiguous), int64 [N, H, W, words] contiguous.
+    // Runs on one array for each slot from outside, in order: float32 [N, C, H, W] with any strides (those that are
+    // written: contiguous as [N, H, W, C]), or int64 [N, H, W, words], contiguous.
     void run(std::vector<py::array> arrays, isize threads) {
         run_watched(std::move(arrays), threads, nullptr, nullptr);
     }
 
-    // Seconds of processor time of each operation on one thread: what other processes take is not counted.
+    // Runs on one thread. Seconds of processor time of each operation: what other processes take is not counted.
     std::vector<double> profile(std::vector<py::array> arrays) {
         struct Clock {
             std::vector<double> seconds;
@@ -126,7 +126,7 @@ public:
         if (memory.size > KEPT) memory.release();
     }
 
-    // Bytes: prepared weights and tables; memory of a run of this many images on this many threads.
+    // (bytes of prepared weights and tables, bytes of a run of this many images on this many threads).
     py::tuple memory_bytes(isize images, isize threads) const {
         std::vector<bnn::Outside> views(outside_.size());
         for (size_t i = 0; i < outside_.size(); ++i) {
@@ -183,7 +183,7 @@ bool has_nan(const py::array& a) {
     return false;
 }
 
-// The enumeration whose names are in `names`, "first, second", in its own order.
+// Binds the enumeration E, whose names are in `names` ("first, second") in its own order.
 template <class E>
 void bind_names(py::module_& m, const char* name, const char* names, const char* doc) {
     py::enum_<E> made(m, name, doc);

@@ -2,7 +2,7 @@
 // wasmtime) writes tables and constants into the memory of the module and reads results from it; an instance holds one
 // network. Every slot has its place in this memory, so that a host can look at each activation.
 //
-// Without a library: what the compiler calls of one stands at the end.
+// Linked without a library: the functions of one that the compiler calls stand at the end.
 #include "executor/executor.h"
 #include "executor/real_variants.h"
 #include "isa/variants.h"
@@ -51,7 +51,7 @@ const char* place_slots(int32_t images) {
 
 }  // namespace
 
-// Bytes that last as long as the instance, aligned to 64; 0 where memory ends.
+// Gives bytes that last as long as the instance, aligned to 64; 0 where there is no memory left.
 EXPORT(allocate) void* allocate(int32_t bytes) { return take(nullptr, bytes); }
 
 // The names of the records' fields and of enumerations, each with its names in order: "slot: kind, h, ...; op: ...".
@@ -66,8 +66,8 @@ EXPORT(names) const char* names() {
            "; stored: " BNN_TEXT_OF(BNN_STORED_WEIGHTS);
 }
 
-// Records as in executor/records.h, slots of Area::outside with their own number as offset; constants: pairs of address
-// and bytes, int32. Returns 1, or 0 and error() says why.
+// Loads a network. Records are those of executor/records.h, slots of Area::outside with their own number as offset;
+// constants: pairs of address and bytes, int32. Returns 1, or 0 and error() says why.
 EXPORT(load)
 int32_t load(const char* variant, const bnn::SlotRecord* slots, int32_t slot_count, const bnn::OpRecord* ops,
              int32_t op_count, const bnn::StageRecord* stages, int32_t stage_count, const int32_t* constants,

@@ -144,8 +144,8 @@ def _by_hand(stroke: np.ndarray, rng: np.random.Generator, mouse: bool) -> np.nd
     return np.round((shown + rng.normal(0, 0.008, shown.shape)) * 100) / 100 if mouse else shown + rng.normal(0, 0.003, shown.shape)
 
 
-def _curve(points: np.ndarray, steps: int = 8) -> list[np.ndarray]:
-    """Catmull-Rom through ``points``; equal neighbours are a corner."""
+def _curve(points: np.ndarray) -> list[np.ndarray]:
+    """Catmull-Rom through ``points``, in 8 steps from one to the next; equal neighbours are a corner."""
     made, pieces = [], [[points[0]]]
     for before, point in zip(points, points[1:], strict=False):
         if np.abs(point - before).max() < 0.06:  # meant as one point, moved apart by the hand's own noise
@@ -157,7 +157,7 @@ def _curve(points: np.ndarray, steps: int = 8) -> list[np.ndarray]:
             continue
         padded = [2 * piece[0] - piece[1], *piece, 2 * piece[-1] - piece[-2]]
         for a, b, c, d in zip(padded, padded[1:], padded[2:], padded[3:], strict=False):
-            for t in np.arange(steps) / steps:
+            for t in np.arange(8) / 8:
                 made.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))
         made.append(piece[-1])
     return made

@@ -17,7 +17,7 @@ def sortable(folder: Path) -> str:
     from itables.javascript import generate_init_offline_itables_html, to_html_datatable
     from itables.utils import find_package_file
 
-    from bnnlib.experiments import report
+    from bnnlib.experiments import report, scoreboard
 
     rows = []
     for row in report.rows(folder):
@@ -27,7 +27,7 @@ def sortable(folder: Path) -> str:
         rows.append(
             {
                 "network": html.escape(r.title),
-                "kind": report.GROUPS[report.group(row)].partition(":")[0],
+                "kind": scoreboard.GROUPS[scoreboard.group(row)].partition(":")[0],
                 "source": r.source,
                 "data": r.dataset,
                 "claimed, %": "" if r.published.top1 is None else f"{r.published.top1:.2f}",

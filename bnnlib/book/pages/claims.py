@@ -13,7 +13,7 @@ from statistics import fmean
 from bnnlib import records
 from bnnlib.book.pages import landing
 from bnnlib.book.studies import effects, evidence
-from bnnlib.experiments import report, sources, statistics
+from bnnlib.experiments import report, scoreboard, sources, statistics
 from bnnlib.records import Record
 
 UNTESTED = "not tested"
@@ -248,7 +248,7 @@ def page(root: Path, listed: Sequence[str]) -> str:
             link = f"{{doc}}`notebooks/{c.chapter}`" if c.chapter in listed else c.chapter
             parts.append(f"| {_cell(c.says)} | {c.figure or '–'} | {c.evidence} | {c.verdict} | {link} |")
         parts.append("")
-    return "\n".join(parts) + f"\n{report.HOW_P} A p *by itself* is adjusted for nothing.\n"
+    return "\n".join(parts) + f"\n{scoreboard.HOW_P} A p *by itself* is adjusted for nothing.\n"
 
 
 def _cell(text: str) -> str:

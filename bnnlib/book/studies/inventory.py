@@ -105,12 +105,12 @@ def frame(model: nn.Module, x: Tensor) -> pd.DataFrame:
     ).set_index("layer")
 
 
-def sign_information(model: nn.Module, x: Tensor, *, training: bool = True) -> dict[str, float]:
+def sign_information(model: nn.Module, x: Tensor) -> dict[str, float]:
     """Bits of information in one binarised activation of each binary layer, mean over channels: 1 where half
     of a channel's signs are +1, 0 where they are all alike.
 
-    ``training``: batch norm by the statistics of ``x``, as in the first step of training; the running ones
-    are left as they were.
+    Batch norm goes by the statistics of ``x``, as in the first step of training; the running ones are left as they
+    were.
     """
     found: dict[str, float] = {}
 
@@ -125,7 +125,7 @@ def sign_information(model: nn.Module, x: Tensor, *, training: bool = True) -> d
         return see
 
     seen = {module: watch(name) for name, module in layers.binary_layers(model).items()}
-    _run(model, x, seen, training=training)
+    _run(model, x, seen, training=True)
     return found
 
 

@@ -115,9 +115,9 @@ def differences(w: Tensor, step: float = 1e-6) -> Tensor:
     return torch.stack(columns, dim=1)
 
 
-def differences_gap(w: Tensor, gradient: Formula, step: float = 1e-6) -> float:
+def differences_gap(w: Tensor, gradient: Formula) -> float:
     """How far the formula, with slope 0 as the sign has it away from zero, is from :func:`differences`."""
-    return (differences(w, step) - formula(w, gradient, slope=0)).norm().item()
+    return (differences(w) - formula(w, gradient, slope=0)).norm().item()
 
 
 def scaling_gap(w: Tensor, gradient: Formula) -> float:

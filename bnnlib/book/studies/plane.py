@@ -74,7 +74,7 @@ def _contours(ax, target: tuple[float, float]) -> None:
         ax.contour(w[..., 0], w[..., 1], height, levels=np.arange(0, 6, 0.1), colors=figures.FAINT, linewidths=0.8)
 
 
-def live(name: str = "", weights: tuple[float, float] = WEIGHTS, target: tuple[float, float] = TARGET) -> HTML:
+def live(name: str = "") -> HTML:
     """The drawing with sliders, as what a cell shows.
 
     name: of the figure that stands still. Where the page has it, this drawing takes its place on the screen; without JavaScript,
@@ -82,6 +82,6 @@ def live(name: str = "", weights: tuple[float, float] = WEIGHTS, target: tuple[f
     """
     from IPython.display import HTML
 
-    settings = {"w": weights, "target": target, "name": name, "arrow": ARROW}
+    settings = {"w": WEIGHTS, "target": TARGET, "name": name, "arrow": ARROW}
     script = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
     return HTML(f"<div class='plane' hidden data-settings='{json.dumps(settings)}'></div>\n<script>\n{script}</script>")

@@ -1,0 +1,150 @@
+"""Layers of packed weights, and what follows them: scale, bias, residual, thresholds, pooling."""
+
+from __future__ import annotations
+
+import ops_reference
+import pytest
+import torch
+import torch.nn.functional as F
+from ops_reference import USABLE, conv_reference, randn, signs
+
+from bnnlib import ops
+
+variant = ops_reference.variant
+
+
+@pytest.mark.parametrize(("channels", "side", "kernel"), [(512, 8, 3), (96, 7, 5), (64, 4, 3), (192, 5, 7)])
+def test_lines_of_taps_outside_the_image_are_left_out_exactly(variant, channels, side, kernel):
+    # small images, where kernels do not count such lines; with the largest padding some pixels see nothing else
+    x, w = randn(2, channels, side, side, seed=side), randn(130, channels, kernel, kernel, seed=kernel)
+    threshold = torch.arange(130, dtype=torch.int32) - 65
+    for padding in ((kernel // 2, kernel // 2), (kernel + 1, kernel // 2)):
+        expected = conv_reference(x, w, 1, padding)
+        assert torch.equal(ops.binary_conv2d(x, w, padding=padding).double(), expected)
+        bits = ops.conv2d_packed(
+            x, ops.pack_weight(w), w.shape, padding=padding, threshold=threshold, out="bits"
+        )
+        want = expected >= threshold[:, None, None]
+        assert torch.equal(ops.unpack_activation(bits, 130) > 0, want)
+
+
+def test_long_dot_products_in_every_epilogue(variant):
+    k, o = 131_080, 70
+    x, w = randn(2, k), randn(o, k, seed=1)
+    dot = signs(x) @ signs(w).t()
+    assert torch.equal(ops.binary_linear(x, w).double(), dot)
+    threshold = torch.linspace(-500, 500, o).to(torch.int32)
+    bits = ops.linear_packed(x, ops.pack_weight(w), w.shape, threshold=threshold, out="bits")
+    assert torch.equal(ops.unpack_words(bits, o), dot >= threshold)
+
+
+def test_result_follows_the_memory_format_of_the_input(variant):
+    w = randn(16, 8, 3, 3)
+    x = randn(2, 8, 6, 6)
+    assert ops.binary_conv2d(x, w).is_contiguous()
+    assert ops.binary_conv2d(x.to(memory_format=torch.channels_last), w).is_contiguous(
+        memory_format=torch.channels_last
+    )
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("o", [1, 37, 64, 200])
+def test_scale_bias_and_residual_round_as_pytorch_does(variant, channels_last, o):
+    x, w = randn(2, 33, 9, 7), randn(o, 33, 3, 3, seed=1)
+    if channels_last:
+        x = x.to(memory_format=torch.channels_last)
+    scale, bias, residual = randn(o, seed=2), randn(o, seed=3), randn(2, o, 9, 7, seed=4)
+    dot = conv_reference(x, w, 1, 1).float()
+    ready = ops.prepack(ops.pack_weight(w), w.shape)
+    y = dot
+    given = {}
+    for name, step in [
+        ("scale", lambda y: y * scale[:, None, None]),
+        ("bias", lambda y: y + bias[:, None, None]),
+        ("residual", lambda y: y + residual),
+    ]:  # fmt: skip
+        y, given[name] = step(y), {"scale": scale, "bias": bias, "residual": residual}[name]
+        assert torch.equal(ops.conv2d_packed(x, ready, w.shape, padding=1, **given), y)
+    assert torch.equal(ops.conv2d_packed(x, ready, w.shape, padding=1, residual=residual), dot + residual)
+    assert torch.equal(ops.conv2d_packed(x, ready, w.shape, padding=1, bias=bias), dot + bias[:, None, None])
+
+
+def test_linear_epilogues(variant):
+    x, w = randn(2, 3, 77), randn(45, 77, seed=1)
+    dot = (signs(x) @ signs(w).t()).float()
+    scale, bias, residual = randn(45, seed=2), randn(45, seed=3), randn(2, 3, 45, seed=4)
+    ready = ops.prepack(ops.pack_weight(w), w.shape)
+    assert torch.equal(
+        ops.linear_packed(x, ready, w.shape, scale=scale, bias=bias, residual=residual),
+        dot * scale + bias + residual,
+    )
+    assert torch.equal(ops.linear_packed(x, ready, w.shape, out="int16"), dot.to(torch.int16))
+    assert torch.equal(ops.unpack_words(ops.linear_packed(x, ready, w.shape, out="bits"), 45), dot >= 0)
+
+
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_thresholds_flips_and_pooling(variant, pool):
+    x, w = randn(2, 70, 10, 11), randn(131, 70, 3, 3, seed=1)
+    threshold = torch.randint(-60, 60, (131,), generator=torch.Generator().manual_seed(2)).to(torch.int32)
+    threshold[:2] = torch.tensor([-(2**31), 2**31 - 1])  # always, never
+    falls = torch.arange(131) % 3 == 0
+    dot = conv_reference(x, w, 1, 1)
+    expected = (F.max_pool2d(dot, pool) >= threshold[:, None, None]) ^ falls[:, None, None]
+    bits = ops.conv2d_packed(
+        x,
+        ops.pack_weight(w),
+        w.shape,
+        padding=1,
+        threshold=threshold,
+        flip=ops.pack_words(falls),
+        pool=pool,
+        out="bits",
+    )
+    assert torch.equal(ops.unpack_activation(bits, 131) > 0, expected)
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0), (2, 3, 1)])
+def test_or_pool_is_max_pooling(variant, window, stride, padding):
+    x = signs(randn(2, 70, 9, 8)).float()
+    pooled = F.max_pool2d(x, window, stride, padding)
+    bits = ops.or_pool(ops.pack_activation(x), 70, window, stride, padding)
+    assert torch.equal(ops.unpack_activation(bits, 70), pooled)
+    flip = ops.pack_words(torch.arange(70) % 2 == 0)
+    flipped = ops.or_pool(ops.pack_activation(x), 70, window, stride, padding, flip)
+    assert torch.equal(flipped, bits ^ flip)
+
+
+def test_folded_batch_norm_and_sign_are_exact(variant):
+    o, k = 40, 180
+    norm = torch.nn.BatchNorm2d(o).eval()
+    with torch.no_grad():
+        for name, seed in [("weight", 1), ("bias", 2), ("running_mean", 3)]:
+            getattr(norm, name).copy_(randn(o, seed=seed) * 5)
+        norm.running_var.copy_(randn(o, seed=4).square())
+        norm.weight[:3] = torch.tensor([0.0, 1e-30, -1e-30])
+    threshold, flip = ops.fold_threshold(lambda v: norm(v[:, :, None, None])[:, :, 0, 0], o, k)
+    x, w = randn(2, 20, 7, 7), randn(o, 20, 3, 3, seed=5)
+    expected = norm(conv_reference(x, w, 1, 1).float()) >= 0
+    bits = ops.conv2d_packed(
+        x, ops.pack_weight(w), w.shape, padding=1, threshold=threshold, flip=flip, out="bits"
+    )
+    assert torch.equal(ops.unpack_activation(bits, o) > 0, expected)
+
+
+def test_folding_refuses_what_no_threshold_describes():
+    with pytest.raises(ValueError, match="channel 0 is not monotone"):
+        ops.fold_threshold(lambda v: 4 - v.square(), 3, 10)
+
+
+def test_int16_and_where_it_could_overflow(variant):
+    x, w = randn(2, 33, 5, 5), randn(20, 33, 3, 3, seed=1)
+    y = ops.conv2d_packed(x, ops.pack_weight(w), w.shape, padding=1, out="int16")
+    assert y.dtype == torch.int16 and torch.equal(y.double(), conv_reference(x, w, 1, 1))
+
+
+def test_int16_is_refused_where_it_could_overflow():
+    if not USABLE:
+        pytest.skip("no compiled kernels here")
+    long = torch.ones(2, 32768)
+    with pytest.raises(ValueError, match="int16 results need K <= 32767; K = 32768"):
+        ops.linear_packed(long, ops.pack_weight(long), long.shape, out="int16")
