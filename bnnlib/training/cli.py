@@ -6,7 +6,6 @@ What trains is imported when a training starts, so that ``--help`` answers at on
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from bnnlib import printable
+from bnnlib.training import memory
 from bnnlib.training.progress import StandardError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -59,7 +59,7 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
 ) -> None:
     """Train RECIPE, resuming where an earlier run of the same recipe and seed left off."""
-    _keep_freed_memory()
+    memory.keep_freed()
     hold_standard_files()
     overrides = _overrides(recipe, profile, changes or [])  # before PyTorch is loaded, which takes seconds
     busy = _wait_passively_where_busy()
@@ -108,16 +108,6 @@ def _overrides(recipe: str, profile: str, changes: list[str]) -> dict[str, Any]:
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}", once=True)
     return overrides
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc's malloc keep what is freed. By default it gives every large block back to the system, whose
-    pages must be cleared anew at the next step: a tenth to a third of a LeNet-5 training step on a CPU."""
-    malloc_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if malloc_option is not None:
-        trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
-        malloc_option(trim_threshold, 2**31 - 1)
-        malloc_option(mmap_threshold, 2**30)
 
 
 def _wait_passively_where_busy() -> str:
