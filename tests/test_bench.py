@@ -126,7 +126,7 @@ def test_something_may_be_looked_at_between_the_rounds():
 @compiled
 def test_the_tiles_rate_of_a_round_is_the_lower_one_of_before_and_after_it(monkeypatch):
     class Module:
-        rates = iter([4.0, 2.0, 1.0, 3.0])  # products a second; looking takes the best of five
+        rates = iter([4.0, 2.0, 1.0, 3.0])  # products a second; looking takes the best of thirty
         now, tried = 0.0, 0
 
         def limits(self):
@@ -134,7 +134,7 @@ def test_the_tiles_rate_of_a_round_is_the_lower_one_of_before_and_after_it(monke
 
         def run_limit(self, name, rounds):
             assert name == "int8-amx"
-            if self.tried % 5 == 0:
+            if self.tried % 30 == 0:
                 self.rate = next(self.rates)
             self.tried += 1
             self.now += self.tried  # seconds

@@ -4,7 +4,8 @@
 Every number is a ratio of times taken in turns within one run: each round calls every contender once (or
 often enough to last a few milliseconds), a ratio is the median over rounds of that round's ratio
 (:func:`bnnlib.benchmarks.speed.paired`), so that a machine that slows down slows both sides. One process for each number of threads,
-pinned to as many CPUs; nothing else should run. Written down: the environment, the peaks of one core
+pinned to as many CPUs, which keeps the memory that it frees (:mod:`bnnlib.training.memory`): fresh pages would cost every
+contender as much as its output is large. Nothing else should run. Written down: the environment, the peaks of one core
 (``kernels/measure/peaks.h``) and its clock, every contender's time in every round, the ratios, and, on a CPU that
 multiplies tiles, how fast they multiplied before and after each round (:class:`bnnlib.benchmarks.peaks.TileUnit`).
 
@@ -56,12 +57,14 @@ from bnnlib.benchmarks.peaks import measure_peaks
 from bnnlib.benchmarks.summary import summary
 from bnnlib.ops import _backend
 from bnnlib.paths import RESULTS, folder_to_write
+from bnnlib.training import memory
 
 
 def work(cpus: list[int], quick: bool, layer=LAYERS[-1], layers_only: bool = False) -> dict:
     """Everything on as many threads as ``cpus``, in this process; ``quick``: ``layer`` alone, few rounds; ``layers_only``: the
     peaks and the layers."""
     threads = len(cpus)
+    memory.keep_freed()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     rounds = 3 if quick else 21

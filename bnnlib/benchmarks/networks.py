@@ -2,7 +2,7 @@
 FP32, bfloat16 and int8 on this machine, into ``results/bench/deploy-<cpu>-<date>.json``.
 
 Times are taken as in :mod:`bnnlib.benchmarks.kernels`: in turns within one run, ratios are medians over rounds; one pinned process
-for each number of threads; nothing else should run. For each network, batch and number of threads:
+for each number of threads, which keeps the memory that it frees; nothing else should run. For each network, batch and number of threads:
 
 ======================== =====================================================================================
 ``fp32-eager``           the network with every binary layer replaced by a real-valued one (:func:`full_precision_twin`)
@@ -46,6 +46,7 @@ from bnnlib.benchmarks.record import FOLDER, BenchError
 from bnnlib.benchmarks.turns import Contenders, alternate, times
 from bnnlib.deploy import onnx_export
 from bnnlib.paths import folder_to_write
+from bnnlib.training import memory
 
 BATCHES = (1, 128)
 REALS = ("float32", "bfloat16", "int8")
@@ -141,6 +142,7 @@ def measure_profile(name: str, batch: int, rounds: int) -> dict:
 
 def work(cpus: list[int], names: list[str], quick: bool) -> dict:
     """All that is timed on one number of threads, in this process."""
+    memory.keep_freed()
     torch.set_num_threads(len(cpus))
     result: dict = {"threads": len(cpus), "cases": [], "profiles": [], "onnxruntime": ""}
     with contextlib.ExitStack() as stack:

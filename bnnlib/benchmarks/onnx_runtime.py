@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bnnlib.benchmarks import workers
+from bnnlib.training import memory
 
 Layer = tuple[int, int, int, int]  # channels in, channels out, kernel, side
 
@@ -179,6 +180,7 @@ class Peer:
 
 def serve(threads: int) -> None:
     """Answer questions, one JSON object a line, until there are no more."""
+    memory.keep_freed()
     calls: dict[str, Callable[[], object]] = {}
     for line in sys.stdin:
         question = json.loads(line)

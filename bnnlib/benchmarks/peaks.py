@@ -41,10 +41,10 @@ class TileUnit:
         self.here = any(name == TILES and supported for name, _, supported in self._module.limits())
 
     def look(self) -> None:
-        """Measure it now, in a millisecond: the best of a few tries, since the unit has to wake up."""
+        """Measure it now, in some milliseconds: the best of many tries, since the unit and the clock have to wake up."""
         if self.here:
             tries = []
-            for _ in range(5):
+            for _ in range(30):
                 started = time.perf_counter()
                 products = self._module.run_limit(TILES, 4000)
                 tries.append(products / (time.perf_counter() - started))
