@@ -99,7 +99,8 @@ def test_a_file_in_the_place_of_a_folder_is_told_before_anything_is_done(tmp_pat
             with pytest.raises(SystemExit) as stopped:
                 module.main(given)
             status, said = stopped.value.code, capsys.readouterr().err
-        assert status == 2 and "a-file" in "".join(said.split()) and "is a file" in " ".join(said.replace("│", " ").split())
+        words = said.replace("│", " ").split()  # typer draws a frame, and cuts a path where its line ends
+        assert status == 2 and "a-file" in "".join(words) and "is a file" in " ".join(words)
     assert (tmp_path / "a-file").read_text() == "mine"
 
 

@@ -63,8 +63,10 @@ def entries(toc: Path) -> list[str]:
     """The pages that a table of contents lists, root first."""
     try:
         content = yaml.safe_load(toc.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except OSError as error:
         raise BookError(f"table of contents: {storage.in_words(error)}") from None
+    except yaml.YAMLError as error:
+        raise BookError(f"table of contents {toc}: {error}") from None
 
     def walk(node: object) -> Iterator[str]:
         if isinstance(node, dict):

@@ -39,6 +39,15 @@ def number(value: Any, digits: int | None = None) -> str:
     return str(value)
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """A difference, with its sign.
+
+    >>> signed(0.314), signed(-1.27, 1)
+    ('+0.31', '−1.3')
+    """
+    return f"{value:+,.{digits}f}".replace("-", "−")
+
+
 def markdown(rows: Any, *, digits: Mapping[str, int] | None = None, right: Iterable[str] = ()) -> str:
     """``rows`` as a Markdown table. ``right``: columns of text that are figures all the same.
 
