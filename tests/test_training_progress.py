@@ -10,23 +10,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
+from recipe_fields import changed
 
 from bnnlib.data import Batches, Split
 from bnnlib.training import loop, progress
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-RECIPE = """
-title: a tiny run on the embedded digits
-source: ours
-dataset: digits
-model: {name: lenet5}
-epochs: 3
-batch_size: 64
-optimizer: {name: adam, lr: 0.01}
-schedule: {name: constant}
-quick: {train: 150, test: 50, epochs: 3}
-"""
+RECIPE = changed(batch_size=64, quick={"train": 150, "test": 50, "epochs": 3})
 
 
 class Terminal(io.StringIO):
@@ -42,7 +34,7 @@ def shown(tmp_path, monkeypatch):
 
     def run(stream):
         path = tmp_path / "tiny.yaml"
-        path.write_text(RECIPE)
+        path.write_text(yaml.safe_dump(RECIPE))
         monkeypatch.setattr(sys, "stderr", stream)
         loop.train(path, profile="quick", runs=tmp_path / "runs", restart=True)
         return stream.getvalue()

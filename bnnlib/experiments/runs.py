@@ -22,7 +22,7 @@ from bnnlib.data.excerpt import excerpt
 from bnnlib.experiments import predictions
 from bnnlib.experiments.predictions import Predictions
 from bnnlib.records import Record
-from bnnlib.training import loop, memory
+from bnnlib.training import loop
 
 # A net of the size of S1's takes seconds for a step on a CPU: quick runs of chapters are a couple of steps.
 SMALL = {"quick.train": 16, "quick.test": 16, "quick.batch_size": 8}
@@ -67,8 +67,6 @@ def collect(
     record kept in ``folder``; then every record.
     """
     names = list(dict.fromkeys(names))
-    if profile in ("demo", "full"):
-        memory.keep_freed()
     if profile in ("quick", "demo"):
         others = "demo." if profile == "quick" else "quick."
         changes = {key: n for key, n in (SMALL | (small or {})).items() if not key.startswith(others)}

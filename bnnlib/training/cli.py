@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 
 from bnnlib import printable
-from bnnlib.training import memory
 from bnnlib.training.progress import StandardError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -59,7 +58,6 @@ def main(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads")] = None,
 ) -> None:
     """Train RECIPE, resuming where an earlier run of the same recipe and seed left off."""
-    memory.keep_freed()
     hold_standard_files()
     overrides = _overrides(recipe, profile, changes or [])  # before PyTorch is loaded, which takes seconds
     busy = _wait_passively_where_busy()

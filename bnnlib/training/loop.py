@@ -26,7 +26,7 @@ from typing import Any
 
 from bnnlib import layers, recipes, records
 from bnnlib.recipes import Recipe
-from bnnlib.training import checkpoint, checks, code, diagnostics, fits, schedules, stopping
+from bnnlib.training import checkpoint, checks, code, diagnostics, fits, memory, schedules, stopping
 from bnnlib.training.checks import TrainingError
 from bnnlib.training.finishing import RunResult, finish
 from bnnlib.training.progress import Display
@@ -88,7 +88,8 @@ def train(
     own. ``restart``: forget a checkpoint. ``replace``: put the record in the place of one that is there; otherwise that
     one stays, and this run's goes into its run folder. ``accept_changed_code``: go on from a checkpoint that other code
     made; otherwise a full run asks, and a shorter one starts anew. ``progress``: lines on the standard error, and a
-    bar where that is a terminal; None: a bar in a notebook, and nothing elsewhere.
+    bar where that is a terminal; None: a bar in a notebook, and nothing elsewhere. From here on the process keeps the
+    memory that it frees (:mod:`bnnlib.training.memory`).
 
     Raises :class:`RecipeError`, :class:`bnnlib.data.DataNotFound`, :class:`CheckpointError`,
     :class:`RunBusy`, :class:`TrainingError` (NaN).
@@ -110,6 +111,7 @@ def train(
     if profile == "full" and not overrides and out is not None:
         kept = records.path_of(recipe.name, seed, out)
 
+    memory.keep_freed()
     fabric = start_fabric(recipe.precision)
     display = Display(progress, fabric.is_global_zero, f"{recipe.name} seed {seed}")
     with ExitStack() as held:
