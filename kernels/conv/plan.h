@@ -53,7 +53,7 @@ struct Plan {
     Span *row_taps, *column_taps;           // [rows], [columns]: the valid taps of each class
     isize rows, columns;                    // number of classes
     int32_t* base;                          // [rows * columns][O]
-    uint16_t* limit;                        // [rows * columns][round_up(O, 64)], bits only
+    uint16_t* limit;                        // [rows * columns][round_up(O, 64)], bits of one stretch only
     int32_t* threshold;                     // [round_up(O, 64)], bits only
     ImagePlan images;                       // where images.use, instead of tile and what follows
     isize tile, chunk, tiles,
@@ -105,6 +105,15 @@ inline isize plan_bytes(const Conv& g) { return plan_sizes(g).total; }
 // The limit of the head of this file, for counts of 16 bits.
 inline uint16_t count_limit(int64_t base, int64_t threshold) {
     const int64_t limit = ((base - threshold) >> 1) + 1;        // arithmetic shift: floor
+    return (uint16_t)(limit < 0 ? 0 : limit > 65535 ? 65535 : limit);
+}
+
+// The same in 32 bits, which compilers turn into vectors, for |base| < 2^30. A threshold beyond +-2^30 decides alone,
+// whatever the base, and so does 2^30.
+inline uint16_t stretch_limit(int32_t base, int32_t threshold) {
+    constexpr int32_t far = 1 << 30;
+    threshold = threshold < -far ? -far : threshold > far ? far : threshold;
+    const int32_t limit = ((base - threshold) >> 1) + 1;
     return (uint16_t)(limit < 0 ? 0 : limit > 65535 ? 65535 : limit);
 }
 
@@ -202,10 +211,10 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
                     const int32_t* ones = blob.tap_counts + (i * g.kw + j) * g.o;
                     for (isize o = 0; o < g.o; ++o) base[o] += 2 * ones[o];
                 }
-            if (e.out != Out::bits) continue;
+            if (e.out != Out::bits || !one_stretch(g)) continue;
             uint16_t* limit = p.limit + (r * s.columns + c) * padded;
-            for (isize o = 0; o < padded; ++o)
-                limit[o] = o < g.o ? count_limit(base[o], e.threshold ? e.threshold[o] : 0) : 0;
+            for (isize o = 0; o < g.o; ++o) limit[o] = stretch_limit(base[o], p.threshold[o]);
+            for (isize o = g.o; o < padded; ++o) limit[o] = 0;
         }
     p.direct = g.taps() == 1 && g.sh == 1 && g.sw == 1 && g.ph == 0 && g.pw == 0 && g.groups == 1 && e.pool == 1;
     p.lines =

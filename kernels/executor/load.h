@@ -21,7 +21,7 @@ inline Conv geometry(const NetOp& o, const NetSlot& in, isize n, isize channels)
 
 // Fills s and returns null, or returns what is wrong.
 inline const char* load_slot(const SlotRecord& f, NetSlot* s, const NetTables& t) {
-    const bool known = f.kind >= 0 && f.kind <= (int)SlotKind::bits && f.area >= 0 && f.area <= (int)Area::outside;
+    const bool known = named(f.kind, BNN_TEXT_OF(BNN_SLOT_KINDS)) && named(f.area, BNN_TEXT_OF(BNN_AREAS));
     if (!known) return "a slot is of no known kind";
     s->bits = f.kind == (int)SlotKind::bits, s->h = f.h, s->w = f.w, s->c = f.c, s->area = (Area)f.area,
     s->offset = f.offset;
@@ -43,7 +43,7 @@ inline bool fits(const NetSlot& s, bool bits, isize h, isize w, isize c) {
 // Fills o from its record, or sets l->wrong.
 inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
     Net& n = *l->net;
-    if (f.kind < 0 || f.kind > (int)Source::resample) { l->wrong = "an operation is unknown"; return; }
+    if (!named(f.kind, BNN_TEXT_OF(BNN_OPERATIONS))) { l->wrong = "an operation is unknown"; return; }
     fill(o, 0, sizeof *o);
     o->source = (Source)f.kind, o->input = f.input, o->h = f.h, o->w = f.w, o->c = f.c;
     o->kh = f.kernel_h, o->kw = f.kernel_w, o->sh = f.stride_h, o->sw = f.stride_w, o->ph = f.padding_h,
@@ -145,7 +145,7 @@ inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
 
 // Fills s from its record, or sets l->wrong. Its parameters are fetched by check_stages.
 inline void load_stage(Loader* l, const StageRecord& f, NetStage* s) {
-    if (f.kind < 0 || f.kind > (int)Do::smaller) { l->wrong = "a stage is unknown"; return; }
+    if (!named(f.kind, BNN_TEXT_OF(BNN_STAGES))) { l->wrong = "a stage is unknown"; return; }
     fill(s, 0, sizeof *s);
     s->what = (Do)f.kind, s->slot = f.slot, s->size = f.size;
     s->spatial_a = f.spatial_first != 0, s->spatial_b = f.spatial_second != 0;

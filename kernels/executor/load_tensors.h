@@ -11,7 +11,7 @@ inline void load_tensor_op(Loader* l, const OpRecord& f, NetOp* o) {
     const isize inside = in.h * in.w * in.c, axis = o->axis;
     const isize from[] = {in.h, in.w, in.c}, to[] = {o->h, o->w, o->c};
     if (o->source == Source::reduce) {
-        if (f.reduction < 0 || f.reduction > (int)Reduction::min) { l->wrong = "a sum is of no known kind"; return; }
+        if (!named(f.reduction, BNN_TEXT_OF(BNN_REDUCTIONS))) { l->wrong = "a sum is of no known kind"; return; }
         o->reduction = (Reduction)f.reduction;
         for (int i = 0; i < 3; ++i)
             if (to[i] != from[i] && to[i] != 1) l->wrong = "a sum does not give the shape that is told";

@@ -9,7 +9,7 @@ namespace bnn::net {
 inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& f) {
     const isize panel = l->net->r->panel, og = o->c / o->groups, cg = in.c / o->groups, taps = o->kh * o->kw,
                 k = taps * cg;
-    if (f.stored < 0 || f.stored > (int)Stored::bits) { l->wrong = "weights are of no known kind"; return; }
+    if (!named(f.stored, BNN_TEXT_OF(BNN_STORED_WEIGHTS))) { l->wrong = "weights are of no known kind"; return; }
     const Stored stored = (Stored)f.stored;
     const bool bits = stored == Stored::bits;
     o->kind = stored == Stored::bfloat16 ? Weights::bfloat16

@@ -6,7 +6,7 @@
 // its place in the list, or -1 for none. What the operations and stages mean is written in bnnlib/deploy/graph.py.
 //
 // Places in the lists have a meaning. Operations from `move` on work on whole tensors; stages from `plus` on take the
-// values of a slot as their second operand; load.h refuses numbers above the last name, `resample` and `smaller`.
+// values of a slot as their second operand. A number without a name in its list is refused (`named`).
 #pragma once
 #include <stdint.h>
 
@@ -51,6 +51,13 @@ enum class Stored : int { BNN_STORED_WEIGHTS };
 enum class Area : int { BNN_AREAS };
 enum class Reduction : int { BNN_REDUCTIONS };
 enum class SlotKind : int { BNN_SLOT_KINDS };
+
+// Whether a list, as BNN_TEXT_OF has it, has a name of this number.
+constexpr bool named(int64_t number, const char* list) {
+    int64_t names = 1;
+    for (; *list; ++list) names += *list == ',';
+    return number >= 0 && number < names;
+}
 
 struct SlotRecord { int64_t BNN_SLOT_FIELDS; };
 struct OpRecord { int64_t BNN_OP_FIELDS; };
