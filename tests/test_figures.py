@@ -122,7 +122,7 @@ def test_grids_rows_of_pictures_and_diagrams_have_one_layout():
         ax.axis("off")
         assert figures.narrow(fig) is None
         fig, ax = plt.subplots()
-        ax.barh(["a name that is as long as the column of a phone"], [1])
+        ax.barh(["w" * 48], [1])
         assert figures.narrow(fig) is None
         fig, axes = plt.subplots(1, 3, figsize=(figures.WIDTH, 2.5))
         for ax in axes:
@@ -130,6 +130,23 @@ def test_grids_rows_of_pictures_and_diagrams_have_one_layout():
         width, height = box(figures.narrow(fig))
         assert 3 * 1.6 * width < height < 3 * 2.4 * width, "a picture of two columns and four rows is twice as high as wide"
         plt.close("all")
+
+
+@pytest.mark.parametrize("by_hand", [False, True], ids=["categories", "ticks by hand"])
+def test_long_names_are_broken_on_a_phone_alone(by_hand):
+    names = ["a name that is as long as the column of a phone", "short", "another that is as long as the column is"]
+    with plt.rc_context():
+        figures.use_style()
+        fig, ax = plt.subplots(figsize=(figures.WIDTH, 2))
+        ax.barh(range(3) if by_hand else names, [1, 2, 3])
+        if by_hand:
+            ax.set_yticks(range(3), names, fontsize=8.5)
+        fig.legend(*[[plt.Rectangle((0, 0), 1, 1)] * 3, ["what a bar of this colour means"] * 3], loc="outside lower center", ncols=3)
+        before = figures.saved(fig)
+        small = figures.narrow(fig)
+        assert box(small)[0] <= figures.PHONE * 1.05
+        assert figures.saved(fig) == before and [t.get_text() for t in ax.get_yticklabels()] == names
+        plt.close()
 
 
 def test_a_figure_with_two_layouts_stands_in_the_page_twice(tmp_path):

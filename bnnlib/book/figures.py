@@ -12,14 +12,18 @@ stand side by side stand one above the other (:func:`narrow`).
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
     from bnnlib.records import Record
 
@@ -31,6 +35,8 @@ WIDTH = 7.2  # inches; the column of a page
 PHONE = 3.7  # inches; the column of a page on a phone
 _PANELS = 5  # more of them in a row are small pictures, which stay side by side
 _LEAST = 0.5  # of a phone's column that the axes of a plot must have
+_LETTERS = (20, 14, 10)  # of a line of a category's name, where names are broken
+_DRAWN_WIDTH = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
 _NARROW = re.compile(r"<metadata>narrow:([A-Za-z0-9+/=]+)</metadata>")
 
 
@@ -99,8 +105,9 @@ def split(drawn: str) -> tuple[str, str | None]:
 def narrow(figure: Figure) -> str | None:
     """The figure as SVG for a phone: the panels of a row one above the other, and a single plot as narrow as the column.
 
-    None for what has no other layout: grids of more than one row, rows of many small pictures, drawings without axes, and plots
-    whose words beside the axes take the width of a phone. The figure itself is left as it was.
+    Names of categories beside the axes, and legends below, are broken into lines where they would take the width. None for what
+    has no other layout: grids of more than one row, rows of many small pictures, drawings without axes, and plots whose words
+    beside the axes still take the width of a phone. The figure itself is left as it was.
     """
     panels = [ax for ax in figure.axes if ax.get_subplotspec() is not None]
     grids = {ax.get_subplotspec().get_gridspec() for ax in panels}
@@ -112,8 +119,13 @@ def narrow(figure: Figure) -> str | None:
         return None
     tall = [_height(ax, height) for ax in panels]
     before = [(ax.get_subplotspec(), ax.yaxis.get_tick_params().get("labelleft", True), ax.get_ylabel()) for ax in panels]
+    legends = list(figure.legends)
     try:
         from matplotlib.gridspec import GridSpec
+
+        figure.legends[:] = []
+        for legend in legends:
+            _folded(figure, legend)
 
         column = GridSpec(len(panels), 1, figure=figure, height_ratios=tall)
         for i, ax in enumerate(panels):
@@ -122,15 +134,56 @@ def narrow(figure: Figure) -> str | None:
                 ax.tick_params(labelleft=True)
                 ax.set_ylabel(ax.get_ylabel() or panels[0].get_ylabel())
         figure.set_size_inches(PHONE, sum(tall))
-        drawn = saved(figure)
-        # words beside the axes may leave no room for them
-        return drawn if all(ax.get_position().width > _LEAST for ax in panels if ax.axison) else None
+        plots = [ax for ax in panels if ax.axison]
+        for letters in (None, *_LETTERS):  # words beside the axes may leave no room for them
+            with contextlib.ExitStack() as stack, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="constrained_layout not applied")  # no room at all
+                for ax in plots if letters else ():
+                    stack.enter_context(_broken_names(ax, letters))
+                drawn = saved(figure)
+                fits = float(_DRAWN_WIDTH.search(drawn)[1]) <= 1.1 * 72 * PHONE
+                if fits and all(ax.get_position().width > _LEAST for ax in plots):
+                    return drawn
+        return None
     finally:
+        figure.legends[:] = legends
         figure.set_size_inches(width, height)
         for ax, (spec, left, label) in zip(panels, before, strict=True):
             ax.set_subplotspec(spec)
             ax.tick_params(labelleft=left)
             ax.set_ylabel(label)
+
+
+@contextlib.contextmanager
+def _broken_names(ax: Axes, letters: int) -> Iterator[None]:
+    """For a while, names of categories up the side of a plot in lines of about ``letters``; numbers stay as they are."""
+    axis = ax.yaxis
+    names = [tick.get_text() for tick in axis.get_ticklabels()]
+    if all(re.fullmatch(r"[-\u2212\d.,%\s]*", name) or name.startswith("$") for name in names):
+        yield
+        return
+    before = axis.get_major_locator(), axis.get_major_formatter()
+    axis.set_ticks(ax.get_yticks(), labels=[textwrap.fill(name, letters, break_long_words=False) for name in names])
+    try:
+        yield
+    finally:
+        axis.set_major_locator(before[0])
+        axis.set_major_formatter(before[1])
+
+
+def _folded(figure: Figure, legend: Legend) -> None:
+    """The legend below the plots, in as many columns as a phone's column takes."""
+    names = [text.get_text() for text in legend.get_texts()]
+    size = legend.get_texts()[0].get_fontsize()
+    width = (4 + 0.55 * max(map(len, names))) * size / 72  # of a column: a handle, and letters of half a line's height
+    figure.legend(
+        legend.legend_handles,
+        names,
+        loc="outside lower center",
+        ncols=max(1, min(legend._ncols, int(PHONE / width))),
+        fontsize=size,
+        title=legend.get_title().get_text() or None,
+    )
 
 
 def _height(ax: Axes, height: float) -> float:
