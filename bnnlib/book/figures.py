@@ -34,7 +34,7 @@ FURTHER = ("#9333ea", "#ca8a04")  # for a fifth and sixth line; without a meanin
 WIDTH = 7.2  # inches; the column of a page
 PHONE = 3.7  # inches; the column of a page on a phone
 _PANELS = 5  # more of them in a row are small pictures, which stay side by side
-_LEAST = 0.5  # of a phone's column that the axes of a plot must have
+_LEAST = 0.42  # of a phone's column that the axes of a plot must have
 _LETTERS = (20, 14, 10)  # of a line of a category's name, where names are broken
 _DRAWN_WIDTH = re.compile(r'<svg [^>]*?width="([\d.]+)pt"')
 _NARROW = re.compile(r"<metadata>narrow:([A-Za-z0-9+/=]+)</metadata>")
@@ -105,7 +105,7 @@ def split(drawn: str) -> tuple[str, str | None]:
 def narrow(figure: Figure) -> str | None:
     """The figure as SVG for a phone: the panels of a row one above the other, and a single plot as narrow as the column.
 
-    Names of categories beside the axes, and legends below, are broken into lines where they would take the width. None for what
+    Names of categories beside the axes, words in them, and legends below are broken into lines where they would take the width. None for what
     has no other layout: grids of more than one row, rows of many small pictures, drawings without axes, and plots whose words
     beside the axes still take the width of a phone. The figure itself is left as it was.
     """
@@ -139,7 +139,7 @@ def narrow(figure: Figure) -> str | None:
             with contextlib.ExitStack() as stack, warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="constrained_layout not applied")  # no room at all
                 for ax in plots if letters else ():
-                    stack.enter_context(_broken_names(ax, letters))
+                    stack.enter_context(_broken(ax, letters))
                 drawn = saved(figure)
                 fits = float(_DRAWN_WIDTH.search(drawn)[1]) <= 1.1 * 72 * PHONE
                 if fits and all(ax.get_position().width > _LEAST for ax in plots):
@@ -155,20 +155,29 @@ def narrow(figure: Figure) -> str | None:
 
 
 @contextlib.contextmanager
-def _broken_names(ax: Axes, letters: int) -> Iterator[None]:
-    """For a while, names of categories up the side of a plot in lines of about ``letters``; numbers stay as they are."""
-    axis = ax.yaxis
-    names = [tick.get_text() for tick in axis.get_ticklabels()]
-    if all(re.fullmatch(r"[-\u2212\d.,%\s]*", name) or name.startswith("$") for name in names):
-        yield
-        return
+def _broken(ax: Axes, letters: int) -> Iterator[None]:
+    """For a while, names of categories up the side of a plot, and words in it, in lines of about ``letters``; numbers stay."""
+    axis, texts = ax.yaxis, [(text, text.get_text()) for text in (*ax.texts, ax.xaxis.label)]
     before = axis.get_major_locator(), axis.get_major_formatter()
-    axis.set_ticks(ax.get_yticks(), labels=[textwrap.fill(name, letters, break_long_words=False) for name in names])
+    names = [tick.get_text() for tick in axis.get_ticklabels()]
+    if not all(re.fullmatch(r"[-\u2212\d.,%\s]*", name) or name.startswith("$") for name in names):
+        axis.set_ticks(ax.get_yticks(), labels=[_lines(name, letters) for name in names])
+    for text, words in texts:
+        text.set_text(_lines(words, 2 * letters if text is ax.xaxis.label else letters))
     try:
         yield
     finally:
         axis.set_major_locator(before[0])
         axis.set_major_formatter(before[1])
+        for text, words in texts:
+            text.set_text(words)
+
+
+def _lines(words: str, letters: int) -> str:
+    """``words`` in lines, broken where they have two spaces or after about ``letters``; formulas as they are."""
+    if len(words) <= letters or "$" in words:
+        return words
+    return "\n".join(textwrap.fill(part, letters, break_long_words=False) for part in re.split("  +|\n", words))
 
 
 def _folded(figure: Figure, legend: Legend) -> None:
