@@ -27,7 +27,7 @@ from bnnlib.training import loop
 
 FOLDER = RESULTS / "gradients"
 GRADIENTS: tuple[str, ...] = get_args(quantizers.WeightGradient)
-RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
+RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 SEARCH_SEEDS = (100, 101)
 
 
