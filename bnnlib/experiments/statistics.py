@@ -13,13 +13,14 @@ One rule serves every chapter and table:
 * One run has no spread: no interval and no verdict.
 * Several tests of one question are adjusted by Holm's method (:func:`holm`).
 
-All spreads are over seeds, for the one test set that all runs share. Values are in one unit, such as per cent.
+All spreads are over seeds, for the one test set that all runs share, but for :func:`of_images` and :func:`by_image`. Values are in
+one unit, such as per cent.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist, fmean
 from typing import TypeVar
@@ -150,7 +151,7 @@ def detectable(error: float, freedom: int, level: float = LEVEL, power: float = 
 class Difference:
     """First less second. ``half_width``: of the interval for the true difference; ``p``: two-sided, of none;
     ``error``: the standard error, with ``freedom`` degrees of freedom; ``n``: runs of each side that were used;
-    ``values``: their means; ``paired``: whether by seed."""
+    ``values``: their means; ``paired``: whether by seed (or, of :func:`by_image`, by image)."""
 
     mean: float
     half_width: float
@@ -250,6 +251,34 @@ def of_images(first: float, second: float, images: int, level: float = LEVEL) ->
     _share("level", level)
     error = math.sqrt(sum(value * (100 - value) for value in (first, second)) / images)
     return NormalDist().inv_cdf((1 + level) / 2) * error
+
+
+def by_image(
+    first: Sequence[Collection[int]], second: Sequence[Collection[int]], images: int, level: float = LEVEL
+) -> Difference:
+    """Compare two recipes on the same ``images`` test images by which of them each run got wrong, one collection of image
+    numbers a run: the interval is what another choice of images would do to these very runs. Accuracies in per cent.
+
+    An image's value is the share of runs that got it right, of the first recipe less of the second. The values of all
+    images are a sample, and the interval is their mean's. For one run each, p is McNemar's to a part in the number of images.
+    """
+    _share("level", level)
+    import numpy as np
+
+    def share(runs: Sequence[Collection[int]]) -> np.ndarray:
+        if not runs:
+            raise ValueError("no runs to compare: each side takes one or more")
+        wrong = np.zeros(images)
+        for run in runs:
+            wrong[sorted(set(run))] += 1  # an image number beyond the last one raises IndexError
+        return 1 - wrong / len(runs)
+
+    a, b = share(first), share(second)
+    error = 100 * float(np.std(a - b, ddof=1)) / math.sqrt(images)
+    values = 100 * float(a.mean()), 100 * float(b.mean())
+    mean, freedom = values[0] - values[1], images - 1
+    width = quantile(freedom, level) * error
+    return Difference(mean, width, p_value(mean, error, freedom), error, freedom, (len(first), len(second)), values, True)
 
 
 def holm(p: Mapping[Name, float]) -> dict[Name, float]:

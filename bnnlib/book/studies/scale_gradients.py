@@ -3,7 +3,8 @@
     python -m bnnlib.book.studies.scale_gradients search mlp    # validation accuracy of a grid of rates
     python -m bnnlib.book.studies.scale_gradients run mlp       # ten seeds at the best rate; the errors of each, by image
 
-Batch norm and Adam hide the scale of a gradient. The recipes ``ours-<net>-gradient-<gradient>`` have neither. ``search`` trains
+Batch norm and Adam hide the scale of a gradient. The recipes ``ours-<net>-gradient-<gradient>`` have neither. One more,
+``longer``, is ``detached`` with steps about as long as those of ``identity``. ``search`` trains
 each of them at every rate of ``RATES`` with the seeds of ``SEARCH_SEEDS``, which ``run`` does not use, and keeps the
 accuracy on validation images; the test set plays no part in it. The rate that a recipe states is the best of its grid. ``run``
 writes the record of each run as any training does, and which test images it got wrong, so that two gradients can be
@@ -27,13 +28,14 @@ from bnnlib.training import loop
 
 FOLDER = RESULTS / "gradients"
 GRADIENTS: tuple[str, ...] = get_args(quantizers.WeightGradient)
+ARMS = (*GRADIENTS, "longer")
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 SEARCH_SEEDS = (100, 101)
 
 
 def names(net: str) -> dict[str, str]:
     """The recipe of each gradient for ``net``. Raises :class:`bnnlib.recipes.RecipeError` for a net without such recipes."""
-    return {gradient: recipes.load(f"ours-{net}-gradient-{gradient}").name for gradient in GRADIENTS}
+    return {gradient: recipes.load(f"ours-{net}-gradient-{gradient}").name for gradient in ARMS}
 
 
 def rates_path(net: str) -> Path:
