@@ -250,3 +250,27 @@ def test_a_level_that_is_no_share_is_named(call):
 def test_a_power_that_is_no_share_is_named():
     with pytest.raises(ValueError, match=re.escape("power = 80 is impossible")):
         detectable(1.0, 4, power=80)
+
+
+def test_paired_by_image_one_run_each_is_mcnemars_test():
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    images, both = 10_000, range(200)
+    first, second = [*both, *range(1000, 1060)], [*both, *range(2000, 2100)]
+    found = statistics.by_image([first], [second], images)
+    assert found.values == (pytest.approx(97.4), pytest.approx(97.0)) and found.mean == pytest.approx(0.4)
+    table = [[images - 360, 100], [60, 200]]
+    assert found.p == pytest.approx(mcnemar(table, exact=False, correction=False).pvalue, rel=0.02)
+    assert found.half_width == pytest.approx(1.96 * 100 * np.sqrt(160 - 40**2 / images) / images, rel=1e-3)
+
+
+def test_paired_by_image_several_runs_are_one_value_an_image():
+    random = np.random.default_rng(0)
+    right = random.random((2, 3, 500)) > 0.1
+    found = statistics.by_image(*[[np.flatnonzero(~run).tolist() for run in side] for side in right], 500)
+    values = 100 * (right[0].mean(0) - right[1].mean(0))
+    assert found.mean == pytest.approx(values.mean()) and found.error == pytest.approx(values.std(ddof=1) / np.sqrt(500))
+    with pytest.raises(ValueError, match="no runs"):
+        statistics.by_image([], [[1]], 500)
+    with pytest.raises(IndexError):
+        statistics.by_image([[500]], [[1]], 500)
