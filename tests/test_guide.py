@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from bnnlib import models
 from bnnlib.deploy.tensorkinds import SUPPORTED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,12 +21,15 @@ def made(tmp_path_factory):
     """(what the page's code leaves, the folder that it ran in)."""
     folder, before = tmp_path_factory.mktemp("own net"), Path.cwd()
     found: dict = {}
+    builders = dict(models.BUILDERS)
     os.chdir(folder)
     try:
         for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
             exec(compile(block, str(PAGE), "exec"), found)  # noqa: S102
     finally:
         os.chdir(before)
+        models.BUILDERS.clear()  # the page registers a net
+        models.BUILDERS.update(builders)
     return found, folder
 
 
@@ -35,6 +40,17 @@ def test_the_net_learns_and_its_file_agrees(made):
     assert said["tuned_accuracy"] > 0.75 and said["fresh_accuracy"] > 0.7, said  # of a hundred images
     assert found["accuracy"](found["tuned"], found["as_in_training"]) > 0.9
     assert [op.kind for op in found["packed"].graph.ops].count("binary_conv") == 3
+
+
+def test_the_net_trains_by_the_recipe(made):
+    found, folder = made
+    assert found["result"].record.top1_last > 90 and found["result"].record.recipe == "mine"
+    assert found["result"].run_dir.is_relative_to("runs") and (folder / found["result"].run_dir / "model.safetensors").is_file()
+
+
+def test_the_runner_without_pytorch_gives_what_the_packed_network_gives(made):
+    found, _ = made
+    assert np.array_equal(found["logits"], found["packed"](found["test"]).numpy())
 
 
 def test_the_file_classifies_a_png_from_the_command_line(made):
