@@ -24,7 +24,7 @@ format: jb-book
 root: index
 parts:
   - caption: Begin here
-    chapters: [{file: notation}, {file: reproduce}, {file: scoreboard}, {file: curves}, {file: file-format}]
+    chapters: [{file: notation}, {file: your-own-net}, {file: reproduce}, {file: scoreboard}, {file: curves}, {file: file-format}]
   - caption: MNIST
     numbered: true
     chapters: [{file: notebooks/one}, {file: notebooks/two}]

@@ -241,9 +241,9 @@ def start(chapters: Iterable[str]) -> str:
         (
             "Run",
             "reproduce",
-            "`make book` rebuilds every figure from the stored records. No training, no GPU.",
+            "`make book` rebuilds every figure from the stored records. No long training, no GPU.",
         ),
-        ("Build", "file-format", "Take a packed net, or train your own and ship it as one file of bits."),
+        ("Build", "your-own-net", "Make a net of binary layers, train it, and ship it as one file of bits."),
     ]
     made = [
         f":::{{grid-item-card}} {title}\n:link: {link}\n:link-type: doc\n\n{text}\n:::"
