@@ -1,7 +1,10 @@
 """``bnn``: one command line in front of everything that the library does.
 
 Each command belongs to a module with a command line of its own, which is imported only when the command is given; so
-``bnn --help`` answers at once. ``python -m bnnlib.train`` and its like are the same commands.
+``bnn --help`` answers at once. ``python -m bnnlib train`` is ``bnn train``, and so for every command. Some
+commands also have a module of their name: ``python -m bnnlib.train``, ``.report``, ``.data``, ``.deploy``,
+``.verify``, ``.gradients``, ``.chapters``, ``.book``. Of other names are ``.ops`` for ``bnn kernels``, ``.bench``
+for ``bnn bench kernels`` and ``.bench_deploy`` for ``bnn bench networks``.
 """
 
 from __future__ import annotations

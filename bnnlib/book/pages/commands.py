@@ -39,8 +39,11 @@ def helps() -> dict[str, str]:
 def page() -> str:
     """The page, as MyST."""
     parts = [
-        "# Command line\n\n`bnn` is one command in front of all that the library does. `bnn train` and "
-        "`python -m bnnlib.train` are the same command, and so are the others."
+        "# Command line\n\n`bnn` is one command in front of all that the library does. `python -m bnnlib train` is "
+        "`bnn train`, and so for every command. Some commands also have a module of their name: "
+        "`python -m bnnlib.train`, `.report`, `.data`, `.deploy`, `.verify`, `.gradients`, `.chapters` and `.book`. "
+        "Three modules have other names: `python -m bnnlib.ops` is `bnn kernels`, `python -m bnnlib.bench` is "
+        "`bnn bench kernels`, and `python -m bnnlib.bench_deploy` is `bnn bench networks`."
     ]
     for command, told in helps().items():
         if command == "":
