@@ -2,8 +2,8 @@
 #
 #   snakemake --dry-run                                     what would run
 #   snakemake --cores 4                                     all of it (make reproduce)
-#   snakemake --cores 4 --config recipes=s4-lenet5,s3-mlp   these recipes alone
-#   snakemake --cores 4 results/runs/s4-lenet5/seed3.json   one record
+#   snakemake --cores 4 --config recipes=s4-lenet5,s3-mlp   trains these recipes alone, then chapters and book
+#   snakemake --cores 4 results/runs/s4-lenet5/seed5.json   one record, here one that is not shipped
 #
 # --config: recipes=NAME,...  threads=N (of one training)  gpu=N (GPUs of one training)
 
