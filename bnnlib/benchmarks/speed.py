@@ -70,11 +70,14 @@ def limits(record: dict) -> dict[str, dict]:
     return {kind: best[kind] for kind in KINDS if kind in best}
 
 
+FEW = 5  # of fewer rounds no quartiles are told
+
+
 @dataclass(frozen=True)
 class Ratio:
     """How many times as long one contender takes as another: over rounds, the median of the ratio within a round, and its
-    quartiles. Records from before rounds were kept have no ``quartiles``; where they lack the pair altogether, ``median``
-    is the ratio of the two medians, and ``paired`` is false."""
+    quartiles. Fewer than :data:`FEW` rounds have no ``quartiles``, nor have records from before rounds were kept; where
+    those lack the pair altogether, ``median`` is the ratio of the two medians, and ``paired`` is false."""
 
     median: float
     quartiles: tuple[float, float] | None = None
@@ -101,7 +104,9 @@ def paired(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
     2.0
     """
     ratios = [a / b for a, b in zip(slow, fast, strict=False)]
-    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    if len(ratios) < FEW:
+        return Ratio(statistics.median(ratios))
+    low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return Ratio(statistics.median(ratios), (low, high))
 
 
@@ -134,6 +139,33 @@ def by_tiles(case: dict, best: float = 0.0) -> dict[str, dict]:
     }
 
 
+def split(run: dict) -> list[dict[str, dict]]:
+    """Every layer of a run by :func:`by_tiles`, against the best rate of the tiles that the run knows."""
+    best = run["peaks"]["units"].get(LIMIT_OF["amx"], {}).get("per_second", 0.0)
+    return [by_tiles(case, best) for case in run["layers"]]
+
+
+def states(run: dict) -> dict[str, int]:
+    """Rounds of all layers of a run in which the tiles were ``"alone"`` and ``"shared"``; empty where it does not say."""
+    found: dict[str, int] = {}
+    for cases in split(run):
+        for state, case in cases.items():
+            found[state] = found.get(state, 0) + case["rounds"]
+    return {state: found.get(state, 0) for state in ("alone", "shared")} if found else {}
+
+
+def counted_faster(run: dict) -> dict[str, tuple[int, int]]:
+    """Layers of a run on which our kernel that counts bits takes less time than the default one, of how many: over ``"all"``
+    rounds, over those ``"alone"`` and over the ``"shared"`` ones, where a layer has such. Empty where it was not measured."""
+    found: dict[str, tuple[int, int]] = {}
+    for whole, cases in zip(run["layers"], split(run), strict=True):
+        for state, case in {"all": whole, **cases}.items():
+            if "bits-counted" in case["times"]:
+                faster, of = found.get(state, (0, 0))
+                found[state] = (faster + (ratio(case, "bits-counted", "bits").median < 1), of + 1)
+    return found
+
+
 def _of_rounds(case: dict, wanted: Sequence[bool]) -> dict:
     """``case`` with the times of some of its rounds."""
     found = {}
@@ -151,7 +183,7 @@ def _stored(case: dict, slow: str, fast: str) -> float | None:
     if slow == eager_fp32(case):
         return case.get("fp32_over", {}).get(fast)
     int8 = [name for name in case["times"] if kind(name) == "int8"]
-    if fast == "bits" and slow == _fastest(case, int8):
+    if fast == "bits" and slow == fastest(case, int8):
         return case.get("best_int8_over_bits")
     return case.get("bf16_over_bits") if (slow, fast) == ("bf16", "bits") else None
 
@@ -166,18 +198,32 @@ def kind(contender: str) -> str:
     return next((one for one in RIVALS if name.startswith(one)), "")
 
 
-def _fastest(case: dict, names: Iterable[str]) -> str | None:
-    return min(names, key=lambda name: case["times"][name]["median_us"], default=None)
+def fastest(case: dict, names: Iterable[str]) -> str | None:
+    """The contender among ``names`` with the lowest median, None of none. Two are compared over the rounds that both ran: one
+    that is far behind runs in the first rounds only."""
+    rounds = {name: case["times"][name].get("rounds_us", ()) for name in names}
+    best = None
+    for name in sorted(rounds, key=lambda name: -len(rounds[name])):
+        if best is None or _median(case, name, rounds[best]) < _median(case, best, rounds[name]):
+            best = name
+    return best
+
+
+def _median(case: dict, name: str, other: Sequence[float]) -> float:
+    """The median time of a contender over its rounds in which another ran too, by the rounds of that one."""
+    times = case["times"][name]
+    common = times.get("rounds_us", ())[: len(other)]
+    return statistics.median(common) if common else times["median_us"]
 
 
 def eager_fp32(case: dict) -> str | None:
     """PyTorch's float32 as most people call it: of a layer the faster of the two layouts."""
-    return _fastest(case, [name for name in ("fp32", "fp32-nchw", "fp32-channels_last") if name in case["times"]])
+    return fastest(case, [name for name in ("fp32", "fp32-nchw", "fp32-channels_last") if name in case["times"]])
 
 
 def best_rival(case: dict, *kinds: str) -> str | None:
     """The fastest contender that is not ours, of these kinds (of all, if none is named); None if none was measured."""
-    return _fastest(case, [name for name in case["times"] if kind(name) in (kinds or RIVALS)])
+    return fastest(case, [name for name in case["times"] if kind(name) in (kinds or RIVALS)])
 
 
 def clocks(peaks: dict) -> dict[str, float]:
@@ -225,7 +271,7 @@ class Reasoned:
 
 REASONED = (
     Reasoned("Zen 5", ("Zen 4",), 2, "its vector units are 512 bits wide where those of Zen 4 are 256, and they are as many"),
-    Reasoned("Granite Rapids", ("Emerald Rapids", "Sapphire Rapids"), 1, "its core has the same vector ports and the same tile unit for int8 and bfloat16"),
+    Reasoned("Granite Rapids", ("Emerald Rapids", "Sapphire Rapids"), 1, "its core has the same vector ports and the same tile unit for int8 and bfloat16; as measured there, shortfall from the documented rate included"),
 )  # fmt: skip
 
 
@@ -240,10 +286,74 @@ def reasoned(records: Iterable[dict]) -> list[tuple[Reasoned, str, dict[str, flo
     return found
 
 
-def shares(run: dict) -> list[float]:
-    """Of each layer of a run on one thread, bits to bits: the part that it reaches of the limit of its variant, in per cent."""
-    limit = run["peaks"]["units"].get(LIMIT_OF.get(run["variant"], ""), {}).get("per_cycle")
-    return [100 * r["bits_macs_per_cycle"] / limit for r in run["layers"] if limit and "bits_macs_per_cycle" in r]
+def limit_of(run: dict, variant: str) -> float | None:
+    """Products a cycle of the unit that a variant's inner loop uses; None where no limit of it was measured."""
+    return run["peaks"]["units"].get(LIMIT_OF.get(variant, ""), {}).get("per_cycle")
+
+
+def shares(run: dict, state: str | None = None) -> list[float]:
+    """Of each layer of a run on one thread, bits to bits: the part that it reaches of the limit of its variant, in per cent.
+    ``state``: over rounds of that state of the tiles, of the layers that have such (:func:`by_tiles`)."""
+    limit = limit_of(run, run["variant"])
+    layers = [r for r in run["layers"] if limit and "bits_macs_per_cycle" in r]
+    if state is None:
+        return [100 * r["bits_macs_per_cycle"] / limit for r in layers]
+    cases = [cases[state] for cases in split({**run, "layers": layers}) if state in cases]
+    clock = run["peaks"]["clock_hz"] / 1e6
+    return [100 * case["macs"] / (case["times"]["bits"]["median_us"] * clock) / limit for case in cases]
+
+
+def best_rungs(run: dict) -> list[tuple[str, str, float]]:
+    """Of each ladder of a run: its layer, the fastest variant on it, and how many times as fast that is as the plain loop."""
+    found = []
+    for ladder in run.get("ladders", []):
+        rung = max(ladder["one_word_over"], key=ladder["one_word_over"].__getitem__)
+        found.append((ladder["layer"], rung, ladder["one_word_over"][rung]))
+    return found
+
+
+def words(layer: str) -> int:
+    """Words of 64 bits that the plain loop multiplies in one image of a layer. It leaves out the border of zeros.
+
+    >>> words("64->2 3x3 @2"), words("65->1 1x1 @8")
+    (32, 128)
+    """
+    c, o, k, side = sizes(layer)
+    pad = k // 2
+    return o * (side * k - pad * (pad + 1)) ** 2 * -(-c // 64)
+
+
+def loop_cycles(run: dict) -> list[float]:
+    """Cycles that the plain loop takes for a word, on the layer of each ladder of a run on one thread."""
+    clock = run["peaks"]["clock_hz"] / 1e6
+    return [ladder["times"]["one-word"]["median_us"] * clock / words(ladder["layer"]) for ladder in run.get("ladders", [])]
+
+
+def packing_of_added(run: dict, batch: int) -> float | None:
+    """Packing's part of the time that floats in and out add to bits in and out, in per cent, over all layers of a batch; None
+    where no layer was measured at that batch, or floats add nothing."""
+    times = [{name: t["median_us"] for name, t in r["times"].items()} for r in run["layers"] if r["batch"] == batch]
+    added = sum(t["channels_last"] - t["bits"] for t in times)
+    return 100 * sum(t["pack-channels_last"] for t in times) / added if added > 0 else None
+
+
+def rounds(cases: Iterable[dict]) -> str:
+    """In how many rounds cases of a record were measured, in words; the most that any contender of a case ran.
+
+    >>> rounds([{"times": {"bits": {"rounds_us": [1.0] * 21}}}, {"times": {"bits": {"rounds_us": [1.0] * 3}}}])
+    '3 or 21 rounds'
+    >>> rounds([{"times": {"bits": {"median_us": 1.0}}}])
+    'single rounds not kept'
+    """
+    counts = {max((len(t.get("rounds_us", ())) for t in case["times"].values()), default=0) for case in cases} - {0}
+    return f"{' or '.join(map(str, sorted(counts)))} rounds" if counts else "single rounds not kept"
+
+
+def origin(record: dict, cases: Iterable[dict] = ()) -> str:
+    """Where numbers come from, for the caption of a table: the CPU, the date, and in how many rounds ``cases`` were measured."""
+    cases = list(cases)
+    told = [record["environment"]["cpu"], record["date"], *([rounds(cases)] if cases else [])]
+    return ", ".join(told)
 
 
 def weight_bytes(layer: str, bits: int) -> float:

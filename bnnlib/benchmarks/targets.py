@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bnnlib.benchmarks.speed import LIMIT_OF, best_rival, eager_fp32, length, pointwise, ratio, runs
+from bnnlib.benchmarks.speed import (
+    best_rival,
+    best_rungs,
+    eager_fp32,
+    length,
+    limit_of,
+    pointwise,
+    ratio,
+    runs,
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,7 @@ def targets(record: dict) -> list[Target]:
     one, many = runs(record)
     both = [one] + ([many] if many else [])
     layers = [layer for run in both for layer in run["layers"]]
-    variant, units = one["variant"], one["peaks"]["units"]
-    limit = units.get(LIMIT_OF.get(variant, ""), {}).get("per_cycle")
+    variant, limit = one["variant"], limit_of(one, one["variant"])
 
     def only(name: str, values: Iterable[float]) -> tuple[float, ...]:
         return tuple(values) if variant == name else ()
@@ -99,7 +107,7 @@ def targets(record: dict) -> list[Target]:
         Target("AVX2: bits to bits over FP32", 7, only("avx2", over("bits")), "avx2"),
         Target("AVX2: products a cycle", 120, only("avx2", (r["bits_macs_per_cycle"] for r in one["layers"] if "bits_macs_per_cycle" in r)), "avx2", unit=""),
         Target("scalar: bits to bits over FP32", 3, tuple(r["fp32_over"]["scalar"] for r in ladders if "scalar" in r["fp32_over"])),
-        Target("best variant over the one-word loop", 40, tuple(r["one_word_over"][variant] for r in ladders if variant in r["one_word_over"])),
+        Target("best variant over the one-word loop", 40, tuple(over for _, _, over in best_rungs(one))),
         Target("all threads over one", 1.9, tuple(scaling)),
         Target("packing's share of a k x k layer", 10, tuple(packing), at_most=True, unit="%"),
         Target("first import (compiles)", 15, (compiled["first_s"],) if compiled else (), at_most=True, unit="s"),
