@@ -383,7 +383,9 @@ def test_the_findings_are_computed_from_the_records(tmp_path):
     found = landing.speeds(ROOT / "results" / "bench")
     for one in found:
         assert f"{landing.times(one.limit)} on {one.core}" in whole
-        assert f"{landing.times(one.over_best[0])} to {landing.times(one.over_best[2])} on {one.core}" in whole
+        for low, _, high in (one.over_best, one.bits_over_best):
+            assert f"{'' if one.paired else '≈'}{landing.times(low)} to {landing.times(high)} on {one.core}" in whole
+    assert whole.index("best rival") < whole.index("PyTorch's float32")
     assert f"{landing.sizes('s2-student').factor:.1f}×" in whole and "the net reaches" in whole
     bare = landing.findings(tmp_path, [])
     assert "`make bench` measures" in bare and "the net reaches" not in bare
