@@ -79,6 +79,8 @@ def test_limits_follow_from_the_documents():
     assert limits["int8 tensor cores"] == 2 * limits["bf16 tensor cores"] and limits["binary tensor cores"] == 8 * limits["int8 tensor cores"]
     assert round(a100.per_clock(limits["bf16 tensor cores"])) == 1024 and round(h100.per_clock(h100.limits()["bf16 tensor cores"])) == 2048
     assert h100.limits()["binary tensor cores"] is None  # no document says
+    # the A100 has one boost clock; the H100's rates outside the tensor cores are of a higher one
+    assert a100.clock_of_fp32 == pytest.approx(a100.clock, rel=1e-3) and h100.clock_of_fp32 == pytest.approx(1.98e9, rel=1e-3)
     assert gpu_limits.bytes_moved(2, 3, 8, 1) == 2 + 3 + 12
 
 

@@ -11,18 +11,26 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Gpu:
-    """``clock``: the boost clock that the white paper's rates assume, Hz; ``popcount``, ``logic``: words per clock and
-    multiprocessor; ``tensor``: operations per second; ``bandwidth``: bytes per second."""
+    """``clock``: the boost clock that the white paper's rates of tensor cores assume, Hz; ``popcount``, ``logic``, ``fused``: words per
+    clock and multiprocessor that are counted, combined, and go through a fused multiply-add of float32; ``tensor``, and ``fp32``
+    outside the tensor cores: operations per second; ``bandwidth``: bytes per second."""
 
     name: str
     capability: tuple[int, int]
     multiprocessors: int
     clock: float
     bandwidth: float
+    fp32: float
+    fused: int
     tensor: dict[str, float | None]
     source: str
     popcount: int = 16
     logic: int = 64
+
+    @property
+    def clock_of_fp32(self) -> float:
+        """The clock that the white paper's rate of float32 outside the tensor cores implies, Hz."""
+        return self.fp32 / (2 * self.fused * self.multiprocessors)
 
     def per_clock(self, rate: float) -> float:
         """Multiply-adds per second, as multiply-adds per clock and multiprocessor."""
@@ -46,12 +54,12 @@ def word_rate(logic: float, counts: float, popcount_unit: int, logic_unit: int) 
 
 GPUS = [
     Gpu(
-        "A100 SXM", (8, 0), 108, 1.410e9, 2.039e12,
+        "A100 SXM", (8, 0), 108, 1.410e9, 2.039e12, 19.5e12, 64,
         {"binary tensor cores": 4992e12, "int8 tensor cores": 624e12, "fp8 tensor cores": None, "bf16 tensor cores": 312e12},
         "NVIDIA A100 Tensor Core GPU Architecture, 2020 (https://images.nvidia.com/aem-dam/en-zz/Solutions/data-center/nvidia-ampere-architecture-whitepaper.pdf)",
     ),
     Gpu(
-        "H100 SXM", (9, 0), 132, 1.830e9, 3.35e12,
+        "H100 SXM", (9, 0), 132, 1.830e9, 3.35e12, 66.9e12, 128,
         {"binary tensor cores": None, "int8 tensor cores": 1978.9e12, "fp8 tensor cores": 1978.9e12, "bf16 tensor cores": 989.4e12},
         "NVIDIA H100 Tensor Core GPU Architecture, 2022 (https://resources.nvidia.com/en-us-tensor-core)",
     ),
