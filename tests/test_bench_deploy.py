@@ -79,7 +79,7 @@ def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
     row = networks.case(record, "s4-lenet5", 1, 1)
     assert set(networks.packed(row)) == {"packed-float32", "packed-bfloat16", "packed-int8"}
     assert {"fp32-eager", "fp32-channels_last", "fake-quantised"} <= set(row["times"])
-    assert speed.best_rival(row) in row["times"] and speed.ratio(row, "fp32-eager", "packed-int8").quartiles
+    assert speed.best_rival(row) in row["times"] and speed.ratio(row, "fp32-eager", "packed-int8").paired
     assert networks.case(record, "s4-lenet5", 7, 1) is None
     (profile,) = record["runs"][0]["profiles"]
     assert {"real_conv", "binary_conv"} <= {op["kind"] for op in profile["packed"]}
