@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from bnnlib.benchmarks import speed, targets
+from bnnlib.benchmarks import geometry, reasoned, speed, targets
+from bnnlib.benchmarks import record as bench_record
 from bnnlib.benchmarks.record import BenchError
 
 
@@ -89,9 +90,9 @@ def test_units_of_a_core_and_what_bounds_one_bit():
 
 def test_what_has_no_record_is_derived_from_one_that_has():
     zen4, zen5 = record(cpu="AMD EPYC family 25 model 17"), record(cpu="AMD EPYC family 26 model 2")
-    ((one, model, units),) = speed.reasoned([zen4])
+    ((one, model, units),) = reasoned.reasoned([zen4])
     assert (one.core, model) == ("Zen 5", "Zen 4") and units["1 bit, xor and count"] == 540
-    assert speed.reasoned([zen4, zen5]) == [] == speed.reasoned([record()])
+    assert reasoned.reasoned([zen4, zen5]) == [] == reasoned.reasoned([record()])
 
 
 def test_shares_of_the_limit_are_those_of_the_variant():
@@ -160,7 +161,7 @@ def test_the_best_rung_is_that_of_each_ladder_and_not_the_default_variant():
 
 def test_cycles_of_the_plain_loop_are_of_the_words_that_it_multiplies():
     one, _ = speed.runs(record())
-    assert speed.words("128->128 3x3 @32") == 128 * 94 * 94 * 2, "two lines and two columns of taps lie beyond the border"
+    assert geometry.words("128->128 3x3 @32") == 128 * 94 * 94 * 2, "two lines and two columns of taps lie beyond the border"
     assert speed.loop_cycles(one) == [pytest.approx(3000e-6 * 3e9 / (128 * 94 * 94 * 2))]
 
 
@@ -173,10 +174,10 @@ def test_packing_is_a_part_of_what_floats_add():
 def test_a_caption_says_where_its_numbers_come_from():
     its = record()
     layers = its["runs"][0]["layers"]
-    assert speed.origin(its) == "A, 2026-01-02"
-    assert speed.origin(its, layers) == "A, 2026-01-02, single rounds not kept"
+    assert bench_record.origin(its) == "A, 2026-01-02"
+    assert bench_record.origin(its, layers) == "A, 2026-01-02, single rounds not kept"
     layers[0]["times"]["bits"]["rounds_us"] = [75.0] * 21
-    assert speed.origin(its, iter(layers)) == "A, 2026-01-02, 21 rounds"
+    assert bench_record.origin(its, iter(layers)) == "A, 2026-01-02, 21 rounds"
 
 
 def test_clocks_that_differ_are_named():

@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -115,3 +116,22 @@ def newest_of_each(paths: list[Path]) -> list[dict[str, Any]]:
         if not record["quick"] and (cpu not in found or found[cpu]["date"] <= record["date"]):
             found[cpu] = record
     return sorted(found.values(), key=lambda record: (record["date"], record["environment"]["cpu"]), reverse=True)
+
+
+def rounds(cases: Iterable[dict]) -> str:
+    """In how many rounds cases of a record were measured, in words; the most that any contender of a case ran.
+
+    >>> rounds([{"times": {"bits": {"rounds_us": [1.0] * 21}}}, {"times": {"bits": {"rounds_us": [1.0] * 3}}}])
+    '3 or 21 rounds'
+    >>> rounds([{"times": {"bits": {"median_us": 1.0}}}])
+    'single rounds not kept'
+    """
+    counts = {max((len(t.get("rounds_us", ())) for t in case["times"].values()), default=0) for case in cases} - {0}
+    return f"{' or '.join(map(str, sorted(counts)))} rounds" if counts else "single rounds not kept"
+
+
+def origin(record: dict, cases: Iterable[dict] = ()) -> str:
+    """Where numbers come from, for the caption of a table: the CPU, the date, and in how many rounds ``cases`` were measured."""
+    cases = list(cases)
+    told = [record["environment"]["cpu"], record["date"], *([rounds(cases)] if cases else [])]
+    return ", ".join(told)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bnnlib.benchmarks import record as bench_record
+from bnnlib.benchmarks.geometry import words
 from bnnlib.benchmarks.record import FOLDER
 
 KINDS = ("float32", "bfloat16", "int8", "1 bit")  # ways to multiply, as kernels/measure/peaks.h names them
@@ -259,33 +260,6 @@ def bound(units: dict[str, float]) -> tuple[str, float]:
     return fastest, units[bits] / units[fastest]
 
 
-@dataclass(frozen=True)
-class Reasoned:
-    """A core without a record, derived from the record of one of ``like``: each unit does ``factor`` times as much a cycle."""
-
-    core: str
-    like: tuple[str, ...]
-    factor: int
-    why: str
-
-
-REASONED = (
-    Reasoned("Zen 5", ("Zen 4",), 2, "its vector units are 512 bits wide where those of Zen 4 are 256, and they are as many"),
-    Reasoned("Granite Rapids", ("Emerald Rapids", "Sapphire Rapids"), 1, "its core has the same vector ports and the same tile unit for int8 and bfloat16; they are as measured there, shortfall from the documented rate included"),
-)  # fmt: skip
-
-
-def reasoned(records: Iterable[dict]) -> list[tuple[Reasoned, str, dict[str, float]]]:
-    """Of each of :data:`REASONED` that has no record of its own, and whose model has one: it, the model, products a cycle."""
-    known = {core(record): per_cycle(record) for record in records}
-    found = []
-    for one in REASONED:
-        model = next((name for name in one.like if name in known), None)
-        if model and one.core not in known:
-            found.append((one, model, {unit: one.factor * n for unit, n in known[model].items()}))
-    return found
-
-
 def limit_of(run: dict, variant: str) -> float | None:
     """Products a cycle of the unit that a variant's inner loop uses; None where no limit of it was measured."""
     return run["peaks"]["units"].get(LIMIT_OF.get(variant, ""), {}).get("per_cycle")
@@ -312,16 +286,6 @@ def best_rungs(run: dict) -> list[tuple[str, str, float]]:
     return found
 
 
-def words(layer: str) -> int:
-    """Words of 64 bits that the plain loop multiplies in one image of a layer. It leaves out the border of zeros.
-
-    >>> words("64->2 3x3 @2"), words("65->1 1x1 @8")
-    (32, 128)
-    """
-    c, o, k, side = sizes(layer)
-    pad = k // 2
-    return o * (side * k - pad * (pad + 1)) ** 2 * -(-c // 64)
-
 
 def loop_cycles(run: dict) -> list[float]:
     """Cycles that the plain loop takes for a word, on the layer of each ladder of a run on one thread."""
@@ -335,68 +299,3 @@ def packing_of_added(run: dict, batch: int) -> float | None:
     times = [{name: t["median_us"] for name, t in r["times"].items()} for r in run["layers"] if r["batch"] == batch]
     added = sum(t["channels_last"] - t["bits"] for t in times)
     return 100 * sum(t["pack-channels_last"] for t in times) / added if added > 0 else None
-
-
-def rounds(cases: Iterable[dict]) -> str:
-    """In how many rounds cases of a record were measured, in words; the most that any contender of a case ran.
-
-    >>> rounds([{"times": {"bits": {"rounds_us": [1.0] * 21}}}, {"times": {"bits": {"rounds_us": [1.0] * 3}}}])
-    '3 or 21 rounds'
-    >>> rounds([{"times": {"bits": {"median_us": 1.0}}}])
-    'single rounds not kept'
-    """
-    counts = {max((len(t.get("rounds_us", ())) for t in case["times"].values()), default=0) for case in cases} - {0}
-    return f"{' or '.join(map(str, sorted(counts)))} rounds" if counts else "single rounds not kept"
-
-
-def origin(record: dict, cases: Iterable[dict] = ()) -> str:
-    """Where numbers come from, for the caption of a table: the CPU, the date, and in how many rounds ``cases`` were measured."""
-    cases = list(cases)
-    told = [record["environment"]["cpu"], record["date"], *([rounds(cases)] if cases else [])]
-    return ", ".join(told)
-
-
-def weight_bytes(layer: str, bits: int) -> float:
-    """Bytes of the weights of a layer, ``bits`` each.
-
-    >>> weight_bytes("64->64 1x1 @8", 8)
-    4096.0
-    """
-    c, o, k, _ = sizes(layer)
-    return c * o * k * k * bits / 8
-
-
-def sizes(layer: str) -> tuple[int, int, int, int]:
-    """Channels in and out, kernel and side of a layer, from its name in the records.
-
-    >>> sizes("128->256 3x3 @16")
-    (128, 256, 3, 16)
-    """
-    c, o, k, _, side = map(int, re.findall(r"\d+", layer))
-    return c, o, k, side
-
-
-def length(layer: str) -> int:
-    """K, the products in one output of a layer.
-
-    >>> length("128->256 3x3 @16")
-    1152
-    """
-    c, _, k, _ = sizes(layer)
-    return c * k * k
-
-
-def intensity(layer: str, batch: int, bits: int) -> float:
-    """Products a byte that has to be moved: input, weights and output, each once, of ``bits`` a number.
-
-    >>> intensity("64->64 1x1 @8", 1, 8)
-    21.333333333333332
-    """
-    c, o, k, side = sizes(layer)
-    moved = batch * side * side * (c + o) + c * o * k * k
-    return batch * side * side * c * o * k * k / (moved * bits / 8)
-
-
-def pointwise(layer: str) -> bool:
-    """Whether the kernel of a layer, by its name in the records, is 1x1."""
-    return "1x1" in layer

@@ -9,16 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bnnlib.benchmarks.speed import (
-    best_rival,
-    best_rungs,
-    eager_fp32,
-    length,
-    limit_of,
-    pointwise,
-    ratio,
-    runs,
-)
+from bnnlib.benchmarks.geometry import length, pointwise
+from bnnlib.benchmarks.speed import best_rival, best_rungs, eager_fp32, limit_of, ratio, runs
 
 
 @dataclass(frozen=True)

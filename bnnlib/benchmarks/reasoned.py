@@ -1,0 +1,35 @@
+"""Cores that have no record, by reasoning from a related core that has one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bnnlib.benchmarks.speed import core, per_cycle
+
+
+@dataclass(frozen=True)
+class Reasoned:
+    """A core without a record, derived from the record of one of ``like``: each unit does ``factor`` times as much a cycle."""
+
+    core: str
+    like: tuple[str, ...]
+    factor: int
+    why: str
+
+
+REASONED = (
+    Reasoned("Zen 5", ("Zen 4",), 2, "its vector units are 512 bits wide where those of Zen 4 are 256, and they are as many"),
+    Reasoned("Granite Rapids", ("Emerald Rapids", "Sapphire Rapids"), 1, "its core has the same vector ports and the same tile unit for int8 and bfloat16; they are as measured there, shortfall from the documented rate included"),
+)  # fmt: skip
+
+
+def reasoned(records: Iterable[dict]) -> list[tuple[Reasoned, str, dict[str, float]]]:
+    """Of each of :data:`REASONED` that has no record of its own, and whose model has one: it, the model, products a cycle."""
+    known = {core(record): per_cycle(record) for record in records}
+    found = []
+    for one in REASONED:
+        model = next((name for name in one.like if name in known), None)
+        if model and one.core not in known:
+            found.append((one, model, {unit: one.factor * n for unit, n in known[model].items()}))
+    return found
