@@ -138,8 +138,11 @@ def narrow(figure: Figure) -> str | None:
         for letters in (None, *_LETTERS):  # words beside the axes may leave no room for them
             with contextlib.ExitStack() as stack, warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="constrained_layout not applied")  # no room at all
-                for ax in plots if letters else ():
-                    stack.enter_context(_broken(ax, letters))
+                high = list(tall)
+                for i, ax in enumerate(panels):
+                    if letters and ax.axison:
+                        high[i] = max(high[i], stack.enter_context(_broken(ax, letters)) + 1)  # an inch for what is below
+                figure.set_size_inches(PHONE, sum(high))
                 drawn = saved(figure)
                 fits = float(_DRAWN_WIDTH.search(drawn)[1]) <= 1.1 * 72 * PHONE
                 if fits and all(ax.get_position().width > _LEAST for ax in plots):
@@ -155,17 +158,21 @@ def narrow(figure: Figure) -> str | None:
 
 
 @contextlib.contextmanager
-def _broken(ax: Axes, letters: int) -> Iterator[None]:
-    """For a while, names of categories up the side of a plot, and words in it, in lines of about ``letters``; numbers stay."""
+def _broken(ax: Axes, letters: int) -> Iterator[float]:
+    """For a while, names of categories up the side of a plot, and words in it, in lines of about ``letters``; numbers stay. Gives
+    the inches that the names need, one above the other."""
     axis, texts = ax.yaxis, [(text, text.get_text()) for text in (*ax.texts, ax.xaxis.label)]
     before = axis.get_major_locator(), axis.get_major_formatter()
     names = [tick.get_text() for tick in axis.get_ticklabels()]
+    inches = 0.0
     if not all(re.fullmatch(r"[-\u2212\d.,%\s]*", name) or name.startswith("$") for name in names):
-        axis.set_ticks(ax.get_yticks(), labels=[_lines(name, letters) for name in names])
+        lines = [_lines(name, letters) for name in names]
+        axis.set_ticks(ax.get_yticks(), labels=lines)
+        inches = 1.3 * axis.get_ticklabels()[0].get_fontsize() / 72 * sum(1 + name.count("\n") for name in lines)
     for text, words in texts:
         text.set_text(_lines(words, 2 * letters if text is ax.xaxis.label else letters))
     try:
-        yield
+        yield inches
     finally:
         axis.set_major_locator(before[0])
         axis.set_major_formatter(before[1])
