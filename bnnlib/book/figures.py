@@ -168,7 +168,8 @@ def _broken(ax: Axes, letters: int) -> Iterator[float]:
     if not all(re.fullmatch(r"[-\u2212\d.,%\s]*", name) or name.startswith("$") for name in names):
         lines = [_lines(name, letters) for name in names]
         axis.set_ticks(ax.get_yticks(), labels=lines)
-        inches = 1.3 * axis.get_ticklabels()[0].get_fontsize() / 72 * sum(1 + name.count("\n") for name in lines)
+        most = 1 + max(name.count("\n") for name in lines)  # names stand at equal distances
+        inches = 1.25 * axis.get_ticklabels()[0].get_fontsize() / 72 * most * len(lines)
     for text, words in texts:
         text.set_text(_lines(words, 2 * letters if text is ax.xaxis.label else letters))
     try:
