@@ -105,9 +105,9 @@ def split(drawn: str) -> tuple[str, str | None]:
 def narrow(figure: Figure) -> str | None:
     """The figure as SVG for a phone: the panels of a row one above the other, and a single plot as narrow as the column.
 
-    Names of categories beside the axes, words in them, and legends below are broken into lines where they would take the width. None for what
-    has no other layout: grids of more than one row, rows of many small pictures, drawings without axes, and plots whose words
-    beside the axes still take the width of a phone. The figure itself is left as it was.
+    Names of categories beside the axes, words in them, and legends below are broken into lines where they would take the width.
+    None for what has no other layout: grids of more than one row, rows of many small pictures, drawings without axes, and plots
+    whose words beside the axes still take the width of a phone. The figure itself is left as it was.
     """
     panels = [ax for ax in figure.axes if ax.get_subplotspec() is not None]
     grids = {ax.get_subplotspec().get_gridspec() for ax in panels}
