@@ -31,7 +31,6 @@ class Speed:
     over_best: tuple[float, float, float]
     bits_over_best: tuple[float, float, float]
     paired: bool
-    variant: str = ""  # of our kernel
 
 
 def speeds(folder: Path) -> list[Speed]:
@@ -48,7 +47,7 @@ def speeds(folder: Path) -> list[Speed]:
             spans.append((medians[0], statistics.median(medians), medians[-1]))
             paired = all(ratio.paired for ratio in ratios) and paired
         limit = limits["1 bit"]["per_second"] / limits["float32"]["per_second"]
-        found.append(Speed(speed.core(record), limit, *spans, paired, record["runs"][0]["variant"]))
+        found.append(Speed(speed.core(record), limit, *spans, paired))
     return found
 
 
@@ -190,12 +189,12 @@ def _speed(root: Path) -> tuple[str, str, str]:
     floats = ", ".join(f"{_about(one)}{times(one.over_best[0])} to {times(one.over_best[2])} on {one.core}" for one in found)
     bits = ", ".join(f"{_about(one)}{times(one.bits_over_best[0])} to {times(one.bits_over_best[2])} on {one.core}" for one in found)
     text = (
-        f"S2 claims **{_CLAIMED_SPEED}×**. The speed of a 1-bit layer over that of its best rival, the fastest in float32, bfloat16 or "
-        f"int8 on the same core, is with floats in and out {floats}{f' ({named})' * bool(named)}, and with bits in and out {bits}. "
-        f"Over PyTorch's float32 it is **{times(min(over))} to {times(max(over))}** with floats in and out. "
-        f"The rates of a core's units, 1 bit over float32, are {limits}. They do not limit a layer: PyTorch may leave units idle"
-        + (", and with AMX our kernel may multiply bytes." if any(one.variant == "amx" for one in found) else ".")
-        + " ≈: of median times." * (not all(one.paired for one in found))
+        f"S2 claims **{_CLAIMED_SPEED}×**. The *best rival* of a 1-bit layer is the fastest in float32, bfloat16 or int8 on the same core. "
+        f"With floats in and out, our speed over the best rival's is {floats}{f' ({named})' * bool(named)}. "
+        f"With packed bits in and out it is {bits}. "
+        f"Over PyTorch's float32 alone it is **{times(min(over))} to {times(max(over))}** with floats. "
+        f"The ratio of a core's peaks, 1 bit over float32, is {limits}."
+        + " A ratio marked ≈ is one of median times." * (not all(one.paired for one in found))
     )
     return f"{_CLAIMED_SPEED} times faster?", text, "one-bit-at-a-time"
 
