@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from bnnlib import recipes, records
 from bnnlib.benchmarks import gpu, kernels, networks, verify
 from bnnlib.book.chapters import __main__ as chapters
-from bnnlib.experiments import folders, pair, plan, scoreboard
+from bnnlib.experiments import folders, hours, pair, plan, scoreboard
 from bnnlib.training import checkpoint, cli, status
 
 LENET = "s4-lenet5"
@@ -114,13 +114,18 @@ def test_a_figure_that_cannot_be_drawn_is_named(tmp_path, a_record, figure, said
 
 
 def test_the_plan_is_what_has_no_record(tmp_path, a_record):
-    records.write(a_record(seed=1, wall_time_s=7200.0), records.path_of(LENET, 1, tmp_path))
+    for seed, device, seconds in [(1, "cpu", 7200.0), (5, "cuda", 360.0), (6, "cuda", 720.0), (7, "cuda", 36.0)]:
+        record = a_record(seed=seed, wall_time_s=seconds, hardware={"device": device})
+        records.write(record, records.path_of(LENET, seed, tmp_path))
     found = {row.recipe.name: row for row in plan.missing(tmp_path)}
-    assert found[LENET].seeds == (0, 2, 3, 4) and (found[LENET].hours, found[LENET].by) == (2.0, "its other seeds")
-    assert "epochs of the same net" in found["s4-lenet5-15ep-s4"].by
-    assert found["s4-lenet5-15ep-s4"].hours == pytest.approx(2.0 / 2 * 15)  # that record has two epochs
+    assert found[LENET].seeds == (0, 2, 3, 4)
+    assert found[LENET].hours == {"cpu": hours.Hours(2.0), "cuda": hours.Hours(0.1)}  # medians, the kinds apart
+    other = found["s4-lenet5-15ep-s4"].hours["cpu"]
+    assert other.mark == "~" and other.value == pytest.approx(2.0 / 2 * 15)  # that record has two epochs
+    alexnet = found["tiny-s4-alexnet"]
+    assert alexnet.hours == {"cpu": None, "cuda": hours.Hours(alexnet.recipe.cost.hours, "?")}
     assert not any(recipes.load(name).dataset == "imagenet" for name in found)
-    said = plan.table([found[LENET]])
-    assert "0 to 4 (4)" in said and "4 runs, 8 hours" in said
+    said = plan.table([found[LENET], alexnet])
+    assert "0 to 4 (4)" in said and "5 runs, one after another" in said and "on a CPU 8 hours; length of 1 not known" in said
     assert "nothing is missing" in plan.table([])
     assert CliRunner().invoke(plan.app, ["s4-lenet"]).exit_code == 1

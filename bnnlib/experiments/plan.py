@@ -1,14 +1,13 @@
 """What is missing, and how long it takes: ``bnn plan``, ``make plan``. Snakemake's ``--dry-run`` says the same in a thousand
 lines.
 
-Hours are those of the recipe's other seeds, else of a recipe on the same net and data, an epoch's time each; else the
-recipe's own estimate. They are of the machines that the records name, not of this one.
+Hours are of the machines that the records name, not of this one; see :mod:`bnnlib.experiments.hours`.
 """
 
 from __future__ import annotations
 
-import statistics
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,71 +15,59 @@ from typing import Annotated
 import typer
 
 from bnnlib import recipes, records
-from bnnlib.experiments import scoreboard
+from bnnlib.experiments import hours, scoreboard
+from bnnlib.experiments.hours import Hours
 from bnnlib.recipes import Recipe, RecipeError
-from bnnlib.records import Record
 
 
 @dataclass(frozen=True)
 class Missing:
-    """The seeds of a recipe that have no record. ``hours``: of one of them, None where nothing is known; ``by``: what that
-    comes from."""
+    """The seeds of a recipe that have no record. ``hours``: of one of them, by kind of device, as of :func:`hours.of`."""
 
     recipe: Recipe
     seeds: tuple[int, ...]
-    hours: float | None
-    by: str
+    hours: Mapping[str, Hours | None]
 
 
 def missing(folder: Path = records.FOLDER, names: list[str] | None = None) -> list[Missing]:
     """What `make reproduce` would train, by recipe; without ImageNet's recipes unless they are named."""
-    every: dict[str, list[Record]] = {}
-    for record in records.read_all(folder):
-        every.setdefault(record.recipe, []).append(record)
+    every = list(records.read_all(folder))
     found = []
     for name in names or recipes.names():
         recipe = recipes.load(name)
         if not names and recipe.dataset == "imagenet":
             continue
-        have = {record.seed for record in every.get(name, [])}
+        have = {record.seed for record in every if record.recipe == name}
         seeds = tuple(seed for seed in range(recipe.seeds) if seed not in have)
         if seeds:
-            found.append(Missing(recipe, seeds, *_hours(recipe, every)))
+            found.append(Missing(recipe, seeds, hours.of(recipe, every)))
     return found
-
-
-def _hours(recipe: Recipe, every: dict[str, list[Record]]) -> tuple[float | None, str]:
-    own = every.get(recipe.name, [])
-    if own:
-        return statistics.median(r.wall_time_s for r in own) / 3600, "its other seeds"
-    like = [
-        r.wall_time_s / len(r.curve)
-        for runs in every.values()
-        for r in runs
-        if (r.dataset.name, r.resolved["model"]["name"]) == (recipe.dataset, recipe.model.name)
-    ]
-    if like:
-        return statistics.median(like) * recipe.epochs / 3600, "epochs of the same net"
-    return (recipe.cost.hours, f"estimate for {recipe.cost.hardware}") if recipe.cost else (None, "nothing known")
 
 
 def table(found: list[Missing]) -> str:
     """For a terminal: a line a recipe, teachers named, and the sum."""
     if not found:
         return "nothing is missing: every recipe has the records of its seeds"
-    lines = [("recipe", "data", "seeds missing", "hours each", "by", "after")]
+    kinds = [f"hours, {name}" for name in hours.KINDS.values()]
+    lines = [("recipe", "data", "seeds missing", *kinds, "after")]
     for row in found:
         seeds = ", ".join(map(str, row.seeds)) if len(row.seeds) < 4 else f"{row.seeds[0]} to {row.seeds[-1]} ({len(row.seeds)})"
-        hours = "?" if row.hours is None else f"{row.hours:.2g}"
+        each = [str(row.hours[kind] or "-") for kind in hours.KINDS]
         teacher = row.recipe.distill.teacher if row.recipe.distill else ""
-        lines.append((row.recipe.name, row.recipe.dataset, seeds, hours, row.by, teacher))
+        lines.append((row.recipe.name, row.recipe.dataset, seeds, *each, teacher))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     shown = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     runs = sum(len(row.seeds) for row in found)
-    hours = sum(row.hours * len(row.seeds) for row in found if row.hours is not None)
-    unknown = sum(len(row.seeds) for row in found if row.hours is None)
-    rest = f" and {unknown} of unknown length" if unknown else ""
-    return "\n".join([*shown, "", f"{runs} runs, {hours:.0f} hours{rest}, one after another; `make reproduce` trains them"])
+    said = [f"{runs} runs, one after another, which `make reproduce` trains:", *(_sum(found, kind) for kind in hours.KINDS)]
+    return "\n".join([*shown, "", hours.LEGEND, *said])
+
+
+def _sum(found: list[Missing], kind: str) -> str:
+    known = [(row.hours[kind], len(row.seeds)) for row in found]
+    total = sum(each.value * seeds for each, seeds in known if each is not None)
+    unknown = sum(seeds for each, seeds in known if each is None)
+    rest = f"; length of {unknown} not known" if unknown else ""
+    return f"  on a {hours.KINDS[kind]} {total:.0f} hours{rest}"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
