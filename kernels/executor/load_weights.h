@@ -54,13 +54,13 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
     }
     // Small weights are made pairs here. Large ones are made pairs as they are used: stored as pairs, they would take
     // more memory, and more time to read.
-    const TileProducts* const tiles = l->net->r->tiles;
-    if (tiles && !same && o->kind != Weights::float32 && k * o->c <= 1 << 16) {
-        const isize each = round_up(k, TILE_DEPTH) * panel;
+    const Bf16Products* const bf16 = l->net->r->bf16;
+    if (bf16 && !same && o->kind != Weights::float32 && k * o->c <= 1 << 16) {
+        const isize each = round_up(k, BF16_DEPTH) * panel;
         uint16_t* const pairs = l->make<uint16_t>(o->groups * panels * each);
         if (!pairs) return;
         for (isize i = 0; i < o->groups * panels; ++i)
-            tiles->pair(o->weights + i * k * panel * size, o->kind, k, pairs + i * each);
+            bf16->pair(o->weights + i * k * panel * size, o->kind, k, pairs + i * each);
         o->pairs = pairs;
     }
     if (o->kind == Weights::int8) {

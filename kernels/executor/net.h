@@ -41,7 +41,7 @@ struct NetOp {
     // prepared once
     Plan plan;                          // binary_conv
     const uint8_t* weights;             // real_conv: panels of each group
-    const uint16_t* pairs;              // the same for tiles, or null
+    const uint16_t* pairs;              // the same for products of bf16, or null
     Weights kind;
     const float* scale;                 // real_conv with int8 weights
     const int32_t* table;               // move: where each value comes from, or -1; join: its slots;

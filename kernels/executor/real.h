@@ -12,17 +12,17 @@ namespace bnn {
 
 enum class Weights : int { float32, bfloat16, int8 };
 
-// Matrix products of bf16 by tiles, for weights of fewer bits than float32. The left factor is rounded once; the right
-// factor ("pairs") is [n / 2][panel][2] bf16. n is filled up with 0 to a multiple of 32.
-struct TileProducts {
+// Matrix products of bf16, for weights of fewer bits than float32. The left factor is rounded once; the right factor
+// ("pairs") is [n / 2][panel][2] bf16. n is filled up with 0 to a multiple of 32.
+struct Bf16Products {
     void (*round)(const float* from, isize n, uint16_t* to);
     void (*pair)(const uint8_t* panel, Weights w, isize n, uint16_t* to);      // makes pairs of n weights of a panel
     // c[rows][ldc] (+)= a[rows][n] pairs; the rows of a are there up to a multiple of 16.
     void (*multiply)(const uint16_t* a, isize lda, isize rows, const uint16_t* pairs, isize n, float* c, isize ldc,
                      bool add);
 };
-constexpr isize TILE_ROWS = 16, TILE_DEPTH = 32;        // of a tile
-constexpr isize TILE_BLOCK = 256;                       // products whose weights are made pairs at once
+constexpr isize BF16_ROWS = 16, BF16_DEPTH = 32;        // what rows and products are rounded up to: a tile of AMX
+constexpr isize BF16_BLOCK = 256;                       // products whose weights are made pairs at once
 
 // A stage on rows of values. a and b hold a value for each channel, or one for all channels (clamp). For `residual`, a
 // holds rows that are `row` floats apart; for `store`, `to` does.
@@ -56,7 +56,7 @@ struct Real {
     // Sets bit i to low[i] <= x[i] <= high[i]; where high is null there is no upper end. Whole words are written,
     // unused bits 0.
     void (*sign)(const float* x, const float* low, const float* high, isize n, uint64_t* to);
-    const TileProducts* tiles;          // or null; fewer than four rows are for gemm
+    const Bf16Products* bf16;           // or null; fewer than four rows are for gemm
 };
 
 // The float functions that go with a kernel variant of this name. In real_variants.h, which one unit of a program

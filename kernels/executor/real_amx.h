@@ -1,8 +1,7 @@
-// Matrix products of the executor by AMX: weights of bf16, or of int8, which is exact in bf16, times activations
-// rounded to bf16, summed in float32. Tiles are 16 rows x 32 products, and 32 products x 16 channels in pairs. The
-// variant without tiles multiplies few rows, and weights of float32.
+// Matrix products of real_bf16.h by AMX. Tiles are 16 rows x 32 products, and 32 products x 16 channels in pairs. The
+// functions without tiles multiply few rows, and weights of float32.
 #pragma once
-#include "isa/tiles_bf16.h"
+#include "executor/real_bf16.h"
 
 #if defined(BNN_AMX)
 
@@ -12,50 +11,6 @@ namespace bnn::real_amx {
 using bf16_tiles::BLOCK, bf16_tiles::DEPTH, bf16_tiles::SIDE, bf16_tiles::TILE;
 constexpr isize PANEL = real_avx512::PANEL;
 static_assert(PANEL == BLOCK, "a panel is two tiles");
-
-// Rounds SIDE floats to bf16.
-inline void to_bf16(const float* from, uint16_t* to) {
-#if defined(BNN_EMULATE)
-    bf16_tiles::store_bf16(from, to);
-#else
-    _mm256_storeu_si256((__m256i*)to, as<__m256i>(_mm512_cvtneps_pbh(_mm512_loadu_ps(from))));
-#endif
-}
-
-// Rounds n floats, and writes 0 up to a multiple of DEPTH.
-inline void round_row(const float* from, isize n, uint16_t* to) {
-    isize k = 0;
-    for (; k + SIDE <= n; k += SIDE) to_bf16(from + k, to + k);
-    if (k < n) {
-        alignas(64) float some[SIDE] = {};
-        copy(some, from + k, (n - k) * 4);
-        to_bf16(some, to + k), k += SIDE;
-    }
-    if (k % DEPTH) fill(to + k, 0, SIDE * 2);
-}
-
-// SIDE weights, as bf16 in the high halves of words.
-template <Weights W>
-inline __m512i words_of(const uint8_t* from) {
-    if constexpr (W == Weights::bfloat16)
-        return _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
-    else return as<__m512i>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from))));
-}
-
-// Makes pairs [n / 2][PANEL] of b[n][PANEL], and pairs of 0 up to a multiple of DEPTH.
-template <Weights W>
-inline void pair_weights(const uint8_t* b, isize n, uint32_t* to) {
-    constexpr isize SIZE = W == Weights::bfloat16 ? 2 : 1;
-    for (isize k = 0; k < round_up(n, DEPTH); k += 2, to += PANEL)
-        for (isize i = 0; i < PANEL; i += SIDE) {
-            const __m512i first = k < n ? words_of<W>(b + (k * PANEL + i) * SIZE) : _mm512_setzero_si512();
-            const __m512i second = k + 1 < n ? words_of<W>(b + ((k + 1) * PANEL + i) * SIZE) : _mm512_setzero_si512();
-            _mm512_storeu_si512((void*)(to + i), _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
-        }
-}
-inline void pair(const uint8_t* panel, Weights w, isize n, uint16_t* to) {
-    (w == Weights::int8 ? pair_weights<Weights::int8> : pair_weights<Weights::bfloat16>)(panel, n, (uint32_t*)to);
-}
 
 // c[rows][ldc] (+)= a[rows] pairs, for up to BLOCK rows and one panel.
 inline void multiply_rows(const uint16_t* a, isize lda, isize rows, const uint16_t* pairs, isize depths, float* c,
@@ -102,8 +57,13 @@ inline void multiply(const uint16_t* a, isize lda, isize rows, const uint16_t* p
 
 inline bool supported() { return cpu().amx_bf16 && cpu().avx512bw && cpu().avx512bf16 && cpu().fma && amx_permitted(); }
 
-static_assert(TILE_ROWS == SIDE && TILE_DEPTH == DEPTH, "what the executor rounds up to");
-constexpr TileProducts products = {round_row, pair, multiply};
+static_assert(BF16_ROWS == SIDE && BF16_DEPTH == DEPTH, "what the executor rounds up to");
+#if defined(BNN_EMULATE)
+constexpr auto without_tiles = real_avx512::gemm;
+#else
+constexpr auto without_tiles = real_bf16::gemm;
+#endif
+constexpr Bf16Products products = {real_bf16::round_row, real_bf16::pair, multiply};
 constexpr Real real = {PANEL,
                        real_avx512::KBLOCK_REAL,
                        without_tiles,

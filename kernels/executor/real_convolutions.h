@@ -63,7 +63,7 @@ struct Lines {
                 for (isize c = 0; c < in.c; ++c)
                     for (isize k = 0; k < in.w; ++k) x[k * in.c + c] = row[c * v.sc + k * v.sw];
             fill(x + in.w * in.c, 0, o.pw * in.c * 4);
-            if constexpr (sizeof(T) == 2) r.tiles->round(last, line, line_at);
+            if constexpr (sizeof(T) == 2) r.bf16->round(last, line, line_at);
         }
     }
 };
@@ -149,7 +149,7 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
     const isize first = item % c.chunks * c.chunk, channels = least(c.chunk, o.c - first);
     const isize og = o.c / o.groups, cg = in.c / o.groups, k = o.kh * o.kw * cg, panels = ceil_div(og, r.panel);
     const isize bytes = o.kind == Weights::float32 ? 4 : o.kind == Weights::bfloat16 ? 2 : 1;
-    const bool tiles = c.rounded && rows >= 4;
+    const bool bf16 = c.rounded && rows >= 4;
     const auto take = [&](isize some) {
         uint8_t* const at = memory;
         memory += round_up(some, 64);
@@ -171,7 +171,7 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
 
     for (isize group = 0; group < o.groups; ++group) {
         const float* const a = c.direct ? v.at + start * c.lda : gathered;
-        if (c.lines && tiles) gather_windows(n, o, v, size, start, many, c.rounded, true, (uint16_t*)rest, rounded);
+        if (c.lines && bf16) gather_windows(n, o, v, size, start, many, c.rounded, true, (uint16_t*)rest, rounded);
         else if (c.lines) gather_windows(n, o, v, size, start, many, c.lda, false, (float*)rest, gathered);
         else if (!c.direct) gather_group(o, in, v, size, start, many, group, offsets, c.lda, gathered);
         // Each group writes whole panels beyond its last channel, which the next group overwrites.
@@ -179,28 +179,28 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
                     shift = o.groups == 1 ? 0 : group * og;
         // For few rows, weights are read once, in one stream. For many, a block of weights stays in the cache for all
         // rows.
-        const isize block = tiles ? c.rounded : rows < 4 ? k : r.kblock;
+        const isize block = bf16 ? c.rounded : rows < 4 ? k : r.kblock;
         for (isize from = 0; from < k; from += block) {
             const isize some = least(block, k - from);
-            if (tiles && !c.lines)
-                for (isize p = 0; p < rows; ++p) r.tiles->round(a + p * c.lda + from, some, rounded + p * c.rounded);
+            if (bf16 && !c.lines)
+                for (isize p = 0; p < rows; ++p) r.bf16->round(a + p * c.lda + from, some, rounded + p * c.rounded);
             for (isize at = low; at < high; at += r.panel) {
                 const isize panel = group * panels + at / r.panel;
                 const uint8_t* const weights = o.weights + (panel * k + from) * r.panel * bytes;
                 float* const to = x + shift + at - low;
-                if (!tiles) {
+                if (!bf16) {
                     r.gemm(a + from, c.lda, rows, weights, o.kind, some, to, stride, from > 0, scratch);
                     continue;
                 }
-                const uint16_t* pairs = o.pairs + (panel * round_up(k, TILE_DEPTH) + from) * r.panel;
+                const uint16_t* pairs = o.pairs + (panel * round_up(k, BF16_DEPTH) + from) * r.panel;
                 if (!o.pairs)
-                    for (isize part = 0; part < some; part += TILE_BLOCK) {
-                        const isize now = least(TILE_BLOCK, some - part);
-                        r.tiles->pair(weights + part * r.panel * bytes, o.kind, now, (uint16_t*)scratch);
-                        r.tiles->multiply(rounded + part, c.rounded, rows, (uint16_t*)scratch, now, to, stride,
+                    for (isize part = 0; part < some; part += BF16_BLOCK) {
+                        const isize now = least(BF16_BLOCK, some - part);
+                        r.bf16->pair(weights + part * r.panel * bytes, o.kind, now, (uint16_t*)scratch);
+                        r.bf16->multiply(rounded + part, c.rounded, rows, (uint16_t*)scratch, now, to, stride,
                                           from + part > 0);
                     }
-                else r.tiles->multiply(rounded, c.rounded, rows, pairs, some, to, stride, from > 0);
+                else r.bf16->multiply(rounded, c.rounded, rows, pairs, some, to, stride, from > 0);
             }
         }
     }

@@ -44,7 +44,7 @@ struct Cut {
     bool direct;                        // real_conv: rows are the input itself
     isize lda;                          // floats of a row
     isize lines;                        // values of the input's lines under a piece, where it has a copy of them
-    isize rounded;                      // bf16 of a row of tiles, where real_conv multiplies by tiles
+    isize rounded;                      // bf16 of a row, where real_conv multiplies bf16
     Plan plan;
 };
 
@@ -82,9 +82,9 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         c.direct = o.groups == 1 && joined(v, in) && c.window == 1 &&
                    (whole || (point && (v.sn == in.h * in.w * in.c || f.n == 1)));
         c.lda = !c.direct ? round_up(k, 16) + 16 : whole ? v.sn : in.c;
-        const bool tiled = n.r->tiles && o.kind != Weights::float32;
+        const bool bf16 = n.r->bf16 && o.kind != Weights::float32;
         // gathered rows stay in the cache; large weights are read once for many rows
-        const isize side = tiled ? 2 * TILE_ROWS : 12, some = tiled ? 64 : 48;
+        const isize side = bf16 ? 2 * BF16_ROWS : 12, some = bf16 ? 64 : 48;
         isize tile = !c.direct ? least(some, most(side, (1 << 18) / (k * 4) / side * side))
                      : k * o.c > 1 << 18 ? 128 : some;
         c.chunk = o.c;
@@ -108,10 +108,10 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
             const isize lines = (below - 1) * o.sh + (o.kh - 1) * o.dh + 1, line = (in.w + 2 * o.pw) * in.c;
             c.lines = lines * line <= 1 << 16 ? (lines + 1) * line : 0;
         }
-        if (tiled) c.rounded = least(c.lines ? k : TILE_BLOCK, k), c.rounded = round_up(c.rounded, TILE_DEPTH);
+        if (bf16) c.rounded = least(c.lines ? k : BF16_BLOCK, k), c.rounded = round_up(c.rounded, BF16_DEPTH);
         c.work = round_up(rows * c.float_stride * 4, 64) +
                  (c.direct ? 0 : round_up(rows * c.lda * 4 + 64, 64)) + n.r->kblock * panel * 4 +
-                 round_up(most(k * 8, c.lines * 4 + 128), 64) + round_up(rows, TILE_ROWS) * c.rounded * 2 + 64;
+                 round_up(most(k * 8, c.lines * 4 + 128), 64) + round_up(rows, BF16_ROWS) * c.rounded * 2 + 64;
     } else {
         const bool bits = o.output >= 0;
         c.tile = bits ? o.w : ROWS_AT_ONCE;
