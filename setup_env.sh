@@ -40,7 +40,7 @@ has_headers "$found" || fail "$found ($version) lacks Python.h, which kernels ne
 ${CXX:-g++} --version >/dev/null 2>&1 || fail "the C++ compiler ${CXX:-g++} does not run here; on Debian or Ubuntu: apt-get install g++."
 
 # ---- the environment ---------------------------------------------------------------------------------------------
-echo "setup: making .venv with Python $version; the first time this downloads some gigabytes"
+echo "setup: making .venv with Python $version: one to five minutes; the first time this downloads some gigabytes, most of them PyTorch"
 base=$("$found" -c 'import sys; print(sys._base_executable)')     # $found may itself lie in the .venv that goes
 rm -rf .venv
 "$base" -m venv .venv || fail "$base -m venv could not make .venv (see above)."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +12,7 @@ import nbformat
 import pytest
 
 from bnnlib.book import chapters, opening
+from bnnlib.book.chapters import times
 from bnnlib.book.pages import chapter
 
 matplotlib.use("Agg")
@@ -124,15 +126,35 @@ def test_the_page_has_the_answer_first_and_the_measured_time(tmp_path):
 def test_the_cost_of_training_is_that_of_the_records(tmp_path, a_record):
     from bnnlib import records
 
-    hardware = {"cpu": "A CPU", "threads": 2}
-    for seed, seconds in enumerate((3600, 7200)):
+    cpu, gpu = {"cpu": "A CPU", "threads": 2, "device": "cpu"}, {"gpu": "A GPU", "device": "cuda"}
+    for seed, (seconds, hardware) in enumerate(((3600, cpu), (7200, cpu), (60, gpu))):
         record = a_record(seed=seed, wall_time_s=seconds, hardware=hardware)
         records.write(record, records.path_of(record.recipe, seed, tmp_path / "results" / "runs"))
     does = {"stored": "reads", "full": "trains"}
     box = opening.box("one", does, [record.recipe], "Data: none.", tmp_path)
-    assert "| `full` | trains | 90 min (A CPU, 2 threads) |" in box and "Data: none." in box
+    assert "| `full` | trains | 90 min (A CPU, 2 threads); or 60 s (A GPU) |" in box and "Data: none." in box
     assert "| `full` | trains | <!--full-->–<!--/--> |" in opening.box("one", does, ["nobody"], "", tmp_path)
     build = tmp_path / "build" / "chapters" / "quick"
     build.mkdir(parents=True)
     nbformat.write(nbformat.v4.new_notebook(metadata={"papermill": {"duration": 41.0}}), build / "one.ipynb")
-    assert opening.last_run("one", "quick", Path(tmp_path)) == 41.0
+    assert opening.time_of("one", "quick", tmp_path) == "41 s" and opening.time_of("one", "demo", tmp_path) == "–"
+
+
+def test_times_of_chapters_are_kept_for_who_has_not_run_them(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    for name in ("one", "two"):
+        nbformat.write(nbformat.v4.new_notebook(), tmp_path / "notebooks" / f"{name}.ipynb")
+    build = tmp_path / "build" / "chapters" / "demo"
+    build.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(metadata={"papermill": {"duration": 200.04}}), build / "one.ipynb")
+    with pytest.raises(chapters.ChapterError, match="two: not executed in the profile demo; run `bnn chapters run --profile demo"):
+        times.keep(["demo"], tmp_path)
+    assert not (tmp_path / "results").exists()
+    shutil.copy(build / "one.ipynb", build / "two.ipynb")
+    kept = times.keep(["demo"], tmp_path)
+    shutil.rmtree(tmp_path / "build")
+    assert re.fullmatch(r"3 min \(.+, \d+ cores?\)", opening.time_of("two", "demo", tmp_path))
+    assert opening.time_of("two", "quick", tmp_path) == opening.time_of("three", "demo", tmp_path) == "–"
+    kept.write_text('{"date": "2026-11-29"}')
+    with pytest.raises(chapters.ChapterError, match="chapters.json is no record of chapters' times"):
+        opening.time_of("two", "demo", tmp_path)

@@ -34,12 +34,12 @@ def test_run_folders_are_listed_with_how_far_they_are(tmp_path):
         }  # fmt: skip
     assert found["full", 1].left == pytest.approx(150.0)
     shown = folders.table(list(found.values()))
-    assert "2/10" in shown and "90.00" in shown and "2 min" in shown
+    assert f"{LENET}/full/seed1" in shown and "2/10" in shown and "90.00" in shown and "2 min" in shown
     answer = CliRunner().invoke(folders.app, ["--runs", str(tmp_path / "none")])
     assert answer.exit_code == 0 and "no run in" in answer.stderr
 
 
-def test_two_runs_side_by_side(tmp_path, a_record):
+def test_two_runs_side_by_side(tmp_path, a_record, monkeypatch):
     for seed in (0, 1, 2):
         records.write(a_record(seed=seed), records.path_of(LENET, seed, tmp_path))
     answer = CliRunner().invoke(pair.app, [LENET, f"{LENET}:1", "--folder", str(tmp_path), "--figure", str(tmp_path / "c.png")])
@@ -49,6 +49,13 @@ def test_two_runs_side_by_side(tmp_path, a_record):
     folder = tmp_path / "run"
     records.write(a_record(profile="quick"), folder / "record.json")
     assert "quick" in CliRunner().invoke(pair.app, [LENET, str(folder), "--folder", str(tmp_path)]).stdout
+    monkeypatch.setenv("BNN_RUNS", str(tmp_path))  # as `bnn runs` lists it; what it lists may not be finished
+    records.write(a_record(profile="demo"), tmp_path / LENET / "demo" / "seed0" / "record.json")
+    answer = CliRunner().invoke(pair.app, [LENET, f"{LENET}/demo/seed0", "--folder", str(tmp_path)])
+    assert answer.exit_code == 0 and "demo" in answer.stdout, answer.output
+    status.write(tmp_path / LENET / "full" / "seed0", status.Status(recipe=LENET, seed=0, epoch=1, share=0.0, epochs=2, seconds=1.0))
+    answer = CliRunner().invoke(pair.app, [LENET, f"{LENET}/full/seed0", "--folder", str(tmp_path)])
+    assert answer.exit_code == 1 and "has no record yet" in answer.stderr
     other = a_record().resolved | {"label_smoothing": 0.3}
     said = pair.table(a_record(), a_record(resolved=other), [])
     assert "recipes differ in label_smoothing (0.0 -> 0.3)" in said
@@ -61,6 +68,7 @@ def test_two_runs_side_by_side(tmp_path, a_record):
         (f"{LENET}:7", f"{LENET} has no record of seed 7; it has seeds 0"),
         (f"{LENET}:x", "give a record's file, a run folder, or recipe:seed"),
         ("nothing.json", "record nothing.json"),
+        (f"{LENET}/demo/seed9", "neither as a path nor in"),
     ],
 )
 def test_a_run_that_is_none_is_named(tmp_path, a_record, name, said):

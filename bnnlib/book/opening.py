@@ -13,8 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import nbformat
-
+from bnnlib.book.chapters import times
 from bnnlib.paths import ROOT
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def cost(chapter: str, does: Mapping[str, str], *, trains: Iterable[str] = (), n
     """The box that says what each profile of a chapter does and how long it takes.
 
     does: profile to what it does, in words. trains: recipes of which the last profile in ``does`` trains one seed; its time
-    is theirs, the mean of the recorded runs. The time of every other profile is that of the last execution.
+    is theirs, the mean of the recorded runs. The time of every other profile is that of :func:`time_of`.
     needs: data and anything else that the reader must have.
     """
     from IPython.display import Markdown
@@ -49,7 +48,7 @@ def box(chapter: str, does: Mapping[str, str], trains: list[str], needs: str, ro
 
     rows = []
     for profile, words in does.items():
-        time = _mark(profile, last_run(chapter, profile, root))
+        time = _mark(profile, time_of(chapter, profile, root))
         if trains and profile == list(does)[-1]:
             time = _trained(trains, root / "results" / "runs") or time
         default = " (the default)" if profile == "stored" else ""
@@ -59,30 +58,36 @@ def box(chapter: str, does: Mapping[str, str], trains: list[str], needs: str, ro
 
 
 def _trained(names: list[str], folder: Path) -> str:
-    """Hours of the recipes' recorded runs, a seed of each, and what they ran on."""
+    """Hours of the recipes' recorded runs, a seed of each, and what they ran on: on CPUs and on GPUs, where all recipes ran
+    on one; else of every recipe where it ran."""
     from bnnlib import records
-    from bnnlib.experiments import report
+    from bnnlib.experiments import hours, report
 
     found = [records.read_all(folder, recipe=name) for name in names]
     if not all(found):
         return ""
-    seconds = sum(statistics.fmean(r.wall_time_s for r in runs) for runs in found)
-    places = sorted({report.machine(r.hardware) for runs in found for r in runs})
-    return f"{duration(seconds)} ({'; '.join(places)})"
+    kinds = [[[r for r in runs if r.hardware.get("device") == kind] for runs in found] for kind in hours.KINDS]
+    told = []
+    for groups in [groups for groups in kinds if all(groups)] or [found]:
+        seconds = sum(statistics.fmean(r.wall_time_s for r in runs) for runs in groups)
+        places = sorted({report.machine(r.hardware) for runs in groups for r in runs})
+        told.append(f"{duration(seconds)} ({'; '.join(places)})")
+    return "; or ".join(told)
 
 
-def last_run(chapter: str, profile: str, root: Path = ROOT) -> float | None:
-    """Seconds that the chapter last took in a profile on this machine, from papermill's metadata, or None."""
-    path = root / "build" / "chapters" / profile / f"{chapter}.ipynb"
-    try:
-        return nbformat.read(path, as_version=4).metadata["papermill"]["duration"]
-    except (OSError, KeyError, ValueError):
-        return None
+def time_of(chapter: str, profile: str, root: Path = ROOT) -> str:
+    """How long the chapter took when it last ran in a profile on this machine; else on the machine of the record, named; else
+    a dash."""
+    seconds = times.last_run(chapter, profile, root)
+    if seconds is not None:
+        return duration(seconds)
+    known = times.recorded(chapter, profile, root)
+    return "–" if known is None else f"{duration(known[0])} ({known[1]})"
 
 
-def _mark(profile: str, seconds: float | None) -> str:
+def _mark(profile: str, time: str) -> str:
     """A time that :func:`with_times` can find again. (A chapter does not know its own while it runs.)"""
-    return f"<!--{profile}-->{'–' if seconds is None else duration(seconds)}<!--/-->"
+    return f"<!--{profile}-->{time}<!--/-->"
 
 
 def with_times(text: str, seconds: Mapping[str, float]) -> str:

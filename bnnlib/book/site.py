@@ -274,6 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     started = time.monotonic()
     printer = None if options.no_pdf else pdf.chromium()
+    print("the pages: up to two minutes where something has changed", flush=True)
     site, anew = build(ROOT, options.toc, force=options.force, printer=printer)
     pages = len(entries(options.toc or ROOT / "_toc.yml"))
     what = f"{pages} pages in {time.monotonic() - started:.0f} s" if anew else "up to date"

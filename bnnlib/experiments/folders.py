@@ -65,12 +65,13 @@ def is_locked(folder: Path) -> bool:
 
 def table(found: list[Row]) -> str:
     """The rows, for a terminal."""
-    lines = [("run", "profile", "seed", "epoch", "top-1 %", "left", "state", "last checkpoint")]
+    lines = [("run", "epoch", "top-1 %", "left", "state", "last checkpoint")]
     for row in found:
         top1 = "-" if row.top1 is None else f"{row.top1:.2f}"
         left = "-" if row.state == "finished" else duration(row.left)
         seen = f"{duration(row.age)} ago"
-        lines.append((row.name, row.profile, str(row.seed), f"{row.epoch}/{row.epochs}", top1, left, row.state, seen))
+        name = f"{row.name}/{row.profile}/seed{row.seed}"
+        lines.append((name, f"{row.epoch}/{row.epochs}", top1, left, row.state, seen))
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
@@ -93,7 +94,8 @@ def main(
         print(f"no run in {printable(str(folder))} yet: bnn train RECIPE begins one", file=sys.stderr)
         return
     print(table(found))
-    print(f"\nin {printable(str(folder))}; curves: tensorboard --logdir {printable(str(folder))}")
+    print("\nbnn compare puts two of them side by side; a profile with digits behind it has changed values (--set)")
+    print(f"in {printable(str(folder))}; curves: tensorboard --logdir {printable(str(folder))}")
 
 
 if __name__ == "__main__":

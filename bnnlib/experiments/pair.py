@@ -1,7 +1,7 @@
 """Two runs side by side: ``bnn compare A B``.
 
-A run is named by its record (``results/runs/s4-lenet5/seed0.json``), its run folder, or recipe and seed
-(``s4-lenet5:1``; without a seed, seed 0).
+A run is named by its record (``results/runs/s4-lenet5/seed0.json``), its run folder as a path or as ``bnn runs`` lists it
+(``s4-lenet5/demo/seed0``), or recipe and seed (``s4-lenet5:1``; without a seed, seed 0).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import typer
 from bnnlib import recipes, records, storage
 from bnnlib.experiments import scoreboard
 from bnnlib.records import Record
-from bnnlib.training import repeat
+from bnnlib.training import repeat, status
 
 ROWS = 24  # epochs shown of a longer curve
 
@@ -23,9 +23,15 @@ ROWS = 24  # epochs shown of a longer curve
 def find(name: str, folder: Path = records.FOLDER) -> Record:
     """The record that ``name`` names. Raises :class:`RecordError` where there is none."""
     path = Path(name)
+    if "/" in name and not path.exists() and (status.runs_folder() / name).is_dir():
+        path = status.runs_folder() / name
     if path.is_dir():
+        if (path / status.NAME).is_file() and not (path / "record.json").is_file():
+            raise records.RecordError(f"{name} has no record yet: a run gets one when it is finished")
         path /= "record.json"
     elif path.suffix != ".json":
+        if "/" in name:
+            raise records.RecordError(f"there is no run {name!r}, neither as a path nor in {status.runs_folder()}; bnn runs lists those")
         recipe, _, seed = name.partition(":")
         if seed and not seed.isdigit():
             raise records.RecordError(f"{name!r} is no run: give a record's file, a run folder, or recipe:seed")
@@ -136,7 +142,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    a: Annotated[str, typer.Argument(help="a record, a run folder, or recipe:seed")],
+    a: Annotated[str, typer.Argument(help="a record, a run as bnn runs lists it, or recipe:seed")],
     b: Annotated[str, typer.Argument(help="the other")],
     folder: Annotated[Path, typer.Option(help="folder of the records", callback=scoreboard.existing)] = records.FOLDER,
     figure: Annotated[Path | None, typer.Option(help="draw both curves into this file (.png, .svg, .pdf)")] = None,

@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
-    for name, needs, supported in [*rows, (_backend.Fallback.variant, "nothing; slow", True)]:
+    print(f"{'kernel variant':18} needs")
+    for name, needs, supported in [*rows, (_backend.Fallback.variant, "no compiler; many times slower", True)]:
         note = "<- in use" if name == chosen else "" if supported else "not on this CPU"
         print(f"{name:18} {needs:34} {note}".rstrip())
     return 0

@@ -2,6 +2,7 @@
 
     python -m bnnlib.chapters run [NAME...] --profile stored|quick|demo|full --seed N
     python -m bnnlib.chapters check [PATH...] --profile stored
+    python -m bnnlib.chapters times
     python -m bnnlib.chapters sources
 
 ``run`` executes ``notebooks/NAME.ipynb`` with papermill into ``build/chapters/<profile>/NAME.ipynb``, several
@@ -27,13 +28,15 @@ import sys
 # every process and checks nothing that a notebook has.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
+from bnnlib.book.chapters import times  # noqa: E402
 from bnnlib.book.chapters.freshness import fingerprint, is_current, surroundings  # noqa: E402
 from bnnlib.book.chapters.gate import check, problems, source_problems  # noqa: E402
 from bnnlib.book.chapters.notebooks import START, ChapterError, parameters, read, source, sources  # noqa: E402
 from bnnlib.book.chapters.running import Outcome, run  # noqa: E402
-from bnnlib.book.chapters.values import PROFILES, SHORT, check_parameters, resolve  # noqa: E402
+from bnnlib.book.chapters.values import PROFILES, SHORT, check_parameters, recorded, resolve  # noqa: E402
 
 __all__ = [
     "PROFILES", "SHORT", "START", "ChapterError", "Outcome", "check", "check_parameters", "fingerprint", "is_current", "parameters",
-    "problems", "read", "resolve", "run", "source", "source_problems", "sources", "surroundings",
+    "problems", "read", "recorded", "resolve", "run", "source", "source_problems", "sources", "surroundings",
+    "times",
 ]  # fmt: skip

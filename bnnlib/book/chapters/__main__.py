@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bnnlib.book.chapters import PROFILES, ChapterError, check, read, run, source_problems, sources
+from bnnlib.book.chapters import PROFILES, ChapterError, check, read, run, source_problems, sources, times
 from bnnlib.paths import ROOT, folder_to_write
 
 
@@ -36,6 +36,9 @@ def _arguments() -> argparse.ArgumentParser:
         "--profile", choices=PROFILES, default="stored", help="profile they must be of (stored)"
     )
 
+    kept = commands.add_parser("times", help="keep how long the executed chapters took, as results/chapters.json")
+    kept.add_argument("profiles", nargs="*", metavar="PROFILE", help="profiles that every chapter was run in (quick, demo)")
+
     commands.add_parser("sources", help="refuse notebooks that may not be committed")
     return parser
 
@@ -44,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _arguments().parse_args(arguments)
     if options.command == "run":
         return _run_command(options)
+    if options.command == "times":
+        print(times.keep(options.profiles or ["quick", "demo"]))
+        return 0
     if options.command == "check":
         paths = options.paths or [ROOT / "build" / "chapters" / options.profile / p.name for p in sources()]
         found = [line for path in paths for line in check(path, profile=options.profile)]
@@ -69,9 +75,10 @@ def _run_command(options: argparse.Namespace) -> int:
         jobs=options.jobs,
         force=options.force,
     )
-    for outcome in outcomes:
+    count = len(options.names or sources())
+    for done, outcome in enumerate(outcomes, 1):
         state = "FAILED" if outcome.error else "up to date" if outcome.skipped else f"{outcome.seconds:.1f} s"
-        print(f"{outcome.name:32} {options.profile:8} {state}", flush=True)
+        print(f"{done:2}/{count} {outcome.name:32} {options.profile:8} {state}", flush=True)
         if outcome.error:
             print(outcome.error, file=sys.stderr, flush=True)
             failures += 1

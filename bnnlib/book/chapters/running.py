@@ -180,8 +180,6 @@ def _explain(name: str, error: Any) -> str:
     """Chapter, cell, the failing line with its neighbours, and the message: what a reader of a log needs."""
     if error.ename == ChapterError.__name__:  # a parameter that the chapter refuses
         return f"{name}: {error.evalue}"
-    if error.ename == ChapterError.__name__:  # a parameter that the chapter refuses
-        return f"{name}: {error.evalue}"
     text = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
     frames = re.findall(r"^-+> (\d+)", text, re.MULTILINE)
     lines = error.source.splitlines()

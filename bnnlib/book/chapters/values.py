@@ -111,6 +111,11 @@ def _announce(profile: str, name: str) -> dict[str, str]:
     return instead
 
 
+def recorded(profile: str) -> str:
+    """What stands before a text that the book's records say in every profile: nothing in ``stored``, where all is theirs."""
+    return "" if profile == "stored" else "*From the book's records, not from this run.* "
+
+
 def _as_type_of(default: Any, value: Any, what: str) -> Any:
     if isinstance(default, str):
         return str(value)
