@@ -22,11 +22,9 @@ _CLAIMED_SIZE = round(sources.figure("S2", "smaller").value)  # times less memor
 class Speed:
     """Speed-ups of whole 1-bit layers on one core of a CPU, each (slowest, median, fastest layer): with floats in and out over
     PyTorch's float32, and over the fastest of its rivals in float32, bfloat16 and int8; with bits in and out over that rival.
-    ``limit``: the arithmetic units' own ratio of 1 bit to float32. ``paired``: whether all ratios to the best rival are
-    medians over rounds, and not quotients of two medians."""
+    ``paired``: whether all ratios to the best rival are medians over rounds, and not quotients of two medians."""
 
     core: str
-    limit: float
     over_float32: tuple[float, float, float]
     over_best: tuple[float, float, float]
     bits_over_best: tuple[float, float, float]
@@ -39,15 +37,14 @@ def speeds(folder: Path) -> list[Speed]:
 
     found = []
     for record in speed.newest(folder):
-        limits, layers = speed.limits(record), record["runs"][0]["layers"]
+        layers = record["runs"][0]["layers"]
         spans, paired = [], True
         for rival, ours in ((speed.eager_fp32, "channels_last"), (speed.best_rival, "channels_last"), (speed.best_rival, "bits")):
             ratios = [speed.ratio(layer, rival(layer), ours) for layer in layers]
             medians = sorted(ratio.median for ratio in ratios)
             spans.append((medians[0], statistics.median(medians), medians[-1]))
             paired = all(ratio.paired for ratio in ratios) and paired
-        limit = limits["1 bit"]["per_second"] / limits["float32"]["per_second"]
-        found.append(Speed(speed.core(record), limit, *spans, paired))
+        found.append(Speed(speed.core(record), *spans, paired))
     return found
 
 
@@ -72,9 +69,9 @@ def hero(root: Path) -> str:
     if found:
         panels.append(_bars(found))
         caption += (
-            " Right: the speed-up of inference that S2 claims, and that of a 1-bit convolution with floats in and out as measured on "
-            "one core: the median layer over PyTorch's float32, and over the best rival, the fastest of PyTorch and ONNX Runtime in "
-            "float32, bfloat16 and int8."
+            " Right: speed-ups. S2, one of the five systems, claims the first for inference. The others are measured on one core: the "
+            "median 1-bit convolution with floats in and out, over PyTorch's float32 and over the best rival, which is the fastest of "
+            f"PyTorch and ONNX Runtime in float32, bfloat16 and int8.{_makers(found)}"
         )
     return (
         "```{raw} html\n"
@@ -156,6 +153,18 @@ def _about(one: Speed) -> str:
     return "" if one.paired else "≈"
 
 
+def _range(one: Speed, ratios: tuple[float, float, float]) -> str:
+    """From the slowest layer to the fastest."""
+    return f"{_about(one)}{times(ratios[0])} to {times(ratios[2])}"
+
+
+def _makers(found: list[Speed]) -> str:
+    """Whose the cores are: a reader may not know their names."""
+    makers = {"Zen": "Zen is AMD's", "Emerald": "Emerald Rapids is Intel's"}
+    named = ", ".join(dict.fromkeys(makers[word] for one in found if (word := one.core.split()[0]) in makers))
+    return f" {named}." if named else ""
+
+
 def times(value: float) -> str:
     """A factor as text: ``12×``, below 10 with one decimal, ``1.5×``."""
     return f"{value:.0f}×" if value >= 10 else f"{value:.1f}×"
@@ -183,17 +192,13 @@ def _speed(root: Path) -> tuple[str, str, str]:
             "one-bit-at-a-time",
         )
     over = [value for one in found for value in one.over_float32]
-    limits = ", ".join(f"{times(one.limit)} on {one.core}" for one in found)
-    makers = {"Zen": "Zen is AMD's", "Emerald": "Emerald Rapids is Intel's"}  # a reader may not know the names of cores
-    named = "; ".join(dict.fromkeys(makers[word] for one in found if (word := one.core.split()[0]) in makers))
-    floats = ", ".join(f"{_about(one)}{times(one.over_best[0])} to {times(one.over_best[2])} on {one.core}" for one in found)
-    bits = ", ".join(f"{_about(one)}{times(one.bits_over_best[0])} to {times(one.bits_over_best[2])} on {one.core}" for one in found)
+    floats = ", ".join(f"{_range(one, one.over_best)} on {one.core}" for one in found)
+    bits = ", ".join(_range(one, one.bits_over_best) for one in found)
     text = (
         f"S2 claims **{_CLAIMED_SPEED}×**. The *best rival* of a 1-bit layer is the fastest in float32, bfloat16 or int8 on the same core. "
-        f"With floats in and out, our speed over the best rival's is {floats}{f' ({named})' * bool(named)}. "
-        f"With packed bits in and out it is {bits}. "
-        f"Over PyTorch's float32 alone it is **{times(min(over))} to {times(max(over))}** with floats. "
-        f"The ratio of a core's peaks, 1 bit over float32, is {limits}."
+        f"Our speed over its speed is {floats} with floats in and out. With packed bits in and out, as inside a binary network, it is "
+        f"{bits}{', in this order' * (len(found) > 1)}. "
+        f"Over PyTorch's float32 alone it is **{times(min(over))} to {times(max(over))}** with floats."
         + " A ratio marked ≈ is one of median times." * (not all(one.paired for one in found))
     )
     return f"{_CLAIMED_SPEED} times faster?", text, "one-bit-at-a-time"
