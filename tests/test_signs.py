@@ -28,8 +28,8 @@ def made(**changes):
 
 def test_what_is_told_are_the_record_s_numbers():
     said = signs.told(made(), NAMES)
-    assert "25.0 % in epoch 1 and 6.25 % in epoch 2 (first), 12.5 % in epoch 1 and 3.00 % in epoch 2 (second)" in said
-    assert "first +0.12 on average, between −0.25 and +0.50; second +0.10 on average" in said
+    assert "From epoch 1 to epoch 2" in said and "from 25.0 to 6.25 % in first and from 12.5 to 3.00 % in second" in said
+    assert "+0.12 on average for first (from −0.25 to +0.50) and +0.10 on average for second" in said
     assert "by −0.62 points on average; the largest change is −1.50 points, after epoch 1" in said
 
 

@@ -84,14 +84,17 @@ def told(watched: Signs, names: Mapping[str, str]) -> str:
     parts = []
     for layer, name in names.items():
         flipped = 100 * series(watched, layer, "flipped")
-        parts.append(f"{flipped[0]:.1f} % in epoch {first.epoch} and {flipped[-1]:.2f} % in epoch {last.epoch} ({name})")
+        parts.append(f"from {flipped[0]:.1f} to {flipped[-1]:.2f} % in {name}")
     cosines = [(name, series(watched, layer, "cosine")) for layer, name in names.items()]
-    agreed = "; ".join(f"{name} {np.nanmean(c):+.2f} on average, between {np.nanmin(c):+.2f} and {np.nanmax(c):+.2f}" for name, c in cosines)
+    agreed = " and ".join(
+        f"{np.nanmean(c):+.2f} on average for {name} (from {np.nanmin(c):+.2f} to {np.nanmax(c):+.2f})" for name, c in cosines
+    )
     gains = np.array([e.renormed_top1 - e.test_top1 for e in watched.epochs])
     widest = watched.epochs[int(np.abs(gains).argmax())]
     text = (
-        f"One run, seed {watched.seed}. The share of signs that an epoch flips falls: {', '.join(parts)}. The cosine between the "
-        f"estimator's gradient and the effect of single flips on the loss, over {diagnostics.SAMPLED} weights of a layer, is: {agreed}. "
+        f"One run, seed {watched.seed}. From epoch {first.epoch} to epoch {last.epoch} the share of signs that an epoch flips falls "
+        f"{' and '.join(parts)}. The cosine between the estimator's gradient and the effect of single flips on the loss, over "
+        f"{diagnostics.SAMPLED} weights of a layer, is {agreed}. "
         f"Batch norm estimated anew on {diagnostics.RENORM:,} training images changes the test accuracy by {gains.mean():+.2f} points on "
         f"average; the largest change is {widest.renormed_top1 - widest.test_top1:+.2f} points, after epoch {widest.epoch}."
     )
