@@ -192,12 +192,11 @@ def _speed(root: Path) -> tuple[str, str, str]:
             "one-bit-at-a-time",
         )
     over = [value for one in found for value in one.over_float32]
-    floats = ", ".join(f"{_range(one, one.over_best)} on {one.core}" for one in found)
-    bits = ", ".join(_range(one, one.bits_over_best) for one in found)
+    cores = "\n".join(f"- {one.core}: {_range(one, one.over_best)} ({_range(one, one.bits_over_best)})" for one in found)
     text = (
         f"S2 claims **{_CLAIMED_SPEED}×**. The *best rival* of a 1-bit layer is the fastest in float32, bfloat16 or int8 on the same core. "
-        f"Our speed over its speed is {floats} with floats in and out. With packed bits in and out, as inside a binary network, it is "
-        f"{bits}{', in this order' * (len(found) > 1)}. "
+        "Our speed over its speed, with floats in and out (in brackets: with packed bits, as inside a binary network):\n\n"
+        f"{cores}\n\n"
         f"Over PyTorch's float32 alone it is **{times(min(over))} to {times(max(over))}** with floats."
         + " A ratio marked ≈ is one of median times." * (not all(one.paired for one in found))
     )
