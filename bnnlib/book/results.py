@@ -116,7 +116,10 @@ def differences(
     ]
     notes = []
     if any(one.one_run for one in found.values()):
-        notes.append("One run: of a seed that both have, if there is one; ± from the test images alone, what another seed gives is not in it.")
+        notes.append(
+            "One run: both of one seed where they share one, ± is for another choice of test images alone, and what "
+            "another seed would give is not in it."
+        )
     if any(one.settings for one in found.values()):
         notes.append("†: the runs were made on different processors or versions of PyTorch.")
     return tables.table(rows, " ".join([caption, *notes]), name=name, right=["difference, points"])
