@@ -31,6 +31,8 @@ def test_a_frame_is_rows_and_a_caption_has_a_number():
     shown = tables.table(frame, "Sizes,\n  in KiB.", name="tab-x").data
     assert shown == "```{table} Sizes, in KiB.\n:name: tab-x\n\n| layer | KiB |\n|---|---|\n| x | – |\n```\n"
     assert tables.table(frame).data == tables.markdown(frame)
+    folded = tables.table(frame, "Sizes, in KiB.", name="tab-x", folded="All sizes").data
+    assert folded == f"::::{{dropdown}} All sizes\n{shown}::::\n"
 
 
 def test_a_caption_with_code_in_it_leaves_the_table_a_table():

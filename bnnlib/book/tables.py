@@ -98,12 +98,16 @@ def table(
     name: str | None = None,
     digits: Mapping[str, int] | None = None,
     right: Iterable[str] = (),
+    folded: str = "",
 ) -> Markdown:
-    """``rows`` as what a cell shows: see the module, :func:`markdown` and :func:`captioned`."""
+    """``rows`` as what a cell shows: see the module, :func:`markdown` and :func:`captioned`. ``folded``: the words that a
+    page shows in place of the table until a reader opens it."""
     from IPython.display import Markdown
 
     text = markdown(rows, digits=digits, right=right)
-    return Markdown(captioned(text, caption, name) if caption else text)
+    if caption:
+        text = captioned(text, caption, name)
+    return Markdown(f"::::{{dropdown}} {folded}\n{text}::::\n" if folded else text)
 
 
 def layer(name: str) -> str:
