@@ -72,7 +72,11 @@ class Difference:
         text = f"{self.runs}, {'paired, ' * self.paired}{100 * self.level:g} % interval"
         if self.one_run:
             text += f" from the {self.images:,} test images alone"
-        return text + (f"; runs on {' and '.join(self.settings)}" if self.settings else "")
+        if not self.settings:
+            return text
+        processors, versions = ({s.split(" with PyTorch ")[part] for s in self.settings} for part in (0, 1))
+        kinds = ["processors"] * (len(processors) > 1) + ["versions of PyTorch"] * (len(versions) > 1)
+        return f"{text}; runs on different {' and '.join(kinds)}"
 
     def __str__(self) -> str:
         return f"{self.mean:+.2f} ± {self.half_width:.2f}".replace("-", "−")
