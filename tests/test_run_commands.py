@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -9,6 +13,7 @@ from bnnlib import recipes, records
 from bnnlib.benchmarks import gpu, kernels, networks, verify
 from bnnlib.book.chapters import __main__ as chapters
 from bnnlib.experiments import folders, hours, pair, plan, scoreboard
+from bnnlib.paths import ROOT
 from bnnlib.training import checkpoint, cli, status
 
 LENET = "s4-lenet5"
@@ -137,3 +142,17 @@ def test_the_plan_is_what_has_no_record(tmp_path, a_record):
     assert "0 to 4 (4)" in said and "5 runs, one after another" in said and "on a CPU 8 hours; length of 1 not known" in said
     assert "nothing is missing" in plan.table([])
     assert CliRunner().invoke(plan.app, ["s4-lenet"]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["report"], ["compare", LENET, f"{LENET}:1"], ["plan"], ["recipes"], ["deploy", "info", "results/models/s4-lenet5.safetensors"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_reader_that_stops_early_is_no_error(arguments):
+    running = subprocess.Popen(
+        [sys.executable, "-m", "bnnlib", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    running.stdout.close()
+    assert running.communicate()[1] == ""

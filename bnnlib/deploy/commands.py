@@ -34,6 +34,8 @@ def _checked(command: Callable) -> Callable:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
+        except BrokenPipeError:  # a reader that stops early (`| head`) is no error
+            raise
         except (ValueError, OSError, data.DataNotFound, data.DataError) as error:
             print(printable(f"error: {in_words(error)}"), file=sys.stderr)
             raise typer.Exit(1) from None

@@ -151,13 +151,14 @@ def main(
     try:
         one, two = find(a, folder), find(b, folder)
         seeds = records.read_all(folder, one.recipe) if one.recipe == two.recipe else []
-        print(table(one, two, seeds))
+        said = table(one, two, seeds)
         if figure is not None:
             draw(one, two, figure)
-            print(f"\ncurves: {figure}")
+            said += f"\n\ncurves: {figure}"
     except (ValueError, OSError) as error:
         print(f"error: {storage.in_words(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
+    print(said)  # not above: a reader that stops early (`| head`) is no error
 
 
 if __name__ == "__main__":

@@ -194,6 +194,8 @@ def main(
                     file=sys.stderr,
                 )
                 raise typer.Exit(1)
+    except BrokenPipeError:  # a reader that stops early (`| head`) is no error
+        raise
     except (ValueError, OSError) as error:
         print(f"error: {storage.in_words(error)}", file=sys.stderr)
         raise typer.Exit(1) from None
