@@ -64,18 +64,7 @@ constexpr auto without_tiles = real_avx512::gemm;
 constexpr auto without_tiles = real_bf16::gemm;
 #endif
 constexpr Bf16Products products = {real_bf16::round_row, real_bf16::pair, multiply};
-constexpr Real real = {PANEL,
-                       real_avx512::KBLOCK_REAL,
-                       without_tiles,
-                       real_avx512::stage,
-                       real_avx512::steps,
-                       real_avx512::add,
-                       real_avx512::larger,
-                       real_avx512::divide,
-                       real_avx512::combine,
-                       real_avx512::convert_add,
-                       real_avx512::sign_bits,
-                       &products};
+constexpr Real real = real_bf16::with(without_tiles, products);
 
 }  // namespace bnn::real_amx
 BNN_TARGET_END

@@ -54,6 +54,13 @@ inline void pair(const uint8_t* panel, Weights w, isize n, uint16_t* to) {
     (w == Weights::int8 ? pair_weights<Weights::int8> : pair_weights<Weights::bfloat16>)(panel, n, (uint32_t*)to);
 }
 
+// The functions of AVX-512 with other matrix products.
+constexpr Real with(decltype(Real::gemm) gemm, const Bf16Products& products) {
+    Real real = real_avx512::real;
+    real.gemm = gemm, real.bf16 = &products;
+    return real;
+}
+
 #if !defined(BNN_EMULATE)                               // the emulation multiplies bf16 by tiles alone
 // c[R][ldc] (+)= a[R] pairs, for one panel.
 template <int R>
@@ -108,18 +115,7 @@ inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weight
 }
 
 constexpr Bf16Products products = {round_row, pair, multiply};
-constexpr Real real = {PANEL,
-                       real_avx512::KBLOCK_REAL,
-                       gemm,
-                       real_avx512::stage,
-                       real_avx512::steps,
-                       real_avx512::add,
-                       real_avx512::larger,
-                       real_avx512::divide,
-                       real_avx512::combine,
-                       real_avx512::convert_add,
-                       real_avx512::sign_bits,
-                       &products};
+constexpr Real real = with(gemm, products);
 #endif
 
 }  // namespace bnn::real_bf16
