@@ -148,6 +148,8 @@ def test_times_of_chapters_are_kept_for_who_has_not_run_them(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(metadata={"papermill": {"duration": 200.04}}), build / "one.ipynb")
     with pytest.raises(chapters.ChapterError, match="two: not executed in the profile demo; run `bnn chapters run --profile demo"):
         times.keep(["demo"], tmp_path)
+    with pytest.raises(chapters.ChapterError, match="there is no profile 'dem': choose stored, quick, demo, full"):
+        times.keep(["dem"], tmp_path)
     assert not (tmp_path / "results").exists()
     shutil.copy(build / "one.ipynb", build / "two.ipynb")
     kept = times.keep(["demo"], tmp_path)

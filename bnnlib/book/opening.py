@@ -81,7 +81,7 @@ def time_of(chapter: str, profile: str, root: Path = ROOT) -> str:
     seconds = times.last_run(chapter, profile, root)
     if seconds is not None:
         return duration(seconds)
-    known = times.recorded(chapter, profile, root)
+    known = times.of_record(chapter, profile, root)
     return "–" if known is None else f"{duration(known[0])} ({known[1]})"
 
 

@@ -15,6 +15,7 @@ import pydantic
 
 from bnnlib import records, storage
 from bnnlib.book.chapters.notebooks import ChapterError, sources
+from bnnlib.book.chapters.values import PROFILES
 from bnnlib.paths import ROOT
 
 
@@ -37,7 +38,7 @@ def last_run(chapter: str, profile: str, root: Path = ROOT) -> float | None:
         return None
 
 
-def recorded(chapter: str, profile: str, root: Path = ROOT) -> tuple[float, str] | None:
+def of_record(chapter: str, profile: str, root: Path = ROOT) -> tuple[float, str] | None:
     """Seconds of the record, and the machine in words; None where the record has none."""
     try:
         times = Times.model_validate_json(_path(root).read_bytes())
@@ -52,8 +53,11 @@ def recorded(chapter: str, profile: str, root: Path = ROOT) -> tuple[float, str]
 def keep(profiles: list[str], root: Path = ROOT) -> Path:
     """Write the record, of every chapter that was executed in ``profiles`` in the checkout at ``root``. The path.
 
-    Raises :class:`ChapterError` where a chapter was not, so that a record is of one machine and whole.
+    Raises :class:`ChapterError` for an unknown profile, and where a chapter was not executed, so that a record is of one machine and whole.
     """
+    for profile in profiles:
+        if profile not in PROFILES:
+            raise ChapterError(f"there is no profile {profile!r}: choose {', '.join(PROFILES)}")
     seconds = {profile: {path.stem: last_run(path.stem, profile, root) for path in sources(root)} for profile in profiles}
     for profile, of in seconds.items():
         lacking = [name for name, taken in of.items() if taken is None]
