@@ -20,10 +20,11 @@ from toolchains import for_arm, need
 from torch import nn
 
 from bnnlib import deploy, layers, models
-from bnnlib.deploy import operations, program, run
+from bnnlib.deploy import interpreter, operations, program, run
 from bnnlib.deploy.graph import Graph, Op, Slot
 from bnnlib.deploy.network import PackedNetwork
 from bnnlib.deploy.run import Runner, kernels
+from bnnlib.packing import quantize_activations
 
 ROOT = Path(__file__).resolve().parents[1]
 VARIANTS = [name for name, _, supported in kernels().variants() if supported]
@@ -142,19 +143,14 @@ def test_variants_on_everything(small, variant):
     assert torch.isclose(got, y, rtol=1e-3, atol=1e-3).all(1).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("real", ["bfloat16", "int8"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_weights_of_fewer_bits(variant, real):
+def test_bfloat16_weights(variant):
     """One linear layer of odd size at every number of rows that takes another path. Where the CPU multiplies bf16, the
     images are rounded to it as well."""
     torch.manual_seed(2)
     model = nn.Sequential(nn.Flatten(), nn.Linear(7 * 9 * 5, 37))
-    graph = deploy.convert(model, (7, 9, 5), real={"1": real}).graph
-    if real == "int8":
-        stored, scale = (graph.tensors[graph.ops[0].constants[k]] for k in ("weight", "scale"))
-        weight = stored.astype(np.float64) * scale[:, None, None, None]
-    else:
-        weight = (graph.tensors[graph.ops[0].constants["weight"]].astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    graph = deploy.convert(model, (7, 9, 5), real={"1": "bfloat16"}).graph
+    weight = (graph.tensors[graph.ops[0].constants["weight"]].astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     runner = Runner(graph, kernel=variant)
     for batch in (1, 2, 3, 4, 5, 13, 200):
         x = images(batch, shape=(7, 9, 5))
@@ -164,6 +160,72 @@ def test_weights_of_fewer_bits(variant, real):
         ]
         got = runner(x.numpy())
         assert any(np.allclose(got, want, rtol=1e-4, atol=1e-4) for want in wants), (batch, got, wants)
+
+
+INT8 = [  # channels, outputs, kernel, stride, padding, dilation, groups, height, width, pool
+    (5, 37, (7, 9), 1, 0, 1, 1, 7, 9, 1), (3, 64, 7, 2, 3, 1, 1, 31, 17, 1), (1, 20, 5, 1, 0, 1, 1, 28, 28, 2), (64, 96, 1, 1, 0, 1, 1, 6, 5, 1),
+    (64, 40, 1, 2, 0, 1, 1, 7, 5, 1), (12, 70, 3, 1, (2, 1), (2, 1), 2, 9, 8, 2), (8, 8, 3, 1, 1, 1, 8, 5, 6, 1), (500, 130, 1, 1, 0, 1, 1, 1, 1, 1),
+    (3, 33, 3, 1, 1, 1, 1, 11, 7, 3), (17, 9, (2, 3), (2, 1), (0, 2), 1, 1, 8, 3, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("case", INT8, ids=str)
+def test_int8_layers_are_exact(variant, case):
+    """Sums of integers: the same float32 on every instruction set, for any batch, threads and strides."""
+    c, o, kernel, stride, padding, dilation, groups, h, w, pool = case
+    torch.manual_seed(4)
+    layer = nn.Conv2d(c, o, kernel, stride, padding, dilation, groups, bias=False)
+    graph = deploy.convert(nn.Sequential(layer, nn.MaxPool2d(pool)), (c, h, w), real="int8").graph
+    stored, scales = (graph.tensors[graph.ops[0].constants[name]] for name in ("weight", "scale"))
+    exact = copy.deepcopy(layer).double()
+    exact.weight.data = torch.from_numpy(stored).permute(0, 3, 1, 2).double()
+    for batch in (1, 2, 3, 4, 17, 130):
+        wide = images(batch, shape=(c, h, w + 3)) * torch.logspace(-3, 3, batch)[:, None, None, None]
+        wide[batch // 2] = wide[batch // 2].abs()  # zero point 0
+        for x in (wide[..., :w].contiguous(), wide[..., 3:], wide[..., :w].contiguous(memory_format=torch.channels_last)):
+            integers, scale = quantize_activations(x)
+            with torch.no_grad():
+                sums = exact(integers.double()).float()
+                want = nn.functional.max_pool2d(sums * (scale * torch.from_numpy(scales)[:, None, None]), pool)
+            for threads in (1, 2):
+                got = torch.from_numpy(Runner(graph, kernel=variant, threads=threads)(x.numpy()))
+                assert torch.equal(got.reshape(want.shape), want), (batch, threads)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_int8_layers_on_extreme_values(variant):
+    """Zeros give zeros; an image that holds what is not finite gives NaN, its neighbours nothing of it; sums that leave
+    float32's integers stay as close as float32 is."""
+    torch.manual_seed(4)
+    graph = deploy.convert(nn.Linear(300, 33, bias=False), (300,), real="int8").graph
+    x = torch.randn(6, 300)
+    x[1], x[2, 7], x[3, 299], x[4] = 0, torch.inf, -torch.inf, x[0] * 1e-40
+    y = Runner(graph, kernel=variant)(x.numpy())
+    assert not y[1].any() and not y[4].any() and np.isnan(y[2:4]).all()
+    assert np.isfinite(y[[0, 5]]).all() and y[[0, 5]].all()
+    wide = nn.Linear(70_000, 3, bias=False)  # more than int32 is sure to hold
+    graph = deploy.convert(wide, (70_000,), real="int8").graph
+    x = torch.rand(5, 70_000)
+    integers, scale = quantize_activations(x)
+    stored, scales = (torch.from_numpy(graph.tensors[graph.ops[0].constants[name]]) for name in ("weight", "scale"))
+    want = integers.double() @ stored.reshape(3, -1).double().T * scale * scales
+    np.testing.assert_allclose(Runner(graph, kernel=variant)(x.numpy()), want.numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_int8_references_agree():
+    """Of activations: the interpreter's NumPy and the PyTorch that a device runs."""
+    x = images(9, shape=(4, 6, 5))
+    x[0], x[1, 2, 3, 4], x[2, 0, 0, 0] = 0, torch.nan, torch.inf
+    x[3], x[4] = x[3].abs(), -x[4].abs()
+    x[5, 0, 0, 0] = 1e30
+    integers, scale = quantize_activations(x)
+    ours, by = interpreter.quantized(x.permute(0, 2, 3, 1).numpy())
+    np.testing.assert_array_equal(ours, integers.permute(0, 2, 3, 1).numpy())
+    np.testing.assert_array_equal(by.reshape(-1), scale.reshape(-1).numpy())
+    known = torch.arange(-128, 128, dtype=torch.float32)[None] / 4  # on the grid: exact
+    integers, scale = quantize_activations(known)
+    assert torch.equal(integers * scale, known)
 
 
 def test_any_strides(small):
@@ -359,8 +421,9 @@ def test_weights_that_are_taken_over_give_the_same(variant, real, size, tmp_path
     assert copied.memory_bytes(1)[0] >= panels and loaded.memory_bytes(1)[0] < 1.2 * copied.memory_bytes(1)[0]
     taken = deploy.read_graph(path)[0]
     Runner(taken, kernel=variant, take=True)
-    changed = [name for name, t in taken.tensors.items() if not np.array_equal(before[name], t)]
-    assert len(changed) == 3
+    changed = {name for name, t in taken.tensors.items() if not np.array_equal(before[name], t)}
+    assert changed - {"1.weight"} == {"3.weight", "5.weight"}
+    assert "1.weight" in changed or real == "int8"  # products of bytes may want 70 filled up to a multiple of 4 or 64
 
 
 @pytest.mark.parametrize("how", ["twice", "read-only", "odd place"])
@@ -551,7 +614,7 @@ FIRST = [  # channels, outputs, kernel, stride, padding, dilation, height, width
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("real", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("real", ["float32", "bfloat16"])
 @pytest.mark.parametrize("case", FIRST, ids=str)
 def test_the_first_convolution(case, real):
     """Any geometry, images as planes, as pixels or as a part of a larger tensor, any batch, against float64."""
@@ -565,9 +628,7 @@ def test_the_first_convolution(case, real):
     net = deploy.convert(model, (c, h, w), real={"0": real})
     exact = copy.deepcopy(model).double()
     if real != "float32":
-        weight = layer.weight.detach()
-        scale = weight.flatten(1).abs().amax(1).view(-1, 1, 1, 1) / 127 if real == "int8" else 1
-        exact[0].weight.data = ((weight / scale).round() * scale if real == "int8" else weight.bfloat16()).double()
+        exact[0].weight.data = layer.weight.detach().bfloat16().double()
     for batch in (1, 2, 5):
         whole = torch.randn(batch, c, h + 2, w + 3)
         for x in (whole[:, :, :h, :w].contiguous(), whole[:, :, 1 : h + 1, 2 : w + 2], whole[:, :, :h, :w].contiguous(memory_format=torch.channels_last)):

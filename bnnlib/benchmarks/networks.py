@@ -12,7 +12,7 @@ for each number of threads, which keeps the memory that it frees; nothing else s
 ``int8-eager``           PyTorch's static quantisation (``quantize_fx``, random calibration), channels last
 ``fake-quantised``       the binary network in PyTorch, +-1 as floats: how it was trained and evaluated
 ``onnx-fp32``, ...       ONNX Runtime, FP32 and int8 (static, random calibration), in a process of its own
-``packed-float32``, ...  :func:`bnnlib.deploy.convert`, real-valued weights in float32, bfloat16, int8 (the first layer then bfloat16)
+``packed-float32``, ...  :func:`bnnlib.deploy.convert`, real-valued weights in float32, bfloat16, int8
 ======================== =====================================================================================
 
 Beside the times: where they go, operation by operation. What a network computes, and the memory it takes, do not depend on
@@ -172,6 +172,7 @@ def measure(names: list[str] | None = None, quick: bool = False) -> dict:
     threads = [1] if quick else sorted({1, len(os.sched_getaffinity(0))})
     record: dict = {
         "date": date.today().isoformat(), "environment": bench_record.environment(), "quick": quick,
+        "int8": "weights and activations",  # of packed-int8; records without it stored weights alone in 8 bits
         "nets": {name: describe(name) for name in names},
     }  # fmt: skip
     options = [*names, *(["--quick"] if quick else [])]

@@ -100,7 +100,7 @@ def _shipped_with_images(name: str) -> tuple[Path, data.Dataset, tuple[int, int,
 def measure_agreement(name: str, limit: int | None = None) -> dict | None:
     """The packed network of a shipped file against PyTorch's evaluation mode on the test set (its first ``limit``
     images): bits that differ at the input of every binary layer, predictions, accuracies; these also with real-valued
-    weights of fewer bits: ``int8`` (the first layer bfloat16), ``1-bit``: all behind the first layer, ``first 1-bit``:
+    weights of fewer bits: ``int8``, ``1-bit``: all behind the first layer, ``first 1-bit``:
     that one alone. None where the file or the images are not here."""
     found = _shipped_with_images(name)
     if found is None:

@@ -179,7 +179,7 @@ def _said(scores: Tensor, classes: tuple[str, ...], top: int) -> str:
 def export(
     path: Path,
     out: Path,
-    real: Annotated[str, typer.Option(help="real-valued weights as float32, bfloat16, int8 (the first layer then bfloat16); --packed: also 1-bit, behind the first layer")] = "float32",
+    real: Annotated[str, typer.Option(help="real-valued weights as float32, bfloat16, int8; --packed: also 1-bit, behind the first layer")] = "float32",
     packed: Annotated[bool, typer.Option("--packed", help="a packed network, not the trained model again")] = False,
 ) -> None:
     """Write the trained model in PATH to OUT in another form: OUT.onnx, for comparison, with binary weights as floats;

@@ -43,11 +43,12 @@ def convert(
     """The packed network of ``model`` in evaluation mode, for images of ``input_shape``: (channels, height, width), (channels, length) or
     (features,), without the batch; for a model of several inputs, a list of such.
 
-    ``real``: how the weights of real-valued layers are held (int8: symmetric, a scale to an output channel; 1-bit:
-    mean|W| sign(W) of each output channel). Of the layer that sees the images they are then bfloat16 and float32, as its
-    rounding flips signs in all that follows; a mapping from names of layers to types chooses for each, that one too. They
-    multiply float32 activations; on a CPU that multiplies bf16, weights of bfloat16 and int8 multiply activations rounded
-    to bf16, several times as fast. Signs behind such layers can differ from the model's.
+    ``real``: how the weights of real-valued layers are held. ``float32``: as trained. ``bfloat16``: on a CPU that multiplies
+    bf16 their activations are rounded to it, too. ``int8``: symmetric, a scale to an output channel; their activations have
+    8 bits, with a scale and a zero point to an image, which :func:`bnnlib.packing.quantize_activations` tells. ``1-bit``:
+    mean|W| sign(W) of each output channel; the layer that sees the images stays float32, as its rounding flips signs in all
+    that follows. A mapping from names of layers to types chooses for each. Signs behind layers of fewer bits can differ from
+    the model's.
     ``keep``: names of modules to leave to PyTorch, with all inside them. A module whose code cannot be traced, or that has a
     forward hook, is left to PyTorch by itself; :meth:`PackedNetwork.report` says which and why.
     The model itself is not changed, and the network does not follow its later changes. Raises :class:`ConvertError`.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bnnlib import ops
 from bnnlib.deploy.graph import Graph, Op
 from bnnlib.deploy.operations import TENSOR, places
+from bnnlib.packing import quantize_activations
 
 
 class DeviceRunner:
@@ -62,17 +63,14 @@ class DeviceRunner:
         return {name: held[name] for name in names}
 
     def _weight(self, op: Op) -> Tensor:
-        """Prepacked bits, or float32 (O, C/groups, kh, kw)."""
+        """Prepacked bits, or float32 (O, C/groups, kh, kw), of int8 without its scale."""
         stored, shape = self._constants[op.constants["weight"]], self._shape(op)
         if op.kind == "binary_conv":
             return ops.prepack(stored, shape, op.attributes["groups"])
         kind = op.attributes["weights"]
         if kind == "bits":
             return ops.unpack_weight(stored, shape)
-        values = (stored.view(torch.bfloat16) if kind == "bfloat16" else stored).float()
-        if kind == "int8":
-            values = values * self._constants[op.constants["scale"]].reshape(-1, 1, 1, 1)
-        return values.permute(0, 3, 1, 2).contiguous()
+        return (stored.view(torch.bfloat16) if kind == "bfloat16" else stored).float().permute(0, 3, 1, 2).contiguous()
 
     def _shape(self, op: Op) -> tuple[int, int, int, int]:
         channels = self.graph.slots[op.inputs[0]].shape[2]
@@ -97,17 +95,23 @@ class DeviceRunner:
             return self._pooled(op, held)
         geometry = a["stride"], a["padding"], a["dilation"], a["groups"]
         if op.kind == "real_conv":
-            x, w = held[name], self._weights[i]
-            if tuple(w.shape[2:]) == tuple(x.shape[2:]) and a["groups"] == 1 and list(a["padding"]) == [0, 0]:
-                return (x.flatten(1) @ w.flatten(1).t())[:, :, None, None]  # a linear layer
-            with torch.backends.cudnn.flags(allow_tf32=False):
-                return F.conv2d(x, w, None, *geometry)
+            if a["weights"] == "int8":
+                x, scale = quantize_activations(held[name])
+                return self._real(x, i, op, geometry) * (scale * self._constants[op.constants["scale"]].reshape(-1, 1, 1))
+            return self._real(held[name], i, op, geometry)
         stage = op.stages[0]
         fused: dict[str, Any] = {}
         if stage["op"] == "threshold":
             threshold = self._constants[stage["threshold"]]
             fused = {"threshold": threshold, "flip": self._flips.get(stage["flip"]), "pool": stage["pool"], "out": "bits"}
         return ops.conv2d_packed(held[name], self._weights[i], self._shape(op), *geometry, **fused)
+
+    def _real(self, x: Tensor, i: int, op: Op, geometry: tuple) -> Tensor:
+        w = self._weights[i]
+        if tuple(w.shape[2:]) == tuple(x.shape[2:]) and op.attributes["groups"] == 1 and list(op.attributes["padding"]) == [0, 0]:
+            return (x.flatten(1) @ w.flatten(1).t())[:, :, None, None]  # a linear layer
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            return F.conv2d(x, w, None, *geometry)
 
     def _tensor(self, i: int, op: Op, held: Mapping[str, Tensor]) -> Tensor:
         """What moves, joins, sums and resamples values; slots are (N, C, H, W) here, their axes (rows, columns, channels)."""

@@ -34,8 +34,21 @@ def _weights(graph: Any, op: Any, channels: int) -> np.ndarray:
         return (2.0 * bits - 1).reshape(-1, inputs, kh, kw).transpose(0, 2, 3, 1)
     if kind == "bfloat16":
         return (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    values = stored.astype(np.float64)
-    return values * graph.tensors[op.constants["scale"]][:, None, None, None] if kind == "int8" else values
+    return stored.astype(np.float64)
+
+
+def quantized(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``(integers, scale)``, float64: the activations ``(N, H, W, C)`` of a layer with int8 weights are ``integers * scale``, of
+    8 bits, with a scale ``(N, 1, 1, 1)`` to an image. All is rounded as in float32. An image with a value that is not finite has
+    the scale NaN."""
+    x, axes = x.astype(np.float32), (1, 2, 3)
+    low, high = np.minimum(x.min(axes, keepdims=True), 0), np.maximum(x.max(axes, keepdims=True), 0)
+    scale = (high - low) / np.float32(255)
+    some = np.isfinite(scale) & (scale >= np.finfo(np.float32).tiny)
+    inverse = np.where(some, np.float32(1) / np.where(some, scale, np.float32(1)), np.float32(0))
+    zero_point = np.rint(-np.where(some, low, 0) * inverse)
+    integers = np.minimum(np.rint(np.where(some, x, 0) * inverse) + zero_point, 255) - zero_point
+    return integers.astype(np.float64), np.where(np.isfinite(scale), np.where(some, scale, 0), np.nan).astype(np.float64)
 
 
 def _tensor_operation(graph: Any, op: Any, held: dict[str, np.ndarray]) -> np.ndarray:
@@ -65,6 +78,9 @@ def _operation(graph: Any, op: Any, x: np.ndarray) -> np.ndarray:
     from bnnlib.deploy.graph import output_shape
 
     a = op.attributes
+    int8 = a.get("weights") == "int8"
+    if int8:
+        x, scale = quantized(x)
     if op.kind == "map":
         return np.tile(x, (1, 1, 1, a["repeat"]))
     if op.kind == "bit_pad":
@@ -89,7 +105,7 @@ def _operation(graph: Any, op: Any, x: np.ndarray) -> np.ndarray:
         for i in range(kh):
             for j in range(kw):
                 y[..., mine] += part(i, j)[..., g * size : (g + 1) * size] @ weights[mine, i, j].T
-    return y
+    return y * scale * graph.tensors[op.constants["scale"]] if int8 else y
 
 
 def _stage(graph: Any, stage: dict[str, Any], y: np.ndarray, held: dict[str, np.ndarray]) -> np.ndarray:

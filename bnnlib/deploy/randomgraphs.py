@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Maker:
-    """Random graphs whose sums are exact in float32: of every slot it keeps the largest magnitude and the number of bits
+    """Random graphs whose sums are exact in float32 (so no weights of int8, whose activations are rounded): of every slot it keeps the largest magnitude and the number of bits
     behind the point."""
 
     EXACT = 2.0**22
@@ -101,7 +101,7 @@ class Maker:
         }  # fmt: skip
         k = c // groups * kernel[0] * kernel[1]
         small = grain == 0 and bound <= 128  # a CPU that multiplies bf16 rounds the input
-        kind = "bits" if op.kind == "binary_conv" else draw.choice(("float32", "bits", "bfloat16", "int8") if small else ("float32", "bits"))
+        kind = "bits" if op.kind == "binary_conv" else draw.choice(("float32", "bits", "bfloat16") if small else ("float32", "bits"))
         most = 1
         if kind == "bits":
             values = np.packbits(self.rng.random((outputs, k)) < 0.5, axis=1, bitorder="little")
@@ -110,15 +110,12 @@ class Maker:
             values = self.rng.integers(-2, 3, (outputs, *kernel, c // groups))
             if kind == "bfloat16":
                 values = (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-            values = values.astype({"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}[kind])
+            values = values.astype({"float32": np.float32, "bfloat16": np.uint16}[kind])
         same = [n for n, t in self.graph.tensors.items() if t.shape == values.shape and t.dtype == values.dtype]
         reused = draw.choice(same) if same and kind == "bits" and draw.random() < 0.3 else None
         op.constants = {"weight": reused or self.constant(values)}
         if op.kind == "real_conv":
             op.attributes["weights"] = kind
-        if kind == "int8":
-            op.constants["scale"] = self.constant(self.rng.choice(np.array([1, 2], np.float32), outputs))
-            most *= 2
         return bound * most * k
 
     def move(self, op: Any, shape: tuple[int, int, int], bound: float, grain: int) -> tuple[float, int]:

@@ -51,8 +51,8 @@ class Reals(Builder):
         constants, stored = {}, known.array(weight)
         if isinstance(self.real, Mapping):
             kind = self.real.get(str(node.target), "float32")
-        elif self.real in ("int8", "1-bit") and node.target == getattr(self.first_layer(), "target", None):
-            kind = "bfloat16" if self.real == "int8" else "float32"  # it sees the image: its rounding flips signs in all that follows
+        elif self.real == "1-bit" and node.target == getattr(self.first_layer(), "target", None):
+            kind = "float32"  # it sees the image: its rounding flips signs in all that follows
         else:
             kind = self.real
         note = {"layer": name, "as": kind}

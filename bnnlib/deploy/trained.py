@@ -31,8 +31,7 @@ _COUNTER = "num_batches_tracked"  # training's alone
 
 
 def pack(model: nn.Module, real: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The fields ``packed`` of the document, and the tensors. With int8, the first layer of a binary network has bf16:
-    what rounding it changes flips signs in all that follows."""
+    """The fields ``packed`` of the document, and the tensors."""
     if real not in get_args(RealDtype):
         raise ValueError(f"unknown real {real!r}: choose {', '.join(get_args(RealDtype))}")
     packed: dict[str, dict[str, Any]] = {}
@@ -46,10 +45,9 @@ def pack(model: nn.Module, real: str) -> tuple[dict[str, Any], dict[str, np.ndar
             tensors[f"{name}.scale"] = layer.channel_scale().float()
     latent = {f"{name}.weight" for name in binary}
     shrinks = real_weights(model) if real != "float32" else set()
-    first = next((name for name in model.state_dict() if name in shrinks), None) if binary else None
     for name, tensor in model.state_dict().items():
         if name in shrinks:
-            tensors.update(_shrunk(name, tensor, "bfloat16" if name == first else real))
+            tensors.update(_shrunk(name, tensor, real))
         elif name not in latent and not name.endswith(_COUNTER):
             tensors[name] = tensor
     return {"packed": packed}, {name: _array(tensor) for name, tensor in tensors.items()}

@@ -41,11 +41,21 @@ namespace net {
 template <class Parallel>
 void run_op(const Net& n, const NetOp& o, const Frame& f, isize threads, uint8_t* work, const Parallel& parallel) {
     const Cut c = cut(n, o, f, threads);
+    if (o.source == Source::real_conv && o.kind == Weights::int8) {
+        if (threads == 1 || f.n == 1) for (isize i = 0; i < f.n; ++i) quantize_image(n, o, f, i);
+        else parallel(threads, f.n, 0, [&](isize i, uint8_t*) { quantize_image(n, o, f, i); });
+    }
     if (threads == 1 || c.items == 1) {
         for (isize i = 0; i < c.items; ++i) run_item(n, o, f, c, i, work);
     } else {
         parallel(threads, c.items, c.work, [&](isize i, uint8_t* mine) { run_item(n, o, f, c, i, mine); });
     }
+}
+
+// Each area ends with room for the quantizations of its images.
+inline isize quantization_bytes(isize images) { return round_up(images * (isize)sizeof(Quantization), 64); }
+inline Quantization* quantizations(uint8_t* area, isize bytes, isize images) {
+    return (Quantization*)(area + bytes - quantization_bytes(images));
 }
 
 inline isize work_of(const Net& n, const Outside* outside, isize images, isize threads, isize phase) {
@@ -54,7 +64,7 @@ inline isize work_of(const Net& n, const Outside* outside, isize images, isize t
     static const uint8_t nowhere[1] = {0};
     for (isize i = 0; i < n.ops; ++i) {
         if (n.op[i].phase != phase) continue;
-        Frame f = {(uint8_t*)nowhere, (uint8_t*)nowhere, 0, 0, 0, 0, images, outside};
+        Frame f = {(uint8_t*)nowhere, (uint8_t*)nowhere, 0, 0, 0, 0, images, outside, nullptr};
         work = most(work, cut(n, n.op[i], f, threads).work);
     }
     return round_up(work, 64);
@@ -67,8 +77,8 @@ RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threa
     p.threads = most(1, threads);
     p.chunk_images = least(most(1, images), CHUNK);
     p.images = most(1, least(MICRO, ceil_div(p.chunk_images, p.threads)));
-    p.micro = round_up(n.micro_bytes * p.images + ROW_SLACK, 64);
-    p.chunk = round_up(n.chunk_bytes * p.chunk_images + ROW_SLACK, 64);
+    p.micro = round_up(n.micro_bytes * p.images + ROW_SLACK, 64) + net::quantization_bytes(p.images);
+    p.chunk = round_up(n.chunk_bytes * p.chunk_images + ROW_SLACK, 64) + net::quantization_bytes(p.chunk_images);
     p.by_image = p.threads > 1 && ceil_div(p.chunk_images, p.images) >= p.threads;
     static_assert(MICRO == 2, "pieces of one image and of two");
     p.work = 64;
@@ -92,8 +102,8 @@ void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, u
         const isize many = least(p.chunk_images, images - start), micros = ceil_div(many, p.images);
         const auto images_at = [&](isize i, uint8_t* area, uint8_t* mine, isize threads) {
             const isize first = i * p.images;
-            const net::Frame f = {
-                area, chunk, p.images, p.chunk_images, first, start + first, least(p.images, many - first), outside};
+            const net::Frame f = {area, chunk, p.images, p.chunk_images, first, start + first,
+                                  least(p.images, many - first), outside, net::quantizations(area, p.micro, p.images)};
             for (isize k = 0; k < maps; ++k) net::run_op(n, n.op[k], f, threads, mine, parallel), watch(k);
         };
         if (maps && p.by_image && micros > 1) {
@@ -102,7 +112,8 @@ void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, u
         } else if (maps) {
             for (isize i = 0; i < micros; ++i) images_at(i, micro, work, p.threads);
         }
-        const net::Frame f = {micro, chunk, p.images, p.chunk_images, 0, start, many, outside};
+        const net::Frame f = {micro, chunk, p.images, p.chunk_images, 0, start,
+                              many,  outside, net::quantizations(chunk, p.chunk, p.chunk_images)};
         for (isize k = maps; k < n.ops; ++k) net::run_op(n, n.op[k], f, p.threads, work, parallel), watch(k);
     }
 }

@@ -4,8 +4,9 @@
 
 namespace bnn::net {
 
-// Arranges weights in panels, [O / panel][K][panel] for each group. They are stored as sign bits in the order (c, kh,
-// kw), which become -1 and +1; or as float32, bf16 or int8 in the order (kh, kw, c).
+// Arranges weights in panels, [O / panel][K][panel] for each group; where products of bytes have instructions, int8 as
+// [O / panel][K / 4][panel][4]. They are stored as sign bits in the order (c, kh, kw), which become -1 and +1; or as
+// float32, bf16 or int8 in the order (kh, kw, c).
 inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& f) {
     const isize panel = l->net->r->panel, og = o->c / o->groups, cg = in.c / o->groups, taps = o->kh * o->kw,
                 k = taps * cg;
@@ -19,10 +20,16 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
     const uint8_t* from = l->constant<uint8_t>(f.weight, o->c * (bits ? ceil_div(k, 8) : k * size));
     if (!from) { if (!l->wrong) l->wrong = "a weight is missing"; return; }
     const NetOp* const same = l->prepared(f.weight, o);
-    const isize panels = ceil_div(og, panel), bytes = o->groups * panels * k * panel * size;
-    const bool whole = o->groups == 1 && og % panel == 0 && panels >= 4 && (uintptr_t)from % 64 == 0;
+    const Int8Products* const products = o->kind == Weights::int8 && k <= INT8_LONGEST ? l->net->r->int8 : nullptr;
+    const isize deep = products ? round_up(k, products->depth) : k;
+    const isize panels = ceil_div(og, panel), bytes = o->groups * panels * deep * panel * size;
+    const bool whole = o->groups == 1 && og % panel == 0 && panels >= 4 && (uintptr_t)from % 64 == 0 && deep == k;
+    // where product j of channel i lies in its panel
+    const auto place = [&](isize j, isize i) {
+        return products ? (j / 4 * panel + i) * 4 + j % 4 : (j * panel + i) * size;
+    };
     if (same) {
-        o->weights = same->weights, o->pairs = same->pairs;
+        o->weights = same->weights, o->pairs = same->pairs, o->sums = same->sums;
     } else if (!bits && whole && l->t->constants[f.weight].ours) {
         uint8_t* const one = l->make<uint8_t>(panel * k * size);
         if (!one) return;
@@ -30,7 +37,7 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
              at += panel * k * size) {  // where they lie, panel by panel
             copy(one, at, panel * k * size);
             for (isize j = 0; j < k; ++j)
-                for (isize i = 0; i < panel; ++i) copy(at + (j * panel + i) * size, one + (i * k + j) * size, size);
+                for (isize i = 0; i < panel; ++i) copy(at + place(j, i), one + (i * k + j) * size, size);
         }
         o->weights = from;
     } else {
@@ -41,7 +48,7 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
             for (isize i = 0; i < og; ++i)
                 for (isize j = 0; j < k; ++j) {
                     const isize row = group * og + i;
-                    uint8_t* at = to + (((group * panels + i / panel) * k + j) * panel + i % panel) * size;
+                    uint8_t* at = to + (group * panels + i / panel) * deep * panel * size + place(j, i % panel);
                     if (bits) {
                         const isize bit = j % cg * taps + j / cg;
                         const float v = from[row * ceil_div(k, 8) + bit / 8] >> (bit % 8) & 1 ? 1.0f : -1.0f;
@@ -55,16 +62,27 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
     // Small weights are made pairs here. Large ones are made pairs as they are used: stored as pairs, they would take
     // more memory, and more time to read.
     const Bf16Products* const bf16 = l->net->r->bf16;
-    if (bf16 && !same && o->kind != Weights::float32 && k * o->c <= 1 << 16) {
+    if (bf16 && !same && o->kind == Weights::bfloat16 && k * o->c <= 1 << 16) {
         const isize each = round_up(k, BF16_DEPTH) * panel;
         uint16_t* const pairs = l->make<uint16_t>(o->groups * panels * each);
         if (!pairs) return;
         for (isize i = 0; i < o->groups * panels; ++i)
-            bf16->pair(o->weights + i * k * panel * size, o->kind, k, pairs + i * each);
+            bf16->pair(o->weights + i * k * panel * size, k, pairs + i * each);
         o->pairs = pairs;
     }
+    if (products && !same) {
+        int32_t* const sums = l->make<int32_t>(o->groups * panels * panel);
+        if (!sums) return;
+        for (isize p = 0; p < o->groups * panels; ++p)
+            for (isize i = 0; i < panel; ++i) {
+                sums[p * panel + i] = 0;
+                for (isize j = 0; j < deep; ++j)
+                    sums[p * panel + i] += (int8_t)o->weights[p * deep * panel + place(j, i)];
+            }
+        o->sums = sums;
+    }
     if (o->kind == Weights::int8) {
-        o->scale = l->keep<float>(f.scale, o->c, o->c);
+        o->scale = l->keep<float>(f.scale, o->c, o->c + panel);                 // whole panels are read
         if (!o->scale && !l->wrong) l->wrong = "the scale of int8 weights is missing";
     }
 }

@@ -42,6 +42,7 @@ struct NetOp {
     Plan plan;                          // binary_conv
     const uint8_t* weights;             // real_conv: panels of each group
     const uint16_t* pairs;              // the same for products of bf16, or null
+    const int32_t* sums;                // of each channel's int8 weights where they are stored as quads, or null
     Weights kind;
     const float* scale;                 // real_conv with int8 weights
     const int32_t* table;               // move: where each value comes from, or -1; join: its slots;

@@ -182,6 +182,51 @@ inline void larger(float* __restrict x, const float* __restrict y, isize n) {
     for (isize i = 0; i < n; ++i) x[i] = y[i] > x[i] ? y[i] : x[i];
 }
 inline void divide(float* x, float by, isize n) { for (isize i = 0; i < n; ++i) x[i] /= by; }
+inline void rescale(float* __restrict x, float by, const float* __restrict scales, isize n) {
+    for (isize i = 0; i < n; ++i) x[i] *= by * scales[i];
+}
+
+inline void range(const float* x, isize n, Range* r) {
+    isize i = 0;
+    if (n >= F) {
+        VF low = f_set(r->low), high = f_set(r->high), finite = f_set(r->finite);
+        for (; i + F <= n; i += F) {
+            const VF v = f_load(x + i);
+            low = v < low ? v : low, high = v > high ? v : high, finite += v * 0.0f;
+        }
+        for (int k = 0; k < F; ++k)
+            r->low = low[k] < r->low ? low[k] : r->low, r->high = high[k] > r->high ? high[k] : r->high,
+            r->finite += finite[k];
+    }
+    for (; i < n; ++i)
+        r->low = x[i] < r->low ? x[i] : r->low, r->high = x[i] > r->high ? x[i] : r->high, r->finite += x[i] * 0.0f;
+}
+
+// Bytes, as floats. Adding 1.5 * 2^23 rounds to an integer, halves to even.
+inline VF f_bytes(VF x, const Quantization& q) {
+    const VF rounded = x * q.inverse + 12582912.0f - 12582912.0f + (float)q.zero_point, most = f_set(255.0f);
+    return rounded < most ? rounded : most;
+}
+inline void quantize(const float* x, isize n, const Quantization& q, uint8_t* to) {
+    typedef int32_t VI __attribute__((vector_size(4 * F)));
+    typedef uint8_t VB __attribute__((vector_size(F)));
+    const auto bytes_of = [&](VF v) { return __builtin_convertvector(__builtin_convertvector(f_bytes(v, q), VI), VB); };
+    if (n < F) {
+        VF v = {};
+        copy(&v, x, n * 4);
+        const VB bytes = bytes_of(v);
+        return copy(to, &bytes, n);
+    }
+    for (isize i = 0; i < n; i += F) {
+        const isize at = least(i, n - F);                                       // the last vector may overlap
+        const VB bytes = bytes_of(f_load(x + at));
+        copy(to + at, &bytes, F);
+    }
+}
+// rows of x have room for whole vectors
+inline void quantize_as_float(float* x, isize n, const Quantization& q) {
+    for (isize i = 0; i < n; i += F) f_store(x + i, f_bytes(f_load(x + i), q) - (float)q.zero_point);
+}
 
 // x[n] = base - 2 counts + y; base - 2 counts is an exact integer.
 inline void convert_add(const uint16_t* __restrict counts, const int32_t* __restrict base, isize n,
@@ -189,5 +234,6 @@ inline void convert_add(const uint16_t* __restrict counts, const int32_t* __rest
     for (isize i = 0; i < n; ++i) x[i] = (float)(base[i] - 2 * (int32_t)counts[i]) + y[i];
 }
 
-constexpr Real real = {PANEL,  KBLOCK_REAL, gemm,    stage,       steps,     add,
-                       larger, divide,      combine, convert_add, sign_bits, nullptr};
+constexpr Real real = {PANEL,    KBLOCK_REAL, gemm,        stage,     steps, add,      larger,            divide,
+                       rescale,  combine,     convert_add, sign_bits, range, quantize, quantize_as_float, nullptr,
+                       nullptr};

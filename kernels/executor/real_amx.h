@@ -1,11 +1,11 @@
-// Matrix products of real_bf16.h by AMX. Tiles are 16 rows x 32 products, and 32 products x 16 channels in pairs. The
-// functions without tiles multiply few rows, and weights of float32.
+// Matrix products of real_bf16.h and real_vnni.h by AMX. Tiles are 16 rows x 32 products, and 32 products x 16 channels
+// in pairs; of bytes 64 products, in quads. The functions without tiles multiply few rows by bf16, and weights of float32.
 #pragma once
 #include "executor/real_bf16.h"
 
 #if defined(BNN_AMX)
 
-BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,fma,amx-tile,amx-bf16")
+BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,fma,amx-tile,amx-bf16,amx-int8")
 namespace bnn::real_amx {
 
 using bf16_tiles::BLOCK, bf16_tiles::DEPTH, bf16_tiles::SIDE, bf16_tiles::TILE;
@@ -55,7 +55,44 @@ inline void multiply(const uint16_t* a, isize lda, isize rows, const uint16_t* p
         multiply_rows(a + r * lda, lda, least(BLOCK, rows - r), pairs, ceil_div(n, DEPTH), c + r * ldc, ldc, add);
 }
 
-inline bool supported() { return cpu().amx_bf16 && cpu().avx512bw && cpu().avx512bf16 && cpu().fma && amx_permitted(); }
+// The same for bytes: Int8Products::multiply.
+constexpr isize BYTES = 2 * DEPTH;                      // in a row of a tile
+inline void multiply_bytes(const uint8_t* a, isize lda, isize rows, const uint8_t* quads, isize n, float* c, isize ldc,
+                           bool add, const Int8Products::Last* last) {
+    const bf16_tiles::Tiles tiles;
+    for (isize start = 0; start < rows; start += BLOCK, a += BLOCK * lda) {
+        alignas(64) int32_t sums[BLOCK * BLOCK];
+        const isize some = least(BLOCK, rows - start);
+        __asm__ volatile("" ::: "memory");
+        bf16_tiles::zero_sums();
+        for (isize k = 0; k < n; k += BYTES) {
+            _tile_loadd(6, quads + k * PANEL, PANEL * 4);
+            _tile_loadd(4, a + k, lda);
+            _tile_dpbusd(0, 4, 6);
+            _tile_loadd(7, quads + k * PANEL + SIDE * 4, PANEL * 4);
+            _tile_dpbusd(1, 4, 7);
+            if (some > SIDE) {
+                _tile_loadd(5, a + SIDE * lda + k, lda);
+                _tile_dpbusd(2, 5, 6);
+                _tile_dpbusd(3, 5, 7);
+            }
+        }
+        bf16_tiles::store_sums((float*)sums);
+        __asm__ volatile("" ::: "memory");
+        real_vnni::Ending ending[2];
+        for (isize r = 0; r < some; ++r)
+            for (isize half = 0; half < 2; ++half) {
+                if (last && (r == 0 || !last->one_image)) ending[half].take(*last, start + r, half * SIDE);
+                float* const to = c + (start + r) * ldc + half * SIDE;
+                __m512i sum = _mm512_loadu_si512(sums + (r / SIDE * 2 + half) * SIDE * SIDE + r % SIDE * SIDE);
+                if (add) sum = _mm512_add_epi32(sum, _mm512_loadu_si512(to));
+                if (last) _mm512_storeu_ps(to, ending[half].of(sum));
+                else _mm512_storeu_si512((void*)to, sum);
+            }
+    }
+}
+
+inline bool supported() { return cpu().amx_bf16 && cpu().amx_int8 && cpu().avx512bw && cpu().avx512bf16 && cpu().fma && amx_permitted(); }
 
 static_assert(BF16_ROWS == SIDE && BF16_DEPTH == DEPTH, "what the executor rounds up to");
 #if defined(BNN_EMULATE)
@@ -64,7 +101,8 @@ constexpr auto without_tiles = real_avx512::gemm;
 constexpr auto without_tiles = real_bf16::gemm;
 #endif
 constexpr Bf16Products products = {real_bf16::round_row, real_bf16::pair, multiply};
-constexpr Real real = real_bf16::with(without_tiles, products);
+constexpr Int8Products byte_products = {BYTES, multiply_bytes};
+constexpr Real real = real_bf16::with(without_tiles, products, byte_products);
 
 }  // namespace bnn::real_amx
 BNN_TARGET_END

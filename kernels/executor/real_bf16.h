@@ -1,6 +1,7 @@
-// Matrix products of the executor on CPUs that multiply bf16: weights of bf16, or of int8, which is exact in bf16, times
-// activations rounded to bf16, summed in float32. An instruction multiplies pairs of k, so these lie side by side.
+// Matrix products of the executor on CPUs that multiply bf16: weights of bf16 times activations rounded to it, summed in
+// float32. An instruction multiplies pairs of k, so these lie side by side.
 #pragma once
+#include "executor/real_vnni.h"
 #include "isa/tiles_bf16.h"
 
 BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,fma")
@@ -31,33 +32,25 @@ inline void round_row(const float* from, isize n, uint16_t* to) {
     if (k % DEPTH) fill(to + k, 0, F * 2);
 }
 
-// F weights, as bf16 in the high halves of words.
-template <Weights W>
+// F weights, in the high halves of words.
 inline __m512i words_of(const uint8_t* from) {
-    if constexpr (W == Weights::bfloat16)
-        return _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
-    else return as<__m512i>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from))));
+    return _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)), 16);
 }
 
 // Makes pairs [n / 2][PANEL] of b[n][PANEL], and pairs of 0 up to a multiple of DEPTH.
-template <Weights W>
-inline void pair_weights(const uint8_t* b, isize n, uint32_t* to) {
-    constexpr isize SIZE = W == Weights::bfloat16 ? 2 : 1;
-    for (isize k = 0; k < round_up(n, DEPTH); k += 2, to += PANEL)
+inline void pair(const uint8_t* b, isize n, uint16_t* to) {
+    for (isize k = 0; k < round_up(n, DEPTH); k += 2, to += 2 * PANEL)
         for (isize i = 0; i < PANEL; i += F) {
-            const __m512i first = k < n ? words_of<W>(b + (k * PANEL + i) * SIZE) : _mm512_setzero_si512();
-            const __m512i second = k + 1 < n ? words_of<W>(b + ((k + 1) * PANEL + i) * SIZE) : _mm512_setzero_si512();
-            _mm512_storeu_si512((void*)(to + i), _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
+            const __m512i first = k < n ? words_of(b + (k * PANEL + i) * 2) : _mm512_setzero_si512();
+            const __m512i second = k + 1 < n ? words_of(b + ((k + 1) * PANEL + i) * 2) : _mm512_setzero_si512();
+            _mm512_storeu_si512((void*)(to + 2 * i), _mm512_or_si512(_mm512_srli_epi32(first, 16), second));
         }
-}
-inline void pair(const uint8_t* panel, Weights w, isize n, uint16_t* to) {
-    (w == Weights::int8 ? pair_weights<Weights::int8> : pair_weights<Weights::bfloat16>)(panel, n, (uint32_t*)to);
 }
 
 // The functions of AVX-512 with other matrix products.
-constexpr Real with(decltype(Real::gemm) gemm, const Bf16Products& products) {
+constexpr Real with(decltype(Real::gemm) gemm, const Bf16Products& bf16, const Int8Products& int8) {
     Real real = real_avx512::real;
-    real.gemm = gemm, real.bf16 = &products;
+    real.gemm = gemm, real.bf16 = &bf16, real.int8 = &int8;
     return real;
 }
 
@@ -98,7 +91,7 @@ inline void multiply(const uint16_t* a, isize lda, isize rows, const uint16_t* p
 inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weights w, isize n, float* c, isize ldc,
                  bool add, float* scratch) {
     constexpr isize SOME = real_avx512::KBLOCK_REAL;
-    if (w == Weights::float32) return real_avx512::gemm(a, lda, rows, b, w, n, c, ldc, add, scratch);
+    if (w != Weights::bfloat16) return real_avx512::gemm(a, lda, rows, b, w, n, c, ldc, add, scratch);
     float rounded[3][SOME];
     for (isize from = 0, some; from < n; from += some) {
         some = least(SOME, n - from);
@@ -109,13 +102,12 @@ inline void gemm(const float* a, isize lda, isize rows, const uint8_t* b, Weight
                     as<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(inside, a + r * lda + from + k)));
                 _mm512_storeu_si512(rounded[r] + k, _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
             }
-        real_avx512::gemm(rounded[0], SOME, rows, b + from * PANEL * (w == Weights::bfloat16 ? 2 : 1), w, some, c, ldc,
-                          add || from, scratch);
+        real_avx512::gemm(rounded[0], SOME, rows, b + from * PANEL * 2, w, some, c, ldc, add || from, scratch);
     }
 }
 
 constexpr Bf16Products products = {round_row, pair, multiply};
-constexpr Real real = with(gemm, products);
+constexpr Real real = with(gemm, products, real_vnni::products);
 #endif
 
 }  // namespace bnn::real_bf16

@@ -136,7 +136,7 @@ const Real& real_for(const char* variant) {
     if (!__builtin_strcmp(variant, "amx") && real_amx::supported()) return real_amx::real;
 #endif
 #if !defined(BNN_EMULATE)
-    if (wide && cpu().avx512bf16 && cpu().fma) return real_bf16::real;
+    if (wide && cpu().avx512vnni && cpu().fma) return cpu().avx512bf16 ? real_bf16::real : real_vnni::real;
 #endif
     if (wide && cpu().avx512bw && cpu().fma) return real_avx512::real;
     if (vector && cpu().avx2 && cpu().fma) return real_avx2::real;

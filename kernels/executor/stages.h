@@ -11,6 +11,7 @@ struct Frame {
     isize in_chunk, in_all;             // the first image's place in its chunk and among all
     isize n;
     const Outside* outside;
+    Quantization* quantizations;        // of each image, for the operation that runs
 };
 
 // Where the first of these images lies in a slot.
@@ -44,7 +45,7 @@ struct Cut {
     bool direct;                        // real_conv: rows are the input itself
     isize lda;                          // floats of a row
     isize lines;                        // values of the input's lines under a piece, where it has a copy of them
-    isize rounded;                      // bf16 of a row, where real_conv multiplies bf16
+    isize narrow;                       // values of a row, where real_conv multiplies bf16 or bytes
     Plan plan;
 };
 
@@ -79,12 +80,13 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         const bool whole = o.kh == in.h && o.kw == in.w && o.ph == 0 && o.pw == 0 && o.dh == 1 && o.dw == 1;
         const bool point = o.kh == 1 && o.kw == 1 && o.ph == 0 && o.pw == 0 && o.sh == 1 && o.sw == 1;
         // all images' pixels evenly apart
-        c.direct = o.groups == 1 && joined(v, in) && c.window == 1 &&
+        const bool bf16 = n.r->bf16 && o.kind == Weights::bfloat16, bytes = o.sums;
+        const bool as_float = o.kind == Weights::int8 && !bytes;                // rounded where rows lie
+        c.direct = !as_float && o.groups == 1 && joined(v, in) && c.window == 1 &&
                    (whole || (point && (v.sn == in.h * in.w * in.c || f.n == 1)));
         c.lda = !c.direct ? round_up(k, 16) + 16 : whole ? v.sn : in.c;
-        const bool bf16 = n.r->bf16 && o.kind != Weights::float32;
         // gathered rows stay in the cache; large weights are read once for many rows
-        const isize side = bf16 ? 2 * BF16_ROWS : 12, some = bf16 ? 64 : 48;
+        const isize side = bf16 || bytes ? 2 * BF16_ROWS : 12, some = bf16 || bytes ? 64 : 48;
         isize tile = !c.direct ? least(some, most(side, (1 << 18) / (k * 4) / side * side))
                      : k * o.c > 1 << 18 ? 128 : some;
         c.chunk = o.c;
@@ -108,10 +110,12 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
             const isize lines = (below - 1) * o.sh + (o.kh - 1) * o.dh + 1, line = (in.w + 2 * o.pw) * in.c;
             c.lines = lines * line <= 1 << 16 ? (lines + 1) * line : 0;
         }
-        if (bf16) c.rounded = least(c.lines ? k : BF16_BLOCK, k), c.rounded = round_up(c.rounded, BF16_DEPTH);
+        if (bf16) c.narrow = round_up(c.lines ? k : least(BF16_BLOCK, k), BF16_DEPTH);
+        if (bytes) c.narrow = round_up(c.lines ? k : least(INT8_BLOCK, k), n.r->int8->depth);
         c.work = round_up(rows * c.float_stride * 4, 64) +
                  (c.direct ? 0 : round_up(rows * c.lda * 4 + 64, 64)) + n.r->kblock * panel * 4 +
-                 round_up(most(k * 8, c.lines * 4 + 128), 64) + round_up(rows, BF16_ROWS) * c.rounded * 2 + 64;
+                 round_up(most(k * 8, c.lines * 4 + 128), 64) + round_up(rows, BF16_ROWS) * c.narrow * (bytes ? 1 : 2) + 64 +
+                 (o.kind == Weights::int8 ? rows * (isize)sizeof(Quantization) + 64 : 0);
     } else {
         const bool bits = o.output >= 0;
         c.tile = bits ? o.w : ROWS_AT_ONCE;

@@ -61,6 +61,8 @@ inline void multiply_bf16(int sum, int left, int right) {
         }
 }
 
+// Left: a type of bytes that the left factor is made of.
+template <class Left>
 inline void multiply_int8(int sum, int left, int right) {
     Tile &s = tile(sum), &a = tile(left), &b = tile(right);
     if (s.rows != a.rows || s.bytes != b.bytes || a.bytes / 4 != b.rows) std::abort();
@@ -68,7 +70,7 @@ inline void multiply_int8(int sum, int left, int right) {
         for (int n = 0; n < s.bytes / 4; ++n) {
             int32_t x;
             std::memcpy(&x, s.at[m] + 4 * n, 4);
-            for (int k = 0; k < 4 * b.rows; ++k) x += (int8_t)a.at[m][k] * (int8_t)b.at[k / 4][4 * n + k % 4];
+            for (int k = 0; k < 4 * b.rows; ++k) x += (Left)a.at[m][k] * (int8_t)b.at[k / 4][4 * n + k % 4];
             std::memcpy(s.at[m] + 4 * n, &x, 4);
         }
 }
@@ -81,4 +83,5 @@ inline void multiply_int8(int sum, int left, int right) {
 #define _tile_loadd emulated_tiles::load
 #define _tile_stored emulated_tiles::store
 #define _tile_dpbf16ps emulated_tiles::multiply_bf16
-#define _tile_dpbssd emulated_tiles::multiply_int8
+#define _tile_dpbssd emulated_tiles::multiply_int8<int8_t>
+#define _tile_dpbusd emulated_tiles::multiply_int8<uint8_t>
