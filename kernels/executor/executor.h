@@ -7,7 +7,7 @@
 #pragma once
 #include "executor/binary_convolutions.h"
 #include "executor/pixels.h"
-#include "executor/real_convolutions.h"
+#include "executor/real_bytes.h"
 
 namespace bnn {
 
@@ -16,7 +16,7 @@ namespace net {
 inline void run_item(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
     switch (o.source) {
     case Source::binary_conv: return run_binary(n, o, f, c, item, memory);
-    case Source::real_conv: return run_real(n, o, f, c, item, memory);
+    case Source::real_conv: return (o.sums ? run_bytes : run_real)(n, o, f, c, item, memory);
     case Source::bit_pool:
     case Source::bit_pad: return run_bits(n, o, f, item);
     default: return run_floats(n, o, f, c, item, memory);
@@ -52,10 +52,14 @@ void run_op(const Net& n, const NetOp& o, const Frame& f, isize threads, uint8_t
     }
 }
 
-// Each area ends with room for the quantizations of its images.
+// Each area ends with room for its images' activations as bytes.
 inline isize quantization_bytes(isize images) { return round_up(images * (isize)sizeof(Quantization), 64); }
-inline Quantization* quantizations(uint8_t* area, isize bytes, isize images) {
-    return (Quantization*)(area + bytes - quantization_bytes(images));
+inline isize quantized_bytes(const Net& n, isize phase, isize images) {
+    return n.quantized[phase] ? quantization_bytes(images) + round_up(images * n.quantized[phase] + ROW_SLACK, 64) : 0;
+}
+inline Frame::Quantized quantized(const Net& n, isize phase, isize images, uint8_t* area_end) {
+    uint8_t* const at = area_end - quantized_bytes(n, phase, images);
+    return {(Quantization*)at, at + quantization_bytes(images)};
 }
 
 inline isize work_of(const Net& n, const Outside* outside, isize images, isize threads, isize phase) {
@@ -64,7 +68,7 @@ inline isize work_of(const Net& n, const Outside* outside, isize images, isize t
     static const uint8_t nowhere[1] = {0};
     for (isize i = 0; i < n.ops; ++i) {
         if (n.op[i].phase != phase) continue;
-        Frame f = {(uint8_t*)nowhere, (uint8_t*)nowhere, 0, 0, 0, 0, images, outside, nullptr};
+        Frame f = {(uint8_t*)nowhere, (uint8_t*)nowhere, 0, 0, 0, 0, images, outside, {}};
         work = most(work, cut(n, n.op[i], f, threads).work);
     }
     return round_up(work, 64);
@@ -77,8 +81,8 @@ RunPlan plan_run(const Net& n, const Outside* outside, isize images, isize threa
     p.threads = most(1, threads);
     p.chunk_images = least(most(1, images), CHUNK);
     p.images = most(1, least(MICRO, ceil_div(p.chunk_images, p.threads)));
-    p.micro = round_up(n.micro_bytes * p.images + ROW_SLACK, 64) + net::quantization_bytes(p.images);
-    p.chunk = round_up(n.chunk_bytes * p.chunk_images + ROW_SLACK, 64) + net::quantization_bytes(p.chunk_images);
+    p.micro = round_up(n.micro_bytes * p.images + ROW_SLACK, 64) + net::quantized_bytes(n, 0, p.images);
+    p.chunk = round_up(n.chunk_bytes * p.chunk_images + ROW_SLACK, 64) + net::quantized_bytes(n, 1, p.chunk_images);
     p.by_image = p.threads > 1 && ceil_div(p.chunk_images, p.images) >= p.threads;
     static_assert(MICRO == 2, "pieces of one image and of two");
     p.work = 64;
@@ -102,8 +106,15 @@ void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, u
         const isize many = least(p.chunk_images, images - start), micros = ceil_div(many, p.images);
         const auto images_at = [&](isize i, uint8_t* area, uint8_t* mine, isize threads) {
             const isize first = i * p.images;
-            const net::Frame f = {area, chunk, p.images, p.chunk_images, first, start + first,
-                                  least(p.images, many - first), outside, net::quantizations(area, p.micro, p.images)};
+            const net::Frame f = {area,
+                                  chunk,
+                                  p.images,
+                                  p.chunk_images,
+                                  first,
+                                  start + first,
+                                  least(p.images, many - first),
+                                  outside,
+                                  net::quantized(n, 0, p.images, area + p.micro)};
             for (isize k = 0; k < maps; ++k) net::run_op(n, n.op[k], f, threads, mine, parallel), watch(k);
         };
         if (maps && p.by_image && micros > 1) {
@@ -112,8 +123,8 @@ void run(const Net& n, const RunPlan& p, const Outside* outside, isize images, u
         } else if (maps) {
             for (isize i = 0; i < micros; ++i) images_at(i, micro, work, p.threads);
         }
-        const net::Frame f = {micro, chunk, p.images, p.chunk_images, 0, start,
-                              many,  outside, net::quantizations(chunk, p.chunk, p.chunk_images)};
+        const net::Frame f = {micro, chunk, p.images, p.chunk_images, 0, start, many, outside,
+                              net::quantized(n, 1, p.chunk_images, chunk + p.chunk)};
         for (isize k = maps; k < n.ops; ++k) net::run_op(n, n.op[k], f, p.threads, work, parallel), watch(k);
     }
 }

@@ -98,7 +98,11 @@ inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
             l->wrong = "a convolution does not give the shape that is told";
             return;
         }
-        if (o->source == Source::real_conv) return make_panels(l, o, in, f);
+        if (o->source == Source::real_conv) {
+            make_panels(l, o, in, f);
+            if (o->kind == Weights::int8) n.quantized[o->phase] = most(n.quantized[o->phase], byte_image(*o, in));
+            return;
+        }
         const uint8_t* stored = l->constant<uint8_t>(f.weight, g.o * ceil_div(g.k(), 8));
         if (!stored) { if (!l->wrong) l->wrong = "a weight is missing"; return; }
         const NetOp* const same = l->prepared(f.weight, o);

@@ -4,6 +4,9 @@
 
 namespace bnn::net {
 
+// Bytes of an image with its border, where real_conv multiplies bytes.
+inline isize byte_image(const NetOp& o, const NetSlot& in) { return (in.h + 2 * o.ph) * (in.w + 2 * o.pw) * in.c; }
+
 // Arranges weights in panels, [O / panel][K][panel] for each group; where products of bytes have instructions, int8 as
 // [O / panel][K / 4][panel][4]. They are stored as sign bits in the order (c, kh, kw), which become -1 and +1; or as
 // float32, bf16 or int8 in the order (kh, kw, c).

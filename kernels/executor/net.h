@@ -61,6 +61,7 @@ struct Net {
     const Variant* v;
     const Real* r;
     isize slots, ops, stages, micro_bytes, chunk_bytes;     // bytes of one image
+    isize quantized[2];                 // of each phase: the most bytes that an image's activations take as bytes
     NetSlot* slot;
     NetOp* op;
     NetStage* stage;

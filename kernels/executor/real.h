@@ -33,7 +33,7 @@ struct Range { float low, high, finite; };              // finite: 0, or NaN if 
 
 // The quantization of an image with values in this range. An image with a value that is not finite gives NaN.
 inline Quantization quantization(const Range& r) {
-    constexpr float least = 1.17549435e-38f, round = 12582912.0f;               // 1.5 * 2^23: adding it rounds to integers
+    constexpr float least = 1.17549435e-38f, round = 12582912.0f;   // 1.5 * 2^23: adding it rounds to integers
     const float scale = (r.high - r.low) / 255.0f + r.finite;
     if (scale != scale) return {scale, 0, 0};
     if (scale < least) return {0, 0, 0};                // all values are 0, or as good as 0
@@ -45,7 +45,7 @@ inline Quantization quantization(const Range& r) {
 // of `depth`.
 struct Int8Products {
     isize depth;
-    // c[rows][ldc] (+)= a[rows][n] quads, as int32; the rows of a are there up to a multiple of 16.
+    // c[rows][ldc] (+)= a[rows][n] quads, as int32. Whole multiples of depth are read of each row.
     // last: then c becomes float, (c - zero_point * sums[channel]) * (scale of the row * scales[channel]).
     struct Last { const Quantization* rows; bool one_image; const int32_t* sums; const float* scales; };
     void (*multiply)(const uint8_t* a, isize lda, isize rows, const uint8_t* quads, isize n, float* c, isize ldc,

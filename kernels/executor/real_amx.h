@@ -1,5 +1,6 @@
 // Matrix products of real_bf16.h and real_vnni.h by AMX. Tiles are 16 rows x 32 products, and 32 products x 16 channels
-// in pairs; of bytes 64 products, in quads. The functions without tiles multiply few rows by bf16, and weights of float32.
+// in pairs; of bytes 64 products, in quads. The functions without tiles multiply few rows by bf16, and weights of
+// float32.
 #pragma once
 #include "executor/real_bf16.h"
 
@@ -57,6 +58,7 @@ inline void multiply(const uint16_t* a, isize lda, isize rows, const uint16_t* p
 
 // The same for bytes: Int8Products::multiply.
 constexpr isize BYTES = 2 * DEPTH;                      // in a row of a tile
+struct Rows { const uint8_t* at; isize apart; };
 inline void multiply_bytes(const uint8_t* a, isize lda, isize rows, const uint8_t* quads, isize n, float* c, isize ldc,
                            bool add, const Int8Products::Last* last) {
     const bf16_tiles::Tiles tiles;
@@ -65,14 +67,24 @@ inline void multiply_bytes(const uint8_t* a, isize lda, isize rows, const uint8_
         const isize some = least(BLOCK, rows - start);
         __asm__ volatile("" ::: "memory");
         bf16_tiles::zero_sums();
+        alignas(64) uint8_t block[SIDE * BYTES];
+        // SIDE rows from `first` on, where they lie or, if not all are there, in the block
+        const auto left = [&](isize k, isize first) {
+            if (some - first >= SIDE) return Rows{a + first * lda + k, lda};
+            for (isize r = first; r < some; ++r) copy(block + (r - first) * BYTES, a + r * lda + k, BYTES);
+            __asm__ volatile("" ::: "memory");
+            return Rows{block, BYTES};
+        };
         for (isize k = 0; k < n; k += BYTES) {
+            const Rows upper = left(k, 0);
             _tile_loadd(6, quads + k * PANEL, PANEL * 4);
-            _tile_loadd(4, a + k, lda);
+            _tile_loadd(4, upper.at, upper.apart);
             _tile_dpbusd(0, 4, 6);
             _tile_loadd(7, quads + k * PANEL + SIDE * 4, PANEL * 4);
             _tile_dpbusd(1, 4, 7);
             if (some > SIDE) {
-                _tile_loadd(5, a + SIDE * lda + k, lda);
+                const Rows lower = left(k, SIDE);
+                _tile_loadd(5, lower.at, lower.apart);
                 _tile_dpbusd(2, 5, 6);
                 _tile_dpbusd(3, 5, 7);
             }
@@ -92,7 +104,10 @@ inline void multiply_bytes(const uint8_t* a, isize lda, isize rows, const uint8_
     }
 }
 
-inline bool supported() { return cpu().amx_bf16 && cpu().amx_int8 && cpu().avx512bw && cpu().avx512bf16 && cpu().fma && amx_permitted(); }
+inline bool supported() {
+    const Cpu& c = cpu();
+    return c.amx_bf16 && c.amx_int8 && c.avx512bw && c.avx512bf16 && c.fma && amx_permitted();
+}
 
 static_assert(BF16_ROWS == SIDE && BF16_DEPTH == DEPTH, "what the executor rounds up to");
 #if defined(BNN_EMULATE)

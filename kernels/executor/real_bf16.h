@@ -1,5 +1,5 @@
-// Matrix products of the executor on CPUs that multiply bf16: weights of bf16 times activations rounded to it, summed in
-// float32. An instruction multiplies pairs of k, so these lie side by side.
+// Matrix products of the executor on CPUs that multiply bf16: weights of bf16 times activations rounded to it, summed
+// in float32. An instruction multiplies pairs of k, so these lie side by side.
 #pragma once
 #include "executor/real_vnni.h"
 #include "isa/tiles_bf16.h"

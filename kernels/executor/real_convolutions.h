@@ -39,40 +39,20 @@ inline void gather_floats(const NetOp& o, const NetSlot& in, const View& v, isiz
     }
 }
 
-// Finds how the activations of an image become bytes.
-inline void quantize_image(const Net& n, const NetOp& o, const Frame& f, isize image) {
-    const NetSlot& in = n.slot[o.input];
-    const View v = view(in, f);
-    const float* const at = v.at + image * v.sn;
-    Range r = {};
-    const bool planes = v.sw == 1 && v.sh == in.w && v.sc == in.w * in.h;
-    if (planes || joined(v, in)) n.r->range(at, in.h * in.w * in.c, &r);
-    else if (v.sc == 1)
-        for (isize i = 0; i < in.h * in.w; ++i) n.r->range(at + i / in.w * v.sh + i % in.w * v.sw, in.c, &r);
-    else
-        for (isize i = 0; i < in.h * in.c; ++i) {
-            const float* const row = at + i / in.c * v.sh + i % in.c * v.sc;
-            if (v.sw == 1) n.r->range(row, in.w, &r);
-            else for (isize x = 0; x < in.w; ++x) n.r->range(row + x * v.sw, 1, &r);
-        }
-    f.quantizations[image] = quantization(r);
-}
-
-// Lines of an image, channels side by side, in a border of zeros; T: float, uint16_t as bf16, or uint8_t as bytes.
+// Lines of an image, channels side by side, in a border of zeros; T: float, or uint16_t as bf16.
 template <class T>
 struct Lines {
     T* at;
     isize image, top, line;             // the first line (of the border above: negative); values of a line
-    const Quantization* q;              // of the image
 
     // Copies lines [from, to) of an image.
     void take(const Real& r, const NetOp& o, const NetSlot& in, const View& v, isize image_, isize from, isize to) {
         image = image_, top = from;
-        float* const last = (float*)(at + round_up((to - top) * line, 64));    // one line in float32
+        float* const last = (float*)(at + round_up((to - top) * line, 32));    // one line in float32, for bf16
         for (isize y = top; y < to; ++y) {
             T* const line_at = at + (y - top) * line;
             if (y < 0 || y >= in.h) {
-                fill(line_at, sizeof(T) == 1 ? q->zero_point : 0, line * (isize)sizeof(T));
+                fill(line_at, 0, line * (isize)sizeof(T));
                 continue;
             }
             float* x = sizeof(T) == 4 ? (float*)line_at : last;
@@ -84,7 +64,6 @@ struct Lines {
                     for (isize k = 0; k < in.w; ++k) x[k * in.c + c] = row[c * v.sc + k * v.sw];
             fill(x + in.w * in.c, 0, o.pw * in.c * 4);
             if constexpr (sizeof(T) == 2) r.bf16->round(last, line, line_at);
-            if constexpr (sizeof(T) == 1) r.quantize(last, line, *q, line_at);
         }
     }
 };
@@ -119,17 +98,16 @@ inline void gather_taps(Taps t, const T* from, T* to) {
 // `stride` values apart. zeros: they are filled with 0 up to `stride`.
 template <class T>
 inline void gather_windows(const Net& n, const NetOp& o, const View& v, isize size, isize start, isize many,
-                           isize stride, bool zeros, const Quantization* q, T* memory, T* to) {
+                           isize stride, bool zeros, T* memory, T* to) {
     const NetSlot& in = n.slot[o.input];
     const isize oh = o.h / size, ow = o.w / size, k = o.kh * o.kw * in.c, line = (in.w + 2 * o.pw) * in.c;
     const isize down = o.sh * line, right = o.sw * in.c;
     const Taps taps = {o.kh, o.dh * line, o.dw == 1 ? 1 : o.kw, o.dw * in.c, o.dw == 1 ? o.kw * in.c : in.c};
     isize x = start % ow, y = start / ow % oh;
-    Lines<T> lines = {memory, -1, 0, line, nullptr};
+    Lines<T> lines = {memory, -1, 0, line};
     for (isize i = 0, image = start / ow / oh; i < many; ++i) {
         if (image != lines.image) {
             const isize last = least(oh, y + (x + many - i - 1) / ow + 1) * size - 1;
-            lines.q = q ? q + image : nullptr;
             lines.take(*n.r, o, in, v, image, y * size * o.sh - o.ph, last * o.sh - o.ph + (o.kh - 1) * o.dh + 1);
         }
         const T* const from = memory + (y * size * o.sh - o.ph - lines.top) * line + x * size * right;
@@ -170,8 +148,8 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
     const isize start = item / c.chunks * c.tile, many = least(c.tile, all - start), rows = many * c.window;
     const isize first = item % c.chunks * c.chunk, channels = least(c.chunk, o.c - first);
     const isize og = o.c / o.groups, cg = in.c / o.groups, k = o.kh * o.kw * cg, panels = ceil_div(og, r.panel);
-    const isize size_of_weight = o.kind == Weights::float32 ? 4 : o.kind == Weights::bfloat16 ? 2 : 1;
-    const bool bytes = o.sums, bf16 = c.narrow && !bytes && rows >= 4, as_float = o.kind == Weights::int8 && !bytes;
+    const isize weight_size = o.kind == Weights::float32 ? 4 : o.kind == Weights::bfloat16 ? 2 : 1;
+    const bool bf16 = c.rounded && rows >= 4, bytes = o.kind == Weights::int8;
     const auto take = [&](isize some) {
         uint8_t* const at = memory;
         memory += round_up(some, 64);
@@ -184,59 +162,38 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
     float* const gathered = (float*)take(c.direct ? 0 : c.tile * c.window * c.lda * 4 + 64);
     float* const scratch = (float*)take(r.kblock * r.panel * 4);
     uint8_t* const rest = take(most(k * 8, c.lines * 4 + 128));
-    Quantization* const quantized = (Quantization*)take(o.kind == Weights::int8 ? rows * (isize)sizeof(Quantization) : 0);
     uint16_t* const rounded = (uint16_t*)memory;
-    uint8_t* const byte_rows = memory;
     isize* const offsets = (isize*)rest;
     if (!c.direct && !c.lines && v.sc != 1)
         for (isize i = 0, at = 0; i < o.kh; ++i)
             for (isize j = 0; j < o.kw; ++j)
                 for (isize q = 0; q < cg; ++q) offsets[at++] = i * o.dh * v.sh + j * o.dw * v.sw + q * v.sc;
     const isize plane = (o.h / size) * (o.w / size);
-    const bool one_image = start % plane + many <= plane;
-    if (o.kind == Weights::int8)
-        for (isize w = 0, left = plane - start % plane, at = start / plane; w < many; ++w) {
-            for (isize p = 0; p < c.window; ++p) quantized[w * c.window + p] = f.quantizations[at];
-            if (--left == 0) left = plane, ++at;
-        }
+    const auto quantization_at = [&](isize row) -> const Quantization& {
+        return f.quantized.how[(start + row / c.window) / plane];
+    };
 
     for (isize group = 0; group < o.groups; ++group) {
         const float* const a = c.direct ? v.at + start * c.lda : gathered;
-        if (c.lines && bytes) gather_windows(n, o, v, size, start, many, c.narrow, true, f.quantizations, rest, byte_rows);
-        else if (c.lines && bf16)
-            gather_windows(n, o, v, size, start, many, c.narrow, true, nullptr, (uint16_t*)rest, rounded);
-        else if (c.lines) gather_windows(n, o, v, size, start, many, c.lda, false, nullptr, (float*)rest, gathered);
+        if (c.lines && bf16) gather_windows(n, o, v, size, start, many, c.rounded, true, (uint16_t*)rest, rounded);
+        else if (c.lines) gather_windows(n, o, v, size, start, many, c.lda, false, (float*)rest, gathered);
         else if (!c.direct) gather_group(o, in, v, size, start, many, group, offsets, c.lda, gathered);
-        if (as_float)
-            for (isize p = 0; p < rows; ++p) r.quantize_as_float(gathered + p * c.lda, k, quantized[p]);
+        if (bytes)
+            for (isize p = 0; p < rows; ++p) r.quantize_as_float(gathered + p * c.lda, k, quantization_at(p));
         // Each group writes whole panels beyond its last channel, which the next group overwrites.
         const isize low = o.groups == 1 ? first : 0, high = o.groups == 1 ? first + channels : og,
                     shift = o.groups == 1 ? 0 : group * og;
         // For few rows, weights are read once, in one stream. For many, a block of weights stays in the cache for all
         // rows.
-        const isize block = bf16 || bytes ? c.narrow : rows < 4 ? k : r.kblock;
+        const isize block = bf16 ? c.rounded : rows < 4 ? k : r.kblock;
         for (isize from = 0; from < k; from += block) {
             const isize some = least(block, k - from);
-            if (!c.lines && bf16)
-                for (isize p = 0; p < rows; ++p) r.bf16->round(a + p * c.lda + from, some, rounded + p * c.narrow);
-            if (!c.lines && bytes)
-                for (isize p = 0; p < rows; ++p) {
-                    r.quantize(a + p * c.lda + from, some, quantized[p], byte_rows + p * c.narrow);
-                    fill(byte_rows + p * c.narrow + some, 0, c.narrow - some);
-                }
+            if (bf16 && !c.lines)
+                for (isize p = 0; p < rows; ++p) r.bf16->round(a + p * c.lda + from, some, rounded + p * c.rounded);
             for (isize at = low; at < high; at += r.panel) {
                 const isize panel = group * panels + at / r.panel;
                 float* const to = x + shift + at - low;
-                if (bytes) {
-                    const isize deep = round_up(k, r.int8->depth);
-                    const Int8Products::Last last = {quantized, one_image, o.sums + panel * r.panel,
-                                                     o.scale + group * og + at};
-                    r.int8->multiply(byte_rows, c.narrow, rows, o.weights + (panel * deep + from) * r.panel,
-                                     round_up(some, r.int8->depth), to, stride, from > 0,
-                                     from + some == k ? &last : nullptr);
-                    continue;
-                }
-                const uint8_t* const weights = o.weights + (panel * k + from) * r.panel * size_of_weight;
+                const uint8_t* const weights = o.weights + (panel * k + from) * r.panel * weight_size;
                 if (!bf16) {
                     r.gemm(a + from, c.lda, rows, weights, o.kind, some, to, stride, from > 0, scratch);
                     continue;
@@ -246,15 +203,15 @@ inline void run_real(const Net& n, const NetOp& o, const Frame& f, const Cut& c,
                     for (isize part = 0; part < some; part += BF16_BLOCK) {
                         const isize now = least(BF16_BLOCK, some - part);
                         r.bf16->pair(weights + part * r.panel * 2, now, (uint16_t*)scratch);
-                        r.bf16->multiply(rounded + part, c.narrow, rows, (uint16_t*)scratch, now, to, stride,
+                        r.bf16->multiply(rounded + part, c.rounded, rows, (uint16_t*)scratch, now, to, stride,
                                           from + part > 0);
                     }
-                else r.bf16->multiply(rounded, c.narrow, rows, pairs, some, to, stride, from > 0);
+                else r.bf16->multiply(rounded, c.rounded, rows, pairs, some, to, stride, from > 0);
             }
         }
     }
-    if (as_float)
-        for (isize p = 0; p < rows; ++p) r.rescale(x + p * stride, quantized[p].scale, o.scale + first, channels);
+    if (bytes)
+        for (isize p = 0; p < rows; ++p) r.rescale(x + p * stride, quantization_at(p).scale, o.scale + first, channels);
     const bool own = stride == c.float_stride;                                  // with zeros behind the last channel
     finish(n, o, f, 0, x, stride, start, many, c.window, first, channels, own ? round_up(channels, r.panel) : channels);
 }

@@ -1,0 +1,117 @@
+// Convolutions of real values with int8 weights in the executor, where the CPU multiplies bytes. An image's activations
+// become bytes once, channels side by side, in a border of their zero point; rows are gathered from there.
+#pragma once
+#include "executor/real_convolutions.h"
+
+namespace bnn::net {
+
+// Writes n values of a line as bytes, `between` bytes apart.
+inline void quantize_apart(const Real& r, const float* from, isize apart, isize n, const Quantization& q, isize between,
+                           uint8_t* to) {
+    constexpr isize SOME = 64;
+    for (isize i = 0; i < n; i += SOME) {
+        const isize some = least(SOME, n - i);
+        uint8_t bytes[SOME];
+        float values[SOME];
+        if (apart != 1) for (isize k = 0; k < some; ++k) values[k] = from[(i + k) * apart];
+        r.quantize(apart == 1 ? from + i : values, some, q, bytes);
+        for (isize k = 0; k < some; ++k) to[(i + k) * between] = bytes[k];
+    }
+}
+
+// Finds how the activations of an image become bytes; and makes them bytes, if an instruction multiplies those.
+inline void quantize_image(const Net& n, const NetOp& o, const Frame& f, isize image) {
+    const Real& r = *n.r;
+    const NetSlot& in = n.slot[o.input];
+    const View v = view(in, f);
+    const float* const at = v.at + image * v.sn;
+    const bool pixels = v.sc == 1 && v.sw == in.c, planes = v.sw == 1 && v.sh == in.w && v.sc == in.w * in.h;
+    Range range = {};
+    if (planes || joined(v, in)) r.range(at, in.h * in.w * in.c, &range);
+    else
+        for (isize y = 0; y < in.h; ++y)
+            if (pixels) r.range(at + y * v.sh, in.w * in.c, &range);
+            else
+                for (isize i = 0; i < in.w * in.c; ++i)
+                    r.range(at + y * v.sh + i / in.c * v.sw + i % in.c * v.sc, 1, &range);
+    const Quantization q = f.quantized.how[image] = quantization(range);
+    if (!o.sums) return;
+    const isize line = (in.w + 2 * o.pw) * in.c, border = o.pw * in.c;
+    uint8_t* to = f.quantized.bytes + image * byte_image(o, in);
+    fill(to, q.zero_point, o.ph * line), to += o.ph * line;
+    for (isize y = 0; y < in.h; ++y, to += line) {
+        const float* const from = at + y * v.sh;
+        fill(to, q.zero_point, border);
+        if (pixels) r.quantize(from, in.w * in.c, q, to + border);
+        else
+            for (isize c = 0; c < in.c; ++c) quantize_apart(r, from + c * v.sc, v.sw, in.w, q, in.c, to + border + c);
+        fill(to + line - border, q.zero_point, border);
+    }
+    fill(to, q.zero_point, o.ph * line);
+}
+
+// Gathers the rows of `many` windows of size x size pixels from window `start` on, in one group.
+inline void gather_bytes(const NetOp& o, const NetSlot& in, const uint8_t* images, isize size, isize start, isize many,
+                         isize group, isize stride, uint8_t* to) {
+    const isize oh = o.h / size, ow = o.w / size, cg = in.c / o.groups, k = o.kh * o.kw * cg;
+    const isize line = (in.w + 2 * o.pw) * in.c, down = o.sh * line, right = o.sw * in.c;
+    const bool runs = o.dw == 1 && o.groups == 1;           // a row of taps is one stretch of memory
+    const Taps taps = {o.kh, o.dh * line, runs ? 1 : o.kw, o.dw * in.c, runs ? o.kw * cg : cg};
+    isize x = start % ow, y = start / ow % oh;
+    const uint8_t* image = images + start / ow / oh * byte_image(o, in) + group * cg;
+    for (isize i = 0; i < many; ++i) {
+        const uint8_t* const from = image + y * size * down + x * size * right;
+        for (isize p = 0; p < size; ++p)
+            for (isize q = 0; q < size; ++q, to += stride) {
+                gather_taps(taps, from + p * down + q * right, to);
+                clear_run(to, k, stride);
+            }
+        if (++x == ow) {
+            x = 0;
+            if (++y == oh) y = 0, image += byte_image(o, in);
+        }
+    }
+}
+
+// Runs a piece of a convolution with int8 weights and of its stages.
+inline void run_bytes(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
+    const NetSlot& in = n.slot[o.input];
+    const Real& r = *n.r;
+    const isize size = stage_window(n, o), plane = (o.h / size) * (o.w / size);
+    const isize start = item / c.chunks * c.tile, many = least(c.tile, f.n * plane - start), rows = many * c.window;
+    const isize first = item % c.chunks * c.chunk, channels = least(c.chunk, o.c - first);
+    const isize og = o.c / o.groups, k = o.kh * o.kw * in.c / o.groups, panels = ceil_div(og, r.panel);
+    float* x = (float*)memory;
+    isize stride = c.float_stride;
+    memory += round_up(c.tile * c.window * stride * 4, 64);
+    if (const NetSlot* to = home(n, o, c.window); to && og % r.panel == 0)      // whole panels are written
+        x = (float*)locate(*to, f) + start * to->c + first, stride = to->c;
+    Quantization* const how = (Quantization*)memory;                            // of each row
+    uint8_t* const gathered = memory + round_up(c.tile * c.window * (isize)sizeof(Quantization), 64);
+    for (isize w = 0, left = plane - start % plane, image = start / plane; w < many; ++w) {
+        for (isize p = 0; p < c.window; ++p) how[w * c.window + p] = f.quantized.how[image];
+        if (--left == 0) left = plane, ++image;
+    }
+    for (isize group = 0; group < o.groups; ++group) {
+        const uint8_t* const a = c.direct ? f.quantized.bytes + start * c.lda : gathered;
+        if (!c.direct) gather_bytes(o, in, f.quantized.bytes, size, start, many, group, c.lda, gathered);
+        // Each group writes whole panels beyond its last channel, which the next group overwrites.
+        const isize low = o.groups == 1 ? first : 0, high = o.groups == 1 ? first + channels : og,
+                    shift = o.groups == 1 ? 0 : group * og;
+        for (isize from = 0; from < k; from += INT8_BLOCK) {
+            const isize some = least(INT8_BLOCK, k - from), deep = round_up(k, r.int8->depth);
+            for (isize at = low; at < high; at += r.panel) {
+                const isize panel = group * panels + at / r.panel;
+                const Int8Products::Last last = {how, start % plane + many <= plane, o.sums + panel * r.panel,
+                                                 o.scale + group * og + at};
+                r.int8->multiply(a + from, c.lda, rows, o.weights + (panel * deep + from) * r.panel,
+                                 round_up(some, r.int8->depth), x + shift + at - low, stride, from > 0,
+                                 from + some == k ? &last : nullptr);
+            }
+        }
+    }
+    const bool own = stride == c.float_stride;                                  // with zeros behind the last channel
+    finish(n, o, f, 0, x, stride, start, many, c.window, first, channels, own ? round_up(channels, r.panel) : channels);
+}
+
+}  // namespace bnn::net
