@@ -7,7 +7,7 @@
 #pragma once
 #include "executor/binary_convolutions.h"
 #include "executor/pixels.h"
-#include "executor/real_bytes.h"
+#include "executor/real_quantized.h"
 
 namespace bnn {
 
@@ -16,7 +16,9 @@ namespace net {
 inline void run_item(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
     switch (o.source) {
     case Source::binary_conv: return run_binary(n, o, f, c, item, memory);
-    case Source::real_conv: return (o.sums ? run_bytes : run_real)(n, o, f, c, item, memory);
+    case Source::real_conv:
+        if (!o.sums) return run_real(n, o, f, c, item, memory);
+        return (n.r->int8->size == 1 ? run_quantized<uint8_t> : run_quantized<int16_t>)(n, o, f, c, item, memory);
     case Source::bit_pool:
     case Source::bit_pad: return run_bits(n, o, f, item);
     default: return run_floats(n, o, f, c, item, memory);
@@ -42,8 +44,9 @@ template <class Parallel>
 void run_op(const Net& n, const NetOp& o, const Frame& f, isize threads, uint8_t* work, const Parallel& parallel) {
     const Cut c = cut(n, o, f, threads);
     if (o.source == Source::real_conv && o.kind == Weights::int8) {
-        if (threads == 1 || f.n == 1) for (isize i = 0; i < f.n; ++i) quantize_image(n, o, f, i);
-        else parallel(threads, f.n, 0, [&](isize i, uint8_t*) { quantize_image(n, o, f, i); });
+        const auto quantize = !o.sums || n.r->int8->size == 1 ? quantize_image<uint8_t> : quantize_image<int16_t>;
+        if (threads == 1 || f.n == 1) for (isize i = 0; i < f.n; ++i) quantize(n, o, f, i);
+        else parallel(threads, f.n, 0, [&](isize i, uint8_t*) { quantize(n, o, f, i); });
     }
     if (threads == 1 || c.items == 1) {
         for (isize i = 0; i < c.items; ++i) run_item(n, o, f, c, i, work);
@@ -52,7 +55,7 @@ void run_op(const Net& n, const NetOp& o, const Frame& f, isize threads, uint8_t
     }
 }
 
-// Each area ends with room for its images' activations as bytes.
+// Each area ends with room for its images' activations in 8 bits.
 inline isize quantization_bytes(isize images) { return round_up(images * (isize)sizeof(Quantization), 64); }
 inline isize quantized_bytes(const Net& n, isize phase, isize images) {
     return n.quantized[phase] ? quantization_bytes(images) + round_up(images * n.quantized[phase] + ROW_SLACK, 64) : 0;

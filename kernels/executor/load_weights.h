@@ -4,12 +4,13 @@
 
 namespace bnn::net {
 
-// Bytes of an image with its border, where real_conv multiplies bytes.
-inline isize byte_image(const NetOp& o, const NetSlot& in) { return (in.h + 2 * o.ph) * (in.w + 2 * o.pw) * in.c; }
+// The values of an image with its border, where real_conv multiplies 8 bits.
+inline isize quantized_values(const NetOp& o, const NetSlot& in) {
+    return (in.h + 2 * o.ph) * (in.w + 2 * o.pw) * in.c;
+}
 
-// Arranges weights in panels, [O / panel][K][panel] for each group; where products of bytes have instructions, int8 as
-// [O / panel][K / 4][panel][4]. They are stored as sign bits in the order (c, kh, kw), which become -1 and +1; or as
-// float32, bf16 or int8 in the order (kh, kw, c).
+// Arranges weights in panels, [O / panel][K][panel] for each group; int8 in the order of Int8Products. They are stored
+// as sign bits in the order (c, kh, kw), which become -1 and +1; or as float32, bf16 or int8 in the order (kh, kw, c).
 inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& f) {
     const isize panel = l->net->r->panel, og = o->c / o->groups, cg = in.c / o->groups, taps = o->kh * o->kw,
                 k = taps * cg;
@@ -29,7 +30,8 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
     const bool whole = o->groups == 1 && og % panel == 0 && panels >= 4 && (uintptr_t)from % 64 == 0 && deep == k;
     // where product j of channel i lies in its panel
     const auto place = [&](isize j, isize i) {
-        return products ? (j / 4 * panel + i) * 4 + j % 4 : (j * panel + i) * size;
+        const isize together = products ? products->together() : 1;
+        return (j / together * panel + i) * together * size + j % together;
     };
     if (same) {
         o->weights = same->weights, o->pairs = same->pairs, o->sums = same->sums;

@@ -42,7 +42,7 @@ struct NetOp {
     Plan plan;                          // binary_conv
     const uint8_t* weights;             // real_conv: panels of each group
     const uint16_t* pairs;              // the same for products of bf16, or null
-    const int32_t* sums;                // of each channel's int8 weights where they are stored as quads, or null
+    const int32_t* sums;                // of each channel's int8 weights, if Int8Products multiply them; else null
     Weights kind;
     const float* scale;                 // real_conv with int8 weights
     const int32_t* table;               // move: where each value comes from, or -1; join: its slots;
@@ -61,7 +61,7 @@ struct Net {
     const Variant* v;
     const Real* r;
     isize slots, ops, stages, micro_bytes, chunk_bytes;     // bytes of one image
-    isize quantized[2];                 // of each phase: the most bytes that an image's activations take as bytes
+    isize quantized[2];                 // of each phase: the most bytes that a quantized image takes
     NetSlot* slot;
     NetOp* op;
     NetStage* stage;

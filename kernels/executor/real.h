@@ -41,15 +41,19 @@ inline Quantization quantization(const Range& r) {
     return {scale, inverse, (int32_t)(-r.low * inverse + round - round)};
 }
 
-// Matrix products of 8 bits. The right factor ("quads") is [n / 4][panel][4] int8; n is filled up with 0 to a multiple
-// of `depth`.
+// Matrix products of 8 bits. The left factor is bytes, or int16 less the zero point. The right factor is int8, in an
+// order [n / together][panel][together], where together is 4 for bytes and 2 for int16; n is filled up with 0 to a
+// multiple of `depth`.
 struct Int8Products {
-    isize depth;
-    // c[rows][ldc] (+)= a[rows][n] quads, as int32. Whole multiples of depth are read of each row.
-    // last: then c becomes float, (c - zero_point * sums[channel]) * (scale of the row * scales[channel]).
+    isize depth, size;                  // size: bytes of a value of the left factor, 1 or 2
+    constexpr isize together() const { return 4 / size; }
+    void (*quantize)(const float* x, isize n, const Quantization& q, void* to);
+    // c[rows][ldc] (+)= a[rows][n] b, as int32. Whole multiples of depth are read of each row.
+    // last: then c becomes float, (c - zero_point * sums[channel]) * (scale of the row * scales[channel]); int16 have
+    // no zero point.
     struct Last { const Quantization* rows; bool one_image; const int32_t* sums; const float* scales; };
-    void (*multiply)(const uint8_t* a, isize lda, isize rows, const uint8_t* quads, isize n, float* c, isize ldc,
-                     bool add, const Last* last);
+    void (*multiply)(const void* a, isize lda, isize rows, const uint8_t* b, isize n, float* c, isize ldc, bool add,
+                     const Last* last);
 };
 constexpr isize INT8_BLOCK = 1024;                      // products of a block
 constexpr isize INT8_LONGEST = 1 << 16;                 // products whose sum is sure to fit int32
@@ -89,7 +93,6 @@ struct Real {
     // unused bits 0.
     void (*sign)(const float* x, const float* low, const float* high, isize n, uint64_t* to);
     void (*range)(const float* x, isize n, Range* r);                           // widens r to these values
-    void (*quantize)(const float* x, isize n, const Quantization& q, uint8_t* to);
     void (*quantize_as_float)(float* x, isize n, const Quantization& q);        // in place: bytes less the zero point
     const Bf16Products* bf16;           // or null; fewer than four rows are for gemm
     const Int8Products* int8;           // or null: then quantize_as_float, and gemm

@@ -207,20 +207,26 @@ inline VF f_bytes(VF x, const Quantization& q) {
     const VF rounded = x * q.inverse + 12582912.0f - 12582912.0f + (float)q.zero_point, most = f_set(255.0f);
     return rounded < most ? rounded : most;
 }
-inline void quantize(const float* x, isize n, const Quantization& q, uint8_t* to) {
+// T: uint8_t, or int16_t less the zero point
+template <class T>
+inline void quantize(const float* x, isize n, const Quantization& q, void* result) {
     typedef int32_t VI __attribute__((vector_size(4 * F)));
-    typedef uint8_t VB __attribute__((vector_size(F)));
-    const auto bytes_of = [&](VF v) { return __builtin_convertvector(__builtin_convertvector(f_bytes(v, q), VI), VB); };
+    typedef T VT __attribute__((vector_size(F * sizeof(T))));
+    const float less = sizeof(T) == 1 ? 0 : (float)q.zero_point;
+    const auto few_bits = [&](VF v) {
+        return __builtin_convertvector(__builtin_convertvector(f_bytes(v, q) - less, VI), VT);
+    };
+    T* const to = (T*)result;
     if (n < F) {
         VF v = {};
         copy(&v, x, n * 4);
-        const VB bytes = bytes_of(v);
-        return copy(to, &bytes, n);
+        const VT some = few_bits(v);
+        return copy(to, &some, n * (isize)sizeof(T));
     }
     for (isize i = 0; i < n; i += F) {
         const isize at = least(i, n - F);                                       // the last vector may overlap
-        const VB bytes = bytes_of(f_load(x + at));
-        copy(to + at, &bytes, F);
+        const VT some = few_bits(f_load(x + at));
+        copy(to + at, &some, sizeof some);
     }
 }
 // rows of x have room for whole vectors
@@ -235,5 +241,4 @@ inline void convert_add(const uint16_t* __restrict counts, const int32_t* __rest
 }
 
 constexpr Real real = {PANEL,    KBLOCK_REAL, gemm,        stage,     steps, add,      larger,            divide,
-                       rescale,  combine,     convert_add, sign_bits, range, quantize, quantize_as_float, nullptr,
-                       nullptr};
+                       rescale,  combine,     convert_add, sign_bits, range, quantize_as_float, nullptr, nullptr};

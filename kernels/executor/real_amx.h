@@ -59,8 +59,9 @@ inline void multiply(const uint16_t* a, isize lda, isize rows, const uint16_t* p
 // The same for bytes: Int8Products::multiply.
 constexpr isize BYTES = 2 * DEPTH;                      // in a row of a tile
 struct Rows { const uint8_t* at; isize apart; };
-inline void multiply_bytes(const uint8_t* a, isize lda, isize rows, const uint8_t* quads, isize n, float* c, isize ldc,
+inline void multiply_bytes(const void* left, isize lda, isize rows, const uint8_t* quads, isize n, float* c, isize ldc,
                            bool add, const Int8Products::Last* last) {
+    const uint8_t* a = (const uint8_t*)left;
     const bf16_tiles::Tiles tiles;
     for (isize start = 0; start < rows; start += BLOCK, a += BLOCK * lda) {
         alignas(64) int32_t sums[BLOCK * BLOCK];
@@ -116,7 +117,7 @@ constexpr auto without_tiles = real_avx512::gemm;
 constexpr auto without_tiles = real_bf16::gemm;
 #endif
 constexpr Bf16Products products = {real_bf16::round_row, real_bf16::pair, multiply};
-constexpr Int8Products byte_products = {BYTES, multiply_bytes};
+constexpr Int8Products byte_products = {BYTES, 1, real_avx512::quantize<uint8_t>, multiply_bytes};
 constexpr Real real = real_bf16::with(without_tiles, products, byte_products);
 
 }  // namespace bnn::real_amx

@@ -88,6 +88,8 @@ inline void sign_bits(const float* x, const float* low, const float* high, isize
 }  // namespace bnn::real_avx2
 BNN_TARGET_END
 
+#include "executor/real_avx2.h"
+
 BNN_TARGET_BEGIN("avx512f,avx512bw,avx2,fma")
 namespace bnn::real_avx512 {
 typedef float VF __attribute__((vector_size(64)));
@@ -139,7 +141,7 @@ const Real& real_for(const char* variant) {
     if (wide && cpu().avx512vnni && cpu().fma) return cpu().avx512bf16 ? real_bf16::real : real_vnni::real;
 #endif
     if (wide && cpu().avx512bw && cpu().fma) return real_avx512::real;
-    if (vector && cpu().avx2 && cpu().fma) return real_avx2::real;
+    if (vector && cpu().avx2 && cpu().fma) return real_madd::real;
 #else
     (void)variant;
 #endif

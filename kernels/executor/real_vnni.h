@@ -56,8 +56,9 @@ void multiply_rows(const uint8_t* a, isize lda, const uint8_t* quads, isize n, f
         }
 }
 
-inline void multiply(const uint8_t* a, isize lda, isize rows, const uint8_t* quads, isize n, float* c, isize ldc,
+inline void multiply(const void* left, isize lda, isize rows, const uint8_t* quads, isize n, float* c, isize ldc,
                      bool add, const Int8Products::Last* last) {
+    const uint8_t* const a = (const uint8_t*)left;
     constexpr int ROWS = real_avx512::ROWS;
     isize r = 0;
     for (; r + ROWS <= rows; r += ROWS) multiply_rows<ROWS>(a + r * lda, lda, quads, n, c + r * ldc, ldc, add, last, r);
@@ -66,7 +67,7 @@ inline void multiply(const uint8_t* a, isize lda, isize rows, const uint8_t* qua
     if (r < rows) multiply_rows<1>(a + r * lda, lda, quads, n, c + r * ldc, ldc, add, last, r);
 }
 
-constexpr Int8Products products = {4, multiply};
+constexpr Int8Products products = {4, 1, real_avx512::quantize<uint8_t>, multiply};
 constexpr Real with_products() {
     Real real = real_avx512::real;
     real.int8 = &products;

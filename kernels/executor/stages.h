@@ -11,7 +11,7 @@ struct Frame {
     isize in_chunk, in_all;             // the first image's place in its chunk and among all
     isize n;
     const Outside* outside;
-    struct Quantized { Quantization* how; uint8_t* bytes; } quantized;      // of each image, in the operation that runs
+    struct Quantized { Quantization* how; void* values; } quantized;      // of each image, in the operation that runs
 };
 
 // Where the first of these images lies in a slot.
@@ -75,22 +75,20 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         c.work = round_up(work_bytes(c.plan), 64) +
                  (o.output >= 0 ? 0 : rows * (c.plan.images.use ? 64 : c.float_stride) * 4 + 64);
     } else if (o.source == Source::real_conv) {
-        const isize k = o.kh * o.kw * in.c / o.groups, panel = n.r->panel;
+        const bool bf16 = n.r->bf16 && o.kind == Weights::bfloat16, integers = o.sums;
+        const isize k = o.kh * o.kw * in.c / o.groups, panel = n.r->panel, size = integers ? n.r->int8->size : 4;
         const View v = view(in, f);
         const bool whole = o.kh == in.h && o.kw == in.w && o.ph == 0 && o.pw == 0 && o.dh == 1 && o.dw == 1;
         const bool point = o.kh == 1 && o.kw == 1 && o.ph == 0 && o.pw == 0 && o.sh == 1 && o.sw == 1;
-        const bool bf16 = n.r->bf16 && o.kind == Weights::bfloat16, bytes = o.sums;
         c.direct = o.groups == 1 && c.window == 1 && (whole || point);
-        if (!bytes)                     // all images' pixels evenly apart, and not to be rounded in place
+        if (!integers)                  // all images' pixels evenly apart, and not to be rounded in place
             c.direct = c.direct && o.kind != Weights::int8 && joined(v, in) &&
                        (whole || v.sn == in.h * in.w * in.c || f.n == 1);
-        c.lda = !c.direct ? bytes ? round_up(k, n.r->int8->depth) : round_up(k, 16) + 16
-                : point   ? in.c
-                : bytes   ? k
-                          : v.sn;
+        if (c.direct) c.lda = point ? in.c : integers ? k : v.sn;
+        else c.lda = integers ? round_up(k, n.r->int8->depth) : round_up(k, 16) + 16;
         // gathered rows stay in the cache; large weights are read once for many rows
-        const isize side = bf16 || bytes ? 2 * BF16_ROWS : 12, some = bf16 || bytes ? 64 : 48;
-        isize tile = !c.direct ? least(some, most(side, (1 << 18) / (k * (bytes ? 1 : 4)) / side * side))
+        const isize side = bf16 || integers ? 2 * BF16_ROWS : 12, some = bf16 || integers ? 64 : 48;
+        isize tile = !c.direct ? least(some, most(side, (1 << 18) / (k * size) / side * side))
                      : k * o.c > 1 << 18 ? 128 : some;
         c.chunk = o.c;
         if (o.groups == 1) {
@@ -108,15 +106,16 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         c.float_stride = round_up(c.chunk, panel) + panel;
         const isize rows = c.tile * c.window;
         // A slot from outside has planes and no border: its lines are copied with one.
-        if (in.area == Area::outside && !bytes && !c.direct && o.groups == 1 && o.kh * o.kw > 1) {
+        if (in.area == Area::outside && !integers && !c.direct && o.groups == 1 && o.kh * o.kw > 1) {
             const isize below = least(o.h / pool, (c.tile + o.w / pool - 2) / (o.w / pool) + 1) * pool;
             const isize lines = (below - 1) * o.sh + (o.kh - 1) * o.dh + 1, line = (in.w + 2 * o.pw) * in.c;
             c.lines = lines * line <= 1 << 16 ? (lines + 1) * line : 0;
         }
         if (bf16) c.rounded = round_up(c.lines ? k : least(BF16_BLOCK, k), BF16_DEPTH);
         c.work = round_up(rows * c.float_stride * 4, 64);
-        if (bytes)
-            c.work += round_up(rows * (isize)sizeof(Quantization), 64) + (c.direct ? 0 : rows * c.lda + ROW_SLACK);
+        if (integers)
+            c.work += round_up(rows * (isize)sizeof(Quantization), 64) +
+                      (c.direct ? 0 : rows * c.lda * size + ROW_SLACK);
         else
             c.work += (c.direct ? 0 : round_up(rows * c.lda * 4 + 64, 64)) + n.r->kblock * panel * 4 +
                       round_up(most(k * 8, c.lines * 4 + 128), 64) + round_up(rows, BF16_ROWS) * c.rounded * 2 + 64;

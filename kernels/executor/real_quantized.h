@@ -1,25 +1,28 @@
-// Convolutions of real values with int8 weights in the executor, where the CPU multiplies bytes. An image's activations
-// become bytes once, channels side by side, in a border of their zero point; rows are gathered from there.
+// Convolutions of real values with int8 weights in the executor, where the CPU multiplies integers. An image's
+// activations are quantized once, channels side by side, in a border of zeros, and rows are gathered from there. T: a
+// quantized value, uint8_t, or int16_t less the zero point.
 #pragma once
 #include "executor/real_convolutions.h"
 
 namespace bnn::net {
 
-// Writes n values of a line as bytes, `between` bytes apart.
+// Quantizes n values that are `apart` floats apart; the results are `between` values apart.
+template <class T>
 inline void quantize_apart(const Real& r, const float* from, isize apart, isize n, const Quantization& q, isize between,
-                           uint8_t* to) {
+                           T* to) {
     constexpr isize SOME = 64;
     for (isize i = 0; i < n; i += SOME) {
         const isize some = least(SOME, n - i);
-        uint8_t bytes[SOME];
+        T results[SOME];
         float values[SOME];
         if (apart != 1) for (isize k = 0; k < some; ++k) values[k] = from[(i + k) * apart];
-        r.quantize(apart == 1 ? from + i : values, some, q, bytes);
-        for (isize k = 0; k < some; ++k) to[(i + k) * between] = bytes[k];
+        r.int8->quantize(apart == 1 ? from + i : values, some, q, results);
+        for (isize k = 0; k < some; ++k) to[(i + k) * between] = results[k];
     }
 }
 
-// Finds how the activations of an image become bytes; and makes them bytes, if an instruction multiplies those.
+// Quantizes an image; where no instruction multiplies integers, only finds how to.
+template <class T>
 inline void quantize_image(const Net& n, const NetOp& o, const Frame& f, isize image) {
     const Real& r = *n.r;
     const NetSlot& in = n.slot[o.input];
@@ -37,30 +40,35 @@ inline void quantize_image(const Net& n, const NetOp& o, const Frame& f, isize i
     const Quantization q = f.quantized.how[image] = quantization(range);
     if (!o.sums) return;
     const isize line = (in.w + 2 * o.pw) * in.c, border = o.pw * in.c;
-    uint8_t* to = f.quantized.bytes + image * byte_image(o, in);
-    fill(to, q.zero_point, o.ph * line), to += o.ph * line;
-    for (isize y = 0; y < in.h; ++y, to += line) {
+    T* to = (T*)f.quantized.values + image * quantized_values(o, in);
+    const auto zeros = [&](isize some) {
+        fill(to, sizeof(T) == 1 ? q.zero_point : 0, some * (isize)sizeof(T)), to += some;
+    };
+    zeros(o.ph * line);
+    for (isize y = 0; y < in.h; ++y) {
         const float* const from = at + y * v.sh;
-        fill(to, q.zero_point, border);
-        if (pixels) r.quantize(from, in.w * in.c, q, to + border);
+        zeros(border);
+        if (pixels) r.int8->quantize(from, in.w * in.c, q, to);
         else
-            for (isize c = 0; c < in.c; ++c) quantize_apart(r, from + c * v.sc, v.sw, in.w, q, in.c, to + border + c);
-        fill(to + line - border, q.zero_point, border);
+            for (isize c = 0; c < in.c; ++c) quantize_apart(r, from + c * v.sc, v.sw, in.w, q, in.c, to + c);
+        to += in.w * in.c;
+        zeros(border);
     }
-    fill(to, q.zero_point, o.ph * line);
+    zeros(o.ph * line);
 }
 
 // Gathers the rows of `many` windows of size x size pixels from window `start` on, in one group.
-inline void gather_bytes(const NetOp& o, const NetSlot& in, const uint8_t* images, isize size, isize start, isize many,
-                         isize group, isize stride, uint8_t* to) {
+template <class T>
+inline void gather_quantized(const NetOp& o, const NetSlot& in, const T* images, isize size, isize start, isize many,
+                             isize group, isize stride, T* to) {
     const isize oh = o.h / size, ow = o.w / size, cg = in.c / o.groups, k = o.kh * o.kw * cg;
     const isize line = (in.w + 2 * o.pw) * in.c, down = o.sh * line, right = o.sw * in.c;
     const bool runs = o.dw == 1 && o.groups == 1;           // a row of taps is one stretch of memory
     const Taps taps = {o.kh, o.dh * line, runs ? 1 : o.kw, o.dw * in.c, runs ? o.kw * cg : cg};
     isize x = start % ow, y = start / ow % oh;
-    const uint8_t* image = images + start / ow / oh * byte_image(o, in) + group * cg;
+    const T* image = images + start / ow / oh * quantized_values(o, in) + group * cg;
     for (isize i = 0; i < many; ++i) {
-        const uint8_t* const from = image + y * size * down + x * size * right;
+        const T* const from = image + y * size * down + x * size * right;
         for (isize p = 0; p < size; ++p)
             for (isize q = 0; q < size; ++q, to += stride) {
                 gather_taps(taps, from + p * down + q * right, to);
@@ -68,13 +76,14 @@ inline void gather_bytes(const NetOp& o, const NetSlot& in, const uint8_t* image
             }
         if (++x == ow) {
             x = 0;
-            if (++y == oh) y = 0, image += byte_image(o, in);
+            if (++y == oh) y = 0, image += quantized_values(o, in);
         }
     }
 }
 
 // Runs a piece of a convolution with int8 weights and of its stages.
-inline void run_bytes(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
+template <class T>
+inline void run_quantized(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
     const NetSlot& in = n.slot[o.input];
     const Real& r = *n.r;
     const isize size = stage_window(n, o), plane = (o.h / size) * (o.w / size);
@@ -87,14 +96,14 @@ inline void run_bytes(const Net& n, const NetOp& o, const Frame& f, const Cut& c
     if (const NetSlot* to = home(n, o, c.window); to && og % r.panel == 0)      // whole panels are written
         x = (float*)locate(*to, f) + start * to->c + first, stride = to->c;
     Quantization* const how = (Quantization*)memory;                            // of each row
-    uint8_t* const gathered = memory + round_up(c.tile * c.window * (isize)sizeof(Quantization), 64);
+    T* const gathered = (T*)(memory + round_up(c.tile * c.window * (isize)sizeof(Quantization), 64));
     for (isize w = 0, left = plane - start % plane, image = start / plane; w < many; ++w) {
         for (isize p = 0; p < c.window; ++p) how[w * c.window + p] = f.quantized.how[image];
         if (--left == 0) left = plane, ++image;
     }
     for (isize group = 0; group < o.groups; ++group) {
-        const uint8_t* const a = c.direct ? f.quantized.bytes + start * c.lda : gathered;
-        if (!c.direct) gather_bytes(o, in, f.quantized.bytes, size, start, many, group, c.lda, gathered);
+        const T* const a = c.direct ? (T*)f.quantized.values + start * c.lda : gathered;
+        if (!c.direct) gather_quantized(o, in, (T*)f.quantized.values, size, start, many, group, c.lda, gathered);
         // Each group writes whole panels beyond its last channel, which the next group overwrites.
         const isize low = o.groups == 1 ? first : 0, high = o.groups == 1 ? first + channels : og,
                     shift = o.groups == 1 ? 0 : group * og;
