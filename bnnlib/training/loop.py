@@ -28,6 +28,7 @@ from bnnlib import layers, recipes, records
 from bnnlib.recipes import Recipe
 from bnnlib.training import checkpoint, checks, code, diagnostics, fits, memory, schedules, stopping
 from bnnlib.training.checks import TrainingError
+from bnnlib.training.clock import Clock
 from bnnlib.training.finishing import RunResult, finish
 from bnnlib.training.progress import Display
 from bnnlib.training.resuming import resume, save
@@ -159,7 +160,8 @@ def train_epoch(run: Run, bar: Any = None) -> None:
         share = progress.epoch / max(1, recipe.epochs - 1)
         layers.set_temperature_(net.model, start * (end / start) ** share)
     net.forward.train()
-    started = time.perf_counter()
+    on_cpu = net.fabric.device.type == "cpu"
+    clock = Clock(on_cpu)
     batches = net.train.epoch(progress.epoch, start=progress.step)
     for _, (_, x, y) in zip(range(progress.step, net.steps), batches, strict=False):
         if run.watch is not None:
@@ -180,12 +182,12 @@ def train_epoch(run: Run, bar: Any = None) -> None:
         late = now - run.saved > stopping.CHECKPOINT_SECONDS
         if not begun and run.stop.checkpoint_due(late, updates):
             _check_finite(run)
-            progress.clock(now - started)
-            started = time.perf_counter()
+            progress.clock(clock.seconds())
+            clock = Clock(on_cpu)
             save(run)
             _stop_if_asked(run)
     _check_finite(run)
-    progress.clock(time.perf_counter() - started)
+    progress.clock(clock.seconds())
 
 
 def validate_epoch(run: Run, log: Any = None) -> None:
@@ -194,10 +196,10 @@ def validate_epoch(run: Run, log: Any = None) -> None:
     trained = net.meter.means()
     progress.images += int(trained["images"])
     share_buffers(net)
-    before = time.perf_counter()
+    clock = Clock(net.fabric.device.type == "cpu")
     test = validate(net, net.test)
     validation = validate(net, net.validation) if net.validation else None
-    progress.wall += time.perf_counter() - before
+    progress.wall += clock.seconds()
     point = records.Epoch(
         epoch=progress.epoch + 1,
         lr=recipe.optimizer.lr * schedules.factor(recipe.schedule, progress.epoch, recipe.epochs),
