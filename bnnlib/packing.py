@@ -45,12 +45,12 @@ def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
     and a zero point to an image, ``scale`` of shape ``(N, 1, ...)``.
 
     The 256 steps reach from the image's least value to its largest, 0 among them; ``integers`` are the bytes less the
-    byte that stands for 0. An image with a value that is not finite has the scale NaN, one whose range is below 3e-36 the
-    scale 0. A packed network does the same before a layer with int8 weights.
+    byte that stands for 0. An image with a value that is not finite, or whose range is not, has the scale NaN, one whose range
+    is below 3e-36 the scale 0. A packed network does the same before a layer with int8 weights.
     """
     axes = tuple(range(1, x.dim()))
     low, high = x.amin(axes, keepdim=True).clamp(max=0), x.amax(axes, keepdim=True).clamp(min=0)
-    scale = (high - low) / 255
+    scale = (high - low) / torch.full_like(high, 255)  # a GPU multiplies by 1 / 255 where it divides by a number
     some = scale.isfinite() & (scale >= torch.finfo(torch.float32).tiny)
     inverse = torch.where(some, 1 / torch.where(some, scale, 1), 0)
     zero_point = (-torch.where(some, low, 0) * inverse).round()

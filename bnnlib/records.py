@@ -105,7 +105,7 @@ class Record(_Strict):
     parameters: Parameters
     teacher: Teacher | None = None
     images_per_second: float = Field(ge=0, description="of training, evaluation left out")
-    wall_time_s: float = Field(ge=0, description="over all the sittings of a resumed run; on a CPU without the time in which it got no processor")
+    wall_time_s: float = Field(ge=0, description="over all the sittings of a resumed run; on a CPU no more than its threads computed")
     started: str
     commit: Commit
     versions: dict[str, str]

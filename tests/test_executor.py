@@ -165,7 +165,7 @@ def test_bfloat16_weights(variant):
 INT8 = [  # channels, outputs, kernel, stride, padding, dilation, groups, height, width, pool
     (5, 37, (7, 9), 1, 0, 1, 1, 7, 9, 1), (3, 64, 7, 2, 3, 1, 1, 31, 17, 1), (1, 20, 5, 1, 0, 1, 1, 28, 28, 2), (64, 96, 1, 1, 0, 1, 1, 6, 5, 1),
     (64, 40, 1, 2, 0, 1, 1, 7, 5, 1), (12, 70, 3, 1, (2, 1), (2, 1), 2, 9, 8, 2), (8, 8, 3, 1, 1, 1, 8, 5, 6, 1), (500, 130, 1, 1, 0, 1, 1, 1, 1, 1),
-    (3, 33, 3, 1, 1, 1, 1, 11, 7, 3), (17, 9, (2, 3), (2, 1), (0, 2), 1, 1, 8, 3, 1),
+    (3, 33, 3, 1, 1, 1, 1, 11, 7, 3), (17, 9, (2, 3), (2, 1), (0, 2), 1, 1, 8, 3, 1), (2, 5, 3, (5, 1), (9, 2), 1, 1, 4, 6, 1),
 ]  # fmt: skip
 
 
@@ -211,6 +211,22 @@ def test_int8_layers_on_extreme_values(variant):
     stored, scales = (torch.from_numpy(graph.tensors[graph.ops[0].constants[name]]) for name in ("weight", "scale"))
     want = integers.double() @ stored.reshape(3, -1).double().T * scale * scales
     np.testing.assert_allclose(Runner(graph, kernel=variant)(x.numpy()), want.numpy(), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_int8_layers_with_a_border_larger_than_memory(variant):
+    """The image is not copied with it; and a weight that serves such a layer and another has an order for each."""
+    torch.manual_seed(4)
+    layer = nn.Conv2d(1, 1, 1, bias=False)
+    graph = deploy.convert(layer, (1, 4, 4), real="int8").graph
+    op, wide = graph.ops[0], 2**31 - 2
+    far = Op("real_conv", op.inputs, {**op.attributes, "padding": [wide, wide], "stride": [wide, wide]}, op.constants, [{"op": "store", "slot": "far"}])
+    graph.slots["far"] = Slot("float32", (3, 3, 1))
+    both = Graph(graph.inputs, [*graph.outputs, "far"], graph.slots, [op, far], graph.tensors)
+    near, far = Runner(both, kernel=variant).arrays([np.ones((1, 1, 4, 4), np.float32)])
+    want = np.zeros((3, 3))
+    want[1, 1] = near.ravel()[0]
+    assert near.all() and np.array_equal(far.reshape(3, 3), want)
 
 
 def test_int8_references_agree():

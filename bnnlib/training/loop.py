@@ -152,6 +152,10 @@ def fit(run: Run) -> None:
             validate_epoch(run, log)
 
 
+def _clock(net: Net) -> Clock:
+    return Clock(net.fabric.device.type == "cpu" and not net.train.lazy)  # other processes decode lazy splits
+
+
 def train_epoch(run: Run, bar: Any = None) -> None:
     """The steps of an epoch that are left. A checkpoint is left on the way where one is due."""
     net, progress, recipe = run.net, run.progress, run.net.recipe
@@ -160,8 +164,7 @@ def train_epoch(run: Run, bar: Any = None) -> None:
         share = progress.epoch / max(1, recipe.epochs - 1)
         layers.set_temperature_(net.model, start * (end / start) ** share)
     net.forward.train()
-    on_cpu = net.fabric.device.type == "cpu"
-    clock = Clock(on_cpu)
+    clock = _clock(net)
     batches = net.train.epoch(progress.epoch, start=progress.step)
     for _, (_, x, y) in zip(range(progress.step, net.steps), batches, strict=False):
         if run.watch is not None:
@@ -183,7 +186,7 @@ def train_epoch(run: Run, bar: Any = None) -> None:
         if not begun and run.stop.checkpoint_due(late, updates):
             _check_finite(run)
             progress.clock(clock.seconds())
-            clock = Clock(on_cpu)
+            clock = _clock(net)
             save(run)
             _stop_if_asked(run)
     _check_finite(run)
@@ -196,7 +199,7 @@ def validate_epoch(run: Run, log: Any = None) -> None:
     trained = net.meter.means()
     progress.images += int(trained["images"])
     share_buffers(net)
-    clock = Clock(net.fabric.device.type == "cpu")
+    clock = _clock(net)
     test = validate(net, net.test)
     validation = validate(net, net.validation) if net.validation else None
     progress.wall += clock.seconds()

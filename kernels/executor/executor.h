@@ -13,12 +13,15 @@ namespace bnn {
 
 namespace net {
 
+// Whether an operation multiplies bytes; else 16 bits, or floats.
+inline bool in_bytes(const Net& n, const NetOp& o) { return o.sums && n.r->int8->size == 1; }
+
 inline void run_item(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
     switch (o.source) {
     case Source::binary_conv: return run_binary(n, o, f, c, item, memory);
     case Source::real_conv:
         if (!o.sums) return run_real(n, o, f, c, item, memory);
-        return (n.r->int8->size == 1 ? run_quantized<uint8_t> : run_quantized<int16_t>)(n, o, f, c, item, memory);
+        return (in_bytes(n, o) ? run_quantized<uint8_t> : run_quantized<int16_t>)(n, o, f, c, item, memory);
     case Source::bit_pool:
     case Source::bit_pad: return run_bits(n, o, f, item);
     default: return run_floats(n, o, f, c, item, memory);
@@ -44,7 +47,7 @@ template <class Parallel>
 void run_op(const Net& n, const NetOp& o, const Frame& f, isize threads, uint8_t* work, const Parallel& parallel) {
     const Cut c = cut(n, o, f, threads);
     if (o.source == Source::real_conv && o.kind == Weights::int8) {
-        const auto quantize = !o.sums || n.r->int8->size == 1 ? quantize_image<uint8_t> : quantize_image<int16_t>;
+        const auto quantize = in_bytes(n, o) ? quantize_image<uint8_t> : quantize_image<int16_t>;
         if (threads == 1 || f.n == 1) for (isize i = 0; i < f.n; ++i) quantize(n, o, f, i);
         else parallel(threads, f.n, 0, [&](isize i, uint8_t*) { quantize(n, o, f, i); });
     }

@@ -100,9 +100,8 @@ inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
         }
         if (o->source == Source::real_conv) {
             make_panels(l, o, in, f);
-            const isize size = o->sums ? n.r->int8->size : 1;
-            if (o->kind == Weights::int8)
-                n.quantized[o->phase] = most(n.quantized[o->phase], quantized_values(*o, in) * size);
+            const isize bytes = o->sums ? quantized_values(*o, in) * n.r->int8->size : 1;
+            if (o->kind == Weights::int8) n.quantized[o->phase] = most(n.quantized[o->phase], bytes);
             return;
         }
         const uint8_t* stored = l->constant<uint8_t>(f.weight, g.o * ceil_div(g.k(), 8));

@@ -8,6 +8,8 @@ namespace bnn::net {
 inline isize quantized_values(const NetOp& o, const NetSlot& in) {
     return (in.h + 2 * o.ph) * (in.w + 2 * o.pw) * in.c;
 }
+// Whether a copy of an image with its border is worth its memory.
+inline bool small_border(const NetOp& o, const NetSlot& in) { return o.ph <= in.h && o.pw <= in.w; }
 
 // Arranges weights in panels, [O / panel][K][panel] for each group; int8 in the order of Int8Products. They are stored
 // as sign bits in the order (c, kh, kw), which become -1 and +1; or as float32, bf16 or int8 in the order (kh, kw, c).
@@ -23,8 +25,10 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
     const isize size = o->kind == Weights::float32 ? 4 : o->kind == Weights::bfloat16 ? 2 : 1;
     const uint8_t* from = l->constant<uint8_t>(f.weight, o->c * (bits ? ceil_div(k, 8) : k * size));
     if (!from) { if (!l->wrong) l->wrong = "a weight is missing"; return; }
-    const NetOp* const same = l->prepared(f.weight, o);
-    const Int8Products* const products = o->kind == Weights::int8 && k <= INT8_LONGEST ? l->net->r->int8 : nullptr;
+    const bool integers = o->kind == Weights::int8 && k <= INT8_LONGEST && small_border(*o, in);
+    const Int8Products* const products = integers ? l->net->r->int8 : nullptr;
+    const NetOp* same = l->prepared(f.weight, o);
+    if (same && !same->sums != !products) same = nullptr;                       // in another order
     const isize deep = products ? round_up(k, products->depth) : k;
     const isize panels = ceil_div(og, panel), bytes = o->groups * panels * deep * panel * size;
     const bool whole = o->groups == 1 && og % panel == 0 && panels >= 4 && (uintptr_t)from % 64 == 0 && deep == k;

@@ -6,7 +6,7 @@
 
 #if defined(BNN_AMX)
 
-BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,fma,amx-tile,amx-bf16,amx-int8")
+BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,avx512vnni,fma,amx-tile,amx-bf16,amx-int8")
 namespace bnn::real_amx {
 
 using bf16_tiles::BLOCK, bf16_tiles::DEPTH, bf16_tiles::SIDE, bf16_tiles::TILE;
@@ -107,7 +107,7 @@ inline void multiply_bytes(const void* left, isize lda, isize rows, const uint8_
 
 inline bool supported() {
     const Cpu& c = cpu();
-    return c.amx_bf16 && c.amx_int8 && c.avx512bw && c.avx512bf16 && c.fma && amx_permitted();
+    return c.amx_bf16 && c.amx_int8 && c.avx512bw && c.avx512bf16 && c.avx512vnni && c.fma && amx_permitted();
 }
 
 static_assert(BF16_ROWS == SIDE && BF16_DEPTH == DEPTH, "what the executor rounds up to");

@@ -35,18 +35,17 @@ void multiply_rows(const int16_t* a, isize lda, const uint8_t* pairs, isize n, f
     isize k = 0;
     for (; k + 2 * STEPS <= n; k += 2 * STEPS) BNN_UNROLL for (int s = 0; s < STEPS; ++s) step(s, k + 2 * s);
     for (; k < n; k += 2) step(0, k);
+    __m256 factor[VECTORS];
     BNN_UNROLL for (int r = 0; r < R; ++r)
         BNN_UNROLL for (int v = 0; v < VECTORS; ++v) {
+            if (last && (r == 0 || !last->one_image))
+                factor[v] = _mm256_mul_ps(_mm256_set1_ps(last->rows[first_row + r].scale),
+                                          _mm256_loadu_ps(last->scales + v * F));
             __m256i total = sum[0][r][v];
             BNN_UNROLL for (int s = 1; s < STEPS; ++s) total = _mm256_add_epi32(total, sum[s][r][v]);
             float* const to = c + r * ldc + v * F;
-            if (last) {
-                const __m256 scale = _mm256_set1_ps(last->rows[first_row + r].scale),
-                             factor = _mm256_mul_ps(scale, _mm256_loadu_ps(last->scales + v * F));
-                _mm256_storeu_ps(to, _mm256_mul_ps(_mm256_cvtepi32_ps(total), factor));
-            } else {
-                _mm256_storeu_si256((__m256i*)to, total);
-            }
+            if (last) _mm256_storeu_ps(to, _mm256_mul_ps(_mm256_cvtepi32_ps(total), factor[v]));
+            else _mm256_storeu_si256((__m256i*)to, total);
         }
 }
 

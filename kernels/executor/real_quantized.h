@@ -30,13 +30,17 @@ inline void quantize_image(const Net& n, const NetOp& o, const Frame& f, isize i
     const float* const at = v.at + image * v.sn;
     const bool pixels = v.sc == 1 && v.sw == in.c, planes = v.sw == 1 && v.sh == in.w && v.sc == in.w * in.h;
     Range range = {};
-    if (planes || joined(v, in)) r.range(at, in.h * in.w * in.c, &range);
-    else
-        for (isize y = 0; y < in.h; ++y)
-            if (pixels) r.range(at + y * v.sh, in.w * in.c, &range);
-            else
-                for (isize i = 0; i < in.w * in.c; ++i)
-                    r.range(at + y * v.sh + i / in.c * v.sw + i % in.c * v.sc, 1, &range);
+    if (planes || joined(v, in)) {
+        r.range(at, in.h * in.w * in.c, &range);
+    } else if (pixels) {
+        for (isize y = 0; y < in.h; ++y) r.range(at + y * v.sh, in.w * in.c, &range);
+    } else {
+        for (isize i = 0; i < in.h * in.c; ++i) {
+            const float* const line = at + i / in.c * v.sh + i % in.c * v.sc;
+            if (v.sw == 1) r.range(line, in.w, &range);
+            else for (isize x = 0; x < in.w; ++x) r.range(line + x * v.sw, 1, &range);
+        }
+    }
     const Quantization q = f.quantized.how[image] = quantization(range);
     if (!o.sums) return;
     const isize line = (in.w + 2 * o.pw) * in.c, border = o.pw * in.c;

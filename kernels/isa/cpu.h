@@ -54,7 +54,7 @@ struct Cpu {
     bool popcnt = false, avx2 = false, avx512bw = false, avx512vpopcntdq = false;
     bool gfni = false;                                              // with AVX-512
     bool fma = false, avx512bf16 = false;                           // for float work
-    bool avx512vnni = false, avxvnniint8 = false;                   // for peaks.h alone
+    bool avx512vnni = false, avxvnniint8 = false;                   // the second for peaks.h alone
     bool amx_int8 = false, amx_bf16 = false;    // tiles; a process needs amx_permitted() as well
 };
 
@@ -84,7 +84,8 @@ inline Cpu ask_cpu() {
         c.avxvnniint8 = c.avx2 && (d >> 4 & 1);
     }
 #elif defined(BNN_EMULATE)
-    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.gfni = c.fma = c.avx512bf16 = c.amx_int8 = c.amx_bf16 = true;
+    c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.gfni = c.fma = true;
+    c.avx512bf16 = c.avx512vnni = c.amx_int8 = c.amx_bf16 = true;
 #endif
     return c;
 }

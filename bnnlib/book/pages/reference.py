@@ -45,6 +45,7 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
         {
             "bnnlib.deploy": ("save", "load", "info", "convert", "PackedNetwork", "read_graph", "ConvertError", "DeployError"),
             "bnnlib.deploy.run": ("load", "Runner"),
+            "bnnlib.packing": ("quantize_activations",),
             "bnnlib.models": ("names", "build", "register"),
         },
     ),
