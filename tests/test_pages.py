@@ -181,6 +181,9 @@ def test_cells_of_wide_tables_know_their_column():
     both = finish.stacked(f"<p>{table(4)}</p>{table(6)}")
     assert both.startswith(f"<p>{table(4)}</p>"), "narrow ones stay"
     assert both.count("data-stacked") == 1 and both.count('data-column="Column 5"><p>5</p>') == 2
+    assert "data-long" not in both
+    text = "a claim with its evidence, told in words that fill more than a line"
+    assert finish.stacked(table(6).replace("<p>2</p>", f"<p><em>{text}</em></p>")).count(f'data-column="Column 2" data-long=""><p><em>{text}') == 2
     spanned = table(6).replace("<td>", '<td colspan="2">', 1)
     assert finish.stacked(spanned) == spanned
 

@@ -19,6 +19,7 @@ from bnnlib.book.pages import share
 
 TITLE = "Binary neural networks, reproduced"
 _NO_PAGE = {"search.html", "genindex.html", "404.html"}
+_LONG = 60  # letters; a cell with more does not stand well beside the name of its column
 _TAGS = re.compile(r"<(script|style|svg|mjx-container)\b.*?</\1>|<[^>]+>", re.DOTALL)
 
 
@@ -114,7 +115,11 @@ def finish(site: Path, root: Path, published: Published) -> None:
 
 
 def stacked(text: str) -> str:
-    """Cells of tables with five columns or more know their column: a phone shows each row as a list of its cells."""
+    """Cells of tables with five columns or more know their column, and whether they hold a text: a phone shows each row as a
+    list of its cells."""
+
+    def words(cell: str) -> str:
+        return html.unescape(_TAGS.sub("", cell)).strip()
 
     def put(found: re.Match[str]) -> str:
         table = found[0]
@@ -122,11 +127,16 @@ def stacked(text: str) -> str:
         columns = re.findall(r"<th\b[^>]*>(.*?)</th>", head[1], re.DOTALL) if head else []
         if len(columns) < 5 or "rowspan" in table or "colspan" in table:
             return table
-        names = [html.escape(html.unescape(_TAGS.sub("", told)).strip(), quote=True) for told in columns]
+        names = [html.escape(words(told), quote=True) for told in columns]
 
         def row(line: re.Match[str]) -> str:
             place = iter(names)
-            return re.sub(r"<td\b", lambda _: f'<td data-column="{next(place, "")}"', line[0])
+
+            def cell(found: re.Match[str]) -> str:
+                long = ' data-long=""' if len(words(found[0])) > _LONG else ""
+                return f'<td data-column="{next(place, "")}"{long}{found[0][3:]}'
+
+            return re.sub(r"<td\b.*?</td>", cell, line[0], flags=re.DOTALL)
 
         start, end = table.index("<tbody>"), table.index("</tbody>")
         body = re.sub(r"<tr\b.*?</tr>", row, table[start:end], flags=re.DOTALL)
