@@ -12,6 +12,10 @@ inline VF f_load(const float* p) { VF v; __builtin_memcpy(&v, p, sizeof v); retu
 inline void f_store(float* p, VF v) { __builtin_memcpy(p, &v, sizeof v); }
 inline VF f_set(float x) { return x - VF{}; }
 
+typedef int32_t VI __attribute__((vector_size(4 * F)));
+inline VI i_load(const void* p) { VI v; __builtin_memcpy(&v, p, sizeof v); return v; }
+inline void i_store(void* p, VI v) { __builtin_memcpy(p, &v, sizeof v); }
+
 template <Weights W>
 inline VF f_weights(const uint8_t* p) {
     if constexpr (W == Weights::float32) return f_load((const float*)p);
@@ -210,7 +214,6 @@ inline VF f_bytes(VF x, const Quantization& q) {
 // T: uint8_t, or int16_t less the zero point
 template <class T>
 inline void quantize(const float* x, isize n, const Quantization& q, void* result) {
-    typedef int32_t VI __attribute__((vector_size(4 * F)));
     typedef T VT __attribute__((vector_size(F * sizeof(T))));
     const float less = sizeof(T) == 1 ? 0 : (float)q.zero_point;
     const auto few_bits = [&](VF v) {
@@ -240,5 +243,23 @@ inline void convert_add(const uint16_t* __restrict counts, const int32_t* __rest
     for (isize i = 0; i < n; ++i) x[i] = (float)(base[i] - 2 * (int32_t)counts[i]) + y[i];
 }
 
+// Turns sums of integers into floats as Int8Products::Last says, for F channels.
+struct Ending {
+    VI zero;
+    VF factor;
+    template <class T>
+    void take(const Int8Products::Last& last, isize row, isize channel) {
+        const Quantization q = last.rows[row];
+        zero = sizeof(T) == 1 ? i_load(last.sums + channel) * q.zero_point : VI{};
+        factor = f_load(last.scales + channel) * q.scale;
+    }
+    VF of(VI sum) const { return __builtin_convertvector(sum - zero, VF) * factor; }
+};
+
 constexpr Real real = {PANEL,    KBLOCK_REAL, gemm,        stage,     steps, add,      larger,            divide,
                        rescale,  combine,     convert_add, sign_bits, range, quantize_as_float, nullptr, nullptr};
+constexpr Real with(const Int8Products& int8) {
+    Real some = real;
+    some.int8 = &int8;
+    return some;
+}

@@ -6,7 +6,7 @@
 
 #if defined(BNN_AMX)
 
-BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,avx512vnni,fma,amx-tile,amx-bf16,amx-int8")
+BNN_TARGET_BEGIN("avx512f,avx512bw,avx512bf16,avx2,fma,amx-tile,amx-bf16,amx-int8")
 namespace bnn::real_amx {
 
 using bf16_tiles::BLOCK, bf16_tiles::DEPTH, bf16_tiles::SIDE, bf16_tiles::TILE;
@@ -92,22 +92,22 @@ inline void multiply_bytes(const void* left, isize lda, isize rows, const uint8_
         }
         bf16_tiles::store_sums((float*)sums);
         __asm__ volatile("" ::: "memory");
-        real_vnni::Ending ending[2];
+        real_avx512::Ending ending[2];
         for (isize r = 0; r < some; ++r)
             for (isize half = 0; half < 2; ++half) {
-                if (last && (r == 0 || !last->one_image)) ending[half].take(*last, start + r, half * SIDE);
+                if (last && (r == 0 || !last->one_image)) ending[half].take<uint8_t>(*last, start + r, half * SIDE);
                 float* const to = c + (start + r) * ldc + half * SIDE;
-                __m512i sum = _mm512_loadu_si512(sums + (r / SIDE * 2 + half) * SIDE * SIDE + r % SIDE * SIDE);
-                if (add) sum = _mm512_add_epi32(sum, _mm512_loadu_si512(to));
-                if (last) _mm512_storeu_ps(to, ending[half].of(sum));
-                else _mm512_storeu_si512((void*)to, sum);
+                real_avx512::VI sum = real_avx512::i_load(sums + (r / SIDE * 2 + half) * SIDE * SIDE + r % SIDE * SIDE);
+                if (add) sum += real_avx512::i_load(to);
+                if (last) real_avx512::f_store(to, ending[half].of(sum));
+                else real_avx512::i_store(to, sum);
             }
     }
 }
 
 inline bool supported() {
     const Cpu& c = cpu();
-    return c.amx_bf16 && c.amx_int8 && c.avx512bw && c.avx512bf16 && c.avx512vnni && c.fma && amx_permitted();
+    return c.amx_bf16 && c.amx_int8 && c.avx512bw && c.avx512bf16 && c.fma && amx_permitted();
 }
 
 static_assert(BF16_ROWS == SIDE && BF16_DEPTH == DEPTH, "what the executor rounds up to");

@@ -85,7 +85,7 @@ inline Cpu ask_cpu() {
     }
 #elif defined(BNN_EMULATE)
     c.popcnt = c.avx2 = c.avx512bw = c.avx512vpopcntdq = c.gfni = c.fma = true;
-    c.avx512bf16 = c.avx512vnni = c.amx_int8 = c.amx_bf16 = true;
+    c.avx512bf16 = c.amx_int8 = c.amx_bf16 = true;
 #endif
     return c;
 }
