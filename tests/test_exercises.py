@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from bnnlib.book import chapters, opening
-from bnnlib.book.chapters import times
+from bnnlib.book.chapters import solutions, times
 from bnnlib.book.pages import chapter
 
 matplotlib.use("Agg")
@@ -31,16 +31,6 @@ def cells(name: str, kind: str):
 
 def prose(name: str) -> str:
     return "\n".join(cell.source for cell in cells(name, "markdown"))
-
-
-def solutions(text: str) -> dict[str, str]:
-    """The code of each solution in a chapter's prose, by the exercise's label."""
-    found = re.findall(r"^(`{3,})\{solution\} (\S+)\n(.*?)^\1$", text, re.DOTALL | re.MULTILINE)
-    blocks = {
-        label: re.findall(r"^```python\n(.*?)^```", body, re.DOTALL | re.MULTILINE)
-        for _, label, body in found
-    }
-    return {label: "\n".join(code) for label, code in blocks.items()}
 
 
 def run(name: str, **given) -> dict:
@@ -66,7 +56,7 @@ def test_a_chapters_solutions_run(name, capsys, tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     try:
         names = run(name, **{"profile": PROFILE, **GIVEN.get(name, {})})
-        for label, solution in solutions(prose(name)).items():
+        for label, solution in solutions.find(prose(name)).items():
             capsys.readouterr()
             exec(compile(solution, f"solution {label}", "exec"), names)
             assert capsys.readouterr().out, label
@@ -79,7 +69,7 @@ def test_every_exercise_has_a_solution_that_folds(name):
     text = prose(name)
     assert "## Exercises" in text
     asked = re.findall(r"^`{3,}\{exercise\} \S.*\n:label: (\S+)$", text, re.MULTILINE)
-    assert asked and asked == list(solutions(text))
+    assert asked and asked == list(solutions.find(text))
     assert text.count("{solution}") == len(re.findall(r"\{solution\} \S+\n:class: dropdown\n", text))
 
 
@@ -109,17 +99,83 @@ def test_the_page_has_the_answer_first_and_the_measured_time(tmp_path):
         ),
         nbformat.v4.new_code_cell("p = 1", metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell("late", metadata={"tags": ["answer"]}),
-        nbformat.v4.new_code_cell("nothing to say", metadata={"tags": ["sentence"]}, outputs=[empty]),
+        nbformat.v4.new_code_cell("nothing", metadata={"tags": ["sentence"]}, outputs=[empty]),
     ]
     notebook = nbformat.v4.new_notebook(cells=made, metadata={"papermill": {"duration": 3.7}})
     nbformat.write(notebook, path)
     page = nbformat.reads(chapter.as_page(path).decode(), 4)
-    assert [cell.source for cell in page.cells] == [made[0].source, "late", "cost", "p = 1", "nothing to say"]
+    assert [cell.source for cell in page.cells] == [made[0].source, "late", "cost", "p = 1", "nothing"]
     assert page.cells[4].outputs == []  # and not the name of an empty object
     assert "remove-input" in page.cells[1].metadata.tags and "hide-input" in page.cells[3].metadata.tags
     assert page.cells[3].metadata.mystnb.code_prompt_show == "Show the parameters"
     text = page.cells[2].outputs[0].data["text/markdown"]
     assert "| reads | 4 s |" in text and "| trains | – |" in text and "<!--" not in text
+
+
+TEXT = """## Exercises
+
+```{exercise} Twice
+:label: ex-twice
+Why?
+```
+
+````{solution} ex-twice
+:class: dropdown
+
+```python
+print(2 * p)
+```
+
+So it is.
+````
+
+```{solution} ex-words
+:class: dropdown
+By symmetry.
+```
+"""
+
+
+def test_a_solution_runs_after_its_chapter_and_the_page_shows_what_it_prints(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    source = tmp_path / "notebooks" / "one.ipynb"
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}})
+    given = 'profile: str = "stored"  # how\nseed: int = 0  # which\np: int = 3  # a number'
+    notebook.cells = [
+        nbformat.v4.new_code_cell(given, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_markdown_cell(TEXT),
+    ]
+    nbformat.write(notebook, source)
+    (outcome,) = chapters.run(["one"], root=tmp_path)
+    assert outcome.error == ""
+    done = chapters.read(outcome.output)
+    assert [solutions.label_of(cell) for cell in done.cells if solutions.is_one(cell)] == ["ex-twice"]
+    page = nbformat.reads(chapter.as_page(outcome.output).decode(), 4)
+    assert not any(solutions.is_one(cell) for cell in page.cells)
+    text = next(cell.source for cell in page.cells if cell.cell_type == "markdown")
+    assert "print(2 * p)\n```\n\nIt prints:\n\n````text\n6\n````\n\nSo it is.\n" in text
+    assert solutions.find(text) == solutions.find(TEXT) == {"ex-twice": "print(2 * p)\n", "ex-words": ""}
+    # What a reader of papermill's copy waits for is the chapter alone.
+    whole = done.metadata.papermill.duration
+    assert times.taken(done) == whole - done.cells[-1].metadata.papermill.duration < whole
+    notebook.cells[1].source = TEXT.replace("print(2 * p)", "2 * p")
+    nbformat.write(notebook, source)
+    (outcome,) = chapters.run(["one"], root=tmp_path)
+    assert "is the solution of ex-twice and prints nothing" in outcome.error
+
+
+def test_code_that_the_page_needs_is_folded_and_not_left_out():
+    def cell(name, source, *tags):
+        return nbformat.v4.new_code_cell(source, id=name, metadata={"tags": list(tags)})
+
+    cells = [
+        cell("cost", "from a import b", "cost"),
+        cell("first", "found = [x for x in range(3)]\nonce = 1", "sentence"),
+        cell("second", "alone = found", "sentence"),
+        cell("shown", "def f(once):\n    return once + sum(found)\n\n\nonce = 2"),
+    ]
+    assert chapter.needed(cells) == {"first"}
+    assert chapter.needed([*cells, cell("last", "f(b)", "hide-input")]) == {"cost", "first"}
 
 
 def test_the_cost_of_training_is_that_of_the_records(tmp_path, a_record):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 
+from bnnlib.book.chapters import solutions
 from bnnlib.book.chapters.notebooks import ChapterError, parameters, read
 from bnnlib.book.chapters.values import SHORT
 from bnnlib.paths import ROOT
@@ -57,6 +58,8 @@ def _verdicts(cell: nbformat.NotebookNode) -> Iterator[str]:
 def _cell_problems(cell: nbformat.NotebookNode) -> Iterator[str]:
     if cell.execution_count is None:
         yield "was not executed"
+    elif solutions.is_one(cell) and not solutions.printed(cell).strip():
+        yield f"is the solution of {solutions.label_of(cell)} and prints nothing"
     figures = 0
     for output in cell.outputs:
         if output.output_type == "error":

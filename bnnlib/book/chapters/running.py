@@ -16,6 +16,7 @@ from typing import Any
 
 import nbformat
 
+from bnnlib.book.chapters import solutions
 from bnnlib.book.chapters.freshness import fingerprint, surroundings
 from bnnlib.book.chapters.gate import problems
 from bnnlib.book.chapters.notebooks import ChapterError, parameters, read, source, sources
@@ -121,8 +122,10 @@ def _execute(task: _Task) -> Outcome:
         os.environ.update(PYDEVD_DISABLE_FILE_VALIDATION="1", TQDM_DISABLE="1")
         os.environ.setdefault("OMP_NUM_THREADS", str(task.threads))
         try:
+            notebook = read(task.origin)
+            notebook.cells += solutions.as_cells(notebook)
             execute_notebook(
-                str(task.origin),
+                notebook,
                 str(partial),
                 parameters=task.values,
                 progress_bar=False,

@@ -14,6 +14,7 @@ import nbformat
 import pydantic
 
 from bnnlib import records, storage
+from bnnlib.book.chapters import solutions
 from bnnlib.book.chapters.notebooks import ChapterError, sources
 from bnnlib.book.chapters.values import PROFILES
 from bnnlib.paths import ROOT
@@ -33,9 +34,15 @@ def last_run(chapter: str, profile: str, root: Path = ROOT) -> float | None:
     """Seconds that the chapter last took in a profile on this machine, from papermill's metadata, or None."""
     path = root / "build" / "chapters" / profile / f"{chapter}.ipynb"
     try:
-        return nbformat.read(path, as_version=4).metadata["papermill"]["duration"]
+        return taken(nbformat.read(path, as_version=4))
     except (OSError, KeyError, ValueError):
         return None
+
+
+def taken(notebook: nbformat.NotebookNode) -> float:
+    """Seconds that an executed chapter took by papermill's metadata, less those of its solutions, which papermill alone does not run."""
+    of_solutions = [cell.metadata["papermill"]["duration"] for cell in notebook.cells if solutions.is_one(cell)]
+    return notebook.metadata["papermill"]["duration"] - sum(of_solutions)
 
 
 def of_record(chapter: str, profile: str, root: Path = ROOT) -> tuple[float, str] | None:
