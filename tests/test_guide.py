@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bnnlib import models
+from bnnlib.book.pages import guide
 from bnnlib.deploy.tensorkinds import SUPPORTED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +25,7 @@ def made(tmp_path_factory):
     builders = dict(models.BUILDERS)
     os.chdir(folder)
     try:
-        for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        for block in guide.blocks(PAGE.read_text()):
             exec(compile(block, str(PAGE), "exec"), found)  # noqa: S102
     finally:
         os.chdir(before)
@@ -70,3 +71,25 @@ def test_the_file_classifies_a_png_from_the_command_line(made):
 def test_the_table_is_generated():
     text = PAGE.read_text()
     assert "```{include} generated/supported.md" in text and not any(row[1] in text for row in SUPPORTED)
+
+
+SHORT = "Two blocks:\n\n```python\na = 2\nprint(a)\n```\n\nand\n\n```python\nb = 2 * a\n```\n\n```sh\nls\n```\n"
+
+
+def test_what_a_block_prints_stands_below_it(tmp_path, monkeypatch):
+    assert guide.page(SHORT, "as now", tmp_path) == SHORT.replace("print(a)\n```", "print(a)\n```\n\n````text\n2\n````")
+    # Nothing is run twice, and all is run anew when the page or what it depends on has changed.
+    ran = []
+    monkeypatch.setattr(guide, "run", lambda text, root: ran.append(text) or ["", ""])
+    assert "2\n````" in guide.page(SHORT, "as now", tmp_path) and not ran
+    assert guide.page(SHORT, "changed", tmp_path) == SHORT and ran == [SHORT]
+    guide.page(SHORT.replace("2", "3"), "changed", tmp_path)
+    assert len(ran) == 2
+    (tmp_path / "build" / "guide.json").write_text("damaged")
+    guide.page(SHORT, "changed", tmp_path)
+    assert len(ran) == 3
+
+
+def test_a_block_that_fails_stops_the_build():
+    with pytest.raises(guide.GuideError, match="(?s)your-own-net.md.*block 1.*ZeroDivisionError"):
+        guide.run("```python\n1 / 0\n```\n")

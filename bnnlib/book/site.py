@@ -38,6 +38,7 @@ from bnnlib.book.pages import (
     curves,
     figures,
     finish,
+    guide,
     landing,
     literature,
     offline,
@@ -101,6 +102,8 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
         if name.endswith(".md"):
             files[name] = content.replace(b"{{ version }}", __version__.encode())
     shared = chapters.surroundings(root)
+    if guide.PAGE in files:
+        files[guide.PAGE] = guide.page(files[guide.PAGE].decode(), shared, root).encode()
     notebooks, wrong = [], []
     whole = _whole_pages()
     for entry in entries(toc):
@@ -285,5 +288,5 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (BookError, chapters.ChapterError, finish.AddressError, pdf.PdfError) as mistake:
+    except (BookError, chapters.ChapterError, finish.AddressError, guide.GuideError, pdf.PdfError) as mistake:
         sys.exit(f"error: {mistake}")
