@@ -391,11 +391,11 @@ def test_the_findings_are_computed_from_the_records(tmp_path):
     assert whole.count(":link:") == 1, "only chapters that are there are linked"
     found = landing.speeds(ROOT / "results" / "bench")
     for one in found:
-        floats, bits = (
+        floats, bits, over = (
             f"{'' if one.paired else '≈'}{landing.times(low)} to {landing.times(high)}"
-            for low, _, high in (one.over_best, one.bits_over_best)
+            for low, _, high in (one.over_best, one.bits_over_best, one.over_float32)
         )
-        assert f"- {one.core}: {floats} ({bits})\n" in whole
+        assert f"| {one.core} | {floats} | {bits} | {over} |\n" in whole
     assert whole.index("best rival") < whole.index("PyTorch's float32")
     assert f"{landing.sizes('s2-student').factor:.1f}×" in whole and "the net reaches" in whole
     bare = landing.findings(tmp_path, [])

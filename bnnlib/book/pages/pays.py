@@ -1,0 +1,137 @@
+"""The page "When does one bit pay?": accuracy, file and speed of whole networks side by side, each table with the sentence that
+it bears out. Everything is computed from the records of ``root/results``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bnnlib import recipes, records
+from bnnlib.benchmarks import networks, speed
+from bnnlib.book import tables
+from bnnlib.book.pages.landing import times
+from bnnlib.book.prose import claim
+from bnnlib.book.studies import evidence
+from bnnlib.deploy import sizes
+
+# A net with one bit, and the same net with real-valued weights and activations, trained alike.
+TWINS = {
+    "LeNet-5": ("s4-lenet5", "s4-lenet5-real"),
+    "MLP": ("s3-mlp-20ep", "s3-mlp-real-20ep"),
+    "Network in Network": ("s4-nin-60ep", "s4-nin-real-60ep"),
+    "ResNet-18": ("tiny-s5-resnet18-xnorpp-7ep", "tiny-s5-resnet18-real-7ep"),
+}
+DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "tiny-imagenet": "Tiny-ImageNet"}
+FILES = ("s4-lenet5", "s3-mlp", "s1-vgg", "s2-student", "s4-nin-60ep", "ours-lenet5", "ours-vgg-20ep", "tiny-s5-resnet18-xnorpp-7ep")
+
+
+def accuracy(folder: Path) -> str:
+    """What one bit costs in accuracy: the twins of :data:`TWINS` that have records in ``folder``, and a sentence."""
+    rows, costs = [], []
+    for name, (bits, real) in TWINS.items():
+        found = evidence.difference(records.read_all(folder, real), records.read_all(folder, bits))
+        if found is None:
+            continue
+        recipe = recipes.load(bits)
+        costs.append(found.mean)
+        ours, theirs = reversed(found.values)
+        rows.append(
+            {
+                "network": name,
+                "data": DATA.get(recipe.dataset, recipe.dataset),
+                "epochs": recipe.epochs,
+                "real-valued %": theirs,
+                "1 bit %": ours,
+                "points lost": tables.signed(found.mean).lstrip("+") + f" ± {found.half_width:.2f}",
+                "runs": f"{found.seeds[0]} and {found.seeds[1]}" + "*" * found.one_run,
+            }
+        )
+    if not rows:
+        return "*There is no pair of runs to compare.*\n"
+    told = claim(
+        all(cost > 0 for cost in costs),
+        f"One bit cost accuracy in each of these {len(costs)} networks, from {min(costs):.2f} to {max(costs):.2f} points. ",
+    )
+    shown = tables.markdown(rows, digits={"real-valued %": 2, "1 bit %": 2}, right=["points lost"])
+    caption = (
+        "Test accuracy of the same network with real-valued and with 1-bit layers, trained alike, at the last epoch. ±: 95 % interval; "
+        "*: of one run, from the choice of test images alone, so that another seed may change it further."
+    )
+    return f"{told}\n\n{tables.captioned(shown, caption, 'tab-pays-accuracy')}"
+
+
+def files() -> str:
+    """How much smaller whole files become, and a sentence."""
+    rows = []
+    for name in FILES:
+        recipe = recipes.load(name)
+        size = sizes.of(recipe.model.name, recipe.model.options)
+        rows.append(
+            {
+                "network": recipe.title,
+                "float32, MiB": size.fp32 / 2**20,
+                "layers of bits": 100 * size.latent / size.fp32,
+                "times smaller": size.fp32 / size.float32,
+                "with int8": size.fp32 / size.int8,
+            }
+        )
+    rows.sort(key=lambda row: row["with int8"])
+    least, most = rows[0], rows[-1]
+    told = (
+        f"Whole files become {least['with int8']:.1f} to {most['with int8']:.1f} times smaller when what stays real-valued is stored as "
+        "int8. A weight of one bit is 32 times smaller than one of float32. How near a file comes to that depends on how many of its "
+        "weights lie in binary layers."
+    )
+    shown = tables.markdown(rows, digits={"float32, MiB": 2, "layers of bits": 1, "times smaller": 1, "with int8": 1})
+    caption = (
+        "Files of whole networks. Layers of bits: share of the weights, in per cent of the float32 file, that lie in binary layers. Times "
+        "smaller: the packed file, its real-valued layers in float32; with int8: those as int8."
+    )
+    return f"{told}\n\n{tables.captioned(shown, caption, 'tab-pays-files')}"
+
+
+def _of_nets(record: dict) -> dict[tuple[str, int], tuple[float, float]]:
+    """Of each net and batch on one thread: the best rival's time over that of the packed network with float32 layers, and over
+    that of its fastest form."""
+    found = {}
+    for row in record["runs"][0]["cases"]:
+        rival = speed.best_rival(row)
+        fast = speed.fastest(row, networks.packed(row))
+        found[row["net"], row["batch"]] = tuple(speed.ratio(row, rival, ours).median for ours in ("packed-float32", fast))
+    return found
+
+
+def whole_nets(folder: Path) -> str:
+    """How whole networks compare with their best rival on each CPU with a record in ``folder``, and a sentence."""
+    rows, told, slower, cases = [], [], [], 0
+    for record in networks.newest_of_each(folder):
+        core, found = speed.core(record), _of_nets(record)
+        row: dict = {"core": core, "cases": len(found)}
+        for column, place in (("float32", 0), ("fastest", 1)):
+            ratios = sorted(pair[place] for pair in found.values())
+            row |= {f"{column} form": f"{times(ratios[0])} to {times(ratios[-1])}", f"{column} slower": sum(r < 1 for r in ratios)}
+        rows.append(row)
+        told.append(f"{row['fastest slower']} of {len(found)} cases on {core}")
+        slower += [net for (net, _), (_, fastest) in found.items() if fastest < 1]
+        cases += len(found)
+    if not rows:
+        return "*No record yet; `make bench` makes one.*\n"
+    sentence = (
+        "The best rival is the fastest that PyTorch and ONNX Runtime give for the same topology in float32, bfloat16 or int8. "
+        f"Ours is the faster one in {cases - len(slower)} of {cases} cases, if its real-valued layers may be in their fastest "
+        f"arithmetic: the rival wins in {_listed(told)}."
+    )
+    if slower:
+        titles = sorted({f"“{recipes.load(net).title}”" for net in slower})
+        sentence += f" Those are cases of {_listed(titles)}."
+    shown = tables.markdown(rows)
+    caption = (
+        "The best rival's time over ours, from the slowest to the fastest case: whole networks at batch 1 and 128, one thread. Float32 "
+        "form: real-valued layers in float32; fastest form: in float32, bfloat16 or int8, whichever is fastest. Slower: cases in which "
+        "ours is slower."
+    )
+    return f"{sentence}\n\n{tables.captioned(shown, caption, 'tab-pays-nets')}"
+
+
+def _listed(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,0 +1,75 @@
+"""The page "When does one bit pay?": its tables against the records, read here by other means."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from bnnlib import records
+from bnnlib.benchmarks import networks, speed
+from bnnlib.book.pages import pays
+from bnnlib.book.prose import ClaimFailed
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNS, BENCH = ROOT / "results" / "runs", ROOT / "results" / "bench"
+
+
+def rows(text):
+    lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+
+
+def last(recipe):
+    return {path.stem: json.loads(path.read_text())["curve"][-1]["test_top1"] for path in (RUNS / recipe).glob("seed*.json")}
+
+
+def test_the_twins_differ_as_their_records_do():
+    found = {row["network"]: row for row in rows(pays.accuracy(RUNS))}
+    for name, (bits, real) in pays.TWINS.items():
+        one, other = last(real), last(bits)
+        if min(len(one), len(other)) == 1:  # runs of the seed that both have
+            one, other = ({seed: runs[seed] for seed in one.keys() & other.keys()} for runs in (one, other))
+        gap = statistics.mean(one.values()) - statistics.mean(other.values())
+        assert float(found[name]["points lost"].split(" ± ")[0]) == pytest.approx(gap, abs=0.006), name
+        assert found[name]["runs"].endswith("*") == (len(one) == 1)
+
+
+def test_a_twin_that_bits_do_not_cost_anything_is_a_claim_that_failed(tmp_path, a_record):
+    for recipe in pays.TWINS["LeNet-5"]:
+        for seed in (0, 1):
+            record = a_record(seed=seed)
+            record = record.model_copy(update={"recipe": recipe})
+            path = records.path_of(recipe, seed, tmp_path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            records.write(record, path)
+    with pytest.raises(ClaimFailed, match="One bit cost accuracy"):
+        pays.accuracy(tmp_path)
+    assert pays.accuracy(tmp_path / "none") == "*There is no pair of runs to compare.*\n"
+
+
+def test_cases_that_the_rival_wins_are_counted():
+    text = pays.whole_nets(BENCH)
+    lost = whole = 0
+    for record, row in zip(networks.newest_of_each(BENCH), rows(text), strict=True):
+        cases = record["runs"][0]["cases"]
+        slower = 0
+        for case in cases:
+            rivals = [name for name in case["times"] if speed.kind(name)]
+            ratios = [
+                max(speed.ratio(case, min(rivals, key=lambda r: case["times"][r]["median_us"]), ours).median for ours in forms)
+                for forms in (["packed-float32"], networks.packed(case))
+            ]
+            slower += ratios[1] < 1
+        assert row["core"] == speed.core(record) and int(row["cases"]) == len(cases)
+        assert int(row["fastest slower"]) == slower
+        lost, whole = lost + slower, whole + len(cases)
+    assert f"faster one in {whole - lost} of {whole} cases" in text
+    assert "make bench" in pays.whole_nets(BENCH / "none")
+
+
+def test_files_are_those_that_are_shipped():
+    found = rows(pays.files())
+    assert len(found) == len(pays.FILES)
+    # The format's own arithmetic: a whole net of bits could shrink by 32 at most.
+    assert all(1 < float(row["times smaller"]) <= float(row["with int8"]) < 32 for row in found)
