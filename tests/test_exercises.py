@@ -153,7 +153,7 @@ def test_a_solution_runs_after_its_chapter_and_the_page_shows_what_it_prints(tmp
     page = nbformat.reads(chapter.as_page(outcome.output).decode(), 4)
     assert not any(solutions.is_one(cell) for cell in page.cells)
     text = next(cell.source for cell in page.cells if cell.cell_type == "markdown")
-    assert "print(2 * p)\n```\n\nIt prints:\n\n````text\n6\n````\n\nSo it is.\n" in text
+    assert "print(2 * p)\n```\n\n````{code-block} text\n:class: printed\n6\n````\n\nSo it is.\n" in text
     assert solutions.find(text) == solutions.find(TEXT) == {"ex-twice": "print(2 * p)\n", "ex-words": ""}
     # What a reader of papermill's copy waits for is the chapter alone.
     whole = done.metadata.papermill.duration

@@ -77,7 +77,7 @@ SHORT = "Two blocks:\n\n```python\na = 2\nprint(a)\n```\n\nand\n\n```python\nb =
 
 
 def test_what_a_block_prints_stands_below_it(tmp_path, monkeypatch):
-    assert guide.page(SHORT, "as now", tmp_path) == SHORT.replace("print(a)\n```", "print(a)\n```\n\n````text\n2\n````")
+    assert guide.page(SHORT, "as now", tmp_path) == SHORT.replace("print(a)\n```", "print(a)\n```\n\n````{code-block} text\n:class: printed\n2\n````")
     # Nothing is run twice, and all is run anew when the page or what it depends on has changed.
     ran = []
     monkeypatch.setattr(guide, "run", lambda text, root: ran.append(text) or ["", ""])

@@ -43,6 +43,12 @@ def printed(cell: nbformat.NotebookNode) -> str:
     return "".join(output.text for output in cell.outputs if output.output_type == "stream" and output.name == "stdout")
 
 
+def as_printed(text: str) -> str:
+    """What code has printed, as MyST: a block that a page tells from code. Its fence is of four, since the text may hold one of
+    three."""
+    return f"````{{code-block}} text\n:class: printed\n{text.rstrip()}\n````"
+
+
 def with_output(prose: str, said: dict[str, str]) -> str:
     """``prose`` with what each solution printed, ``said`` by label, below its code."""
 
@@ -52,8 +58,7 @@ def with_output(prose: str, said: dict[str, str]) -> str:
             return found[0]
         *_, last = _CODE.finditer(found["body"])
         body = found["body"]
-        # A fence of four, since what is printed may hold one of three.
-        told = f"\nIt prints:\n\n````text\n{text}\n````\n"
+        told = f"\n{as_printed(text)}\n"
         body = body[: last.end()] + told + body[last.end() :]
         fence = "`" * max(5, len(found["fence"]))
         return f"{fence}{{solution}} {found['label']}\n{body}{fence}"

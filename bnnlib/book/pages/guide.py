@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from bnnlib import storage
+from bnnlib.book.chapters.solutions import as_printed
 from bnnlib.paths import ROOT
 
 PAGE = "your-own-net.md"
@@ -58,7 +59,7 @@ def with_output(text: str, said: list[str]) -> str:
 
     def shown(found: re.Match[str]) -> str:
         printed = next(each).rstrip()
-        return f"{found[0]}\n\n````text\n{printed}\n````" if printed else found[0]
+        return f"{found[0]}\n\n{as_printed(printed)}" if printed else found[0]
 
     return _BLOCK.sub(shown, text)
 

@@ -54,7 +54,8 @@ def accuracy(folder: Path) -> str:
     )
     shown = tables.markdown(rows, digits={"real-valued %": 2, "1 bit %": 2}, right=["points lost"])
     caption = (
-        "Test accuracy of the same network with real-valued and with 1-bit layers, trained alike, at the last epoch. ±: 95 % interval; "
+        "Test accuracy of the same network with real-valued and with 1-bit layers, trained alike, at the last epoch. Differences "
+        "are taken before rounding. ±: 95 % interval; "
         "*: of one run, from the choice of test images alone, so that another seed may change it further."
     )
     return f"{told}\n\n{tables.captioned(shown, caption, 'tab-pays-accuracy')}"
