@@ -43,9 +43,46 @@ def _sign(x: Tensor) -> Tensor:
     """:func:`sign` without a gradient, for use inside autograd functions: the same values in a tenth of the time on a CPU, where
     ``torch.where`` with numbers is slow. Compiled it is :func:`sign` itself, which fuses; Dynamo knows no ``out=`` in
     channels_last."""
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return sign(x)
     return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2).sub_(1)
+
+
+def transformed() -> bool:
+    """Whether this code runs below ``torch.func.grad``, ``vmap`` or another transform of functions."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def _apply(function: type[torch.autograd.Function], *args):
+    """``function`` applied. The transforms of :mod:`torch.func` want its context set up apart from its forward pass, which costs 20 us
+    a call: so they get a class of their own."""
+    return (function.transformable if transformed() else function).apply(*args)
+
+
+def _transformable(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """A class decorator: ``transformable`` is the same function in the form that :mod:`torch.func` takes."""
+
+    def forward(*args):
+        return function.forward(_NoContext(), *args)
+
+    def setup_context(ctx, inputs, output) -> None:
+        function.forward(ctx, *inputs)
+
+    parts = {
+        "forward": staticmethod(forward),
+        "setup_context": staticmethod(setup_context),
+        "backward": staticmethod(function.backward),
+        "generate_vmap_rule": True,
+    }
+    function.transformable = type(f"{function.__name__}Transformable", (torch.autograd.Function,), parts)
+    return function
+
+
+class _NoContext:
+    """Stands for the context of a forward pass of which nothing is kept."""
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        pass
 
 
 def _clipped(grad: Tensor, x: Tensor) -> Tensor:
@@ -86,6 +123,7 @@ def surrogate(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0
     return (1 / t).clamp(min=1) * torch.tanh(t * x)
 
 
+@_transformable
 class _Binarize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, ste: str, temperature: Tensor | None, signs: bool) -> Tensor:
@@ -123,9 +161,10 @@ def binarize(x: Tensor, ste: STE = "clipped", temperature: float | Tensor = 1.0,
     if torch.onnx.is_in_onnx_export():  # which holds no gradient
         return sign(x) if signs else x
     t = torch.as_tensor(temperature, dtype=x.dtype, device=x.device) if ste == "ede" else None
-    return _Binarize.apply(x, ste, t, signs)
+    return _apply(_Binarize, x, ste, t, signs)
 
 
+@_transformable
 class _WithSlope(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, slope: Tensor, signs: bool) -> Tensor:
@@ -145,7 +184,7 @@ def with_slope(x: Tensor, slope: Tensor, signs: bool = True) -> Tensor:
         raise ValueError(f"the derivative is of shape {tuple(slope.shape)}, the values are of {tuple(x.shape)}: both must agree")
     if torch.onnx.is_in_onnx_export():  # which holds no gradient
         return sign(x) if signs else x
-    return _WithSlope.apply(x, slope.to(x.dtype), signs)
+    return _apply(_WithSlope, x, slope.to(x.dtype), signs)
 
 
 def mean_scale(w: Tensor) -> Tensor:
@@ -154,6 +193,7 @@ def mean_scale(w: Tensor) -> Tensor:
     return w.abs().mean(dim=tuple(range(1, w.dim())), keepdim=True)
 
 
+@_transformable
 class _ScaledSign(torch.autograd.Function):
     @staticmethod
     def forward(ctx, w: Tensor, gradient: str, gain: float) -> Tensor:
@@ -224,7 +264,7 @@ def scaled_sign(w: Tensor, gradient: WeightGradient = "corrected", gain: float =
         raise ValueError(
             f"scaled_sign needs weights of shape (C_out, C_in, ...) without a 0, got {tuple(w.shape)}"
         )
-    return _ScaledSign.apply(w, gradient, float(gain))
+    return _apply(_ScaledSign, w, gradient, float(gain))
 
 
 def standardize(w: Tensor, eps: float = 1e-5) -> Tensor:

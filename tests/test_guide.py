@@ -40,6 +40,7 @@ def test_the_net_learns_and_its_file_agrees(made):
     assert found["accuracy"](found["net"]) > 0.9 and said["agree"] > 0.98, said
     assert said["tuned_accuracy"] > 0.75 and said["fresh_accuracy"] > 0.7, said  # of a hundred images
     assert found["accuracy"](found["tuned"], found["as_in_training"]) > 0.9
+    assert found["existing_accuracy"] > 0.85, found["existing_accuracy"]
     assert [op.kind for op in found["packed"].graph.ops].count("binary_conv") == 3
 
 

@@ -48,6 +48,11 @@ def conv_loops(b, w, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, p
 SCALES = ["none", "mean", "learned", "xnorpp", "dense", "channel-map"]
 
 
+def of_size(scale, size):
+    """The option output_size where the scale takes one."""
+    return {"output_size": size} if scale in layers.SPATIAL else {}
+
+
 def scrambled(layer):
     """The layer with learned scales and biases that are all different, and some weights exactly zero."""
     g = torch.Generator().manual_seed(99)
@@ -95,7 +100,7 @@ def test_conv_against_loops(geometry, padding_value):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_conv_in_evaluation_is_scale_times_exact_sum_plus_bias(scale, bias, transform, memory_format):
     layer = BinaryConv2d(
-        9, 5, 3, stride=2, padding=1, bias=bias, scale=scale, transform=transform, output_size=(4, 3)
+        9, 5, 3, stride=2, padding=1, bias=bias, scale=scale, transform=transform, **of_size(scale, (4, 3))
     )
     scrambled(layer).eval().to(memory_format=memory_format)
     x = pm(3, 9, 7, 6).contiguous(memory_format=memory_format)
@@ -152,7 +157,7 @@ def test_linear_in_evaluation_is_scale_times_exact_sum_plus_bias(scale, bias, sh
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_training_and_evaluation_agree(scale, input_scale, dtype):
     conv = BinaryConv2d(
-        9, 5, 3, padding=1, bias=True, scale=scale, input_scale=input_scale, output_size=(7, 6)
+        9, 5, 3, padding=1, bias=True, scale=scale, input_scale=input_scale, **of_size(scale, (7, 6))
     )
     made = [(conv, pm(3, 9, 7, 6))]
     if scale in SCALES[:3]:
@@ -489,16 +494,54 @@ def test_binary_layers_are_found_by_name():
         (lambda: BinaryLinear(3, 4, sign_of_zero=0), "sign_of_zero is 0: it must be +1 or -1"),
         (lambda: BinaryLinear(3, 4, dropout=1.0), "dropout is 1.0: it must lie in [0, 1)"),
         (lambda: BinaryLinear(3, 4, dropout=-0.1), "dropout is -0.1"),
-        (lambda: BinaryLinear(0, 4), "shape (4, 0): every size must be at least 1"),
-        (lambda: BinaryConv2d(3, 0, 3), "shape (0, 3, 3, 3): every size must be at least 1"),
+        (lambda: BinaryLinear(0, 4), "in_features is 0: it must be a whole number >= 1"),
+        (lambda: BinaryConv2d(3, 0, 3), "out_channels is 0: it must be a whole number >= 1"),
         (lambda: BinaryConv2d(3, 4, 3, scale="xnorpp"), "scale='xnorpp' needs output_size=(H_out, W_out)"),
         (
             lambda: BinaryConv2d(3, 4, 3, scale="xnorpp", output_size=(0, 4)),
             "output_size is (0, 4): it must be a whole number >= 1",
         ),
         (
-            lambda: BinaryConv2d(3, 4, 3, padding="same"),
-            "padding is 'same': it must be a whole number >= 0, or a pair of them",
+            lambda: BinaryConv2d(3, 4, 3, padding="full"),
+            "padding is 'full': it must be a whole number >= 0, a pair of them, same or valid",
+        ),
+        (lambda: BinaryConv2d(3, 4, 3, 2, "same"), "padding='same' goes with stride 1, and stride is (2, 2)"),
+        (
+            lambda: BinaryConv2d(3, 4, (3, 4), padding="same"),
+            "kernel_size (3, 4) would pad one side more than the other",
+        ),
+        (
+            lambda: BinaryConv2d(3, 4, 3, padding_mode="reflect"),
+            "padding_mode is 'reflect': a binary convolution pads with one value",
+        ),
+        (
+            lambda: BinaryConv2d(3, 4, 3, dtype=torch.int8),
+            "dtype is torch.int8: it must be a floating-point type",
+        ),
+        (lambda: BinaryConv2d(3, 4, 3, bias="no"), "bias is 'no': it must be True or False"),
+        (lambda: BinaryLinear(3, 4, binary_input="no"), "binary_input is 'no': it must be True or False"),
+        (lambda: BinaryLinear(3, 4, input_scale=2), "input_scale is 2: it must be True or False"),
+        (lambda: BinaryLinear(3, 4, gain=float("nan")), "gain is nan: it must be a finite number"),
+        (lambda: BinaryLinear(3, 4, dropout="0.1"), "dropout is '0.1': it must be a finite number"),
+        (
+            lambda: BinaryLinear(3, 4, scale="learned", scale_init="a"),
+            "scale_init is 'a': it must be a finite number",
+        ),
+        (
+            lambda: BinaryConv2d(4, 4, 3, scale_init=3.0),
+            "scale_init=3.0 would change nothing: it needs scale='learned', and scale is 'mean'",
+        ),
+        (
+            lambda: BinaryConv2d(4, 4, 3, output_size=8),
+            "output_size=8 would change nothing: it needs a scale of xnorpp, dense, channel-map, and scale is 'mean'",
+        ),
+        (
+            lambda: BinaryConv2d(4, 4, 3, weight_ste="identity"),
+            "weight_ste='identity' would change nothing: it needs another scale than 'mean'",
+        ),
+        (
+            lambda: BinaryLinear(4, 4, scale="none", gain=2.0),
+            "gain=2.0 would change nothing: it needs scale='mean'",
         ),
         (lambda: BinaryConv2d(3, 4, 3, padding=(1, -1)), "padding is (1, -1)"),
         (
@@ -515,11 +558,11 @@ def test_binary_layers_are_found_by_name():
         (lambda: BinaryConv2d(3, 4, 3, padding_value=2), "padding_value is 2: it must be 0, +1 or -1"),
         (
             lambda: BinaryConv2d(3, 4, 3)(torch.zeros(2, 4, 5, 5)),
-            "BinaryConv2d expects (N, 3, H, W), got (2, 4, 5, 5)",
+            "BinaryConv2d expects (N, 3, H, W) or (3, H, W), got (2, 4, 5, 5)",
         ),
         (
-            lambda: BinaryConv2d(3, 4, 3)(torch.zeros(3, 5, 5)),
-            "BinaryConv2d expects (N, 3, H, W), got (3, 5, 5)",
+            lambda: BinaryConv2d(3, 4, 3)(torch.zeros(4, 5, 5)),
+            "BinaryConv2d expects (N, 3, H, W) or (3, H, W), got (4, 5, 5)",
         ),
         (lambda: BinaryLinear(3, 4)(torch.zeros(2, 4)), "BinaryLinear expects (..., 3), got (2, 4)"),
         (

@@ -4,8 +4,11 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_layers import conv_loops, pm, scrambled
+from torch import nn
 
+from bnnlib import layers
 from bnnlib.layers import BinaryConv2d, BinaryLinear
 from bnnlib.quantizers import mean_scale, sign
 
@@ -160,11 +163,79 @@ def test_gradient_of_the_input():
     torch.testing.assert_close(x.grad, through * mask, rtol=1e-13, atol=0)
 
 
-def test_evaluation_gives_the_latent_weight_no_gradient():
+@pytest.mark.parametrize("scale", ["none", "mean", "learned"])
+@pytest.mark.parametrize("transform", ["none", "standardize"])
+def test_evaluation_gives_the_gradients_of_training_and_the_same_numbers_as_without_them(scale, transform):
+    """So that a net with frozen batch norms learns."""
+    torch.manual_seed(0)
+    conv = BinaryConv2d(6, 3, 3, padding=1, bias=True, scale=scale, transform=transform, latent="clip")
+    linear = BinaryLinear(6, 3, scale=scale, transform=transform)
+    for layer, shape in ((conv, (2, 6, 4, 5)), (linear, (4, 6))):
+        x = torch.randn(shape)
+        found = []
+        for training in (True, False):
+            layer.train(training).zero_grad()
+            at = x.clone().requires_grad_()
+            y = layer(at)
+            y.square().sum().backward()
+            found.append([y.detach(), at.grad, *(p.grad for p in layer.parameters())])
+        for in_training, in_evaluation in zip(*found, strict=True):
+            torch.testing.assert_close(in_evaluation, in_training, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            assert torch.equal(layer(x), found[1][0])
+        layer.weight.requires_grad_(False)
+        assert torch.equal(layer(x).detach(), found[1][0])
+
+
+def test_a_scale_of_zero_makes_no_nan_in_evaluation():
     layer = BinaryLinear(6, 3, scale="mean").eval()
+    layer.weight.data[0] = 0
+    layer(torch.randn(2, 6)).sum().backward()
+    assert layer.weight.grad.isfinite().all() and layer.weight.grad[1:].any()
+
+
+def test_a_frozen_weight_gets_no_gradient():
+    layer = BinaryLinear(6, 3, scale="mean").eval()
+    layer.weight.requires_grad_(False)
     layer(torch.randn(2, 6)).sum().backward()
     assert layer.weight.grad is None
     assert layer.bias.grad.tolist() == [2, 2, 2]
+
+
+@pytest.mark.parametrize("ste", ["identity", "clipped", "polynomial", "tanh"])
+@pytest.mark.parametrize("scale", ["none", "mean"])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_transforms_of_torch_func_give_the_gradients_of_autograd(ste, scale, training):
+    torch.manual_seed(0)
+    conv = BinaryConv2d(2, 3, 3, ste=ste, scale=scale, bias=True)
+    net = nn.Sequential(conv, nn.Flatten(), BinaryLinear(12, 3, ste=ste, scale=scale)).train(training)
+    parameters, x, y = dict(net.named_parameters()), torch.randn(4, 2, 4, 4), torch.tensor([0, 1, 2, 1])
+
+    def loss(given, x, y):
+        return F.cross_entropy(torch.func.functional_call(net, given, (x,)), y)
+
+    def by_autograd(x, y):
+        net.zero_grad()
+        loss(parameters, x, y).backward()
+        return {name: p.grad.clone() for name, p in parameters.items()}
+
+    torch.testing.assert_close(torch.func.grad(loss)(parameters, x, y), by_autograd(x, y))
+    per_image = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0))(
+        parameters, x[:, None], y[:, None]
+    )
+    expected = [by_autograd(x[i : i + 1], y[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(
+        per_image, {name: torch.stack([e[name] for e in expected]) for name in parameters}
+    )
+
+
+def test_a_derivative_of_ones_own_goes_through_the_transforms():
+    class Slope(layers.Sign):
+        def derivative(self, x):
+            return 2 * x
+
+    at = torch.tensor([0.5, -3.0])
+    assert torch.func.grad(lambda x: Slope()(x).sum())(at).tolist() == [1, -6]
 
 
 def test_one_layer_learns():

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch._inductor.config
@@ -10,6 +11,7 @@ from test_layers import pm
 
 from bnnlib import layers
 from bnnlib.layers import BinaryConv2d, BinaryLinear, RPReLU, RSign
+from bnnlib.quantizers import sign
 
 MADE = {
     "conv": lambda: BinaryConv2d(3, 4, 3, padding=1, bias=True),
@@ -192,3 +194,72 @@ def test_channels_last(name):
     z.square().mean().backward()
     for p, q in zip(layer.parameters(), last.parameters(), strict=True):
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-5)
+
+
+# ---- in the place of PyTorch's own ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dilation", [1, 2, (3, 1)])
+@pytest.mark.parametrize("kernel", [1, 3, (5, 3)])
+def test_same_and_valid_are_numbers(kernel, dilation):
+    real = torch.nn.Conv2d(3, 4, kernel, padding="same", dilation=dilation, bias=False)
+    layer = BinaryConv2d(3, 4, kernel, padding="same", dilation=dilation, scale="none")
+    real.weight.data = sign(layer.weight.detach())
+    x = torch.randn(2, 3, 9, 8)
+    assert torch.equal(layer(x), real(sign(x))) and layer(x).shape[2:] == x.shape[2:]
+    assert all(type(size) is int for size in layer.padding)
+    assert BinaryConv2d(3, 4, kernel, padding="valid").padding == (0, 0)
+
+
+def test_a_row_may_be_padded_as_its_output():
+    assert layers.BinaryConv1d(3, 4, 5, padding="same")(torch.randn(2, 3, 9)).shape == (2, 4, 9)
+    assert layers.BinaryConv1d(3, 4, (5,), padding=(2,)).padding == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (BinaryConv2d(3, 4, 3, padding=1, scale="xnorpp", output_size=(6, 5), input_scale=True), (3, 6, 5)),
+        (layers.BinaryConv1d(3, 4, 3), (3, 7)),
+        (BinaryLinear(3, 4), (3,)),
+    ],
+    ids=["conv", "row", "linear"],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_one_image_may_come_without_a_batch(layer, shape, training):
+    x = torch.randn(shape)
+    assert torch.equal(layer.train(training)(x), layer(x[None])[0])
+
+
+def test_device_and_type_are_those_asked_for():
+    for make in (
+        lambda **how: BinaryConv2d(3, 4, 3, scale="dense", output_size=4, ste="ede", bias=True, **how),
+        lambda **how: layers.BinaryConv1d(3, 4, 3, scale="learned", **how),
+        lambda **how: BinaryLinear(3, 4, scale="learned", ste="ede", **how),
+    ):
+        held = make(device="meta", dtype=torch.float64).state_dict(keep_vars=True).values()
+        assert {(t.device.type, t.dtype) for t in held} == {("meta", torch.float64)}
+        assert all(t.device.type == "meta" for t in make(device="meta").buffers())
+    assert BinaryLinear(3, 4, False, "cpu", torch.float16).weight.dtype == torch.float16
+
+
+def test_sizes_may_be_of_any_type_of_whole_numbers():
+    three = np.int64(3)
+    layer = BinaryConv2d(three, np.int32(4), three, np.int8(1), (three, 1), groups=np.int64(1), bias=np.bool_(False), gain=np.float32(2))
+    assert layer.kernel_size == (3, 3) and layer.padding == (3, 1) and layer.bias is None
+    assert {type(n) for n in (*layer.kernel_size, *layer.padding, layer.groups, layer.in_channels)} == {int}
+
+
+def test_a_layer_in_the_place_of_pytorchs_is_packed():
+    from bnnlib import deploy
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3), torch.nn.BatchNorm2d(8), BinaryConv2d(8, 16, 3, padding="same", dilation=2, padding_mode="zeros"),
+        torch.nn.BatchNorm2d(16), BinaryConv2d(16, 8, (1, 3), padding="same", dtype=torch.float32, device="cpu"), torch.nn.Flatten(),
+    ).eval()  # fmt: skip
+    packed, x = deploy.convert(net, (1, 9, 9)), torch.randn(3, 1, 9, 9)
+    assert [op.kind for op in packed.graph.ops].count("binary_conv") == 2
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), net(x), rtol=1e-5, atol=1e-5)
+        assert torch.equal(packed(x[0]), packed(x[:1])[0])

@@ -9,9 +9,15 @@ scale (:mod:`bnnlib.layers.scales`), and what becomes of the latent weights befo
 In evaluation the scale multiplies an exact sum of +-1 products, ``y = scale * (sign(x) * sign(W)) + bias``,
 so that a packed layer (XNOR and popcount) computes the same numbers; in training mean|W| is folded into the
 weights, which is what the gradient formulas of :func:`bnnlib.quantizers.scaled_sign` differentiate. The
-latent weights get a gradient in training mode only.
+gradients are the same in both modes. A net whose batch norms are frozen (``model.eval()``) still learns its
+binary weights; ``layer.weight.requires_grad_(False)`` freezes these.
+
+:func:`binarize_` puts binary layers into a net that exists. ``torch.compile``, ``torch.export``, ONNX export and
+the transforms of ``torch.func`` take nets with these layers; ``torch.jit.script``, which PyTorch has replaced by
+export, does not.
 """
 
+from bnnlib.layers.binarizing import binarize_
 from bnnlib.layers.binary import BinaryLayer, binary_layers, project_, project_after_steps, set_temperature_
 from bnnlib.layers.conv import BinaryConv1d, BinaryConv2d, popcount_forward
 from bnnlib.layers.dropout import Dropout, dropout
@@ -71,6 +77,7 @@ __all__ = [
     "Sign",
     "Standardize",
     "WeightTransform",
+    "binarize_",
     "binary_layers",
     "dropout",
     "popcount_forward",

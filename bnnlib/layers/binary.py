@@ -14,6 +14,7 @@ from bnnlib.layers.dropout import dropout
 from bnnlib.layers.options import Options, parts
 from bnnlib.layers.quantizers import Quantizer, ScaledSign, Sign
 from bnnlib.layers.scales import OutputScale
+from bnnlib.layers.values import flag, floating, number
 
 
 class BinaryLayer(nn.Module):
@@ -27,20 +28,30 @@ class BinaryLayer(nn.Module):
         transform, constraint: modules, or None; see :mod:`bnnlib.layers.latent`.
     """
 
-    def __init__(self, weight_shape: tuple[int, ...], bias: bool, **options: Unpack[Options]) -> None:
+    def __init__(
+        self,
+        weight_shape: tuple[int, ...],
+        bias: bool,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
+    ) -> None:
         super().__init__()
         made = parts(type(self).__name__, weight_shape, options)
-        self.dropout: float = options.get("dropout", 0.0)
+        self.dropout = number("dropout", options.get("dropout", 0.0))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout!r}: it must lie in [0, 1)")
         if min(weight_shape) < 1:
             raise ValueError(f"the weight would be of shape {weight_shape}: every size must be at least 1")
-        self.input_scale: bool = options.get("input_scale", False)
-        self.weight = nn.Parameter(torch.empty(weight_shape))
-        self.bias = nn.Parameter(torch.empty(weight_shape[0])) if bias else None
+        self.input_scale = flag("input_scale", options.get("input_scale", False))
+        made_as = {"device": device, "dtype": floating("dtype", dtype)}
+        self.weight = nn.Parameter(torch.empty(weight_shape, **made_as))
+        self.bias = nn.Parameter(torch.empty(weight_shape[0], **made_as)) if flag("bias", bias) else None
         self.input_quantizer, self.weight_quantizer = made.input_quantizer, made.weight_quantizer
         self.transform, self.constraint = made.transform, made.constraint
         self.set_output_scale(made.output_scale)
+        if device is not None or dtype is not None:  # a temperature, a scale of another's
+            self.to(device=device, dtype=dtype)
         self.reset_parameters()
 
     def set_output_scale(self, scale: nn.Module | None) -> None:
@@ -49,7 +60,7 @@ class BinaryLayer(nn.Module):
             delattr(self, name)
         self.output_scale = scale
         for name, shape in scale.factors.items() if isinstance(scale, OutputScale) else ():
-            self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+            self.register_parameter(name, nn.Parameter(self.weight.new_empty(shape)))
 
     def reset_parameters(self) -> None:
         """PyTorch's default initialisation of a layer of this shape, then :meth:`reset_scale`."""
@@ -148,7 +159,17 @@ class BinaryLayer(nn.Module):
         if self.training:
             return self.weight_quantizer(self._transformed()), self._times_output_scale(None)
         weight, alpha = self.split_weight()
+        if self.weight.requires_grad and torch.is_grad_enabled() and not torch.onnx.is_in_onnx_export():
+            weight = self._with_gradient(weight, alpha)
         return weight, self._times_output_scale(None if alpha is None else self._per_channel(alpha))
+
+    def _with_gradient(self, weight: Tensor, alpha: Tensor | None) -> Tensor:
+        """``weight``, what an evaluation multiplies, to the last bit, with the gradient of a training."""
+        quantized = self.weight_quantizer(self._transformed())
+        none = quantized - quantized.detach()  # zeros
+        if alpha is not None:  # which multiplies the sums
+            none = none / alpha.clamp(min=torch.finfo(alpha.dtype).tiny)
+        return weight + none
 
     @torch.no_grad()
     def project_(self) -> None:

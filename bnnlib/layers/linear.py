@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Unpack
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bnnlib.layers.binary import BinaryLayer, check_floating, whole_in_onnx
 from bnnlib.layers.options import Options
+from bnnlib.layers.values import whole
 
 
 class BinaryLinear(BinaryLayer):
@@ -17,17 +19,27 @@ class BinaryLinear(BinaryLayer):
 
     ``options``: quantizers, scale, constraint, by name or as modules: see
     :class:`bnnlib.layers.options.Options`; ``scale`` is ``none``, ``mean`` or ``learned``; ``input_scale``
-    multiplies by mean|x| of each row.
+    multiplies by mean|x| of each row. ``bias``, ``device``, ``dtype``: as :class:`torch.nn.Linear` has them.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, **options: Unpack[Options]
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__((out_features, in_features), bias, **options)
+        in_features, out_features = (
+            whole("in_features", in_features, 1),
+            whole("out_features", out_features, 1),
+        )
+        super().__init__((out_features, in_features), bias, device, dtype, **options)
         self.in_features, self.out_features = in_features, out_features
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[-1] != self.in_features:
+        if x.dim() < 1 or x.shape[-1] != self.in_features:
             raise ValueError(f"BinaryLinear expects (..., {self.in_features}), got {tuple(x.shape)}")
         check_floating("BinaryLinear", x)
         k = x.abs().mean(dim=-1, keepdim=True) if self.input_scale else None

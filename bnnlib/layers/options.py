@@ -13,16 +13,17 @@ latent weight    ``transform``, ``latent``    ``transform``, ``latent``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
 from torch import nn
-from torch.nn.modules.utils import _pair
 
 from bnnlib import quantizers
 from bnnlib.layers.latent import CONSTRAINTS, TRANSFORMS, named
 from bnnlib.layers.quantizers import ScaledSign, estimator
 from bnnlib.layers.scales import SPATIAL, SPATIAL_SCALES, LearnedScale
+from bnnlib.layers.values import flag, number, sizes
 
 Scale = Literal["none", "mean", "learned", "xnorpp", "dense", "channel-map"]
 Latent = Literal["free", "clip", "center-clip"]
@@ -85,6 +86,15 @@ class Parts:
     constraint: nn.Module | None
 
 
+# options by name that act with these scales alone; in the second place the words for it
+_ACTS_WITH: dict[str, tuple[tuple[str, ...], str]] = {
+    "gradient": (("mean",), "scale='mean'"),
+    "gain": (("mean",), "scale='mean'"),
+    "weight_ste": (("none", "learned", *SPATIAL), "another scale than 'mean', whose gradient is `gradient`"),
+    "scale_init": (("learned",), "scale='learned'"),
+    "output_size": (SPATIAL, f"a scale of {', '.join(SPATIAL)}"),
+}
+
 # options by name that a module stands in place of
 _REPLACED = {
     "input_quantizer": ("ste", "sign_of_zero", "binary_input"),
@@ -95,8 +105,8 @@ _REPLACED = {
 
 def parts(layer: str, shape: tuple[int, ...], options: dict[str, Any]) -> Parts:
     """The modules that ``options`` describe, for a weight of ``shape``. Raises ``TypeError`` for an unknown
-    option, ``ValueError`` for a value that is not among the choices and for a module together with a name it
-    replaces."""
+    option, ``ValueError`` for a value that is not among the choices, for a module together with a name it
+    replaces, and for an option without effect."""
     unknown = sorted(set(options) - set(Options.__annotations__))
     if unknown:
         raise TypeError(
@@ -112,13 +122,14 @@ def parts(layer: str, shape: tuple[int, ...], options: dict[str, Any]) -> Parts:
             raise ValueError(f"{part} is {options[part]!r}: give a module, or a name by {names[0]}")
     if options.get("weight_quantizer", 0) is None:
         raise ValueError("weight_quantizer is None: a layer of real-valued weights is PyTorch's own")
-    scale = options.get(
-        "scale", "mean" if not {"weight_quantizer", "output_scale"} & set(options) else "none"
-    )
+    scale = _scale(options)
     quantizers.choose("scale", scale, Scale)
-    # all names are checked, that of an estimator which this scale does not use too
     weight_estimator = estimator("weight_ste", options.get("weight_ste", "clipped"))
-    scaled = ScaledSign(options.get("gradient", "corrected"), float(options.get("gain", 1.0)))
+    scaled = ScaledSign(options.get("gradient", "corrected"), options.get("gain", 1.0))
+    for name in _idle(scale, options):
+        raise ValueError(
+            f"{name}={options[name]!r} would change nothing: it needs {_ACTS_WITH[name][1]}, and scale is {scale!r}"
+        )
     weight = options.get("weight_quantizer", scaled if scale == "mean" else weight_estimator)
     if "weight_quantizer" in options and scale == "mean":
         raise ValueError(
@@ -141,13 +152,16 @@ def _input(options: dict[str, Any]) -> nn.Module | None:
     if "input_quantizer" in options:
         return options["input_quantizer"]
     made = estimator("ste", options.get("ste", "clipped"), options.get("sign_of_zero", 1))
-    return made if options.get("binary_input", True) else None
+    return made if flag("binary_input", options.get("binary_input", True)) else None
 
 
 def _output(scale: str, shape: tuple[int, ...], options: dict[str, Any]) -> nn.Module | None:
     linear = len(shape) == 2
     if scale == "learned":
-        return LearnedScale(shape[0], 1 if linear else 3, options.get("scale_init"))
+        start = options.get("scale_init")
+        return LearnedScale(
+            shape[0], 1 if linear else 3, None if start is None else number("scale_init", start)
+        )
     if scale not in SPATIAL:
         return None
     if linear:
@@ -159,9 +173,23 @@ def _output(scale: str, shape: tuple[int, ...], options: dict[str, Any]) -> nn.M
     return SPATIAL_SCALES[scale](shape[0], sizes("output_size", options["output_size"], 1))
 
 
-def sizes(what: str, value: object, least: int) -> tuple[int, int]:
-    """A size for rows and columns. Raises ``ValueError``, naming the option."""
-    pair = _pair(value)
-    if len(pair) != 2 or not all(isinstance(size, int) and size >= least for size in pair):
-        raise ValueError(f"{what} is {value!r}: it must be a whole number >= {least}, or a pair of them")
-    return tuple(pair)
+def _scale(options: Mapping[str, Any]) -> str:
+    """The scale by name: ``mean`` where neither it nor a module is given."""
+    return options.get("scale", "none" if {"weight_quantizer", "output_scale"} & set(options) else "mean")
+
+
+def _idle(scale: str, options: Mapping[str, Any]) -> list[str]:
+    """The options that do nothing with this scale."""
+    return [
+        name
+        for name, (scales, _) in _ACTS_WITH.items()
+        if scale not in scales and options.get(name) is not None
+    ]
+
+
+def over_defaults(defaults: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``given`` options over the ``defaults`` of a net, without those defaults that the scale leaves without effect."""
+    given = given or {}
+    options = {**defaults, **given}
+    idle = set(_idle(_scale(options), options)) - set(given)
+    return {name: value for name, value in options.items() if name not in idle}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bnnlib import quantizers
+from bnnlib.layers.values import number
 
 
 class Quantizer(nn.Module):
@@ -116,7 +117,7 @@ class ScaledSign(Quantizer):
     def __init__(self, gradient: quantizers.WeightGradient = "corrected", gain: float = 1.0) -> None:
         super().__init__()
         quantizers.choose("gradient", gradient, quantizers.WeightGradient)
-        self.gradient, self.gain = gradient, gain
+        self.gradient, self.gain = gradient, number("gain", gain)
 
     def forward(self, weight: Tensor) -> Tensor:
         return quantizers.scaled_sign(weight, self.gradient, self.gain)

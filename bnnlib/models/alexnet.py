@@ -20,6 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bnnlib.layers import Dropout
+from bnnlib.layers.options import over_defaults
 from bnnlib.models import register
 from bnnlib.models.blocks import Block, activation
 from bnnlib.models.lenet import S4_LAYER
@@ -51,7 +52,7 @@ class AlexNet(nn.Module):
         width: int = 96,
     ) -> None:
         super().__init__()
-        layer = {**S4_LAYER, "gain": 1e9, **(layer or {})}
+        layer = over_defaults({**S4_LAYER, "gain": 1e9}, layer)
         stride, padding = (2, 5) if image < SMALL_IMAGE else (4, 0)
         side = (image + 2 * padding - 11) // stride + 1
         for _ in range(3):

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bnnlib.layers.options import over_defaults
 from bnnlib.models import register
 from bnnlib.models.blocks import Block, activation
 
@@ -42,7 +43,7 @@ class LeNet5(nn.Module):
         layer: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        layer = {**S4_LAYER, **(layer or {})}
+        layer = over_defaults(S4_LAYER, layer)
         self.pool_first = pool_first
         common = {"binary": binary, "act": act, "gamma_min": gamma_min, "norm": norm, "layer": layer}
         self.conv1 = nn.Conv2d(in_channels, 20, 5)

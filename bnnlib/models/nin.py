@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bnnlib.layers.options import over_defaults
 from bnnlib.models import register
 from bnnlib.models.blocks import Block, activation
 from bnnlib.models.lenet import S4_LAYER
@@ -40,7 +41,7 @@ class NIN(nn.Module):
         width: int = 192,
     ) -> None:
         super().__init__()
-        layer = {**S4_LAYER, **(layer or {})}
+        layer = over_defaults(S4_LAYER, layer)
         common = {"binary": binary, "act": act, "gamma_min": gamma_min, "layer": layer}
         w, narrow, half = width, 160 * width // 192, 96 * width // 192
         self.features = nn.Sequential(

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from bnnlib.layers import SPATIAL, BinaryConv2d, binary_layers
+from bnnlib.layers.options import over_defaults
 from bnnlib.models import register
 
 STAGES = (1, 1, 2, 2, 4, 4, 8, 8)  # width of each block, in widths of the first
@@ -159,7 +160,7 @@ class ResNet18(nn.Module):
         layer: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        layer = {**S5_LAYER, "scale": scale, **(layer or {})}
+        layer = over_defaults({**S5_LAYER, "scale": scale}, layer)
         for what, value, kind in (
             ("order", order, Order),
             ("downsample", downsample, Downsample),

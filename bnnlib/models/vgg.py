@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnnlib.layers import BinaryConv2d, Dropout, RSign
+from bnnlib.layers.options import over_defaults
 from bnnlib.models import register
 from bnnlib.models.blocks import activation
 
@@ -28,6 +29,14 @@ S1_LAYER = {
     "gradient": "identity",
     "latent": "clip",
     "ste": "clipped",
+    "weight_ste": "identity",
+}
+
+OURS_LAYER = {
+    "scale": "none",
+    "transform": "standardize",
+    "latent": "free",
+    "ste": "polynomial",
     "weight_ste": "identity",
 }
 
@@ -118,7 +127,7 @@ def vgg(
     ``stem_act``: after the first conv; with ``sign-conv-bn`` the next operation is a sign, which is
     constant behind a ReLU. ``layer``: options of the binary convs. ``width``: channels of the first conv, to which all others are
     in proportion."""
-    options = {**S1_LAYER, **(layer or {})}
+    options = over_defaults(S1_LAYER, layer)
     channels, blocks = width, []
     for times, pool in WIDTHS:
         blocks.append(
@@ -238,14 +247,7 @@ def ours_vgg(
         raise ValueError(f"unknown shortcut {shortcut!r}: choose each, pairs or none")
     if classifier not in ("average", "flatten"):
         raise ValueError(f"unknown classifier {classifier!r}: choose average or flatten")
-    options = {
-        "scale": "none",
-        "transform": "standardize",
-        "latent": "free",
-        "ste": "polynomial",
-        "weight_ste": "identity",
-        **(layer or {}),
-    }
+    options = over_defaults(OURS_LAYER, layer)
     channels = width
     blocks: list[nn.Module] = []
     for times, pool in WIDTHS:

@@ -30,7 +30,7 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
                 *("Quantizer", "Sign", "IdentitySTE", "ClippedSTE", "ApproxSign", "EDE", "ScaledSign", "register_estimator"),
                 *("OutputScale", "LearnedScale", "OuterProductScale", "DenseScale", "ChannelMapScale"),
                 *("Center", "Standardize", "Clip", "CenterClip", "RSign", "RPReLU", "Dropout", "dropout"),
-                *("binary_layers", "project_", "project_after_steps", "set_temperature_", "popcount_forward"),
+                *("binarize_", "binary_layers", "project_", "project_after_steps", "set_temperature_", "popcount_forward"),
             ),
         },
     ),
