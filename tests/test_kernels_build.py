@@ -84,6 +84,16 @@ def test_an_edited_header_builds_anew_and_the_sources_stay_untouched(stub, tmp_p
 
 
 @needs_compiler
+def test_a_compile_is_told_when_it_starts_and_in_no_chapter(stub):
+    said = [start(program, str(stub)).communicate()[1].splitlines() for program in (LOAD, LOAD)]
+    assert len(said[0]) == 1 and said[0][0].startswith("compiling bnnlib's kernels once, which takes a minute or more: ")
+    assert said[1] == []
+    (stub / "value.h").write_text("#define VALUE 2\n")
+    in_jupyter = "import sys; sys.modules['ipykernel'] = sys\n" + LOAD
+    assert start(in_jupyter, str(stub)).communicate() == ("2\n", "")
+
+
+@needs_compiler
 def test_a_damaged_or_foreign_library_is_rebuilt(stub, tmp_path):
     assert finish(start(LOAD, str(stub))) == "1"
     (library,) = libraries(tmp_path)

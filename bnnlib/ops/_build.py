@@ -172,6 +172,8 @@ def build_library(sources: Path, library: Path) -> None:
     """Build in a folder of its own and a process of its own (a failed compile ends in SystemExit;
     setuptools reads the current folder).
     """
+    if "ipykernel" not in sys.modules:  # a chapter prints no such lines
+        print(f"compiling bnnlib's kernels once, which takes a minute or more: {library.parent}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="build-") as folder:
         for path in source_files(sources):
             copy = Path(folder) / path.relative_to(sources)
