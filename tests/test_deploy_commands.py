@@ -1,7 +1,11 @@
 """``python -m bnnlib.deploy``: images in, classes out; other forms of a file; and a line for what cannot be."""
 
 import importlib.util
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,10 +196,83 @@ def test_no_text_of_a_file_commands_the_terminal(net, tmp_path, pictures):
 
 def test_a_packed_network_takes_the_images_that_it_says(net, tmp_path):
     about = deploy.info(net[0])
-    about["images"]["shape"] = [1, 32, 32]
-    bad = deploy.save(deploy.convert(deploy.load(net[0]), (1, 28, 28)).graph, tmp_path / "x", about=about)
-    with pytest.raises(deploy.DeployError, match=r"takes images of \(1, 32, 32\), and it takes \[28, 28, 1\]"):
-        images.expected(bad, deploy.info(bad))
+    graph = deploy.convert(deploy.load(net[0]), (1, 28, 28)).graph
+    said = deploy.info(deploy.save(graph, tmp_path / "x", about=about))
+    about["images"]["shape"] = said["images"]["shape"] = [1, 32, 32]
+    told = r"images.shape is \[1, 32, 32\], and the network takes \[1, 28, 28\] \(channels, height, width\)"
+    with pytest.raises(ValueError, match=told):
+        deploy.save(graph, tmp_path / "y", about=about)
+    with pytest.raises(deploy.DeployError, match=told):
+        images.expected(tmp_path / "x", said)
+
+
+SEEN = {"shape": [1, 28, 28], "classes": ["a", "b"], "mean": [0.5], "std": [0.5], "view": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": "normalised"}, "about: input is 'normalised': it must be one of normalized, unit"),
+        ({"images": {"shape": [3]}}, "about: images has no 'classes': it must have shape, classes, mean, std, view"),
+        ({"images": [1, 28, 28]}, "about: images is .*: it must be a dictionary of shape"),
+        ({"images": {**SEEN, "std": [0.0]}}, r"about: images.std is \[0.0\]: .*, above 0"),
+        ({"images": {**SEEN, "shape": [28, 28, 1]}}, r"about: images.shape is \[28, 28, 1\]: it must be \[channels, height, width\]"),
+        ({"images": {**SEEN, "classes": "ab"}}, "about: images.classes is 'ab': it must be a list of names"),
+        ({"images": {**SEEN, "mean": [float("nan")]}}, r"about.images.mean\[0\] is nan: a file holds finite numbers"),
+        ({"top1": float("inf")}, "about.top1 is inf: a file holds finite numbers"),
+        ({"recipe": Path("x")}, "about.recipe is a PosixPath: a file holds numbers, strings, lists"),
+        ({"note": {1: 2}}, "about.note has the key 1: keys must be strings"),
+    ],
+)
+def test_a_description_is_checked_when_it_is_written(net, tmp_path, change, message):
+    graph = deploy.convert(deploy.load(net[0]), (1, 28, 28)).graph
+    about = {"input": "unit", "images": SEEN, **change}
+    for made in (graph, deploy.load(net[0])):
+        with pytest.raises(ValueError, match=message):
+            deploy.save(made, tmp_path / "x", about={"model": deploy.info(net[0])["model"], **about})
+    assert not (tmp_path / "x").exists()
+
+
+def test_numbers_of_numpy_may_stand_in_a_description(net, tmp_path):
+    seen = {**SEEN, "shape": np.array([1, 28, 28]), "mean": np.float32([0.5]), "std": (np.float64(0.25),), "classes": ("a", "b")}
+    graph = deploy.convert(deploy.load(net[0]), (1, 28, 28)).graph
+    path = deploy.save(graph, tmp_path / "x", about={"images": seen, "input": "unit"}, top1=np.float32(3), seed=np.int64(2))
+    about = deploy.info(path)
+    assert about["top1"] == 3 and about["seed"] == 2 and images.expected(path, about).std == (0.25,)
+
+
+def test_a_file_that_says_nothing_of_images(net, tmp_path):
+    path = deploy.save(deploy.convert(deploy.load(net[0]), (1, 28, 28)).graph, tmp_path / "x")
+    fails("does not say what images its network takes: it has neither a field 'images' nor a 'dataset'", "run", path, tmp_path)
+
+
+def test_run_needs_a_score_a_class(tmp_path):
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(1, 2, 1)
+
+        def forward(self, x):
+            y = self.layer(x)
+            return y, y.flatten(1)
+
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "a.png")
+    about = {"input": "normalized", "images": {**SEEN, "shape": [1, 2, 2]}}
+    for made, said in ((torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1)), r"\[2, 2, 2\] an image"), (Two(), "a tuple")):
+        path = deploy.save(deploy.convert(made.eval(), (1, 2, 2)), tmp_path / "x.bnn", about=about)
+        fails(f"^error: the network gives {said}; `run` needs one score a class$", "run", path, tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("command", [("run",), ("export", "--packed")])
+def test_a_kernel_that_cannot_run_is_an_error_in_words(net, pictures, tmp_path, command):
+    packed = deploy.save(deploy.convert(deploy.load(net[0]), (1, 28, 28)), tmp_path / "packed", about=deploy.info(net[0]))
+    path, out = (packed, pictures / "0.png") if command == ("run",) else (net[0], tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, "-m", "bnnlib.deploy", command[0], path, out, *command[1:]],
+        env={**os.environ, "BNN_KERNEL": "avx9000"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and done.stderr.startswith("error: BNN_KERNEL=avx9000"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_data_set_of_other_images(net, bnn_data):

@@ -6,6 +6,7 @@ import copy
 import inspect
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -291,10 +292,15 @@ def test_bad_arrays_and_threads_are_named(small):
         runner(np.zeros((1, 3, 22, 25), np.uint8))
     with pytest.raises(ValueError, match="takes 1 inputs, got 2"):
         runner.arrays([np.zeros((1, 3, 22, 25), np.float32)] * 2)
-    with pytest.raises(ValueError, match="threads is 0"):
-        Runner(small[1].graph, threads=0)(np.zeros((1, 3, 22, 25), np.float32))
-    with pytest.raises(ValueError, match="unknown"):
+    for threads in (0, "2", 1.5, True):
+        with pytest.raises(ValueError, match=re.escape(f"threads is {threads!r}: it must be a whole number >= 1")):
+            Runner(small[1].graph, threads=threads)
+    with pytest.raises(ValueError, match="threads is '2'"):
+        run.load("no file", threads="2")  # before anything is read
+    with pytest.raises(ValueError, match="kernel is 'sse9', which is unknown or cannot run here: choose one of .*scalar"):
         Runner(small[1].graph, kernel="sse9")
+    with pytest.raises(ValueError, match="kernel is 'sse9'"):
+        PackedNetwork(small[1].graph, kernel="sse9")
     with pytest.raises(RuntimeError, match="cannot be trained"):
         small[1].train()
 

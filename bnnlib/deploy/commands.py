@@ -145,21 +145,31 @@ def _run_dataset(net, transform, expects: images.Images, name: str, limit: int |
 
 
 def _runner(file: Path, about: dict[str, Any], module: bool) -> Callable[[Tensor], Tensor]:
-    loaded = deploy.load(file)
     if "graph" in about and module:
         raise DeployError(f"{file} holds a packed network, from which no module can be made: leave out --module")
     if not module:
-        try:
-            variant()
-        except RuntimeError as error:  # a BNN_KERNEL that cannot
-            raise DeployError(str(error)) from None
+        _check_kernel()
+    loaded = deploy.load(file)
     net = loaded if module or "graph" in about else deploy.convert(loaded, images.expected(file, about).shape)
 
     @torch.no_grad()
     def call(x: Tensor) -> Tensor:
-        return net(x).float()
+        scores = net(x)
+        if not isinstance(scores, Tensor):
+            raise DeployError(f"the network gives a {type(scores).__name__}; `run` needs one score a class")
+        if scores.dim() != 2:
+            raise DeployError(f"the network gives {list(scores.shape[1:])} an image; `run` needs one score a class")
+        return scores.float()
 
     return call
+
+
+def _check_kernel() -> None:
+    """Raises :class:`DeployError` for a BNN_KERNEL that cannot run here."""
+    try:
+        variant()
+    except RuntimeError as error:
+        raise DeployError(str(error)) from None
 
 
 def _named(label: int, classes: tuple[str, ...]) -> str:
@@ -199,6 +209,7 @@ def export(
         print(f"{out}: {out.stat().st_size} bytes, inputs 'images' (n, C, H, W), outputs 'logits'")
         return
     if packed:
+        _check_kernel()
         net = deploy.convert(model, images.expected(path, about).shape, real=real)
         deploy.save(net, out, about=about, whitening=before)
     else:

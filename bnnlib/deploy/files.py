@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bnnlib.deploy import container, memory
+from bnnlib.deploy import container, imagefields, memory
 from bnnlib.deploy.container import FORMAT, DeployError
 from bnnlib.deploy.graph import Graph, GraphError
 from bnnlib.paths import RESULTS
@@ -92,7 +92,7 @@ def save(
     :class:`Graph` needs no recipe; ``real`` was chosen when it was converted.
 
     ``about``: a description as :func:`info` gives it, to hand on from one file to the next; the other arguments add to
-    it. ``dataset``: where the names of the classes and the statistics of the images are taken from, and the whitening where
+    it; NumPy's numbers may stand in it. Its fields ``input`` and ``images`` are checked as a reader checks them. ``dataset``: where the names of the classes and the statistics of the images are taken from, and the whitening where
     the network is fed with whitened images. ``whitening``: that of another place, or the tensors of another file
     (``bnnlib.deploy.images.expected(...).whitening``).
     Raises ``ValueError`` for what does not fit together, :class:`DeployError` for a network with parts in PyTorch.
@@ -116,7 +116,9 @@ def save(
     given = {"seed": seed, "top1": top1, "fingerprint": fingerprint}
     described |= {key: value for key, value in given.items() if value is not None}
     before = _whitening(described, whitening)
+    described = imagefields.plain(described)
     graph = net if isinstance(net, Graph) else getattr(net, "graph", None)
+    _check_images(described, graph if isinstance(graph, Graph) else None)
     if isinstance(graph, Graph):
         return _write_graph(graph, path, described, getattr(net, "notes", []), before)
     from bnnlib.deploy import trained
@@ -126,6 +128,19 @@ def save(
     document, tensors = trained.pack(net, real)
     trained.check(path, {**described, **document}, tensors)
     return container.write(path, {**described, **document, "real": real}, {**tensors, **before})
+
+
+def _check_images(described: Mapping[str, Any], graph: Graph | None) -> None:
+    """Raises ``ValueError`` for what a description says of images and no reader would take."""
+    fed, said = described.get("input"), described.get("images")
+    try:
+        if said is not None:
+            imagefields.check(said, "normalized" if fed is None else fed)
+            imagefields.check_size(said, graph.slots[graph.inputs[0]].shape if graph else None)
+        elif fed is not None and fed not in imagefields.INPUTS:
+            raise ValueError(f"input is {fed!r:.100}: it must be one of {', '.join(imagefields.INPUTS)}")
+    except ValueError as error:
+        raise ValueError(f"about: {error}") from None
 
 
 def _whitening(described: dict[str, Any], whitening: ZCAWhitening | Mapping[str, np.ndarray] | None) -> dict[str, np.ndarray]:

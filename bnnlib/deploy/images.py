@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,15 +17,12 @@ from bnnlib.data import cifar10, evaluate, mnist
 from bnnlib.data.folders import EXTENSIONS, open_image
 from bnnlib.data.lazy import LazySplit
 from bnnlib.data.transforms import STATISTICS
-from bnnlib.deploy import container, whitened
+from bnnlib.deploy import container, imagefields, whitened
 from bnnlib.deploy.container import DeployError
 
 if TYPE_CHECKING:
     from bnnlib.recipes import Recipe
 
-INPUTS = ("normalized", "unit", "mean-subtracted", "gcn-zca")
-LARGEST_SIDE = 512
-"""Pixels; the book's networks take 224."""
 # What files of format 1 leave unsaid.
 _KNOWN = {"mnist": ((1, 28, 28), mnist.CLASSES), "cifar10": ((3, 32, 32), cifar10.CLASSES)}
 
@@ -88,6 +84,11 @@ def expected(path: Path, about: Mapping[str, Any]) -> Images:
         (shape, classes), (mean, std) = _KNOWN[name], STATISTICS[name]
         said = {"shape": shape, "classes": classes, "mean": mean, "std": std, "view": None}
     elif said is None:
+        if name is None:
+            raise DeployError(
+                f"{path} does not say what images its network takes: it has neither a field 'images' nor a 'dataset'. Write it again by "
+                "deploy.save(..., dataset=...), or with about={'images': ..., 'input': ...}"
+            )
         try:
             said = describe(data.load(name, download=False))
         except (ValueError, TypeError, AttributeError, data.DataNotFound, data.DataError):
@@ -95,33 +96,17 @@ def expected(path: Path, about: Mapping[str, Any]) -> Images:
                 f"{path} does not say what images its network takes, and {name} is not here: write it again by "
                 "deploy.save(..., dataset=...), which describes them"
             ) from None
+    fed, white = about.get("input"), None
     try:
+        imagefields.check(said, fed)
         white = said.get("whitening")
-        found = Images(
-            tuple(said["shape"]), tuple(said["classes"]), tuple(said["mean"]), tuple(said["std"]),
-            said["view"], about.get("input"), str(name), scale=0.0 if white is None else white["scale"],
-        )  # fmt: skip
-        good = (
-            len(found.shape) == 3
-            and all(type(n) is int and 1 <= n <= LARGEST_SIDE for n in found.shape)
-            and found.shape[0] in (1, 3)
-            and all(isinstance(name, str) for name in found.classes)
-            and {len(found.mean), len(found.std)} <= {1, found.shape[0]}
-            and all(type(x) in (float, int) and abs(x) < 1e6 for x in (*found.mean, *found.std))
-            and min(found.std) > 1e-6
-            and found.view in (None, "s4", "s5")
-            and found.input in INPUTS
-            and (white is None or (set(white) == {"scale"} and found.input == "gcn-zca"))
-            and type(found.scale) in (float, int)
-            and 0 <= found.scale < 1e6
-        )
-    except (AttributeError, KeyError, TypeError, ValueError):
-        good = False
-    if not good:
-        raise DeployError(f"{path} does not say in a way known here what images its network takes: {said!r:.300}")
-    takes = _taken(about)
-    if takes and takes not in ([*found.shape[1:], found.shape[0]], [1, 1, math.prod(found.shape)]):
-        raise DeployError(f"{path} says that its network takes images of {found.shape}, and it takes {takes!s:.100}")
+        imagefields.check_size(said, _taken(about))
+    except ValueError as error:
+        raise DeployError(f"{path} does not say in a way known here what images its network takes: {error}") from None
+    found = Images(
+        tuple(said["shape"]), tuple(said["classes"]), tuple(said["mean"]), tuple(said["std"]),
+        said["view"], fed, str(name), scale=0.0 if white is None else white["scale"],
+    )  # fmt: skip
     if white is None:
         return found
     tensors = container.read(path)[1]
@@ -132,9 +117,10 @@ def expected(path: Path, about: Mapping[str, Any]) -> Images:
 def _taken(about: Mapping[str, Any]) -> Any:
     """The shape (height, width, channels) that the graph of a packed network begins with; None of a trained model."""
     try:
-        return about["graph"]["slots"][about["graph"]["inputs"][0]][1:]
+        shape = about["graph"]["slots"][about["graph"]["inputs"][0]][1:]
     except (KeyError, TypeError, IndexError):
         return None
+    return shape if len(shape) == 3 else None
 
 
 def files(paths: Iterable[Path]) -> list[Path]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from bnnlib.deploy import program
 from bnnlib.deploy.device import DeviceRunner
 from bnnlib.deploy.graph import Graph, Op
-from bnnlib.deploy.run import empty, given, kernels, result, variant
+from bnnlib.deploy.run import empty, given, kernels, result, usable, variant
 from bnnlib.ops import unpack_activation
 
 
@@ -37,7 +37,7 @@ class PackedNetwork:
     ) -> None:
         graph.validate()
         self.graph, self.calls, self.notes = graph, dict(calls or {}), notes or []
-        self.kernel = kernel or variant()
+        self.kernel = variant() if kernel is None else usable(kernel)
         self._made_of = graph, calls, notes, kernel
         self._elsewhere: dict[torch.device, DeviceRunner] = {}
         missing = [op.attributes["module"] for op in graph.ops if op.kind == "torch" and op.attributes["module"] not in self.calls]

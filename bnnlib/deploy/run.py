@@ -12,6 +12,7 @@ leaves to it.
 from __future__ import annotations
 
 import importlib.util
+import operator
 import os
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -46,9 +47,29 @@ def variant() -> str:
     return wanted or usable[0]
 
 
+def usable(kernel: str) -> str:
+    """``kernel``, where it can run here. Raises ``ValueError``."""
+    names = [name for name, _, supported in kernels().variants() if supported]
+    if kernel not in names:
+        raise ValueError(f"kernel is {kernel!r}, which is unknown or cannot run here: choose one of {', '.join(names)}")
+    return kernel
+
+
+def _count(threads: int) -> int:
+    """``threads`` as an ``int``. Raises ``ValueError``."""
+    try:
+        found = operator.index(threads)
+    except TypeError:
+        found = 0
+    if found < 1 or isinstance(threads, bool):
+        raise ValueError(f"threads is {threads!r}: it must be a whole number >= 1")
+    return found
+
+
 def load(path: Path, threads: int = 1, kernel: str | None = None) -> Runner:
     """The packed network in ``path``, ready to run. Its large weights are held once: the executor takes them over as they
-    were read. Raises :class:`~bnnlib.deploy.files.DeployError`."""
+    were read. Raises :class:`~bnnlib.deploy.files.DeployError`, and ``ValueError`` for threads or a kernel that cannot be."""
+    threads = _count(threads)  # before a large file is read
     runner = Runner(files.read_graph(path)[0], threads, kernel, take=True)
     runner._source = Path(path).resolve(), container.digest(path)
     return runner
@@ -69,6 +90,7 @@ class Runner:
 
     def __init__(self, graph: Graph, threads: int = 1, kernel: str | None = None, take: bool = False) -> None:
         graph.validate()
+        threads = _count(threads)
         left = [op.attributes["module"] for op in graph.ops if op.kind == "torch"]
         if left:
             raise ValueError(f"{', '.join(left)} run in PyTorch: use bnnlib.deploy.PackedNetwork")
@@ -76,7 +98,8 @@ class Runner:
         self.graph = Graph(graph.inputs, graph.outputs, graph.slots, graph.ops, {} if take else graph.tensors, graph.takes, graph.gives)
         self.threads, self._kernel, self._taken = threads, kernel, take
         self._source: tuple[Path, str] | None = None
-        self._executor = program.assemble(graph).executor(kernels(), kernel or variant(), take)
+        kernel = variant() if kernel is None else usable(kernel)
+        self._executor = program.assemble(graph).executor(kernels(), kernel, take)
         self._new_outputs = [name for name in graph.outputs if name not in graph.inputs]
 
     def __reduce__(self) -> tuple:
