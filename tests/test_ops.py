@@ -107,7 +107,7 @@ def test_empty_batches():
         ),
         (
             lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 5, 5)),
-            "larger than the padded input",
+            r"larger than the padded input: kernel 5 x 5, dilation \[1, 1\], input 4 x 4 with padding \[0, 0\]",
         ),
         (
             lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3), 0),

@@ -207,3 +207,31 @@ def test_the_kernels_refuse_gradients_of_other_convolutions(by_kernels):
         module.gradient_of_input(name, [2, *good[1:]], dy, bits, scale, dx, 1)
     with pytest.raises(ValueError, match="scale has the wrong dtype"):
         module.gradient_of_input(name, good, dy, bits, scale.astype(np.float64), dx, 1)
+
+
+X, W = torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda: ops.binary_conv2d(X, W, torch.ones(2)), ValueError, "stride is a tensor: .* lack the bias: add it to the result"),
+        (lambda: ops.binary_conv2d(X, W, padding="same"), ValueError, "padding is 'same': it must be a whole number, or one for rows"),
+        (lambda: ops.binary_conv2d(X, W, 1, (1, 1, 1)), ValueError, r"padding is \(1, 1, 1\)"),
+        (lambda: ops.binary_conv2d(X, W, None), ValueError, "stride is None"),
+        (lambda: ops.binary_conv2d(X.numpy(), W), TypeError, r"x is a ndarray: give torch.from_numpy\(x\)"),
+        (lambda: ops.binary_linear(X, [[1.0]]), TypeError, r"weight is a list: give torch.as_tensor\(weight\)"),
+        (lambda: ops.binary_conv2d(X.int(), W), ValueError, r"x is int32 \[1, 3, 4, 4\]: give x.float\(\)"),
+        (lambda: ops.binary_linear(torch.ones(2, 3), torch.ones(4, 3).char()), ValueError, "weight is int8"),
+        (lambda: ops.conv2d_of_signs(X.bool(), W), ValueError, "conv2d_of_signs takes floating-point values, and x is bool"),
+        (lambda: ops.conv2d_packed(X, ops.pack_weight(W), W.shape, padding="same"), ValueError, "padding is 'same'"),
+    ],
+)
+def test_operands_that_are_none_are_named(call, kind, words):
+    with pytest.raises(kind, match=words):
+        call()
+
+
+def test_sizes_of_numpy_are_sizes():
+    found = ops.binary_conv2d(X, W, np.int64(1), (np.int32(1), 1))
+    assert torch.equal(found, ops.binary_conv2d(X, W, 1, 1))

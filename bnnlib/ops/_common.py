@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import torch
@@ -32,9 +33,34 @@ def words(count):
     return (count + 63) // 64
 
 
-def pair(value) -> list[int]:
-    """A size for rows and columns: a number stands for both."""
-    return [value, value] if isinstance(value, (int, torch.SymInt)) else list(value)
+def pair(value, name: str) -> list[int]:
+    """A size for rows and columns: a number stands for both. Raises ``ValueError`` that says ``name`` for what is none."""
+    if isinstance(value, (int, torch.SymInt)):
+        return [value, value]
+    how = "it must be a whole number, or one for rows and one for columns"
+    if isinstance(value, Tensor) and name == "stride":
+        raise ValueError(f"stride is a tensor: {how}. Of F.conv2d's arguments these operators lack the bias: add it to the result")
+    try:
+        found = [operator.index(value)] * 2 if hasattr(value, "__index__") else [*value]
+        found = [size if isinstance(size, torch.SymInt) else operator.index(size) for size in found]
+    except TypeError:
+        found = []
+    if len(found) != 2:
+        raise ValueError(f"{name} is {value!r:.100}: {how}")
+    return found
+
+
+def real_tensors(called: str, **operands) -> None:
+    """Raises ``TypeError`` for an operand that is no tensor and ``ValueError`` for one of whole numbers, as the layers do: its gradient
+    would be lost."""
+    for name, t in operands.items():
+        if not isinstance(t, Tensor):
+            how = f"torch.from_numpy({name})" if type(t).__module__ == "numpy" else f"torch.as_tensor({name})"
+            raise TypeError(f"{called} takes tensors, and {name} is a {type(t).__name__}: give {how}")
+        if not t.is_floating_point():
+            if t.is_complex():
+                raise TypeError(f"complex numbers have no sign: got {t.dtype}")
+            raise ValueError(f"{called} takes floating-point values, and {name} is {describe(t)}: give {name}.float()")
 
 
 def describe(t: Tensor) -> str:

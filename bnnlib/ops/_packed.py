@@ -67,9 +67,9 @@ def conv2d_packed(
         x,
         weight,
         list(shape),
-        pair(stride),
-        pair(padding),
-        pair(dilation),
+        pair(stride, "stride"),
+        pair(padding, "padding"),
+        pair(dilation, "dilation"),
         groups,
         scale,
         bias,
@@ -169,6 +169,13 @@ def convolved(
     blob = _blob(weight, shape, groups)
     if min(stride) < 1 or pool < 1:
         raise ValueError(f"stride and pool must be 1 or more, got {list(stride)} and {pool}")
+    if min(dilation) >= 1 and min(padding) >= 0:
+        for size, kernel, pad, step in zip((h, w), (kh, kw), padding, dilation, strict=True):
+            if step * (kernel - 1) + 1 > size + 2 * pad:
+                raise ValueError(
+                    f"the kernel is larger than the padded input: kernel {kh} x {kw}, dilation {list(dilation)}, input {h} x {w} with padding "
+                    f"{list(padding)}"
+                )
     oh = max(0, output_size(h, kh, stride[0], padding[0], dilation[0]) // pool)
     ow = max(0, output_size(w, kw, stride[1], padding[1], dilation[1]) // pool)
     last = words(o) if out == "bits" else o

@@ -9,7 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bnnlib.ops import _backend, precision
-from bnnlib.ops._common import GEOMETRY, OPS, channels_last, float32, output_size, pair, register, words
+from bnnlib.ops._common import (
+    GEOMETRY,
+    OPS,
+    channels_last,
+    float32,
+    output_size,
+    pair,
+    real_tensors,
+    register,
+    words,
+)
 from bnnlib.ops._packed import conv2d_now, convolved, linear_now
 from bnnlib.ops._packing import pack_images, pack_weight_now
 from bnnlib.quantizers import sign
@@ -22,6 +32,7 @@ def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
     The gradient is the clipped straight-through estimator's: that of ``F.linear`` at the signs, where
     ``abs(.) <= 1``, else 0.
     """
+    real_tensors("binary_linear", x=x, weight=weight)
     return OPS.binary_linear(x, weight)
 
 
@@ -37,10 +48,11 @@ def binary_conv2d(
     format of ``x``.
 
     ``x`` is ``[N, C, H, W]`` with any strides, ``weight`` ``[O, C/groups, kh, kw]``. Padding adds
-    zeros, which contribute nothing.
+    zeros, which contribute nothing. There is no bias: add one to the result. Both operands are floating-point, as a layer's are.
     The gradient is the clipped straight-through estimator's.
     """
-    return OPS.binary_conv2d(x, weight, pair(stride), pair(padding), pair(dilation), groups)
+    real_tensors("binary_conv2d", x=x, weight=weight)
+    return OPS.binary_conv2d(x, weight, pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation"), groups)
 
 
 def conv2d_of_signs(
@@ -67,9 +79,10 @@ def conv2d_of_signs(
     power of two, so that no sum of theirs overflows, whatever the signs are. On normally distributed gradients that is
     off by less than bfloat16's own rounding with AVX-512, by up to a third more than it with AVX2.
     """
+    real_tensors("conv2d_of_signs", x=x, weight=weight)
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    geometry = pair(stride), pair(padding), pair(dilation), groups
+    geometry = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation"), groups
     return OPS.conv2d_of_signs(x, weight, bias, *geometry, dropout, dtype)[0]
 
 
