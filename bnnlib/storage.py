@@ -33,7 +33,8 @@ def write_atomically(path: Path, data: bytes | memoryview, mode: int = 0o666) ->
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
-        if isinstance(error, OSError) and error.filename2 is not None:  # of the rename, from a name that nobody knows
+        # of the rename, or of a name that nobody knows
+        if isinstance(error, OSError) and (error.filename2 is not None or Path(error.filename).name.startswith(f".{path.name}.")):
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 

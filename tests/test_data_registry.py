@@ -21,6 +21,13 @@ def test_unknown_names_are_told_the_known_ones(alone, name):
     assert repr(name) in str(caught.value)
 
 
+def test_a_path_is_no_name(tmp_path):
+    with pytest.raises(ValueError, match=f"a string, got PosixPath.*: name it as 'imagefolder:{tmp_path}' or 'lazyfolder:"):
+        data.load(tmp_path)
+    with pytest.raises(ValueError, match="a string, got 3$"):
+        data.load(3)
+
+
 @pytest.mark.parametrize("name", registry.SOURCES)
 def test_absent_sets_name_the_three_ways(alone, tmp_path, name):
     with pytest.raises(data.DataNotFound) as caught:

@@ -243,6 +243,20 @@ def test_convnet():
 # ---- build -------------------------------------------------------------------------------------------------
 
 
+def test_a_name_is_taken_once_but_a_definition_may_run_again(monkeypatch):
+    monkeypatch.setattr(models, "BUILDERS", dict(models.BUILDERS))
+    with pytest.raises(ValueError, match="the model 'lenet5' is taken by bnnlib.models.lenet.LeNet5: choose another name"):
+        models.register("lenet5")(BinaryConv2d)
+    for size in (3, 4):  # a notebook's cell
+
+        class Net(nn.Linear):
+            def __init__(self, size=size):
+                super().__init__(size, 2)
+
+        assert models.register("own")(Net) is Net
+    assert models.build("own").in_features == 4
+
+
 def test_names():
     assert {"lenet5", "lenet5-real", "mlp", "mlp-real"} <= set(models.names())
     assert models.names() == sorted(models.names())

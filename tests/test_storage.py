@@ -27,6 +27,20 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, call):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_place_that_cannot_be_written_is_named_by_its_own_name(tmp_path, monkeypatch):
+    path, open_file = tmp_path / "x", os.open
+
+    def read_only(name, flags, *more):
+        if flags & os.O_CREAT:
+            raise PermissionError(errno.EACCES, "Permission denied", str(name))
+        return open_file(name, flags, *more)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(PermissionError) as raised:
+        storage.write_atomically(path, b"x")
+    assert storage.in_words(raised.value) == f"{path}: Permission denied"
+
+
 def test_a_folder_in_the_place_of_a_file_is_named_by_its_own_name(tmp_path):
     path = tmp_path / "file"
     path.mkdir()

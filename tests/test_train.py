@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from bnnlib import data, deploy, models, quantizers, recipes, records
+from bnnlib import data, deploy, layers, models, quantizers, recipes, records
 from bnnlib.recipes import RecipeError
 from bnnlib.training import building, checkpoint, cli, loop, steps, stopping
 
@@ -552,14 +552,15 @@ def test_weight_decay_groups():
         (["s4-lenet5", "--set", "epochs"], "write it as field=value"),
         (["s4-lenet5", "--set", "epochs=[1"], "[1"),
         (["s4-lenet5", "--profile", "quik"], "unknown profile 'quik': choose full, demo or quick"),
-        (["s4-lenet5", "--seed", "-1"], "seed is -1: it must be >= 0"),
+        (["s4-lenet5", "--seed", "-1"], "seed is -1: it must be a whole number >= 0 and below 2**63"),
+        (["s4-lenet5", "--seed", "99999999999999999999"], "seed is 99999999999999999999: it must be a whole number"),
         (["s4-lenet5", "--set", "dataset=minst"], "no data set 'minst': choose one of mnist, cifar10"),
         (["s4-lenet5", "--set", "model.widht=3"], "unknown option 'widht' of model 'lenet5': it takes in_channels"),
         (["s4-lenet5", "--set", "model.name=lenet"], "unknown model 'lenet': choose one of alexnet"),
         (["s4-lenet5", "--set", "model.act=tanh"], "unknown activation 'tanh': choose one of relu"),
         (["s4-lenet5", "--set", "optimizer=sgd"], "set them one by one: optimizer.name, optimizer.lr, "),
     ],
-    ids=["recipe", "value", "field", "form", "YAML", "profile", "seed", "data", "option", "model", "choice", "fields"],
+    ids=["recipe", "value", "field", "form", "YAML", "profile", "seed", "large seed", "data", "option", "model", "choice", "fields"],
 )
 def test_the_command_line_answers_mistakes_in_one_line(arguments, said, tmp_path, monkeypatch):
     monkeypatch.setenv("BNN_RUNS", str(tmp_path / "runs"))
@@ -568,6 +569,69 @@ def test_the_command_line_answers_mistakes_in_one_line(arguments, said, tmp_path
     assert said in answer.stderr
     assert answer.stderr.count("\n") == 1 and answer.stdout == ""
     assert not (tmp_path / "runs").exists(), "nothing was begun"
+
+
+def test_what_another_recipe_says_is_told_by_its_fields(recipe, tmp_path):
+    run(recipe, tmp_path)
+    text = recipe.read_text()
+    recipe.write_text(text.replace("lr: 0.01", "lr: 0.02").replace("crop: 2", "crop: 3"))
+    told = r"belongs to another run: its recipe says otherwise: augment.crop 2 → 3, optimizer.lr 0.01 → 0.02; start anew with --restart "
+    with pytest.raises(checkpoint.CheckpointError, match=told + r"\(in Python restart=True\), or give another folder with --runs"):
+        run(recipe, tmp_path)
+    kept = next((tmp_path / "runs").rglob("checkpoint.pt"))
+    state = checkpoint.load(kept, {})
+    del state["recipe"]  # as earlier versions left it
+    checkpoint.save(kept, state)
+    with pytest.raises(checkpoint.CheckpointError, match="its recipe_hash is '"):
+        run(recipe, tmp_path)
+    recipe.write_text(text)
+    assert run(recipe, tmp_path).record.curve
+
+
+@pytest.mark.parametrize(
+    ("give", "said"),
+    [(lambda y: (y, y), "a tuple for one image"), (lambda y: y[:, :, None], r"a tensor of shape \[1, 10, 1\] for one image")],
+)
+def test_a_net_that_is_no_classifier_is_refused(recipe, tmp_path, monkeypatch, give, said):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(784, 10)
+
+        def forward(self, x):
+            return give(self.layer(x.flatten(1)))
+
+    monkeypatch.setattr(models, "BUILDERS", dict(models.BUILDERS))
+    models.register("strange")(Net)
+    with pytest.raises(RecipeError, match=f"the model strange gives {said}; a recipe trains classifiers"):
+        run(recipe, tmp_path, overrides={"model.name": "strange"})
+
+
+def test_nan_among_the_first_weights_stops_a_run_whose_loss_is_finite(recipe, tmp_path, monkeypatch):
+    """A sign turns NaN into -1."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(784, 16), layers.BinaryLinear(16, 10)
+            self.first.weight.data.fill_(float("nan"))
+
+        def forward(self, x):
+            return self.last(self.first(x.flatten(1)))
+
+    monkeypatch.setattr(models, "BUILDERS", dict(models.BUILDERS))
+    models.register("with-nan")(Net)
+    assert Net()(torch.ones(1, 1, 28, 28)).isfinite().all()
+    with pytest.raises(loop.TrainingError, match="first.weight is not finite in epoch 1"):
+        run(recipe, tmp_path, overrides={"model.name": "with-nan"})
+
+
+def test_a_folder_of_runs_that_cannot_be_written_is_named_with_the_way_out(tmp_path):
+    (tmp_path / "file").write_text("")
+    answer = CliRunner().invoke(cli.app, ["s4-lenet5", "--profile", "quick", "--set", "dataset=digits", "--runs", str(tmp_path / "file" / "x")])
+    assert answer.exit_code == 1
+    assert "cannot be written (Not a directory): give another with --runs (in Python runs=)" in answer.stderr.splitlines()[-1]
+    assert "was written before" not in answer.stderr
 
 
 def test_the_command_line_trains(recipe, tmp_path):

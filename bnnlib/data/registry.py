@@ -96,6 +96,9 @@ def load(name: str, root: str | Path | None = None, *, download: bool = True) ->
 
 def check(name: str) -> None:
     """Raise ValueError, naming what is allowed, unless `name` can name a data set."""
+    if not isinstance(name, str):
+        how = f": name it as 'imagefolder:{name}' or 'lazyfolder:{name}'" if isinstance(name, os.PathLike) else ""
+        raise ValueError(f"the name of a data set is a string, got {name!r}{how}")
     kind, colon, path = name.partition(":")
     if colon and kind in ("imagefolder", "lazyfolder") and path:
         return

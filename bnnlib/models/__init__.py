@@ -20,9 +20,13 @@ Builder = Callable[..., nn.Module]
 
 def register(name: str, *, without: Collection[str] = (), **fixed) -> Callable[[Builder], Builder]:
     """Register a builder under ``name``. ``fixed``: options that have this value under the name; it takes neither them nor
-    those of ``without``: ``register("nin-real", binary=False, without=["layer"])``."""
+    those of ``without``: ``register("nin-real", binary=False, without=["layer"])``. Raises ``ValueError`` for a name that another
+    builder has; one of the same module and name, defined anew in a notebook, takes its place."""
 
     def add(builder: Builder) -> Builder:
+        there = BUILDERS.get(name)
+        if there is not None and _place(there) != _place(builder):
+            raise ValueError(f"the model {name!r} is taken by {'.'.join(_place(there))}: choose another name")
         hidden = {*fixed, *without}
         if not hidden:
             BUILDERS[name] = builder
@@ -39,6 +43,11 @@ def register(name: str, *, without: Collection[str] = (), **fixed) -> Callable[[
         return builder
 
     return add
+
+
+def _place(builder: Builder) -> tuple[str, str]:
+    """Where a builder is defined, which a definition that runs again keeps."""
+    return getattr(builder, "__module__", ""), getattr(builder, "__qualname__", repr(builder))
 
 
 def names() -> list[str]:

@@ -6,12 +6,12 @@ under its own name. An ``abstract`` file states what its variants share and is n
 impossible is a :class:`RecipeError` that names file, field and what is allowed.
 """
 
-from bnnlib.recipes.changes import changed_since
+from bnnlib.recipes.changes import changed_since, differences
 from bnnlib.recipes.files import FOLDER, check_names, file_of, load, names
 from bnnlib.recipes.schema import ABOUT, PROFILES, Model, Recipe, RecipeError, Schedule
 from bnnlib.recipes.values import parse_value
 
 __all__ = [
-    "ABOUT", "FOLDER", "PROFILES", "Model", "Recipe", "RecipeError", "Schedule", "changed_since", "check_names", "file_of", "load",
-    "names", "parse_value",
+    "ABOUT", "FOLDER", "PROFILES", "Model", "Recipe", "RecipeError", "Schedule", "changed_since", "check_names", "differences", "file_of",
+    "load", "names", "parse_value",
 ]  # fmt: skip

@@ -13,10 +13,15 @@ from bnnlib.recipes.schema import ABOUT, Recipe
 def changed_since(recipe: Recipe, resolved: dict[str, Any]) -> list[str]:
     """The fields, dotted, in which a run made by ``resolved`` (a record's) differs from one made by ``recipe`` now.
     A field that did not exist then counts as left at its default: so a new field must do nothing by default."""
+    return [name for name, _, _ in differences(recipe, resolved)]
+
+
+def differences(recipe: Recipe, resolved: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """:func:`changed_since`, each field with its value then and its value now."""
     return _differences(recipe.resolved(), resolved, recipe, ())
 
 
-def _differences(now: Any, then: Any, schema: Any, at: tuple[str, ...]) -> list[str]:
+def _differences(now: Any, then: Any, schema: Any, at: tuple[str, ...]) -> list[tuple[str, Any, Any]]:
     if isinstance(now, dict) and isinstance(then, dict):
         known = type(schema).model_fields if isinstance(schema, BaseModel) else {}
         found = []
@@ -29,4 +34,4 @@ def _differences(now: Any, then: Any, schema: Any, at: tuple[str, ...]) -> list[
                 before = then.get(key)
             found += _differences(now.get(key), before, getattr(schema, key, None), (*at, key))
         return found
-    return [] if now == then else [".".join(at)]
+    return [] if now == then else [(".".join(at), then, now)]

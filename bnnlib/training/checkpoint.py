@@ -14,6 +14,7 @@ import io
 import os
 import stat
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from bnnlib.training.status import runs_folder
 
 __all__ = ["CheckpointError", "Lock", "RunBusy", "damaged", "load", "runs_folder", "save"]
 
+# what an error advises: the option of the command line, and the argument of `loop.train`
+RESTART = "--restart (in Python restart=True)"
+RUNS = "--runs (in Python runs=)"
+ACCEPT = "--accept-changed-code (in Python accept_changed_code=True)"
 _MARK = b"\nbnnlib sha256 "
 
 
@@ -40,8 +45,11 @@ class Lock:
     ends, however it ends. Removes what a killed run left half-written."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._handle = _open_lock(folder / "lock")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._handle = _open_lock(folder / "lock")
+        except OSError as error:
+            raise CheckpointError(f"the run folder {folder} cannot be written ({error.strerror}): give another with {RUNS}") from None
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.truncate(self._handle, 0)
@@ -51,7 +59,7 @@ class Lock:
             os.close(self._handle)
             raise RunBusy(
                 f"process {pid if pid.isdigit() else 'unknown'} is training in {folder}: wait for it, stop it, or give "
-                "another folder with --runs"
+                f"another folder with {RUNS}"
             ) from None
         except OSError as error:
             os.close(self._handle)
@@ -84,13 +92,13 @@ def _open_lock(path: Path) -> int:
         handle = os.open(path, flags, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise CheckpointError(f"the lock {path} is a link: remove it, or give another folder with --runs") from None
+            raise CheckpointError(f"the lock {path} is a link: remove it, or give another folder with {RUNS}") from None
         raise
     about = os.fstat(handle)
     if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
         os.close(handle)
         raise CheckpointError(
-            f"the lock {path} is no file of its own: remove it, or give another folder with --runs"
+            f"the lock {path} is no file of its own: remove it, or give another folder with {RUNS}"
         )
     return handle
 
@@ -105,17 +113,20 @@ def save(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, buffer.getbuffer())
 
 
-def load(path: Path, expected: dict[str, Any]) -> dict[str, Any] | None:
+def load(
+    path: Path, expected: dict[str, Any], why: Callable[[dict[str, Any], str], str | None] = lambda state, key: None
+) -> dict[str, Any] | None:
     """The state in ``path``, or None where there is no file.
 
-    ``expected`` must be found in the state as it is (recipe hash, seed, ...). Raises
+    ``expected`` must be found in the state as it is (recipe hash, seed, ...); ``why`` says of a state and a key in words how they
+    differ, or None. Raises
     :class:`CheckpointError` for a file that is damaged or belongs to another run. A file without the digest, as
     earlier versions wrote it, is read if the checksums of the zip archive that it is are right.
     """
     if not path.exists():
         return None
     if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} is no regular file: remove it, or give another folder with --runs")
+        raise CheckpointError(f"checkpoint {path} is no regular file: remove it, or give another folder with {RUNS}")
     try:
         content = _checked(path.read_bytes())
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -125,9 +136,9 @@ def load(path: Path, expected: dict[str, Any]) -> dict[str, Any] | None:
     except Exception as error:  # a damaged file can raise almost anything
         raise damaged(path, error) from None
     for key in strangers:
+        said = why(state, key) or f"its {key} is {state.get(key)!r:.200}, this run's is {expected[key]!r}"
         raise CheckpointError(
-            f"checkpoint {path} belongs to another run: its {key} is {state.get(key)!r:.200}, this run's is "
-            f"{expected[key]!r}; start anew with --restart, or give another folder with --runs"
+            f"checkpoint {path} belongs to another run: {said}; start anew with {RESTART}, or give another folder with {RUNS}"
         )
     return state
 
@@ -136,7 +147,7 @@ def damaged(path: Path, error: Exception) -> CheckpointError:
     """What to raise for a checkpoint that could not be used because of ``error``."""
     reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
     return CheckpointError(
-        f"checkpoint {path} is damaged ({reason[0]:.300}): restore it, or start this run anew with --restart"
+        f"checkpoint {path} is damaged ({reason[0]:.300}): restore it, or start this run anew with {RESTART}"
     )
 
 

@@ -6,7 +6,7 @@ import inspect
 import warnings
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bnnlib import models
 from bnnlib.data import Dataset, registry
@@ -36,7 +36,7 @@ def check(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
     training = model.training
     try:
         with torch.no_grad():
-            outputs = model.eval()(torch.zeros(1, *shape, dtype=kind)).shape[1]
+            given = model.eval()(torch.zeros(1, *shape, dtype=kind))
     except (RuntimeError, ValueError, IndexError) as error:
         hint = option("in_channels", shape[0])
         if "image" in allowed:
@@ -47,6 +47,13 @@ def check(recipe: Recipe, model: nn.Module, dataset: Dataset) -> None:
         ) from error
     finally:
         model.train(training)
+    if not isinstance(given, Tensor) or given.dim() != 2:
+        what = f"a tensor of shape {list(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+        raise RecipeError(
+            f"recipe {recipe.name}: the model {recipe.model.name} gives {what} for one image; a recipe trains classifiers, which give one "
+            "tensor (images, classes)"
+        )
+    outputs = given.shape[1]
     if outputs < count:
         raise RecipeError(
             f"recipe {recipe.name}: the model {recipe.model.name} has {outputs} outputs, and {dataset.name} has {count} classes: {option('classes', count)}"

@@ -16,6 +16,7 @@ each) there.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -99,8 +100,9 @@ def train(
         recipe = recipes.load(recipe, overrides)
     elif overrides:
         raise recipes.RecipeError("overrides need the name or path of a recipe, not a loaded one")
-    if seed < 0:
-        raise recipes.RecipeError(f"seed is {seed}: it must be >= 0")
+    if not hasattr(seed, "__index__") or not 0 <= seed < 2**63:  # of PyTorch's generators
+        raise recipes.RecipeError(f"seed is {seed!r}: it must be a whole number >= 0 and below 2**63")
+    seed = operator.index(seed)
     recipe = recipe.for_profile(profile, keep=overrides or ())
     fits.check_names(recipe)
     label = profile if not overrides else f"{profile}-{recipe.hash()[:8]}"
@@ -121,7 +123,7 @@ def train(
         display.log(f"curves: tensorboard --logdir {folder / 'tensorboard'}")
         there = None if replace or kept.parent == folder else on_rank_zero(fabric, lambda: _read_if_there(kept))
         if there is not None:
-            display.log(f"{kept} is on record and stays: this run's goes to {folder} (--replace or --out decide)")
+            display.log(f"{kept} is on record and stays: this run's goes to {folder} (--replace or --out decide, in Python replace= or out=)")
         run = begin(fabric, recipe, seed, profile, data_root, runs, folder, display)
         resume(run, restart, accept_changed_code)
         run.saved = time.perf_counter() - stopping.EPOCH_CHECKPOINT_SECONDS  # the first epoch leaves a checkpoint

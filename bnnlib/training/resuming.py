@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bnnlib import printable
+from bnnlib import printable, recipes
 from bnnlib.training import checkpoint, code, status
 from bnnlib.training.setup import on_rank_zero
 from bnnlib.training.state import Checkpoint, Progress
@@ -24,6 +24,7 @@ def save(run: Run) -> None:
         state = Checkpoint.model_construct(
             **dict(run.progress),
             **run.identity,
+            recipe=net.recipe.resolved(),
             model=net.model.state_dict(),
             optimizer=net.optimizer.state_dict(),
             average=net.average.state_dict() if net.average is not None else None,
@@ -59,7 +60,7 @@ def resume(run: Run, restart: bool = False, accept_changed_code: bool = False) -
     except Exception as error:  # what is missing, of another shape or of another type can raise almost anything
         if changed:
             raise checkpoint.CheckpointError(
-                f"checkpoint {path} does not fit the changed code: train anew with --restart"
+                f"checkpoint {path} does not fit the changed code: train anew with {checkpoint.RESTART}"
             ) from None
         raise checkpoint.damaged(path, error) from None
     progress = run.progress
@@ -68,7 +69,7 @@ def resume(run: Run, restart: bool = False, accept_changed_code: bool = False) -
     if progress.epoch == run.net.recipe.epochs:
         run.note(
             f"this run was finished before (begun {printable(progress.started)}): its result is given again, nothing "
-            "is trained; --restart trains anew"
+            f"is trained; {checkpoint.RESTART} trains anew"
         )
     else:
         run.display.log(f"resumed at epoch {progress.epoch + 1}, step {progress.step}")
@@ -79,7 +80,7 @@ def _read(run: Run, restart: bool, accept_changed_code: bool) -> tuple[dict | No
     path = run.folder / "checkpoint.pt"
     if restart:
         path.unlink(missing_ok=True)
-    state = checkpoint.load(path, run.identity)
+    state = checkpoint.load(path, run.identity, lambda state, key: _recipe_change(run, state) if key == "recipe_hash" else None)
     try:
         changed = [] if state is None else code.changed(state.get("code"), run.progress.code)
     except ValueError as error:
@@ -90,12 +91,23 @@ def _read(run: Run, restart: bool, accept_changed_code: bool) -> tuple[dict | No
     named = ", ".join(map(printable, changed[:3])) + more
     if run.profile == "full":
         raise checkpoint.CheckpointError(
-            f"checkpoint {path} was made by other code: {named} changed since. --restart trains anew; "
-            "--accept-changed-code goes on, and marks the record as made by changed code"
+            f"checkpoint {path} was made by other code: {named} changed since. {checkpoint.RESTART} trains anew; "
+            f"{checkpoint.ACCEPT} goes on, and marks the record as made by changed code"
         )
     run.note(f"{named} changed since this run was begun: it starts anew")
     path.unlink(missing_ok=True)
     return None, changed
+
+
+def _recipe_change(run: Run, state: dict) -> str | None:
+    """What the recipe of a checkpoint says otherwise, in words; None where earlier versions did not keep it."""
+    try:
+        fields = recipes.differences(run.net.recipe, state["recipe"])
+    except Exception:  # a damaged one may hold almost anything
+        return None
+    if not fields:
+        return None
+    return printable("its recipe says otherwise: " + ", ".join(f"{name} {then!r:.60} → {now!r:.60}" for name, then, now in fields))
 
 
 def _restore(run: Run, state: Checkpoint) -> None:

@@ -44,7 +44,7 @@ class Progress(BaseModel):
 class Checkpoint(Progress):
     """All of a checkpoint: which run it is of, :class:`Progress`, and the tensors. ``totals``: loss times images, correct,
     and images of the epoch so far, over all processes. ``watch``: of :class:`bnnlib.training.diagnostics.Watch`. Files of earlier versions, without ``code``,
-    ``commit`` and ``watch``, fit."""
+    ``commit``, ``watch`` and ``recipe``, fit."""
 
     model_config = ConfigDict(strict=True, extra="ignore", arbitrary_types_allowed=True)
     format: Literal[1] = 1
@@ -52,6 +52,7 @@ class Checkpoint(Progress):
     profile: str
     seed: int
     fingerprint: str
+    recipe: dict[str, Any] | None = None
     model: dict[str, Any]
     optimizer: dict[str, Any]
     average: dict[str, Any] | None = None
