@@ -62,19 +62,19 @@ def _apply(function: type[torch.autograd.Function], *args):
 def _transformable(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
     """A class decorator: ``transformable`` is the same function in the form that :mod:`torch.func` takes."""
 
-    def forward(*args):
-        return function.forward(_NoContext(), *args)
+    class Transformable(torch.autograd.Function):
+        generate_vmap_rule = True
+        backward = staticmethod(function.backward)
 
-    def setup_context(ctx, inputs, output) -> None:
-        function.forward(ctx, *inputs)
+        @staticmethod
+        def forward(*args):
+            return function.forward(_NoContext(), *args)
 
-    parts = {
-        "forward": staticmethod(forward),
-        "setup_context": staticmethod(setup_context),
-        "backward": staticmethod(function.backward),
-        "generate_vmap_rule": True,
-    }
-    function.transformable = type(f"{function.__name__}Transformable", (torch.autograd.Function,), parts)
+        @staticmethod
+        def setup_context(ctx, inputs, output) -> None:
+            function.forward(ctx, *inputs)
+
+    function.transformable = Transformable
     return function
 
 
