@@ -340,7 +340,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(recipe, tmp_pat
             run(recipe, tmp_path)
     path.write_bytes(whole)
     recipe.write_text(TINY.replace("lr: 0.01", "lr: 0.02"))
-    with pytest.raises(checkpoint.CheckpointError, match="belongs to another run: its recipe_hash"):
+    with pytest.raises(checkpoint.CheckpointError, match="belongs to another run: its recipe says otherwise: optimizer.lr 0.01 → 0.02"):
         run(recipe, tmp_path)
     run(recipe, tmp_path, restart=True)
 

@@ -90,8 +90,10 @@ def file_case(draw: random.Random, folder: Path) -> None:
     else:
         graph = Maker(draw).graph
         h, w, c = graph.slots["x"].shape
-        before = ZCAWhitening((c, h, w)) if white and c * h * w <= whitened.LARGEST else None
-        deploy.save(graph, path, about={**about, "images": {**seen, "shape": [c, h, w]}}, whitening=before)
+        pictures = c in (1, 3)  # others have no images, grey or coloured
+        before = ZCAWhitening((c, h, w)) if white and pictures and c * h * w <= whitened.LARGEST else None
+        about["images"] = {**seen, "shape": [c, h, w]} if pictures else None
+        deploy.save(graph, path, about=about, whitening=before)
     raw = path.read_bytes()
     if mended := draw.random() < 0.8:
         document, tensors = container.read(path)
