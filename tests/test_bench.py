@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnnlib.benchmarks import contenders, peaks, speed, turns
+from bnnlib.benchmarks import BenchError, contenders, peaks, speed, turns, workers
 from bnnlib.benchmarks import kernels as bench
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
 from bnnlib.ops import _backend, _build
@@ -24,7 +24,7 @@ compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback),
 
 
 def test_ratios_are_medians_of_rounds():
-    assert turns.ratio([2.0, 9.0, 4.0], [1.0, 1.0, 2.0]) == 2.0
+    assert turns.median_ratio([2.0, 9.0, 4.0], [1.0, 1.0, 2.0]) == 2.0
     assert turns.faster([3.0, 3.0, 1.0], [2.0, 2.0, 9.0]) == [2.0, 2.0, 9.0]
 
 
@@ -32,7 +32,7 @@ def test_a_record_keeps_the_rounds_that_its_ratios_come_from():
     seconds = {"int8-x86": [2.0, 9.0, 4.0], "bits": [1.0, 1.0, 2.0]}
     case = {"times": turns.times(seconds)}
     assert case["times"]["int8-x86"] == {"median_us": 4e6, "best_us": 2e6, "rounds_us": [2e6, 9e6, 4e6]}
-    assert speed.ratio(case, "int8-x86", "bits").median == turns.ratio(*seconds.values())
+    assert speed.ratio(case, "int8-x86", "bits").median == turns.median_ratio(*seconds.values())
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -202,9 +202,26 @@ def test_another_process_times_its_own_calls():
     assert seconds == {"theirs": [0.5, 0.5]}
 
 
+@compiled
+def test_a_worker_that_fails_is_told_in_a_sentence(monkeypatch, capsys):
+    def fails(module, threads, *options):
+        raise BenchError(f"-m {module} failed: no room")
+
+    monkeypatch.setattr(workers, "on_threads", fails)
+    assert bench.main(["--layers"]) == 1
+    assert capsys.readouterr().err == "error: -m bnnlib.benchmarks.kernels failed: no room\n"
+
+
+@compiled
+def test_kernels_that_do_not_load_anew_are_told_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(bench.sys, "executable", shutil.which("false"))
+    with pytest.raises(BenchError, match="cannot be built and loaded anew"):
+        bench.measure_import()
+
+
 def test_a_peer_that_dies_is_reported():
     with bench_onnx.Peer(sorted(os.sched_getaffinity(0))[:1]) as peer:
-        with pytest.raises(RuntimeError, match="ONNX Runtime died"):
+        with pytest.raises(BenchError, match="ONNX Runtime died"):
             peer.ask({"run": "nobody", "calls": 1})
 
 

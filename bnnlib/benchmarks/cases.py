@@ -12,7 +12,7 @@ from bnnlib import ops
 from bnnlib.benchmarks import onnx_runtime
 from bnnlib.benchmarks.contenders import int8_linear, label, layer_contenders, macs, multiplies_bf16
 from bnnlib.benchmarks.peaks import TileUnit
-from bnnlib.benchmarks.turns import Contenders, alternate, faster, ratio, times
+from bnnlib.benchmarks.turns import Contenders, alternate, faster, median_ratio, times
 from bnnlib.ops import _backend, _build
 from bnnlib.quantizers import sign
 
@@ -59,7 +59,7 @@ def measure_gradients(layer, batch: int, rounds: int) -> dict:
     return {
         "layer": label(layer), "batch": batch, "macs": macs(layer, batch), "times": times(seconds), **tiles.rounds(),
         **{
-            f"{dtype}_over": {name: ratio(seconds[f"{name}-{dtype}"], seconds[name]) for name in ("input", "weight")}
+            f"{dtype}_over": {name: median_ratio(seconds[f"{name}-{dtype}"], seconds[name]) for name in ("input", "weight")}
             for dtype in PEERS_OF_GRADIENTS
         },
     }  # fmt: skip
@@ -121,8 +121,8 @@ def measure_ladder(layer, rounds: int) -> dict:
     fp32 = faster(seconds["fp32-nchw"], seconds["fp32-channels_last"])
     return {
         "layer": label(layer), "times": times(seconds),
-        "fp32_over": {n: ratio(fp32, seconds[n]) for n in ("one-word", *names)},
-        "one_word_over": {n: ratio(seconds["one-word"], seconds[n]) for n in names},
+        "fp32_over": {n: median_ratio(fp32, seconds[n]) for n in ("one-word", *names)},
+        "one_word_over": {n: median_ratio(seconds["one-word"], seconds[n]) for n in names},
     }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ def measure_scaling(layer, batch: int, rounds: int, threads: int) -> dict:
     )
     return {
         "layer": label(layer), "batch": batch, "times": times(seconds),
-        "one_over_all": ratio(seconds["one"], seconds["all"]),
+        "one_over_all": median_ratio(seconds["one"], seconds["all"]),
     }  # fmt: skip
 
 
@@ -166,4 +166,4 @@ def measure_alternation(layer, rounds: int) -> dict:
 
     seconds = alternate({"ours": ours, "theirs": theirs, "pair": pair}, rounds, slice_s=0.02)
     alone = [a + b for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)]
-    return {"layer": label(layer), "times": times(seconds), "pair_over_sum": ratio(seconds["pair"], alone)}
+    return {"layer": label(layer), "times": times(seconds), "pair_over_sum": median_ratio(seconds["pair"], alone)}
