@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from bnnlib import native
 from bnnlib.benchmarks import BenchError, contenders, peaks, speed, turns, workers
 from bnnlib.benchmarks import kernels as bench
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
-from bnnlib.ops import _backend, _build
+from bnnlib.ops import _backend
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
@@ -57,7 +58,7 @@ def test_the_clock_goes_by_a_chain_that_no_cpu_folds(tmp_path):
 
 @compiled
 def test_every_limit_counts_what_its_rounds_do():
-    module = _build.load()
+    module = native.load()
     for name, what, supported in module.limits():
         if supported and name != "clock-tsc":  # which counts time
             assert what and module.run_limit(name, 20) == 2 * module.run_limit(name, 10) > 0
@@ -67,7 +68,7 @@ def test_every_limit_counts_what_its_rounds_do():
 @compiled
 @pytest.mark.parametrize("name, products", [("int8-amx", 4 * 16 * 16 * 64), ("bf16-amx", 4 * 16 * 16 * 32)])
 def test_limits_of_tiles_are_there_where_the_system_lends_tiles(name, products):
-    module = _build.load()
+    module = native.load()
     supported = {n: s for n, _, s in module.limits()}
     if not supported.get(name):
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -141,7 +142,7 @@ def test_the_tiles_rate_of_a_round_is_the_lower_one_of_before_and_after_it(monke
             return self.rate * self.tried
 
     module = Module()
-    monkeypatch.setattr(peaks._build, "load", lambda: module)
+    monkeypatch.setattr(peaks.native, "load", lambda: module)
     monkeypatch.setattr(peaks.time, "perf_counter", lambda: module.now)
     tiles = peaks.TileUnit()
     for _ in range(4):

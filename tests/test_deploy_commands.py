@@ -159,7 +159,7 @@ def test_what_a_command_cannot_read_or_write(net, tmp_path, pictures, monkeypatc
     fails(f"^error: {re.escape(str(pictures))}: Is a directory\n$", "export", path, pictures)
     fails("cannot be read: Is a directory\n$", "info", pictures)
     monkeypatch.setenv("BNN_KERNEL", "abacus")
-    fails("^error: BNN_KERNEL=abacus cannot run packed networks; usable here: .*reference\n$", "run", path, pictures)
+    fails("^error: BNN_KERNEL=abacus names no kernel variant; usable here: .*reference\n$", "run", path, pictures)
     assert run("run", path, pictures, "--module").exit_code == 0  # PyTorch alone
 
 

@@ -8,12 +8,12 @@ import statistics
 import torch
 import torch.nn.functional as F
 
-from bnnlib import ops
+from bnnlib import native, ops
 from bnnlib.benchmarks import onnx_runtime
 from bnnlib.benchmarks.contenders import int8_linear, label, layer_contenders, macs, multiplies_bf16
 from bnnlib.benchmarks.peaks import TileUnit
 from bnnlib.benchmarks.turns import Contenders, alternate, faster, median_ratio, times
-from bnnlib.ops import _backend, _build
+from bnnlib.ops import _backend
 from bnnlib.quantizers import sign
 
 
@@ -71,7 +71,7 @@ def measure_gemm(m: int, k: int, n: int, rounds: int) -> dict:
     ab, bb = a.bfloat16(), b.bfloat16()
     bits, stored = ops.pack_activation(a), ops.pack_weight(b)
     ready, rows = ops.prepack(stored, b.shape), ops.pack_activation(b)[:, None]
-    module, floats = _build.load(), torch.empty(1, 1, m, n)
+    module, floats = native.load(), torch.empty(1, 1, m, n)
     geometry = [1, 1, m, k, n, 1, 1, 1, 1, 0, 0, 1, 1, 1]
     seconds = alternate(
         {
@@ -98,7 +98,7 @@ def measure_ladder(layer, rounds: int) -> dict:
     c, o, k, side = layer
     x, w, p = torch.randn(1, c, side, side), torch.randn(o, c, k, k), k // 2
     xl, wl = x.contiguous(memory_format=torch.channels_last), w.contiguous(memory_format=torch.channels_last)
-    module, bits, stored = _build.load(), ops.pack_activation(x), ops.pack_weight(w)
+    module, bits, stored = native.load(), ops.pack_activation(x), ops.pack_weight(w)
     geometry = [1, side, side, c, o, k, k, 1, 1, p, p, 1, 1, 1]
     rows = ops.pack_words(w.permute(0, 2, 3, 1).reshape(o, k * k, c) >= 0)
     floats, y = torch.empty(1, side, side, o), torch.empty(1, side, side, (o + 63) // 64, dtype=torch.int64)
@@ -109,10 +109,10 @@ def measure_ladder(layer, rounds: int) -> dict:
     }
     names = [name for name, _, supported in module.variants() if supported]
     for name in names:
-        native = _backend.Native(module, name)
-        blob = torch.empty(native.blob_bytes(geometry), dtype=torch.uint8)
-        native.prepack(geometry, stored, blob)
-        contenders[name] = lambda native=native, blob=blob: native.conv2d(
+        one = _backend.Native(module, name)
+        blob = torch.empty(one.blob_bytes(geometry), dtype=torch.uint8)
+        one.prepack(geometry, stored, blob)
+        contenders[name] = lambda one=one, blob=blob: one.conv2d(
             geometry, bits, blob, y, False, *[None] * 5, 1
         )
     seconds = alternate(contenders, rounds)
@@ -130,7 +130,7 @@ def measure_scaling(layer, batch: int, rounds: int, threads: int) -> dict:
     """How many times faster all threads are than one, both in this process; bits in, bits out."""
     c, o, k, side = layer
     x, w, p = torch.randn(batch, c, side, side), torch.randn(o, c, k, k), k // 2
-    module, variant, bits = _build.load(), ops.backend().variant, ops.pack_activation(x)
+    module, variant, bits = native.load(), ops.backend().variant, ops.pack_activation(x)
     ready, y = ops.prepack(ops.pack_weight(w), w.shape), torch.empty(batch, side, side, (o + 63) // 64).long()
     geometry = [batch, side, side, c, o, k, k, 1, 1, p, p, 1, 1, 1]
 

@@ -101,8 +101,8 @@ def work(cpus: list[int], quick: bool, layer=LAYERS[-1], layers_only: bool = Fal
 def measure_import() -> dict[str, float]:
     """Seconds to load the kernels: the first time, when they are compiled, and later. Raises :class:`BenchError`."""
     program = (
-        "import time\nfrom bnnlib.ops import _build\nstarted = time.perf_counter()\n"
-        "_build.load()\nprint(time.perf_counter() - started)"
+        "import time\nfrom bnnlib import native\nstarted = time.perf_counter()\n"
+        "native.load()\nprint(time.perf_counter() - started)"
     )
     with tempfile.TemporaryDirectory() as cache:
         command, settings = [sys.executable, "-c", program], {**os.environ, "BNN_KERNEL_CACHE": cache}
