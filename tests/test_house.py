@@ -16,7 +16,7 @@ from bnnlib import cli
 ROOT = Path(__file__).resolve().parents[1]
 # A room imports from itself and from those before it.
 ROOMS = [
-    "paths", "storage", "quantizers", "packing", "native", "ops", "layers", "models", "records", "recipes", "data", "deploy", "training",
+    "paths", "storage", "quantizers", "packing", "statistics", "native", "ops", "layers", "models", "records", "recipes", "data", "deploy", "training",
     "experiments", "benchmarks", "book", "fuzz", "standins", "cli",
 ]  # fmt: skip
 # `python -m bnnlib.train` and its like: another name of a command, and nothing else

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from bnnlib import records
+from bnnlib import records, statistics
 from bnnlib.book.pages import landing
 from bnnlib.book.studies import effects, evidence
-from bnnlib.experiments import report, scoreboard, sources, statistics
+from bnnlib.experiments import report, scoreboard, sources
 from bnnlib.records import Record
 
 UNTESTED = "not tested"

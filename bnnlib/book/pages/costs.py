@@ -9,6 +9,7 @@ from pathlib import Path
 from bnnlib.book import opening, tables
 from bnnlib.book.pages import cards
 from bnnlib.paths import ROOT
+from bnnlib.training import progress
 
 
 def runs_table(known: Iterable, found: Iterable) -> str:
@@ -30,7 +31,7 @@ def runs_table(known: Iterable, found: Iterable) -> str:
                 "data": recipe.dataset,
                 "epochs": recipe.epochs,
                 "seeds": f"{len(runs)} of {max(len(runs), recipe.seeds)}",
-                "time a seed": "; ".join(opening.duration(statistics.fmean(seconds)) for seconds in spent.values()),
+                "time a seed": "; ".join(progress.duration(statistics.fmean(seconds)) for seconds in spent.values()),
                 "on": "; ".join(spent),
                 "top-1, %": str(report.Spread.of([record.top1_last for record in runs])),
             }
