@@ -324,7 +324,7 @@ def test_a_launch_is_what_the_driver_expects(monkeypatch):
 
     fake, stream = FakeDriver(), type("Stream", (), {"cuda_stream": 7})()
     monkeypatch.setattr(driver, "library", lambda: fake)
-    monkeypatch.setattr(driver, "supported", lambda: (80, 90, 100))
+    monkeypatch.setattr(nvrtc, "supported", lambda: (80, 90, 100))
     monkeypatch.setattr(driver.nvrtc, "code", lambda unit, target: f"{unit} {target}".encode())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("P", (), {"multi_processor_count": 132})())
@@ -338,7 +338,7 @@ def test_a_launch_is_what_the_driver_expects(monkeypatch):
     launch = fake.calls[6]
     assert launch[2:9] == (3, 2, 1, 256, 1, 1, 0) and launch[9].value == 7 and launch[11] is None
     assert fake.calls[4][2] == b"peaks sm_90" and fake.calls[1][2] == 1
-    monkeypatch.setattr(driver, "supported", lambda: (80, 86))
+    monkeypatch.setattr(nvrtc, "supported", lambda: (80, 86))
     assert gpu.target == "compute_86"  # NVRTC is older than the GPU: the driver compiles the rest
 
 

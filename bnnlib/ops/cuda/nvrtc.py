@@ -61,6 +61,16 @@ def version() -> tuple[int, int]:
     return major.value, minor.value
 
 
+@cache
+def supported() -> tuple[int, ...]:
+    """The architectures that this NVRTC knows, as 90 for compute capability 9.0."""
+    count = ctypes.c_int()
+    _check(library().nvrtcGetNumSupportedArchs(ctypes.byref(count)), "nvrtcGetNumSupportedArchs")
+    found = (ctypes.c_int * count.value)()
+    _check(library().nvrtcGetSupportedArchs(found), "nvrtcGetSupportedArchs")
+    return tuple(found)
+
+
 def compile(unit: str, target: str, sources: Path = SOURCES) -> bytes:
     """``unit`` (one of ``UNITS``) for ``target``: machine code for ``sm_90``, PTX for ``compute_90``. Raises
     :class:`CudaError` with the compiler's words."""
