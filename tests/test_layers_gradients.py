@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from test_layers import conv_loops, pm, scrambled
+from layers_reference import conv_loops, pm, scrambled
 
 from bnnlib.layers import BinaryConv2d, BinaryLinear
 from bnnlib.quantizers import mean_scale, sign
