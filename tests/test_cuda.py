@@ -134,7 +134,8 @@ def test_kernels_under_sanitizers(tmp_path):
     """Arrays of the exact size, against a reference bit by bit."""
     flags = [f for f in FLAGS if f != "-O2"]
     built = subprocess.run(
-        [COMPILER, *flags, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", str(KERNELS / "cuda_cases.cpp"), "-o", str(tmp_path / "cases")],
+        [COMPILER, *flags, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", str(KERNELS / "cuda_cases.cpp"),
+         "-o", str(tmp_path / "cases")],
         capture_output=True, text=True,
     )  # fmt: skip
     if built.returncode and "cannot find -lasan" in built.stderr:

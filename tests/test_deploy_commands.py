@@ -214,7 +214,8 @@ def test_whitening_needs_its_training_images(tmp_path, monkeypatch):
     "change",
     [
         {"shape": [1, 28]}, {"shape": [1, 28, 2**40]}, {"shape": [2, 28, 28]}, {"shape": 3}, {"mean": ["a"]},
-        {"std": [0.0]}, {"shape": [1, 4096, 4096]}, {"mean": [10**400]}, {"mean": [1e999]}, {"std": [True]}, {"mean": [1.0, 2.0]}, {"classes": [1]}, {"classes": None}, {"view": "s6"},
+        {"std": [0.0]}, {"shape": [1, 4096, 4096]}, {"mean": [10**400]}, {"mean": [1e999]}, {"std": [True]}, {"mean": [1.0, 2.0]},
+        {"classes": [1]}, {"classes": None}, {"view": "s6"},
     ],
 )  # fmt: skip
 def test_a_file_that_says_nonsense_of_its_images(tmp_path, change):
