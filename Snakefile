@@ -10,6 +10,7 @@
 import sys
 
 from bnnlib import recipes
+from bnnlib.data.download import DOWNLOADS
 
 PYTHON = sys.executable
 RESUME = "snakemake --unlock && snakemake --cores {cores} --rerun-incomplete"
@@ -38,7 +39,7 @@ def needs(wildcards):
     if Path(f"results/runs/{wildcards.recipe}/seed{wildcards.seed}.json").exists():
         return []
     recipe = recipes.load(wildcards.recipe)
-    inputs = [f"build/data/{recipe.dataset}.fetched"] if recipe.dataset in ("mnist", "cifar10", "tiny-imagenet") else []
+    inputs = [f"build/data/{recipe.dataset}.fetched"] if recipe.dataset in DOWNLOADS else []
     if recipe.distill and recipe.distill.teacher in recipes.names():
         inputs.append(f"results/runs/{recipe.distill.teacher}/seed0.json")
     return inputs

@@ -6,7 +6,7 @@ from setuptools import find_packages, setup
 
 KERNELS = Path("kernels")
 FOLDERS = ["", *sorted(p.name for p in KERNELS.iterdir() if p.is_dir() and not p.name.startswith(("_", ".")))]
-NATIVE = {".".join(["bnnlib.native", *filter(None, [name])]): str(KERNELS / name) for name in FOLDERS}
+NATIVE = {".".join(["bnnlib.kernels", *filter(None, [name])]): str(KERNELS / name) for name in FOLDERS}
 
 setup(
     packages=[*find_packages(include=["bnnlib*"]), *NATIVE],

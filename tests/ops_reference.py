@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bnnlib.ops import _backend, _build
+from bnnlib import native
+from bnnlib.ops import _backend
 
 
 def _usable() -> list[str]:
     try:
         return [name for name, _, supported in _backend.variants() if supported]
-    except _build.BuildError:
+    except native.BuildError:
         return []
 
 
@@ -33,7 +34,7 @@ def conv_reference(x, w, *rest):
 
 def use(monkeypatch, variant):
     """Let the operators compute with this variant."""
-    chosen = _backend.Fallback() if variant == "pytorch" else _backend.Native(_build.load(), variant)
+    chosen = _backend.Fallback() if variant == "pytorch" else _backend.Native(native.load(), variant)
     monkeypatch.setattr(_backend, "backend", lambda: chosen)
 
 

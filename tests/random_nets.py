@@ -162,13 +162,15 @@ class RandomNet(nn.Module):
 
     def join(self, i: int, x: Tensor, values: list[Tensor]) -> Step:
         dim = self.draw.randrange(1, x.dim())
-        fits = [j for j, v in enumerate(values) if v.dim() == x.dim() and all(a == b for d, (a, b) in enumerate(zip(v.shape, x.shape, strict=True)) if d != dim)]
+        outside = lambda v: [size for d, size in enumerate(v.shape) if d != dim]  # noqa: E731
+        fits = [j for j, v in enumerate(values) if v.dim() == x.dim() and outside(v) == outside(x)]
         return Step("joining", [i, self.draw.choice(fits)], lambda *v: torch.cat(v, dim))
 
     def pool(self, i: int, x: Tensor, _: list[Tensor]) -> Step | None:
         if min(x.shape[2:]) < 3:
             return None
-        made = self.draw.choice((nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.AvgPool2d(3, 1, 1), nn.AdaptiveAvgPool2d(2), nn.AdaptiveAvgPool2d(1)))
+        pools = (nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.AvgPool2d(3, 1, 1), nn.AdaptiveAvgPool2d(2), nn.AdaptiveAvgPool2d(1))
+        made = self.draw.choice(pools)
         return Step("pools", [i], lambda m, x: m(x), made)
 
     def sums(self, i: int, x: Tensor, _: list[Tensor]) -> Step | None:

@@ -14,17 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnnlib.benchmarks import contenders, peaks, speed, turns
+from bnnlib import native
+from bnnlib.benchmarks import BenchError, contenders, peaks, speed, turns, workers
 from bnnlib.benchmarks import kernels as bench
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
-from bnnlib.ops import _backend, _build
+from bnnlib.ops import _backend
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here")
 
 
 def test_ratios_are_medians_of_rounds():
-    assert turns.ratio([2.0, 9.0, 4.0], [1.0, 1.0, 2.0]) == 2.0
+    assert turns.median_ratio([2.0, 9.0, 4.0], [1.0, 1.0, 2.0]) == 2.0
     assert turns.faster([3.0, 3.0, 1.0], [2.0, 2.0, 9.0]) == [2.0, 2.0, 9.0]
 
 
@@ -32,7 +33,7 @@ def test_a_record_keeps_the_rounds_that_its_ratios_come_from():
     seconds = {"int8-x86": [2.0, 9.0, 4.0], "bits": [1.0, 1.0, 2.0]}
     case = {"times": turns.times(seconds)}
     assert case["times"]["int8-x86"] == {"median_us": 4e6, "best_us": 2e6, "rounds_us": [2e6, 9e6, 4e6]}
-    assert speed.ratio(case, "int8-x86", "bits").median == turns.ratio(*seconds.values())
+    assert speed.ratio(case, "int8-x86", "bits").median == turns.median_ratio(*seconds.values())
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -57,7 +58,7 @@ def test_the_clock_goes_by_a_chain_that_no_cpu_folds(tmp_path):
 
 @compiled
 def test_every_limit_counts_what_its_rounds_do():
-    module = _build.load()
+    module = native.load()
     for name, what, supported in module.limits():
         if supported and name != "clock-tsc":  # which counts time
             assert what and module.run_limit(name, 20) == 2 * module.run_limit(name, 10) > 0
@@ -67,7 +68,7 @@ def test_every_limit_counts_what_its_rounds_do():
 @compiled
 @pytest.mark.parametrize("name, products", [("int8-amx", 4 * 16 * 16 * 64), ("bf16-amx", 4 * 16 * 16 * 32)])
 def test_limits_of_tiles_are_there_where_the_system_lends_tiles(name, products):
-    module = _build.load()
+    module = native.load()
     supported = {n: s for n, _, s in module.limits()}
     if not supported.get(name):
         flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
@@ -141,7 +142,7 @@ def test_the_tiles_rate_of_a_round_is_the_lower_one_of_before_and_after_it(monke
             return self.rate * self.tried
 
     module = Module()
-    monkeypatch.setattr(peaks._build, "load", lambda: module)
+    monkeypatch.setattr(peaks.native, "load", lambda: module)
     monkeypatch.setattr(peaks.time, "perf_counter", lambda: module.now)
     tiles = peaks.TileUnit()
     for _ in range(4):
@@ -202,9 +203,26 @@ def test_another_process_times_its_own_calls():
     assert seconds == {"theirs": [0.5, 0.5]}
 
 
+@compiled
+def test_a_worker_that_fails_is_told_in_a_sentence(monkeypatch, capsys):
+    def fails(module, threads, *options):
+        raise BenchError(f"-m {module} failed: no room")
+
+    monkeypatch.setattr(workers, "on_threads", fails)
+    assert bench.main(["--layers"]) == 1
+    assert capsys.readouterr().err == "error: -m bnnlib.benchmarks.kernels failed: no room\n"
+
+
+@compiled
+def test_kernels_that_do_not_load_anew_are_told_in_a_sentence(monkeypatch):
+    monkeypatch.setattr(bench.sys, "executable", shutil.which("false"))
+    with pytest.raises(BenchError, match="cannot be built and loaded anew"):
+        bench.measure_import()
+
+
 def test_a_peer_that_dies_is_reported():
     with bench_onnx.Peer(sorted(os.sched_getaffinity(0))[:1]) as peer:
-        with pytest.raises(RuntimeError, match="ONNX Runtime died"):
+        with pytest.raises(BenchError, match="ONNX Runtime died"):
             peer.ask({"run": "nobody", "calls": 1})
 
 

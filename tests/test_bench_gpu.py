@@ -1,12 +1,12 @@
-"""``bnn bench gpu`` without a GPU: its measurements run on emulated kernels (``tests/test_cuda.py``) with a clock of the CPU; the limits
+"""``bnn bench gpu`` without a GPU: its measurements run on emulated kernels (``tests/cuda_emulated.py``) with a clock of the CPU; the limits
 follow from the documents; the machine code is read."""
 
 from __future__ import annotations
 
 import json
 
+import cuda_emulated as kernels
 import pytest
-import test_cuda as kernels
 import torch
 
 from bnnlib.benchmarks import gpu, gpu_cases, gpu_limits, machine_code, record

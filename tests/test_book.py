@@ -92,7 +92,7 @@ def repository(folder):
     (folder / "_toc.yml").write_text(TOC)
     # The page of what does not hold leads to chapters that are not here; nor is the page that needs packed networks.
     index = folder / "book" / "index.md"
-    text = index.read_text().replace("what-does-not-hold.md", "scoreboard.md")
+    text = index.read_text().replace("what-does-not-hold.md", "scoreboard.md").replace("when-one-bit-pays.md", "scoreboard.md")
     index.write_text(text.replace("```{include} generated/live-hero.md\n```\n", ""))
     board = folder / "book" / "scoreboard.md"  # the pages of claims and curves need every record
     board.write_text(board.read_text().replace("claims.md", "index.md").replace("curves.md", "index.md"))

@@ -42,8 +42,8 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 
 
 def test_the_lock_is_freed_when_its_holder_is_killed(tmp_path):
-    code = f"from bnnlib.training.checkpoint import Lock; import time, pathlib; Lock(pathlib.Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(60)"
-    code = code.replace("Lock(pathlib", "held = Lock(pathlib")
+    code = "from bnnlib.training.checkpoint import Lock; import time, pathlib; "
+    code += f"held = Lock(pathlib.Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(checkpoint.RunBusy, match=f"process {holder.pid} is training in"):

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import ctypes
 import inspect
-import os
-import platform
 import re
 import shutil
 import stat
 import subprocess
-from pathlib import Path
 
+import cuda_emulated
 import pytest
 import test_ops
 import test_ops_packed
@@ -21,47 +19,14 @@ import test_ops_packing
 import test_ops_training
 import torch
 import torch.nn.functional as F
+from cuda_emulated import COMPILER, FLAGS, KERNELS, Emulated, needs_compiler, needs_nvrtc
 from ops_reference import randn, signs
 
 from bnnlib import ops
 from bnnlib.ops import _backend
 from bnnlib.ops.cuda import FORMULATIONS, Cuda, arguments, default_formulation, nvrtc
 
-KERNELS = Path(__file__).parent / "kernels"
-COMPILER = os.environ.get("CXX", "g++")
-needs_compiler = pytest.mark.skipif(shutil.which(COMPILER) is None, reason="no C++ compiler")
-FLAGS = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", f"-I{nvrtc.SOURCES.parent}", f"-I{KERNELS}"]
-FLAGS += ["-mpopcnt"] if platform.machine() == "x86_64" else []
-
-
-class Emulated:
-    """A device that runs the kernels on the CPU, its threads in one of several orders."""
-
-    capability = (9, 0)
-
-    def __init__(self, library: ctypes.CDLL, multiprocessors: int = 2, order: int = 0) -> None:
-        self.library, self.multiprocessors, self.order = library, multiprocessors, order
-        self.launched: list[str] = []
-
-    def launch(self, kernel, grid, block, given):
-        self.launched.append(kernel)
-        three = ctypes.c_int * 3
-        wrong = self.library.launch(kernel.encode(), three(*grid), three(*block), ctypes.byref(given), self.order)
-        if wrong:
-            raise RuntimeError(f"{kernel}: {wrong.decode()}")
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory) -> ctypes.CDLL:
-    if shutil.which(COMPILER) is None:
-        pytest.skip("no C++ compiler")
-    path = tmp_path_factory.mktemp("cuda") / "emulated.so"
-    command = [COMPILER, *FLAGS, "-Werror", "-fPIC", "-shared", str(KERNELS / "cuda_emulate.cpp"), "-o", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    loaded = ctypes.CDLL(str(path))
-    loaded.launch.restype = ctypes.c_char_p
-    return loaded
+library = cuda_emulated.library
 
 
 @pytest.fixture(params=FORMULATIONS)
@@ -169,7 +134,8 @@ def test_kernels_under_sanitizers(tmp_path):
     """Arrays of the exact size, against a reference bit by bit."""
     flags = [f for f in FLAGS if f != "-O2"]
     built = subprocess.run(
-        [COMPILER, *flags, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", str(KERNELS / "cuda_cases.cpp"), "-o", str(tmp_path / "cases")],
+        [COMPILER, *flags, "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", str(KERNELS / "cuda_cases.cpp"),
+         "-o", str(tmp_path / "cases")],
         capture_output=True, text=True,
     )  # fmt: skip
     if built.returncode and "cannot find -lasan" in built.stderr:
@@ -181,13 +147,6 @@ def test_kernels_under_sanitizers(tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------- compiling
-
-try:
-    nvrtc.library()
-    HAS_NVRTC = True
-except nvrtc.CudaError:
-    HAS_NVRTC = False
-needs_nvrtc = pytest.mark.skipif(not HAS_NVRTC, reason="no NVRTC here: PyTorch's builds for CUDA bring it along")
 
 
 @needs_nvrtc
@@ -324,7 +283,7 @@ def test_a_launch_is_what_the_driver_expects(monkeypatch):
 
     fake, stream = FakeDriver(), type("Stream", (), {"cuda_stream": 7})()
     monkeypatch.setattr(driver, "library", lambda: fake)
-    monkeypatch.setattr(driver, "supported", lambda: (80, 90, 100))
+    monkeypatch.setattr(nvrtc, "supported", lambda: (80, 90, 100))
     monkeypatch.setattr(driver.nvrtc, "code", lambda unit, target: f"{unit} {target}".encode())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("P", (), {"multi_processor_count": 132})())
@@ -338,7 +297,7 @@ def test_a_launch_is_what_the_driver_expects(monkeypatch):
     launch = fake.calls[6]
     assert launch[2:9] == (3, 2, 1, 256, 1, 1, 0) and launch[9].value == 7 and launch[11] is None
     assert fake.calls[4][2] == b"peaks sm_90" and fake.calls[1][2] == 1
-    monkeypatch.setattr(driver, "supported", lambda: (80, 86))
+    monkeypatch.setattr(nvrtc, "supported", lambda: (80, 86))
     assert gpu.target == "compute_86"  # NVRTC is older than the GPU: the driver compiles the rest
 
 

@@ -163,7 +163,7 @@ def test_what_a_command_cannot_read_or_write(net, tmp_path, pictures, monkeypatc
     fails(f"^error: {re.escape(str(pictures))}: Is a directory\n$", "export", path, pictures)
     fails("cannot be read: Is a directory\n$", "info", pictures)
     monkeypatch.setenv("BNN_KERNEL", "abacus")
-    fails("^error: BNN_KERNEL=abacus cannot run packed networks; usable here: .*reference\n$", "run", path, pictures)
+    fails("^error: BNN_KERNEL=abacus names no kernel variant; usable here: .*reference\n$", "run", path, pictures)
     assert run("run", path, pictures, "--module").exit_code == 0  # PyTorch alone
 
 
@@ -291,7 +291,8 @@ def test_whitening_needs_its_training_images(tmp_path, monkeypatch):
     "change",
     [
         {"shape": [1, 28]}, {"shape": [1, 28, 2**40]}, {"shape": [2, 28, 28]}, {"shape": 3}, {"mean": ["a"]},
-        {"std": [0.0]}, {"shape": [1, 4096, 4096]}, {"mean": [10**400]}, {"mean": [1e999]}, {"std": [True]}, {"mean": [1.0, 2.0]}, {"classes": [1]}, {"classes": None}, {"view": "s6"},
+        {"std": [0.0]}, {"shape": [1, 4096, 4096]}, {"mean": [10**400]}, {"mean": [1e999]}, {"std": [True]}, {"mean": [1.0, 2.0]},
+        {"classes": [1]}, {"classes": None}, {"view": "s6"},
     ],
 )  # fmt: skip
 def test_a_file_that_says_nonsense_of_its_images(tmp_path, change):

@@ -138,7 +138,8 @@ def test_all_native_is_close(name):
 
 
 @pytest.mark.parametrize("options", [{}, {"downsample": "binary"}, {"downsample": "binary-weight"}, {"order": "bireal"}, {"order": "xnor"},
-                                     {"order": "resnet"}, {"real_blocks": [0, 4]}, {"scale": "mean"}, {"scale": "dense"}, {"scale": "channel-map", "stem": "small"}])  # fmt: skip
+                                     {"order": "resnet"}, {"real_blocks": [0, 4]}, {"scale": "mean"}, {"scale": "dense"},
+                                     {"scale": "channel-map", "stem": "small"}])  # fmt: skip
 def test_resnet(options):
     torch.manual_seed(2)
     model = shaken(models.build("resnet18", image=32, classes=10, width=16, **options))

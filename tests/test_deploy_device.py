@@ -1,14 +1,14 @@
 """The route that a packed network takes on a GPU, run on the CPU: with the CPU's kernels against the native executor, and with the
-CUDA kernels emulated (``tests/test_cuda.py``)."""
+CUDA kernels emulated (``tests/cuda_emulated.py``)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import cuda_emulated
 import pytest
-import test_cuda
-import test_executor
 import torch
+from small_net import images, trained_small
 from torch import nn
 
 from bnnlib import deploy, layers, models
@@ -20,12 +20,12 @@ from bnnlib.ops.cuda import Cuda
 CPU = torch.device("cpu")
 
 
-library = test_cuda.library
+library = cuda_emulated.library
 
 
 @pytest.fixture(scope="module")
 def small():
-    return deploy.convert(test_executor.trained_small(), (3, 22, 25))
+    return deploy.convert(trained_small(), (3, 22, 25))
 
 
 def compare(net, x):
@@ -45,7 +45,7 @@ def compare(net, x):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_every_operation_gives_what_the_executor_gives(small, batch):
-    compare(small, test_executor.images(batch))
+    compare(small, images(batch))
 
 
 @pytest.mark.parametrize("name", ["lenet5", "mlp", "nin"])
@@ -53,14 +53,14 @@ def test_whole_networks(name):
     torch.manual_seed(0)
     shape = (3, 32, 32) if name == "nin" else (1, 28, 28)
     net = deploy.convert(models.build(name).eval(), shape)
-    compare(net, test_executor.images(2, shape=shape))
+    compare(net, images(2, shape=shape))
 
 
 @pytest.mark.parametrize("weights", ["bfloat16", "int8"])
 def test_weights_of_fewer_bits(weights):
     torch.manual_seed(0)
     net = deploy.convert(models.build("mlp-real").eval(), (1, 28, 28), real=weights)  # no sign makes more of a small difference
-    x = test_executor.images(4, shape=(1, 28, 28))
+    x = images(4, shape=(1, 28, 28))
     found = device.DeviceRunner(net.graph, CPU).values(x, net.graph.outputs)[net.graph.outputs[0]]
     expected = net(x)  # where the CPU multiplies bfloat16, of activations rounded to it
     assert (found.flatten(1) - expected).abs().max() < 0.02 * expected.abs().max()
@@ -71,9 +71,9 @@ def test_weights_of_fewer_bits(weights):
 def test_networks_on_emulated_kernels(name, formulation, library, monkeypatch):
     torch.manual_seed(0)
     net = deploy.convert(models.build(name).eval(), (1, 28, 28))
-    x = test_executor.images(2, shape=(1, 28, 28))
+    x = images(2, shape=(1, 28, 28))
     expected = device.DeviceRunner(net.graph, CPU).values(x, list(net.graph.slots))
-    emulated = Cuda(test_cuda.Emulated(library), formulation)
+    emulated = Cuda(cuda_emulated.Emulated(library), formulation)
     monkeypatch.setattr(_backend, "backend", lambda: emulated)
     found = device.DeviceRunner(net.graph, CPU).values(x, list(net.graph.slots))
     assert all(torch.equal(found[slot], expected[slot]) for slot in found)
@@ -92,7 +92,7 @@ def test_s3s_network_on_its_whole_test_set(bnn_data, library, monkeypatch):
         pytest.skip("no MNIST here")
     x = images.reshape(-1, 1, 28, 28).float() / 255
     expected = device.DeviceRunner(net.graph, CPU).values(x, net.graph.outputs)
-    emulated = Cuda(test_cuda.Emulated(library), "tensor")
+    emulated = Cuda(cuda_emulated.Emulated(library), "tensor")
     monkeypatch.setattr(_backend, "backend", lambda: emulated)
     found = device.DeviceRunner(net.graph, CPU).values(x, net.graph.outputs)
     name = net.graph.outputs[0]
@@ -116,7 +116,7 @@ def test_an_affine_stage_rounds_once_where_it_says_so():
 
 def test_slots_are_let_go_when_nothing_reads_them(small):
     runner = device.DeviceRunner(small.graph, CPU)
-    assert set(runner.values(test_executor.images(1), small.graph.outputs)) == set(small.graph.outputs)
+    assert set(runner.values(images(1), small.graph.outputs)) == set(small.graph.outputs)
     assert set(runner.last_reader) == {n for op in small.graph.ops for n in op.reads()} - set(small.graph.outputs)
 
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_moved_is_refused():
     net = deploy.convert(Net().eval(), (5, 2, 2))
     if not net.calls:
         pytest.skip("nothing is left to PyTorch")
-    compare(net, test_executor.images(2, shape=(5, 2, 2)))
+    compare(net, images(2, shape=(5, 2, 2)))
     with pytest.raises(ValueError, match="runs in PyTorch and is a function, no module, so it cannot be moved to cpu"):
         device.DeviceRunner(net.graph, CPU, {name: lambda x: x for name in net.calls})
 

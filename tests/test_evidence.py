@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bnnlib import recipes
+from bnnlib import recipes, statistics
 from bnnlib.book.studies import evidence
 from bnnlib.book.studies.evidence import Claim, difference
-from bnnlib.experiments import statistics
 
 XNORPP, XNOR = "tiny-s5-resnet18-xnorpp", "tiny-s5-resnet18-xnor"
 CLAIM = Claim("Learned against analytic", XNORPP, XNOR, source=5.9)
@@ -59,7 +58,7 @@ def test_runs_of_different_machines_say_so(run):
     first, second = [run("a", v, s) for s, v in enumerate((30.0, 31.0))], [run("b", v, s, **other) for s, v in enumerate((20.0, 22.0))]
     apart = difference(first, second)
     assert apart.basis == "2 seeds each, 95 % interval; runs on different processors"
-    both = dataclasses.replace(apart, settings=("a with PyTorch 2.14.1", "b with PyTorch 2.11.0"))
+    both = dataclasses.replace(apart, settings=(("a", "2.14.1"), ("b", "2.11.0")))
     assert both.basis.endswith("; runs on different processors and versions of PyTorch")
     assert difference(first, first).settings == ()
 

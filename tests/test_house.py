@@ -16,7 +16,7 @@ from bnnlib import cli
 ROOT = Path(__file__).resolve().parents[1]
 # A room imports from itself and from those before it.
 ROOMS = [
-    "paths", "storage", "quantizers", "packing", "ops", "layers", "models", "records", "recipes", "data", "deploy", "training",
+    "paths", "storage", "quantizers", "packing", "statistics", "native", "ops", "layers", "models", "records", "recipes", "data", "deploy", "training",
     "experiments", "benchmarks", "book", "fuzz", "standins", "cli",
 ]  # fmt: skip
 # `python -m bnnlib.train` and its like: another name of a command, and nothing else
@@ -96,3 +96,13 @@ def test_every_command_has_its_module():
 def test_every_command_says_how_it_is_used(command):
     done = subprocess.run([sys.executable, "-m", "bnnlib", *command.split(), "--help"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "usage" in done.stdout.lower(), done.stderr[-2000:]
+
+
+def test_what_tests_share_lies_in_no_test_module():
+    """But for two that run another's tests and cells on purpose."""
+    found = {
+        (path.name, name[1])
+        for path in (ROOT / "tests").glob("test_*.py")
+        for name in re.finditer(r"^(?:import|from) (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert {path for path, _ in found} <= {"test_cuda.py", "test_one_binary_neuron.py"}

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnnlib import ops
-from bnnlib.ops import _backend, _build
+from bnnlib import native, ops
+from bnnlib.ops import _backend
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 
@@ -33,14 +33,13 @@ cfg["dependencies"] = ["value.h"]
 %>
 */
 """
-# Loads the builder by its path: without PyTorch a process starts in no time.
-LOAD = f"""
-import importlib.util, sys
+# Without PyTorch a process starts in no time.
+LOAD = """
+import sys
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("_build", {_build.__file__!r})
-_build = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(_build)
-print(_build.load(Path(sys.argv[1])).variants())
+from bnnlib import native
+print(native.load(Path(sys.argv[1])).variants())
+assert "torch" not in sys.modules
 """
 
 
@@ -98,7 +97,7 @@ def test_a_damaged_or_foreign_library_is_rebuilt(stub, tmp_path):
     assert finish(start(LOAD, str(stub))) == "1"
     (library,) = libraries(tmp_path)
     whole = library.read_bytes()
-    for damage in (whole[: len(whole) // 2], b"", b"not a library" + _build.TRAILER):
+    for damage in (whole[: len(whole) // 2], b"", b"not a library" + native.TRAILER):
         library.unlink()
         library.write_bytes(damage)
         assert finish(start(LOAD, str(stub))) == "1"
@@ -114,8 +113,8 @@ def test_processes_that_import_at_once_build_once(stub, tmp_path):
 @needs_compiler
 def test_a_failed_compile_quotes_the_compiler(stub):
     (stub / "value.h").write_text("#define VALUE undeclared_name\n")
-    with pytest.raises(_build.BuildError, match="do not compile.*undeclared_name"):
-        _build.load(stub)
+    with pytest.raises(native.BuildError, match="do not compile.*undeclared_name"):
+        native.load(stub)
 
 
 def test_without_a_compiler_a_warning_and_slow_right_answers(tmp_path):
@@ -157,12 +156,12 @@ def test_the_command_fails_where_the_kernels_do_not_compile(tmp_path):
 def test_an_unwritable_cache_is_named_or_replaced(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BNN_KERNEL_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(_build.BuildError, match="BNN_KERNEL_CACHE=.*below"):
-        _build.cache_folder()
+    with pytest.raises(native.BuildError, match="BNN_KERNEL_CACHE=.*below"):
+        native.cache_folder()
     monkeypatch.delenv("BNN_KERNEL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "below"))
-    monkeypatch.setattr(_build.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = _build.cache_folder()
+    monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path))
+    folder = native.cache_folder()
     assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
 
 
@@ -173,17 +172,17 @@ def test_a_library_that_others_may_have_planted_is_not_loaded(stub, tmp_path, mo
     whole = library.read_bytes()
     assert library.stat().st_mode & 0o022 == library.parent.stat().st_mode & 0o022 == 0
     opened = []
-    monkeypatch.setattr(_build, "open_library", lambda path: opened.append(path.read_bytes()) or path)
-    monkeypatch.setattr(_build, "build_library", lambda sources, path: path.write_bytes(b"built anew" + _build.TRAILER))
+    monkeypatch.setattr(native, "open_library", lambda path: opened.append(path.read_bytes()) or path)
+    monkeypatch.setattr(native, "build_library", lambda sources, path: path.write_bytes(b"built anew" + native.TRAILER))
     library.chmod(0o777)
-    _build.load(stub)
-    assert opened == [b"built anew" + _build.TRAILER]
+    native.load(stub)
+    assert opened == [b"built anew" + native.TRAILER]
     library.unlink()
     (tmp_path / "planted").write_bytes(whole)
     library.symlink_to(tmp_path / "planted")
-    monkeypatch.setattr(_build, "build_library", lambda sources, path: path.unlink() or path.write_bytes(b"again" + _build.TRAILER))
-    _build.load(stub)
-    assert opened[1:] == [b"again" + _build.TRAILER] and (tmp_path / "planted").read_bytes() == whole
+    monkeypatch.setattr(native, "build_library", lambda sources, path: path.unlink() or path.write_bytes(b"again" + native.TRAILER))
+    native.load(stub)
+    assert opened[1:] == [b"again" + native.TRAILER] and (tmp_path / "planted").read_bytes() == whole
 
 
 def test_a_cache_that_others_can_write_is_refused_or_tightened(monkeypatch, tmp_path):
@@ -191,18 +190,18 @@ def test_a_cache_that_others_can_write_is_refused_or_tightened(monkeypatch, tmp_
     shared.mkdir()
     shared.chmod(0o777)
     monkeypatch.setenv("BNN_KERNEL_CACHE", str(shared))
-    with pytest.raises(_build.BuildError, match="BNN_KERNEL_CACHE=.*can be written by others"):
-        _build.cache_folder()
+    with pytest.raises(native.BuildError, match="BNN_KERNEL_CACHE=.*can be written by others"):
+        native.cache_folder()
     monkeypatch.setenv("BNN_KERNEL_CACHE", str(tmp_path / "link"))
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(_build.BuildError, match="is a link"):
-        _build.cache_folder()
+    with pytest.raises(native.BuildError, match="is a link"):
+        native.cache_folder()
     monkeypatch.delenv("BNN_KERNEL_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     folder = tmp_path / "xdg" / "bnnlib" / "kernels"
     folder.mkdir(parents=True)
     folder.chmod(0o775)  # a umask of 002
-    assert _build.cache_folder() == folder and folder.stat().st_mode & 0o022 == 0
+    assert native.cache_folder() == folder and folder.stat().st_mode & 0o022 == 0
 
 
 @pytest.mark.parametrize("what", ["link", "another user's"])
@@ -210,23 +209,23 @@ def test_the_fallback_in_the_temporary_folder_is_ones_own(monkeypatch, tmp_path,
     monkeypatch.delenv("BNN_KERNEL_CACHE", raising=False)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(_build.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(native.tempfile, "gettempdir", lambda: str(tmp_path))
     if what == "link":
         (tmp_path / "mine").mkdir()
         (tmp_path / f"bnnlib-kernels-{os.getuid()}").symlink_to(tmp_path / "mine")
     else:
         other = os.getuid() + 1
-        monkeypatch.setattr(_build.os, "getuid", lambda: other)
-    with pytest.raises(_build.BuildError, match="(is a link|belongs to another user); set BNN_KERNEL_CACHE"):
-        _build.cache_folder()
+        monkeypatch.setattr(native.os, "getuid", lambda: other)
+    with pytest.raises(native.BuildError, match="(is a link|belongs to another user); set BNN_KERNEL_CACHE"):
+        native.cache_folder()
 
 
-native = pytest.mark.skipif(
+compiled = pytest.mark.skipif(
     isinstance(_backend.backend(), _backend.Fallback), reason="no compiled kernels here"
 )
 
 
-@native
+@compiled
 @pytest.mark.parametrize("channels", [70, 96, 128])  # gathered and copied line by line
 def test_threads_give_the_same_bits_and_follow_torch(channels):
     x, w = torch.randn(3, channels, 17, 15), torch.randn(200, channels, 3, 3)
@@ -241,7 +240,7 @@ def test_threads_give_the_same_bits_and_follow_torch(channels):
         torch.set_num_threads(before)
 
 
-@native
+@compiled
 def test_calls_from_several_python_threads():
     x, w = torch.randn(2, 64, 12, 12), torch.randn(96, 64, 3, 3)
     expected, wrong = ops.binary_conv2d(x, w), []
@@ -259,7 +258,7 @@ def test_calls_from_several_python_threads():
     assert not wrong
 
 
-@native
+@compiled
 def test_a_forked_child_computes_on_one_thread_and_does_not_hang():
     program = (
         "import os, torch\n"
@@ -283,7 +282,7 @@ def test_a_forked_child_computes_on_one_thread_and_does_not_hang():
     assert out.strip() == "0", errors
 
 
-@native
+@compiled
 def test_one_openmp_runtime():
     program = (
         "from bnnlib import ops\n"

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from test_layers import conv_loops, pm, scrambled
+from layers_reference import conv_loops, pm, scrambled
 from torch import nn
 
 from bnnlib import layers

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch._inductor.config
-from test_layers import pm
+from layers_reference import pm
 
 from bnnlib import layers
 from bnnlib.layers import BinaryConv2d, BinaryLinear, RPReLU, RSign

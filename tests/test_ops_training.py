@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from ops_reference import randn, signs
 
-from bnnlib import ops
-from bnnlib.ops import _build
+from bnnlib import native, ops
 
 variant = ops_reference.variant
 
@@ -80,7 +79,7 @@ def test_conv2d_of_signs_follows_autocast():
     torch.testing.assert_close(w.grad.double(), exact, rtol=0.01, atol=0.01 * exact.abs().max().item())
 
 
-GRADIENTS = [name for name, usable in _build.load().gradients() if usable] if ops.backend().compiled else []
+GRADIENTS = [name for name, usable in native.load().gradients() if usable] if ops.backend().compiled else []
 
 
 @pytest.fixture(params=GRADIENTS or [pytest.param(None, marks=pytest.mark.skip("no gradients by kernels on this CPU"))])
@@ -192,7 +191,7 @@ def test_what_is_not_finite_reaches_every_gradient_that_it_is_part_of(value):
 
 
 def test_the_kernels_refuse_gradients_of_other_convolutions(by_kernels):
-    module, name = _build.load(), by_kernels
+    module, name = native.load(), by_kernels
     dy, bits, scale = np.zeros((1, 4, 4, 8), np.int16), np.zeros((8, 3, 3, 1), np.int64), np.zeros(8, np.float32)
     x, dw, dx = np.zeros((1, 4, 4, 1), np.int64), np.zeros((8, 3, 3, 5), np.float32), np.zeros((1, 4, 4, 5), np.int16)
     good = [1, 4, 4, 5, 8, 3, 3, 1, 1, 1, 1, 1, 1, 1]

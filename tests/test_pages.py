@@ -141,7 +141,7 @@ def test_with_addresses_pages_can_be_found_edited_and_run(tmp_path):
     assert "mybinder.org/v2/gh/o/n/main?labpath=notebooks/two.ipynb" in two and "Colab" in two
     listed = re.findall("<loc>(.*?)</loc>", (built / "sitemap.xml").read_text())
     assert listed == ["https://a.example/book/", "https://a.example/book/notebooks/two.html"]
-    assert '<base href="https://a.example/book/">' in (built / "404.html").read_text()
+    assert '<base href="https://a.example/book/"/>' in (built / "404.html").read_text()
     assert offline.outside(built) == [], "links load nothing"
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bnnlib.experiments import statistics
-from bnnlib.experiments.statistics import (
+from bnnlib import statistics
+from bnnlib.statistics import (
     Spread,
     detectable,
     difference,

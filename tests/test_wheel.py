@@ -106,7 +106,7 @@ def test_a_wheel_trains_converts_saves_loads_and_runs(installed, tmp_path):
 def test_a_wheel_holds_the_kernels_and_the_recipes(installed):
     for pattern in ("*.h", "*.cu", "*.cuh"):
         assert {p.relative_to(ROOT / "kernels") for p in (ROOT / "kernels").rglob(pattern)} == {
-            p.relative_to(installed / "bnnlib/native") for p in (installed / "bnnlib/native").rglob(pattern)
+            p.relative_to(installed / "bnnlib/kernels") for p in (installed / "bnnlib/kernels").rglob(pattern)
         }
     assert len(list((installed / "bnnlib/recipes").rglob("*.yaml"))) == len(list((ROOT / "bnnlib/recipes").rglob("*.yaml")))
 

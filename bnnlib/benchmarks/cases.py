@@ -8,12 +8,12 @@ import statistics
 import torch
 import torch.nn.functional as F
 
-from bnnlib import ops
+from bnnlib import native, ops
 from bnnlib.benchmarks import onnx_runtime
 from bnnlib.benchmarks.contenders import int8_linear, label, layer_contenders, macs, multiplies_bf16
 from bnnlib.benchmarks.peaks import TileUnit
-from bnnlib.benchmarks.turns import Contenders, alternate, faster, ratio, times
-from bnnlib.ops import _backend, _build
+from bnnlib.benchmarks.turns import Contenders, alternate, faster, median_ratio, times
+from bnnlib.ops import _backend
 from bnnlib.quantizers import sign
 
 
@@ -59,7 +59,7 @@ def measure_gradients(layer, batch: int, rounds: int) -> dict:
     return {
         "layer": label(layer), "batch": batch, "macs": macs(layer, batch), "times": times(seconds), **tiles.rounds(),
         **{
-            f"{dtype}_over": {name: ratio(seconds[f"{name}-{dtype}"], seconds[name]) for name in ("input", "weight")}
+            f"{dtype}_over": {name: median_ratio(seconds[f"{name}-{dtype}"], seconds[name]) for name in ("input", "weight")}
             for dtype in PEERS_OF_GRADIENTS
         },
     }  # fmt: skip
@@ -71,7 +71,7 @@ def measure_gemm(m: int, k: int, n: int, rounds: int) -> dict:
     ab, bb = a.bfloat16(), b.bfloat16()
     bits, stored = ops.pack_activation(a), ops.pack_weight(b)
     ready, rows = ops.prepack(stored, b.shape), ops.pack_activation(b)[:, None]
-    module, floats = _build.load(), torch.empty(1, 1, m, n)
+    module, floats = native.load(), torch.empty(1, 1, m, n)
     geometry = [1, 1, m, k, n, 1, 1, 1, 1, 0, 0, 1, 1, 1]
     seconds = alternate(
         {
@@ -98,7 +98,7 @@ def measure_ladder(layer, rounds: int) -> dict:
     c, o, k, side = layer
     x, w, p = torch.randn(1, c, side, side), torch.randn(o, c, k, k), k // 2
     xl, wl = x.contiguous(memory_format=torch.channels_last), w.contiguous(memory_format=torch.channels_last)
-    module, bits, stored = _build.load(), ops.pack_activation(x), ops.pack_weight(w)
+    module, bits, stored = native.load(), ops.pack_activation(x), ops.pack_weight(w)
     geometry = [1, side, side, c, o, k, k, 1, 1, p, p, 1, 1, 1]
     rows = ops.pack_words(w.permute(0, 2, 3, 1).reshape(o, k * k, c) >= 0)
     floats, y = torch.empty(1, side, side, o), torch.empty(1, side, side, (o + 63) // 64, dtype=torch.int64)
@@ -109,10 +109,10 @@ def measure_ladder(layer, rounds: int) -> dict:
     }
     names = [name for name, _, supported in module.variants() if supported]
     for name in names:
-        native = _backend.Native(module, name)
-        blob = torch.empty(native.blob_bytes(geometry), dtype=torch.uint8)
-        native.prepack(geometry, stored, blob)
-        contenders[name] = lambda native=native, blob=blob: native.conv2d(
+        one = _backend.Native(module, name)
+        blob = torch.empty(one.blob_bytes(geometry), dtype=torch.uint8)
+        one.prepack(geometry, stored, blob)
+        contenders[name] = lambda one=one, blob=blob: one.conv2d(
             geometry, bits, blob, y, False, *[None] * 5, 1
         )
     seconds = alternate(contenders, rounds)
@@ -121,8 +121,8 @@ def measure_ladder(layer, rounds: int) -> dict:
     fp32 = faster(seconds["fp32-nchw"], seconds["fp32-channels_last"])
     return {
         "layer": label(layer), "times": times(seconds),
-        "fp32_over": {n: ratio(fp32, seconds[n]) for n in ("one-word", *names)},
-        "one_word_over": {n: ratio(seconds["one-word"], seconds[n]) for n in names},
+        "fp32_over": {n: median_ratio(fp32, seconds[n]) for n in ("one-word", *names)},
+        "one_word_over": {n: median_ratio(seconds["one-word"], seconds[n]) for n in names},
     }  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def measure_scaling(layer, batch: int, rounds: int, threads: int) -> dict:
     """How many times faster all threads are than one, both in this process; bits in, bits out."""
     c, o, k, side = layer
     x, w, p = torch.randn(batch, c, side, side), torch.randn(o, c, k, k), k // 2
-    module, variant, bits = _build.load(), ops.backend().variant, ops.pack_activation(x)
+    module, variant, bits = native.load(), ops.backend().variant, ops.pack_activation(x)
     ready, y = ops.prepack(ops.pack_weight(w), w.shape), torch.empty(batch, side, side, (o + 63) // 64).long()
     geometry = [batch, side, side, c, o, k, k, 1, 1, p, p, 1, 1, 1]
 
@@ -144,7 +144,7 @@ def measure_scaling(layer, batch: int, rounds: int, threads: int) -> dict:
     )
     return {
         "layer": label(layer), "batch": batch, "times": times(seconds),
-        "one_over_all": ratio(seconds["one"], seconds["all"]),
+        "one_over_all": median_ratio(seconds["one"], seconds["all"]),
     }  # fmt: skip
 
 
@@ -166,4 +166,4 @@ def measure_alternation(layer, rounds: int) -> dict:
 
     seconds = alternate({"ours": ours, "theirs": theirs, "pair": pair}, rounds, slice_s=0.02)
     alone = [a + b for a, b in zip(seconds["ours"], seconds["theirs"], strict=True)]
-    return {"layer": label(layer), "times": times(seconds), "pair_over_sum": ratio(seconds["pair"], alone)}
+    return {"layer": label(layer), "times": times(seconds), "pair_over_sum": median_ratio(seconds["pair"], alone)}

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from bnnlib import ops
+from bnnlib import native, ops
 from bnnlib.benchmarks.turns import Contenders
-from bnnlib.ops import _backend, _build
+from bnnlib.ops import _backend
 
 # channels in, channels out, kernel, side: the layers of the sources' networks, as shared by all comparisons
 # of the book.
@@ -127,7 +127,7 @@ def counted(bits: torch.Tensor, weight: torch.Tensor, shape: tuple[int, ...], p:
     """``bits`` without the choice between multiplying bytes and counting bits; nothing where there is no such choice."""
     if _backend.backend().variant != "amx":
         return {}
-    kernels = _backend.Native(_build.load(), COUNTS_BITS)
+    kernels = _backend.Native(native.load(), COUNTS_BITS)
     (n, h, w), (o, c, *kernel) = bits.shape[:3], shape
     geometry = [n, h, w, c, o, *kernel, 1, 1, p, p, 1, 1, 1]
     blob = torch.empty(kernels.blob_bytes(geometry), dtype=torch.uint8)

@@ -25,15 +25,31 @@ def length(layer: str) -> int:
     return c * k * k
 
 
+def _taps(layer: str) -> int:
+    """Taps inside the image, over all positions of one image of a layer and one channel in and out."""
+    _, _, k, side = sizes(layer)
+    pad = k // 2
+    return (side * k - pad * (pad + 1)) ** 2
+
+
+def products(layer: str) -> int:
+    """Multiply-adds of one image of a layer that have an operand inside the image: those with the border of zeros are left out.
+
+    >>> products("64->2 3x3 @2"), products("192->160 1x1 @32") == 192 * 160 * 32 * 32
+    (2048, True)
+    """
+    c, o, _, _ = sizes(layer)
+    return c * o * _taps(layer)
+
+
 def words(layer: str) -> int:
     """Words of 64 bits that the plain loop multiplies in one image of a layer. It leaves out the border of zeros.
 
     >>> words("64->2 3x3 @2"), words("65->1 1x1 @8")
     (32, 128)
     """
-    c, o, k, side = sizes(layer)
-    pad = k // 2
-    return o * (side * k - pad * (pad + 1)) ** 2 * -(-c // 64)
+    c, o, _, _ = sizes(layer)
+    return o * _taps(layer) * -(-c // 64)
 
 
 def weight_bytes(layer: str, bits: int) -> float:
@@ -47,14 +63,14 @@ def weight_bytes(layer: str, bits: int) -> float:
 
 
 def intensity(layer: str, batch: int, bits: int) -> float:
-    """Products a byte that has to be moved: input, weights and output, each once, of ``bits`` a number.
+    """Products (:func:`products`) a byte that has to be moved: input, weights and output, each once, of ``bits`` a number.
 
     >>> intensity("64->64 1x1 @8", 1, 8)
     21.333333333333332
     """
     c, o, k, side = sizes(layer)
     moved = batch * side * side * (c + o) + c * o * k * k
-    return batch * side * side * c * o * k * k / (moved * bits / 8)
+    return batch * products(layer) / (moved * bits / 8)
 
 
 def pointwise(layer: str) -> bool:

@@ -41,9 +41,9 @@ from datetime import date
 import torch
 
 from bnnlib import ops
+from bnnlib.benchmarks import BenchError, workers
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
 from bnnlib.benchmarks import record as bench_record
-from bnnlib.benchmarks import workers
 from bnnlib.benchmarks.cases import (
     measure_alternation,
     measure_gemm,
@@ -99,22 +99,25 @@ def work(cpus: list[int], quick: bool, layer=LAYERS[-1], layers_only: bool = Fal
 
 
 def measure_import() -> dict[str, float]:
-    """Seconds to load the kernels: the first time, when they are compiled, and later."""
+    """Seconds to load the kernels: the first time, when they are compiled, and later. Raises :class:`BenchError`."""
     program = (
-        "import time\nfrom bnnlib.ops import _build\nstarted = time.perf_counter()\n"
-        "_build.load()\nprint(time.perf_counter() - started)"
+        "import time\nfrom bnnlib import native\nstarted = time.perf_counter()\n"
+        "native.load()\nprint(time.perf_counter() - started)"
     )
     with tempfile.TemporaryDirectory() as cache:
         command, settings = [sys.executable, "-c", program], {**os.environ, "BNN_KERNEL_CACHE": cache}
-        first, later = (
-            float(subprocess.run(command, env=settings, text=True, capture_output=True, check=True).stdout)
-            for _ in range(2)
-        )
+        try:
+            first, later = (
+                float(subprocess.run(command, env=settings, text=True, capture_output=True, check=True).stdout)
+                for _ in range(2)
+            )
+        except subprocess.CalledProcessError as error:
+            raise BenchError(f"the kernels cannot be built and loaded anew: {error.stderr.strip()[-500:]}") from error
     return {"first_s": round(first, 2), "later_s": round(later, 3)}
 
 
 def measure(quick: bool = False, layers_only: bool = False) -> dict:
-    """The record of this machine: one process for each number of threads, 1 and all."""
+    """The record of this machine: one process for each number of threads, 1 and all. Raises :class:`BenchError`."""
     record = {
         "date": date.today().isoformat(),
         "environment": bench_record.environment(),
@@ -161,11 +164,13 @@ def main(arguments: list[str] | None = None) -> int:
         cpus = [int(cpu) for cpu in options.worker.split(",")]
         print(json.dumps(work(cpus, options.quick, layers_only=options.layers)))
         return 0
-    record = measure(options.quick, options.layers)
+    try:
+        record = measure(options.quick, options.layers)
+    except BenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(summary(record))
-    folder = options.out or (
-        None if options.quick or options.layers else RESULTS / "bench"
-    )
+    folder = options.out or (None if options.quick or options.layers else RESULTS / "bench")
     if folder:
         print(f"\nwritten: {bench_record.write(record, folder)}")
     return 0

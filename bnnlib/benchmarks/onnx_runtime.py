@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bnnlib.benchmarks import workers
+from bnnlib.benchmarks import BenchError, workers
 from bnnlib.training import memory
 
 Layer = tuple[int, int, int, int]  # channels in, channels out, kernel, side
@@ -156,13 +156,14 @@ class Peer:
         self.process.wait()
 
     def ask(self, question: dict) -> dict:
+        """Its answer. Raises :class:`BenchError` where it died."""
         try:
             print(json.dumps(question), file=self.process.stdin, flush=True)
             answer = self.process.stdout.readline()
         except BrokenPipeError:
             answer = ""
         if not answer:
-            raise RuntimeError(f"the process with ONNX Runtime died at {question}; its words are above")
+            raise BenchError(f"the process with ONNX Runtime died at {question}; its words are above")
         return json.loads(answer)
 
     def contenders(self, layer: Layer, batch: int) -> dict[str, Remote]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
+from bnnlib import native
 from bnnlib.benchmarks.turns import alternate
-from bnnlib.ops import _build
 
 
 def system_clock() -> float | None:
@@ -36,7 +36,7 @@ class TileUnit:
     ``between``."""
 
     def __init__(self) -> None:
-        self._module = _build.load()
+        self._module = native.load()
         self._seen: list[float] = []
         self.here = any(name == TILES and supported for name, _, supported in self._module.limits())
 
@@ -58,7 +58,7 @@ class TileUnit:
 def measure_peaks(rounds: int) -> dict:
     """Products a second and a cycle of one core in registers; its clock in Hz by a chain of dependent instructions, and what a
     second chain, the time stamp counter and the system say it is."""
-    module = _build.load()
+    module = native.load()
     usable = {name: what for name, what, supported in module.limits() if supported}
     best = dict.fromkeys(usable, 0.0)
     system = []

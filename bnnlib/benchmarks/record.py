@@ -19,9 +19,8 @@ from typing import Any
 import pydantic
 import torch
 
-from bnnlib import records, storage
+from bnnlib import native, records, storage
 from bnnlib.benchmarks import BenchError
-from bnnlib.ops import _build
 from bnnlib.paths import RESULTS
 
 FOLDER = RESULTS / "bench"
@@ -82,7 +81,7 @@ def environment() -> dict[str, Any]:
         python=platform.python_version(),
         torch=torch.__version__,
         compiler=compiler[0] if compiler else "",
-        variants=[tuple(variant) for variant in _build.load().variants()],
+        variants=[tuple(variant) for variant in native.load().variants()],
         commit=commit.hash,
         dirty=commit.dirty,
         load_average=os.getloadavg(),

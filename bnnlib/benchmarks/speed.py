@@ -240,7 +240,15 @@ def clocks_that_differ(peaks: dict) -> dict[str, float]:
 
 def core(record: dict) -> str:
     """The name of the CPU's core where :data:`CORES` has it, else the CPU's own name."""
-    cpu = record["environment"]["cpu"]
+    return named(record["environment"]["cpu"])
+
+
+def named(cpu: str) -> str:
+    """A CPU by the name of its core, where :data:`CORES` has it.
+
+    >>> named("AMD EPYC family 25 model 17"), named("AMD EPYC")
+    ('Zen 4', 'AMD EPYC')
+    """
     found = re.search(r"family (\d+) model (\d+)$", cpu)
     return CORES.get(tuple(map(int, found.groups())), cpu) if found else cpu
 

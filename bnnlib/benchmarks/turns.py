@@ -46,8 +46,8 @@ def timed(call: Callable[[], object] | onnx_runtime.Remote, calls: int) -> float
     return time.perf_counter() - started
 
 
-def ratio(slow: list[float], fast: list[float]) -> float:
-    """How many times as long ``slow`` takes as ``fast``: the median over rounds of the ratio within a round."""
+def median_ratio(slow: list[float], fast: list[float]) -> float:
+    """:func:`bnnlib.benchmarks.speed.paired` of two lists of seconds, without its quartiles, as a record holds it."""
     return round(speed.paired(slow, fast).median, 3)
 
 

@@ -178,10 +178,10 @@ def write_predictions(name: str, folder: Path = predictions.FOLDER) -> Path | No
 # ------------------------------------------------------------------------------------------------- the records
 
 
-def measure(name: str, quick: bool = False) -> dict:
-    """The record of the recipe ``name``. ``quick``: batch 1 and a few images."""
+def measure(name: str, quick: bool = False, environment: dict | None = None) -> dict:
+    """The record of the recipe ``name``. ``quick``: batch 1 and a few images; ``environment``: as found before, by default as it is."""
     return {
-        "net": name, "date": date.today().isoformat(), "environment": bench_record.environment(), "quick": quick,
+        "net": name, "date": date.today().isoformat(), "environment": environment or bench_record.environment(), "quick": quick,
         "agreement": measure_agreement(name, 200 if quick else None),
         "memory": measure_memory([name], BATCHES[:1] if quick else BATCHES),
     }  # fmt: skip
@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name}: {f'answers in {wrote.name}' if wrote else 'no packed file with its test images here, so no answers'}", flush=True)
     for name in [] if options.only else options.nets or (["s4-lenet5"] if options.quick else names()):
         try:
-            record = {**measure(name, options.quick), "environment": environment}
+            record = measure(name, options.quick, environment)
         except BenchError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

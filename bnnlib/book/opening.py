@@ -15,19 +15,10 @@ from typing import TYPE_CHECKING
 
 from bnnlib.book.chapters import times
 from bnnlib.paths import ROOT
+from bnnlib.training.progress import duration
 
 if TYPE_CHECKING:
     from IPython.display import Markdown
-
-
-def duration(seconds: float) -> str:
-    """
-    >>> [duration(s) for s in (12.3, 200, 4000, 40000)]
-    ['12 s', '3 min', '67 min', '11.1 h']
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def cost(chapter: str, does: Mapping[str, str], *, trains: Iterable[str] = (), needs: str = "") -> Markdown:

@@ -5,7 +5,7 @@
     results.pending(found.records)      # a folded list with the commands, nothing where all is run
 
 A row stands only where there is a record. Networks go by their titles. Statistics are those of
-:mod:`bnnlib.experiments.statistics`.
+:mod:`bnnlib.statistics`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bnnlib import recipes
+from bnnlib import recipes, statistics
 from bnnlib.book import tables
 from bnnlib.book.studies import evidence
-from bnnlib.experiments import report, statistics
+from bnnlib.experiments import report
 from bnnlib.records import Record
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def differences(
             "accuracies %": f"{one.values[0]:.2f}, {one.values[1]:.2f}",
             "difference, points": str(one),
             "runs": f"{one.seeds[0]} and {one.seeds[1]}",
-            "p": "one run" if one.one_run else _p(adjusted[words]),
+            "p": "one run" if one.one_run else statistics.p_in_words(adjusted[words], named=False),
         }
         for words, one in found.items()
     ]
@@ -123,10 +123,6 @@ def differences(
     if any(one.settings for one in found.values()):
         notes.append("†: the runs were made on different processors or versions of PyTorch.")
     return tables.table(rows, " ".join([caption, *notes]), name=name, right=["difference, points"])
-
-
-def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 0.001 else "< 0.001"
 
 
 def pending(runs: Runs | Iterable[str]) -> Markdown:

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from bnnlib.statistics import signed as signed
+
 if TYPE_CHECKING:
     from IPython.display import Markdown
 
@@ -37,15 +39,6 @@ def number(value: Any, digits: int | None = None) -> str:
     if isinstance(value, Real):
         return (f"{value:,.{digits}f}" if digits is not None else f"{value:,g}").replace("-", "−")
     return str(value)
-
-
-def signed(value: float, digits: int = 2) -> str:
-    """A difference, with its sign.
-
-    >>> signed(0.314), signed(-1.27, 1)
-    ('+0.31', '−1.3')
-    """
-    return f"{value:+,.{digits}f}".replace("-", "−")
 
 
 def markdown(rows: Any, *, digits: Mapping[str, int] | None = None, right: Iterable[str] = ()) -> str:

@@ -53,12 +53,26 @@ class Point:
     stage: dict | None
 
 
+Maker = Callable[[Any, torch.fx.Node], Point]
+_MAKERS: dict[str, Maker] = {}  # by kind of node
+
+
+def makes(*kinds: str) -> Callable[[Maker], Maker]:
+    """Marks the method of :class:`Builder` that makes the value of nodes of these kinds."""
+
+    def marked(method: Maker) -> Maker:
+        _MAKERS.update(dict.fromkeys(kinds, method))
+        return method
+
+    return marked
+
+
 SINKS = ("store", "sign", "threshold", "bits")
 
 
 @dataclass
 class Builder:
-    """What all parts of the converter share. ``kind(node)`` names the method ``_KIND`` that makes a node's value."""
+    """What all parts of the converter share. Each kind of node (:meth:`kind`) has a method, marked by :func:`makes`."""
 
     model: nn.Module
     graph: torch.fx.Graph
@@ -157,7 +171,7 @@ class Builder:
     def point(self, node: torch.fx.Node) -> Point:
         """The node's value in real numbers, computed where it is still in the cache."""
         if node not in self.points:
-            self.points[node] = getattr(self, f"_{self.kind(node)}")(node)
+            self.points[node] = _MAKERS[self.kind(node)](self, node)
         return self.points[node]
 
     def store(self, node: torch.fx.Node) -> str:
@@ -220,7 +234,10 @@ class Builder:
         p.draft.op.name = joined(p.draft.op.name, self.label(node))
         return p
 
-    def emit(self, kind: str, slots: list[str], attributes: dict[str, Any], stages: list[dict[str, Any]], name: str, constants: dict[str, str] | None = None) -> str:
+    def emit(
+        self, kind: str, slots: list[str], attributes: dict[str, Any], stages: list[dict[str, Any]], name: str,
+        constants: dict[str, str] | None = None,
+    ) -> str:  # fmt: skip
         """An operation of its own with these stages, and the slot of its result."""
         draft = self.draft(Op(kind, slots, attributes, constants or {}, name=name))
         made = self.slot(name, "float32", draft.shape)

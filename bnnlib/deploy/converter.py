@@ -21,7 +21,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from bnnlib.deploy import layerkinds as known
-from bnnlib.deploy.builder import Draft, Point, settled_shape
+from bnnlib.deploy.builder import Draft, Point, makes, settled_shape
 from bnnlib.deploy.graph import Graph, Op, Slot
 from bnnlib.deploy.kinds import Kinds
 from bnnlib.deploy.network import PackedNetwork
@@ -76,8 +76,9 @@ def convert(
         try:
             model(*(x.clone() for x in inputs))
         except Exception as error:
+            said = str(error).splitlines()[0] if str(error) else ""
             raise ConvertError(
-                f"the model does not take images of shape {' and '.join(map(str, shapes))}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                f"the model does not take images of shape {' and '.join(map(str, shapes))}: {type(error).__name__}: {said}"
             ) from error
         return _Converter.of(trace(model, set(keep), inputs, others, reasons), real, set(keep)).run(shapes)
 
@@ -108,6 +109,7 @@ class _Converter(Kinds):
 
     # ---- what is left to PyTorch
 
+    @makes("torch")
     def _torch(self, node: torch.fx.Node) -> Point:
         if not carried(node):
             value = node.meta.get("value")

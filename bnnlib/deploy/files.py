@@ -92,8 +92,8 @@ def save(
     :class:`Graph` needs no recipe; ``real`` was chosen when it was converted.
 
     ``about``: a description as :func:`info` gives it, to hand on from one file to the next; the other arguments add to
-    it; NumPy's numbers may stand in it. Its fields ``input`` and ``images`` are checked as a reader checks them. ``dataset``: where the names of the classes and the statistics of the images are taken from, and the whitening where
-    the network is fed with whitened images. ``whitening``: that of another place, or the tensors of another file
+    it; NumPy's numbers may stand in it. Its fields ``input`` and ``images`` are checked as a reader checks them.
+    ``dataset``: where the names of the classes and the statistics of the images are taken from, and the whitening where the network is fed with whitened images. ``whitening``: that of another place, or the tensors of another file
     (``bnnlib.deploy.images.expected(...).whitening``).
     Raises ``ValueError`` for what does not fit together, :class:`DeployError` for a network with parts in PyTorch.
     """

@@ -94,7 +94,7 @@ from typing import Any
 
 import numpy as np
 
-from bnnlib.deploy.graphchecks import Checks
+from bnnlib.deploy import graphchecks
 from bnnlib.deploy.operations import (
     FUNCTIONS,
     GEOMETRY,
@@ -123,7 +123,7 @@ __all__ = [
 
 
 @dataclass
-class Graph(Checks):
+class Graph:
     """A network: ``slots`` by name, ``ops`` in order, constants by name in ``tensors``; ``inputs`` and ``outputs``
     name slots."""
 
@@ -134,6 +134,10 @@ class Graph(Checks):
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
     takes: list[dict[str, Any]] | None = None
     gives: dict[str, Any] | None = None
+
+    def validate(self) -> None:
+        """Raises :class:`GraphError` unless every operation can run."""
+        graphchecks.validate(self)
 
     def input_shapes(self) -> list[tuple[int, ...]]:
         """The shape of each input without the batch, as the caller gives it."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +16,6 @@ from bnnlib.deploy.operations import (
     STAGES,
     GraphError,
     Op,
-    Slot,
     _constant,
     _fits_float32,
     _need,
@@ -26,183 +24,176 @@ from bnnlib.deploy.operations import (
     output_shape,
 )
 
+if TYPE_CHECKING:
+    from bnnlib.deploy.graph import Graph
 
-class Checks:
-    """The checks of a :class:`bnnlib.deploy.graph.Graph`, whose fields they read."""
 
-    inputs: list[str]
-    outputs: list[str]
-    slots: dict[str, Slot]
-    ops: list[Op]
-    tensors: dict[str, np.ndarray]
-    takes: Any
-    gives: Any
-
-    def validate(self) -> None:
-        """Raises :class:`GraphError` unless every operation can run: known kinds, slots written once before they are
-        read, shapes that follow from one another, constants present with the right shapes and types."""
-        _need(isinstance(self.slots, dict) and self.slots, "there are no slots")
-        for name, slot in self.slots.items():
-            _need(isinstance(name, str), f"a slot is named {name!r}")
-            _need(slot.kind in KINDS, f"slot {name}: unknown kind {slot.kind!r}")
-            _need(
-                len(slot.shape) == 3 and all(_whole(size, 1) for size in slot.shape),
-                f"slot {name}: shape {slot.shape!r} is not three sizes of at least 1",
-            )
-            _need(slot.values < LIMIT, f"slot {name}: shape {slot.shape!r} is too large")
-        written: set[str] = set()
-        for name in self.inputs:
-            _need(isinstance(name, str) and name in self.slots, f"the input {name!r} is no slot")
-            _need(name not in written, f"the input {name} is named twice")
-            written.add(name)
-        for position, op in enumerate(self.ops):
-            try:
-                self._check_op(op, written)
-            except GraphError as error:
-                label = f" ({op.name})" if op.name and isinstance(op.name, str) else ""
-                raise GraphError(f"operation {position}, {op.kind!r}{label}: {error}") from None
-            except (KeyError, TypeError, AttributeError) as error:
-                raise GraphError(
-                    f"operation {position}, {op.kind!r}: {type(error).__name__}: {error}"
-                ) from None
-            written.update(op.writes())
-        _need(bool(self.outputs), "there is no output")
-        for position, name in enumerate(self.outputs):
-            _need(isinstance(name, str) and name in written, f"the output {name!r} is never written")
-            _need(name not in self.outputs[:position], f"the output {name} is named twice")
-        self._check_takes()
-        if self.gives is not None:
-            used: set[int] = set()
-            self._check_gives(self.gives, used, 0)
-            _need(used == set(range(len(self.outputs))), "gives leaves out an output")
-
-    def _check_takes(self) -> None:
-        if self.takes is None:
-            return
-        _need(isinstance(self.takes, list) and len(self.takes) == len(self.inputs), f"takes is {self.takes!r:.80}")
-        for one, name in zip(self.takes, self.inputs, strict=True):
-            _need(isinstance(one, dict) and set(one) == {"name", "shape"} and isinstance(one["name"], str), f"takes {one!r:.80}")
-            self._check_shape(one["shape"], name)
-
-    def _check_shape(self, shape: Any, name: str) -> None:
-        whole = isinstance(shape, list) and len(shape) <= 8 and all(_whole(size, 1) for size in shape)
-        _need(whole and math.prod(shape) == self.slots[name].values, f"the shape {shape!r:.80} is not that of slot {name}")
-
-    def _check_gives(self, node: Any, used: set[int], depth: int) -> None:
-        _need(isinstance(node, dict) and depth <= 8, f"gives {node!r:.80}")
-        if set(node) == {"tensor", "shape"}:
-            number = node["tensor"]
-            _need(_whole(number, 0) and number < len(self.outputs), f"gives output {number!r:.40}")
-            self._check_shape(node["shape"], self.outputs[number])
-            used.add(number)
-            return
-        _need(len(node) == 1 and set(node) <= {"tuple", "list", "dict"}, f"gives {node!r:.80}")
-        kind, inside = next(iter(node.items()))
-        _need(isinstance(inside, list) and 1 <= len(inside) <= 256, f"gives {node!r:.80}")
-        if kind == "dict":
-            pairs = all(isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) for one in inside)
-            _need(pairs and len({one[0] for one in inside}) == len(inside), f"gives {node!r:.80}")
-        for one in inside:
-            self._check_gives(one[1] if kind == "dict" else one, used, depth + 1)
-
-    def _check_op(self, op: Op, written: set[str]) -> None:
-        _need(isinstance(op.name, str), f"its name is {op.name!r:.40}, not text")
-        _need(op.kind in OPERATIONS, "unknown operation")
-        kinds, attributes = OPERATIONS[op.kind]
-        _need(len(op.inputs) == 1 or (op.kind in ("torch", "join") and op.inputs), f"has {len(op.inputs)} inputs")
-        for name in op.inputs:
-            _need(isinstance(name, str) and name in written, f"reads slot {name!r}, which is not written before")
-            _need(self.slots[name].kind in kinds, f"reads slot {name} of kind {self.slots[name].kind}")
+def validate(graph: Graph) -> None:
+    """Raises :class:`GraphError` unless every operation can run: known kinds, slots written once before they are
+    read, shapes that follow from one another, constants present with the right shapes and types."""
+    _need(isinstance(graph.slots, dict) and graph.slots, "there are no slots")
+    for name, slot in graph.slots.items():
+        _need(isinstance(name, str), f"a slot is named {name!r}")
+        _need(slot.kind in KINDS, f"slot {name}: unknown kind {slot.kind!r}")
         _need(
-            set(op.attributes) == set(attributes),
-            f"has attributes {sorted(op.attributes)}, not {sorted(attributes)}",
+            len(slot.shape) == 3 and all(_whole(size, 1) for size in slot.shape),
+            f"slot {name}: shape {slot.shape!r} is not three sizes of at least 1",
         )
-        _need(op.kind in CONSTANTS or not op.constants, f"has constants {sorted(map(str, op.constants))}")
-        _need(bool(op.stages), "has no stages")
-        shapes = [self.slots[name].shape for name in op.inputs]
-        shape = joined_shape(op, shapes) if op.kind == "join" else output_shape(op, shapes[0], self.tensors)
-        if op.kind == "torch":
-            _need(
-                all(stage["op"] == "store" and set(stage) == {"op", "slot"} for stage in op.stages),
-                "has stages other than store",
-            )
-            for name in op.writes():
-                _need(name in self.slots and name not in written, f"writes slot {name!r}")
-            return
-        mine: set[str] = set()
-        for stage in op.stages:
-            shape = self._check_stage(op, stage, shape, written, mine)
-        _need(bool(mine), "writes no slot")
+        _need(slot.values < LIMIT, f"slot {name}: shape {slot.shape!r} is too large")
+    written: set[str] = set()
+    for name in graph.inputs:
+        _need(isinstance(name, str) and name in graph.slots, f"the input {name!r} is no slot")
+        _need(name not in written, f"the input {name} is named twice")
+        written.add(name)
+    for position, op in enumerate(graph.ops):
+        try:
+            _check_op(graph, op, written)
+        except GraphError as error:
+            label = f" ({op.name})" if op.name and isinstance(op.name, str) else ""
+            raise GraphError(f"operation {position}, {op.kind!r}{label}: {error}") from None
+        except (KeyError, TypeError, AttributeError) as error:
+            raise GraphError(
+                f"operation {position}, {op.kind!r}: {type(error).__name__}: {error}"
+            ) from None
+        written.update(op.writes())
+    _need(bool(graph.outputs), "there is no output")
+    for position, name in enumerate(graph.outputs):
+        _need(isinstance(name, str) and name in written, f"the output {name!r} is never written")
+        _need(name not in graph.outputs[:position], f"the output {name} is named twice")
+    _check_takes(graph)
+    if graph.gives is not None:
+        used: set[int] = set()
+        _check_gives(graph, graph.gives, used, 0)
+        _need(used == set(range(len(graph.outputs))), "gives leaves out an output")
 
-    def _check_stage(
-        self, op: Op, stage: dict[str, Any], shape: tuple[int, int, int], written: set[str], mine: set[str]
-    ) -> tuple[int, int, int]:
-        kind = stage.get("op")
-        _need(kind in STAGES, f"unknown stage {kind!r}")
-        constants, others, writes = STAGES[kind]
-        fields = {"op", *constants, *others}
-        _need(set(stage) == fields, f"stage {kind} has fields {sorted(stage)}, not {sorted(fields)}")
-        alone = {"threshold": ("binary_conv",), "bits": ("bit_pool", "bit_pad")}
-        for name, of in alone.items():
-            _need(
-                kind != name or (op.kind in of and len(op.stages) == 1), f"stage {name} belongs to {' or '.join(of)}, alone"
-            )
-        _need(op.kind not in alone["bits"] or kind == "bits", f"stage {kind} on bits")
-        h, w, c = shape
-        for name in constants:
-            self.constant(stage[name], np.float32, ((c,), (h, w, c)))
-        if kind == "affine":
-            _need(isinstance(stage["fused"], bool), f"fused is {stage['fused']!r}")
-        elif kind == "clamp":
-            for name in ("low", "high"):
-                _need(_fits_float32(stage[name]), f"{name} is {stage[name]!r:.40}, not a number of float32")
-        elif kind in ("max_pool", "avg_pool"):
-            _need(op.kind in ("real_conv", "binary_conv"), f"stage {kind} belongs to a convolution")
-            _need(sum(s["op"] in ("max_pool", "avg_pool") for s in op.stages) == 1, "pools twice")
-            for before in op.stages[: op.stages.index(stage)]:
-                _need(before["op"] not in ("store", "sign", "residual", *PAIRS), f"stage {before['op']} stands before {kind}")
-            shape = self._pooled(stage["size"], shape)
-        elif kind == "residual":
-            name = stage["slot"]
-            _need(isinstance(name, str) and name in written, f"adds slot {name!r}, which is not written before")
-            other = self.slots[name]
-            _need(
-                other.kind == "float32" and other.shape[:2] == (h, w) and c % other.shape[2] == 0,
-                f"adds slot {name} of kind {other.kind} and shape {other.shape} to {shape}",
-            )
-        elif kind in PAIRS:
-            name = stage["slot"]
-            _need(isinstance(name, str) and name in written, f"reads slot {name!r}, which is not written before")
-            other = self.slots[name]
-            fits = all(mine in (1, size) for mine, size in zip(other.shape, shape, strict=True))
-            _need(other.kind == "float32" and fits, f"takes slot {name} of kind {other.kind} and shape {other.shape} with {shape}")
-        elif kind == "elu":
-            _need(_fits_float32(stage["alpha"]), f"alpha is {stage['alpha']!r:.40}, not a number of float32")
-        elif kind == "threshold":
-            shape = self._pooled(stage["pool"], shape)
-            self.constant(stage["threshold"], np.int32, ((c,),))
-        if kind in ("threshold", "bits") and stage["flip"] is not None:
-            flip = self.constant(stage["flip"], np.uint8, ((-(-c // 8),),))
-            _need(c % 8 == 0 or flip[-1] >> (c % 8) == 0, "flips bits beyond the last channel")
-        if writes:
-            name = stage["slot"]
-            _need(isinstance(name, str) and name in self.slots, f"writes {name!r}, which is no slot")
-            _need(name not in written and name not in mine, f"writes slot {name}, which is written already")
-            slot = self.slots[name]
-            _need(
-                slot.kind == writes and slot.shape == shape,
-                f"writes slot {name}, {slot.kind} {slot.shape}, with {writes} {shape}",
-            )
-            mine.add(name)
-        return shape
 
-    @staticmethod
-    def _pooled(size: Any, shape: tuple[int, int, int]) -> tuple[int, int, int]:
-        h, w, c = shape
-        _need(_whole(size, 1) and size <= 8, f"pools {size!r} x {size!r} windows: it must be 1 to 8")
-        _need(size <= h and size <= w, f"pools {size} x {size} windows of {h} x {w}")
-        return h // size, w // size, c
+def _check_takes(graph: Graph) -> None:
+    if graph.takes is None:
+        return
+    _need(isinstance(graph.takes, list) and len(graph.takes) == len(graph.inputs), f"takes is {graph.takes!r:.80}")
+    for one, name in zip(graph.takes, graph.inputs, strict=True):
+        _need(isinstance(one, dict) and set(one) == {"name", "shape"} and isinstance(one["name"], str), f"takes {one!r:.80}")
+        _check_shape(graph, one["shape"], name)
 
-    def constant(self, name: Any, dtype: Any, shapes: Iterable[tuple[int, ...]]) -> np.ndarray:
-        """The tensor ``name``, if it has this type and one of these shapes. Raises :class:`GraphError`."""
-        return _constant(self.tensors, name, dtype, shapes)
+
+def _check_shape(graph: Graph, shape: Any, name: str) -> None:
+    whole = isinstance(shape, list) and len(shape) <= 8 and all(_whole(size, 1) for size in shape)
+    _need(whole and math.prod(shape) == graph.slots[name].values, f"the shape {shape!r:.80} is not that of slot {name}")
+
+
+def _check_gives(graph: Graph, node: Any, used: set[int], depth: int) -> None:
+    _need(isinstance(node, dict) and depth <= 8, f"gives {node!r:.80}")
+    if set(node) == {"tensor", "shape"}:
+        number = node["tensor"]
+        _need(_whole(number, 0) and number < len(graph.outputs), f"gives output {number!r:.40}")
+        _check_shape(graph, node["shape"], graph.outputs[number])
+        used.add(number)
+        return
+    _need(len(node) == 1 and set(node) <= {"tuple", "list", "dict"}, f"gives {node!r:.80}")
+    kind, inside = next(iter(node.items()))
+    _need(isinstance(inside, list) and 1 <= len(inside) <= 256, f"gives {node!r:.80}")
+    if kind == "dict":
+        pairs = all(isinstance(one, list) and len(one) == 2 and isinstance(one[0], str) for one in inside)
+        _need(pairs and len({one[0] for one in inside}) == len(inside), f"gives {node!r:.80}")
+    for one in inside:
+        _check_gives(graph, one[1] if kind == "dict" else one, used, depth + 1)
+
+
+def _check_op(graph: Graph, op: Op, written: set[str]) -> None:
+    _need(isinstance(op.name, str), f"its name is {op.name!r:.40}, not text")
+    _need(op.kind in OPERATIONS, "unknown operation")
+    kinds, attributes = OPERATIONS[op.kind]
+    _need(len(op.inputs) == 1 or (op.kind in ("torch", "join") and op.inputs), f"has {len(op.inputs)} inputs")
+    for name in op.inputs:
+        _need(isinstance(name, str) and name in written, f"reads slot {name!r}, which is not written before")
+        _need(graph.slots[name].kind in kinds, f"reads slot {name} of kind {graph.slots[name].kind}")
+    _need(
+        set(op.attributes) == set(attributes),
+        f"has attributes {sorted(op.attributes)}, not {sorted(attributes)}",
+    )
+    _need(op.kind in CONSTANTS or not op.constants, f"has constants {sorted(map(str, op.constants))}")
+    _need(bool(op.stages), "has no stages")
+    shapes = [graph.slots[name].shape for name in op.inputs]
+    shape = joined_shape(op, shapes) if op.kind == "join" else output_shape(op, shapes[0], graph.tensors)
+    if op.kind == "torch":
+        _need(
+            all(stage["op"] == "store" and set(stage) == {"op", "slot"} for stage in op.stages),
+            "has stages other than store",
+        )
+        for name in op.writes():
+            _need(name in graph.slots and name not in written, f"writes slot {name!r}")
+        return
+    mine: set[str] = set()
+    for stage in op.stages:
+        shape = _check_stage(graph, op, stage, shape, written, mine)
+    _need(bool(mine), "writes no slot")
+
+
+def _check_stage(
+    graph: Graph, op: Op, stage: dict[str, Any], shape: tuple[int, int, int], written: set[str], mine: set[str]
+) -> tuple[int, int, int]:
+    kind = stage.get("op")
+    _need(kind in STAGES, f"unknown stage {kind!r}")
+    constants, others, writes = STAGES[kind]
+    fields = {"op", *constants, *others}
+    _need(set(stage) == fields, f"stage {kind} has fields {sorted(stage)}, not {sorted(fields)}")
+    alone = {"threshold": ("binary_conv",), "bits": ("bit_pool", "bit_pad")}
+    for name, of in alone.items():
+        _need(
+            kind != name or (op.kind in of and len(op.stages) == 1), f"stage {name} belongs to {' or '.join(of)}, alone"
+        )
+    _need(op.kind not in alone["bits"] or kind == "bits", f"stage {kind} on bits")
+    h, w, c = shape
+    for name in constants:
+        _constant(graph.tensors, stage[name], np.float32, ((c,), (h, w, c)))
+    if kind == "affine":
+        _need(isinstance(stage["fused"], bool), f"fused is {stage['fused']!r}")
+    elif kind == "clamp":
+        for name in ("low", "high"):
+            _need(_fits_float32(stage[name]), f"{name} is {stage[name]!r:.40}, not a number of float32")
+    elif kind in ("max_pool", "avg_pool"):
+        _need(op.kind in ("real_conv", "binary_conv"), f"stage {kind} belongs to a convolution")
+        _need(sum(s["op"] in ("max_pool", "avg_pool") for s in op.stages) == 1, "pools twice")
+        for before in op.stages[: op.stages.index(stage)]:
+            _need(before["op"] not in ("store", "sign", "residual", *PAIRS), f"stage {before['op']} stands before {kind}")
+        shape = _pooled(stage["size"], shape)
+    elif kind == "residual":
+        name = stage["slot"]
+        _need(isinstance(name, str) and name in written, f"adds slot {name!r}, which is not written before")
+        other = graph.slots[name]
+        _need(
+            other.kind == "float32" and other.shape[:2] == (h, w) and c % other.shape[2] == 0,
+            f"adds slot {name} of kind {other.kind} and shape {other.shape} to {shape}",
+        )
+    elif kind in PAIRS:
+        name = stage["slot"]
+        _need(isinstance(name, str) and name in written, f"reads slot {name!r}, which is not written before")
+        other = graph.slots[name]
+        fits = all(mine in (1, size) for mine, size in zip(other.shape, shape, strict=True))
+        _need(other.kind == "float32" and fits, f"takes slot {name} of kind {other.kind} and shape {other.shape} with {shape}")
+    elif kind == "elu":
+        _need(_fits_float32(stage["alpha"]), f"alpha is {stage['alpha']!r:.40}, not a number of float32")
+    elif kind == "threshold":
+        shape = _pooled(stage["pool"], shape)
+        _constant(graph.tensors, stage["threshold"], np.int32, ((c,),))
+    if kind in ("threshold", "bits") and stage["flip"] is not None:
+        flip = _constant(graph.tensors, stage["flip"], np.uint8, ((-(-c // 8),),))
+        _need(c % 8 == 0 or flip[-1] >> (c % 8) == 0, "flips bits beyond the last channel")
+    if writes:
+        name = stage["slot"]
+        _need(isinstance(name, str) and name in graph.slots, f"writes {name!r}, which is no slot")
+        _need(name not in written and name not in mine, f"writes slot {name}, which is written already")
+        slot = graph.slots[name]
+        _need(
+            slot.kind == writes and slot.shape == shape,
+            f"writes slot {name}, {slot.kind} {slot.shape}, with {writes} {shape}",
+        )
+        mine.add(name)
+    return shape
+
+
+def _pooled(size: Any, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    h, w, c = shape
+    _need(_whole(size, 1) and size <= 8, f"pools {size!r} x {size!r} windows: it must be 1 to 8")
+    _need(size <= h and size <= w, f"pools {size} x {size} windows of {h} x {w}")
+    return h // size, w // size, c

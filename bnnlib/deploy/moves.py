@@ -12,7 +12,7 @@ import torch.fx
 from torch import Tensor
 
 from bnnlib.deploy import tensorkinds
-from bnnlib.deploy.builder import Builder, Point
+from bnnlib.deploy.builder import Builder, Point, makes
 from bnnlib.deploy.graph import Op
 from bnnlib.deploy.places import digits, places_of
 from bnnlib.deploy.torch_parts import carried
@@ -76,6 +76,7 @@ class Moves(Builder):
         new.meta.update(kind=kind, shape=shape, made=True, depends=True, value=torch.empty(0), **meta)
         return new
 
+    @makes("move")
     def _move(self, node: torch.fx.Node) -> Point:
         root, places, value = self.origin(node)
         (h, w, c), (rh, rw, rc) = self.shape(node), self.shape(root)
@@ -89,6 +90,7 @@ class Moves(Builder):
     def expanded(self, node: torch.fx.Node, shape: tuple[int, ...]) -> torch.fx.Node:
         return node if node.meta["shape"] == shape else self.moved(node, lambda x: x.expand(x.shape[0], *shape[1:]))
 
+    @makes("join")
     def _join(self, node: torch.fx.Node) -> Point:
         parts, dim = tensorkinds.join(node)
         rank = len(node.meta["shape"]) - 1
@@ -113,6 +115,7 @@ class Moves(Builder):
         found = places_of(move, rows.meta["shape"])
         node.meta.update(origin=(rows, *found), kind="move")
 
+    @makes("rows_joined")
     def _rows_joined(self, node: torch.fx.Node) -> Point:
         return Point(self.draft(Op("join", [self.store(p) for p in node.args], {"axis": 2}, name=self.label(node))), None)
 

@@ -9,8 +9,8 @@ import numpy as np
 
 
 class Maker:
-    """Random graphs whose sums are exact in float32 (so no weights of int8, whose activations are rounded): of every slot it keeps the largest magnitude and the number of bits
-    behind the point."""
+    """Random graphs whose sums are exact in float32 (so no weights of int8, whose activations are rounded): of every slot it keeps
+    the largest magnitude and the number of bits behind the point."""
 
     EXACT = 2.0**22
 

@@ -12,30 +12,31 @@ from torch import Tensor, nn
 
 from bnnlib import layers
 from bnnlib.deploy import layerkinds as known
-from bnnlib.deploy.builder import SINKS, Builder, Point, joined
+from bnnlib.deploy.builder import SINKS, Builder, Point, joined, makes
 from bnnlib.deploy.graph import Op
 from bnnlib.packing import pack_bits, round_to_int8
 
 
 class Reals(Builder):
+    @makes("input")
     def _input(self, node: torch.fx.Node) -> Point:
         name = self.store(node)
         return Point(self.draft(Op("map", [name], {"repeat": 1}, name="input")), None)
 
+    @makes("identity", "flatten")
     def _identity(self, node: torch.fx.Node) -> Point:
         return self.point(self.source(node))
 
-    _flatten = _identity
-
+    @makes("elementwise")
     def _elementwise(self, node: torch.fx.Node) -> Point:
         stages = known.stages(node, self.model, self.channels(node))
         return self.add_all(self.end(self.source(node)), node, stages)
 
+    @makes("apply", "scalar")
     def _apply(self, node: torch.fx.Node) -> Point:
         return self.add_values(self.end(self.source(node)), node, node.meta["stages"])
 
-    _scalar = _apply
-
+    @makes("conv")
     def _conv(self, node: torch.fx.Node) -> Point:
         module, source = self.module(node), self.source(node)
         geometry = self.geometry(node, source)
@@ -84,6 +85,7 @@ class Reals(Builder):
         h, w, _ = self.shape(source)
         return {"kernel": [h, w], "stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
 
+    @makes("binary")
     def _binary(self, node: torch.fx.Node) -> Point:
         module = self.module(node)
         source, name = self.source(node), self.label(node)
@@ -131,13 +133,9 @@ class Reals(Builder):
         self.notes.append({"layer": self.label(node), "as": "1 bit", "how": how, "values": module.weight.numel(),
                            "bytes": module.weight.shape[0] * -(-module.weight[0].numel() // 8)})  # fmt: skip
 
-    def _max_pool(self, node: torch.fx.Node) -> Point:
-        return self._pool(node, "max_pool")
-
-    def _avg_pool(self, node: torch.fx.Node) -> Point:
-        return self._pool(node, "avg_pool")
-
-    def _pool(self, node: torch.fx.Node, what: str) -> Point:
+    @makes("max_pool", "avg_pool")
+    def _pool(self, node: torch.fx.Node) -> Point:
+        what = self.kind(node)
         source, a = self.source(node), known.window(node, self.model)
         size = side_by_side(a, self.shape(source))
         if size and len(source.users) == 1 and source not in self.stored and self.is_conv(source):
@@ -155,6 +153,7 @@ class Reals(Builder):
             node = self.source(node)
         return self.kind(node) in ("conv", "binary") and len(node.users) == 1
 
+    @makes("add")
     def _add(self, node: torch.fx.Node) -> Point:
         # the operand that a binary layer gives last is kept in the cache, the other one is added from memory
         one, two = node.args
@@ -176,6 +175,7 @@ class Reals(Builder):
             node = self.source(node)
         return self.kind(node) == "binary"
 
+    @makes("repeat")
     def _repeat(self, node: torch.fx.Node) -> Point:
         source = self.source(node)
         count = self.shape(node)[2] // self.shape(source)[2]

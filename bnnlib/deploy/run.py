@@ -11,40 +11,24 @@ leaves to it.
 
 from __future__ import annotations
 
-import importlib.util
 import operator
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from bnnlib import native
 from bnnlib.deploy import container, files, program
 from bnnlib.deploy.graph import Graph
-
-
-@cache
-def kernels() -> ModuleType:
-    """The compiled kernels, built at the first use; found without importing :mod:`bnnlib.ops`, which needs PyTorch.
-    Raises ``ImportError``."""
-    path = Path(__file__).resolve().parents[1] / "ops" / "_build.py"
-    spec = importlib.util.spec_from_file_location("bnnlib_kernels_build", path)
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
-    return build.load()
+from bnnlib.native import kernels
 
 
 def variant() -> str:
     """The kernel variant of this process: ``BNN_KERNEL``'s, else the best that this CPU supports. Raises
-    ``RuntimeError`` for one that cannot run."""
-    usable = [name for name, _, supported in kernels().variants() if supported]
-    wanted = os.environ.get("BNN_KERNEL", "")
-    if wanted and wanted not in usable:
-        raise RuntimeError(f"BNN_KERNEL={wanted} cannot run packed networks; usable here: {', '.join(usable)}")
-    return wanted or usable[0]
+    ``RuntimeError`` for one that cannot run, ``ImportError`` without kernels."""
+    return native.choose(os.environ.get("BNN_KERNEL", ""))
 
 
 def usable(kernel: str) -> str:

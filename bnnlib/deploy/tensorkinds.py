@@ -258,8 +258,8 @@ SUPPORTED: tuple[tuple[str, str, str], ...] = (
     ("smooth activations", "`Sigmoid`, `Tanh`, `SiLU`, `GELU`, `ELU`, `SELU`, `Softplus`, `LogSigmoid`, `exp`, `log`", "1e-6 and 1e-5 of the value"),
     ("piecewise activations", "`Hardsigmoid`, `Hardswish`, `abs`, `square`, `sqrt`, `rsqrt`, `reciprocal`", "1e-6"),
     ("arithmetic", "`+ - * /`, `maximum`, `minimum` of two values (with broadcasting), with numbers, parameters and buffers", "exact; `c / x` 1e-6"),
-    ("moving values", "`view`, `reshape`, `flatten`, `permute`, `transpose`, slices, `chunk`, `split`, `flip`, `roll`, `expand`, `repeat`, `pad` in every mode, "
-     "`PixelShuffle`, channel shuffle, nearest resizing", "exact"),
+    ("moving values", "`view`, `reshape`, `flatten`, `permute`, `transpose`, slices, `chunk`, `split`, `flip`, `roll`, `expand`, `repeat`, "
+     "`pad` in every mode, `PixelShuffle`, channel shuffle, nearest resizing", "exact"),
     ("joining", "`cat`, `stack`", "exact"),
     ("pools", "`MaxPool1d`, `MaxPool2d`, `AvgPool1d`, `AvgPool2d`, adaptive averages of any size, `AdaptiveMaxPool2d(1)`", "exact; averages 1e-6"),
     ("sums", "`sum`, `mean`, `amax`, `amin`, `max(dim)`, `min(dim)` over any dimensions but the batch", "1e-6 of the largest"),

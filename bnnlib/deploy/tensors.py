@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bnnlib.deploy import layerkinds as known
 from bnnlib.deploy import tensorkinds
-from bnnlib.deploy.builder import Point, Shape, joined
+from bnnlib.deploy.builder import Point, Shape, joined, makes
 from bnnlib.deploy.graph import Op
 from bnnlib.deploy.moves import AXES, Moves
 from bnnlib.deploy.places import digits, places_of
@@ -39,6 +39,7 @@ class Tensors(Moves):
             node.meta["pair"], node.meta["hwc"] = (one, two, stage), self.shape(one)
         return node.meta["pair"]
 
+    @makes("pair")
     def _pair(self, node: torch.fx.Node) -> Point:
         one, two, stage = self.pair_of(node)
         other = self.store(two)
@@ -67,10 +68,12 @@ class Tensors(Moves):
             node.meta["reduced"], node.meta["hwc"] = (read, axes), (h, w, c)
         return node.meta["reduced"]
 
+    @makes("reduce")
     def _reduce(self, node: torch.fx.Node) -> Point:
         read, axes = self.reduced(node)
         return Point(self.draft(Op("reduce", [self.store(read)], {"function": node.meta["function"], "axes": axes}, name=self.label(node))), None)
 
+    @makes("softmax")
     def _softmax(self, node: torch.fx.Node) -> Point:
         logarithm, dim = node.meta["softmax"]
         read, name = self.settled(node.args[0]), self.label(node)
@@ -86,6 +89,7 @@ class Tensors(Moves):
         total = self.emit("reduce", [raised], {"function": "sum", "axes": axes}, [{"op": "log"}], name)
         return self.add(Point(self.draft(Op("map", [low], {"repeat": 1}, name=name)), None), {"op": "minus", "slot": total})
 
+    @makes("normalise")
     def _normalise(self, node: torch.fx.Node) -> Point:
         a, read, name = node.meta["norm"], self.settled(node.args[0]), self.label(node)
         rank, x = len(read.meta["shape"]) - 1, self.store(read)
@@ -144,6 +148,7 @@ class Tensors(Moves):
             return None
         return [(axis, line.numpy()) for axis, line in found]
 
+    @makes("resample")
     def _resample(self, node: torch.fx.Node) -> Point:
         read, name = self.settled(node.args[0]), self.label(node)
         slot, lines = self.store(read), node.meta["lines"]

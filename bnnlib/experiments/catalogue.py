@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bnnlib import records
+from bnnlib import deploy, records
 from bnnlib.experiments import hours, report
-from bnnlib.paths import RESULTS
-
-MODELS = RESULTS / "models"
 
 
 def table(words: Sequence[str] = ()) -> str:
@@ -27,7 +24,7 @@ def table(words: Sequence[str] = ()) -> str:
                 str(recipe.epochs),
                 *(str(each or "-") for each in hours.of(recipe, every).values()),
                 "-" if row.last is None else f"{row.last} ({row.last.n})",
-                f"{recipe.name}.safetensors" if (MODELS / f"{recipe.name}.safetensors").is_file() else "-",
+                f"{recipe.name}.safetensors" if (deploy.FOLDER / f"{recipe.name}.safetensors").is_file() else "-",
                 recipe.title,
             )
         )

@@ -3,7 +3,7 @@
 Accuracies are of the last epoch, as mean +- standard deviation over n seeds; where the source's figure is a
 best epoch picked on the test set, ours picked the same way stands beside it and is what the verdict
 compares. A verdict asks whether the source's figure could be one more run of ours, by the t interval of
-:func:`bnnlib.experiments.statistics.prediction`; one run alone gets none. Every number comes from a record.
+:func:`bnnlib.statistics.prediction`; one run alone gets none. Every number comes from a record.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnnlib import recipes, records
-from bnnlib.experiments import statistics
-from bnnlib.experiments.statistics import Spread
+from bnnlib import recipes, records, statistics
 from bnnlib.recipes import Recipe
 from bnnlib.records import Record
+from bnnlib.statistics import Spread
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,10 @@ class Row:
             return f"stale: recipe changed since seed {', '.join(map(str, self.stale))}"
         if self.difference is None:
             return "no figure to compare"
-        apart = f"{self.difference:+.2f}".replace("-", "−")
+        apart = statistics.signed(self.difference)
         if self.prediction is None:
             return f"one run, {apart}"
-        p = f"p = {self.p:.2g}" if self.p >= 0.001 else "p < 0.001"
+        p = statistics.p_in_words(self.p)
         if self.p >= 1 - statistics.LEVEL:
             return f"no difference shown: {apart}, {p}"
         return f"{'above' if self.difference > 0 else 'below'} by {abs(self.difference):.2f}, {p}"
@@ -165,10 +164,15 @@ def machine(hardware: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def setting(record: Record) -> str:
+def made_with(record: Record) -> tuple[str, str]:
     """Where a run was made, as far as its arithmetic may depend on it: the processor and the version of PyTorch."""
     part = records.plain(record.hardware.get("gpu") or record.hardware.get("cpu", "unknown processor"))
-    return f"{part} with PyTorch {record.versions.get('torch', 'unknown')}"
+    return part, record.versions.get("torch", "unknown")
+
+
+def setting(record: Record) -> str:
+    """:func:`made_with` in words."""
+    return " with PyTorch ".join(made_with(record))
 
 
 def first_epoch_reaching(record: Record, top1: float) -> int | None:

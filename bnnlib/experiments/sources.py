@@ -24,7 +24,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Figure:
-    """A number as its source (S1 to S5, or a paper of :data:`LITERATURE`) prints it. ``where``: file or section of the source; ``says``: what it is the figure of."""
+    """A number as its source (S1 to S5, or a paper of :data:`LITERATURE`) prints it. ``where``: file or section of the source;
+    ``says``: what it is the figure of."""
 
     source: str
     key: str
@@ -136,7 +137,8 @@ _FIGURES = [
             ("rastegari2016xnor", "tables of XNOR-Net++", "", {"resnet18-imagenet": "51.2"}),
             ("liu2018bireal", "its abstract", "", {"resnet18-imagenet": "56.4"}),
             ("bulat2019xnorpp", "its tables", "", {"resnet18-imagenet": "57.1"}),
-            ("qin2020irnet", "README of its code", "", {"vgg-small": "90.4", "resnet18-cifar10": "91.5", "resnet20-cifar10": "86.5", "resnet18-imagenet": "58.1"}),
+            ("qin2020irnet", "README of its code", "",
+             {"vgg-small": "90.4", "resnet18-cifar10": "91.5", "resnet20-cifar10": "86.5", "resnet18-imagenet": "58.1"}),
             ("martinez2020real2binary", "its tables", "", {"resnet18-imagenet": "65.4"}),
             ("liu2020reactnet", "its tables", ", shifts and PReLU", {"resnet18-imagenet": "65.9"}),
             ("xu2021recu", "its tables", "", {"resnet18-cifar10": "93.2", "resnet20-cifar10": "88.0"}),

@@ -86,7 +86,8 @@ def file_case(draw: random.Random, folder: Path) -> None:
     before = ZCAWhitening((1, 12, 12)) if white else None
     if draw.random() < 0.3:
         options = {"widths": [3, 4], "depth": 1, "in_channels": 1, "classes": 3}
-        deploy.save(_small_model(), path, about={**about, "model": {"name": "convnet", "options": options}}, real=draw.choice(("float32", "bfloat16", "int8")), whitening=before)
+        about, real = {**about, "model": {"name": "convnet", "options": options}}, draw.choice(("float32", "bfloat16", "int8"))
+        deploy.save(_small_model(), path, about=about, real=real, whitening=before)
     else:
         graph = Maker(draw).graph
         h, w, c = graph.slots["x"].shape
@@ -244,7 +245,8 @@ def yaml_case(draw: random.Random, folder: Path) -> None:
             text = yaml.safe_dump(disturbed(draw, yaml.safe_load(text)))
         raw = text.encode("utf-8", "surrogatepass")
     elif how == 2:
-        words = "&a *a << : - [ ] { } ! !!bool !!int !!float !!timestamp !!binary !!set !!omap !!python/name:os | > ? ' \" # % @ 1:2 .inf .nan 0x 1e9 ~ = \n".split(" ")
+        words = "&a *a << : - [ ] { } ! !!bool !!int !!float !!timestamp !!binary !!set !!omap !!python/name:os".split(" ")
+        words += "| > ? ' \" # % @ 1:2 .inf .nan 0x 1e9 ~ = \n".split(" ")
         raw = " ".join(draw.choice(words) for _ in range(draw.choice((3, 20, 300)))).encode()
     else:
         raw = draw.choice((b"a: " + b"[" * 9000, b"[" * 60_000, b"? " * 9000, b"- " * 20_000, b"a: " + b"1" * 5000, b"a: " + b"1:" * 20_000 + b"1"))

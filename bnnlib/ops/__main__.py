@@ -7,7 +7,8 @@ import argparse
 import os
 import sys
 
-from bnnlib.ops import _backend, _build
+from bnnlib import native
+from bnnlib.ops import _backend
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = []
     try:
         rows = _backend.variants()
-    except _build.BuildError as error:
+    except native.BuildError as error:
         if os.environ.get("BNN_KERNEL") != _backend.Fallback.variant:
             print(f"no compiled kernels: {error}", file=sys.stderr)
             print("Without them everything runs, many times slower, on plain PyTorch; "

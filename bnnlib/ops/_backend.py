@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bnnlib.ops import _build
+from bnnlib import native
 
 Geometry = Sequence[int]  # n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups
 
@@ -148,7 +148,7 @@ def variants() -> list[tuple[str, str, bool]]:
     """(name, what it needs, whether this CPU has that) of every variant compiled for this machine, best
     first.
     """
-    return _build.load().variants()
+    return native.kernels().variants()
 
 
 def of(t: Tensor):
@@ -169,8 +169,8 @@ def backend() -> Native | Fallback:
     if wanted == Fallback.variant:
         return Fallback()
     try:
-        module = _build.load()
-    except _build.BuildError as error:
+        return Native(native.kernels(), native.choose(wanted, Fallback.variant))
+    except native.BuildError as error:
         if wanted:
             raise RuntimeError(f"BNN_KERNEL={wanted} asks for a compiled kernel, but {error}") from error
         warnings.warn(
@@ -179,17 +179,3 @@ def backend() -> Native | Fallback:
             stacklevel=2,
         )
         return Fallback()
-    known = module.variants()
-    usable = [name for name, _, supported in known if supported]
-    if not wanted:
-        return Native(module, usable[0])
-    if wanted in usable:
-        return Native(module, wanted)
-    listed = ", ".join([*usable, Fallback.variant])
-    for name, needs, _ in known:
-        if name == wanted:
-            raise RuntimeError(
-                f"BNN_KERNEL={wanted} needs {needs}, which this CPU or its operating system lacks; "
-                f"usable here: {listed}"
-            )
-    raise RuntimeError(f"BNN_KERNEL={wanted} names no kernel variant; usable here: {listed}")

@@ -96,7 +96,8 @@ def teacher(
     path = next((p for p in tried if p.is_file()), None)
     if path is None:
         raise RecipeError(
-            f"{recipe.name} distils from {name!r}, found in none of {', '.join(map(str, tried))}: train it first (python -m bnnlib.train {name} --profile {profile})"
+            f"{recipe.name} distils from {name!r}, found in none of {', '.join(map(str, tried))}: train it first "
+            f"(python -m bnnlib.train {name} --profile {profile})"
         )
     about = deploy.info(path)
     if "graph" in about:

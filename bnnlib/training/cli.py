@@ -90,7 +90,8 @@ def main(
         _fail(str(error))
     except OSError as error:
         _fail(
-            f"{error.filename or 'a file'}: {error.strerror or error}; what was written before is whole, and the same command goes on from the last checkpoint, if there is one"
+            f"{error.filename or 'a file'}: {error.strerror or error}; what was written before is whole, and the same command goes on "
+            "from the last checkpoint, if there is one"
         )
 
 

@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # Files of the library that every run goes through; of the nets, its own and what nets share. Readers of data sets are not
 # among them: what they read has a fingerprint of its own.
 _SHARED = (
-    "quantizers.py", "quantizers/**/*.py", "packing.py", "layers/**/*.py",
+    "quantizers.py", "packing.py", "layers/**/*.py",
     "ops/_common.py", "ops/_packed.py", "ops/_packing.py", "ops/_training.py", "ops/precision.py",
     "models/__init__.py", "models/blocks.py",
     *(f"data/{name}.py" for name in ("augment", "batches", "colour", "evaluate", "geometry", "lazy", "random", "splits")),

@@ -145,9 +145,9 @@ class Bar:
 
 def duration(seconds: float) -> str:
     """
-    >>> duration(80), duration(600), duration(9000)
-    ('80 s', '10 min', '2.5 h')
+    >>> [duration(s) for s in (12.3, 200, 4000, 40000)]
+    ['12 s', '3 min', '67 min', '11.1 h']
     """
-    if seconds <= 90:
+    if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds <= 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

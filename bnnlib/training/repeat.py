@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 
+from bnnlib import statistics
 from bnnlib.records import Record
 
 
@@ -28,9 +28,7 @@ def expected_spread(values: Sequence[float]) -> float | None:
     """
     if len(values) < 2:
         return None
-    from scipy import special
-
-    return float(special.stdtrit(len(values) - 1, 0.975)) * math.sqrt(2) * statistics.stdev(values)
+    return statistics.quantile(len(values) - 1) * math.sqrt(2) * statistics.Spread.of(values).sd
 
 
 def told(kept: Record, made: Record, seeds: Sequence[Record]) -> str:

@@ -15,9 +15,9 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from bnnlib import native
 from bnnlib.deploy import program
 from bnnlib.deploy.graph import Graph
-from bnnlib.ops import _build
 
 FEATURES = ("simd128", "bulk_memory", "sign_ext", "nontrapping_fptoint")
 """Of WebAssembly beyond its first version; all of them in Chrome 91, Firefox 89, Safari 16.4 and later."""
@@ -32,11 +32,11 @@ class ModuleError(RuntimeError):
     """The module cannot be compiled; the message says why and what to do."""
 
 
-def build(sources: Path = _build.SOURCES) -> bytes:
+def build(sources: Path = native.SOURCES) -> bytes:
     """The module's bytes, compiled at the first call for these sources. Raises :class:`ModuleError`."""
     if importlib.util.find_spec("ziglang") is None:
         raise ModuleError("the page's kernels need the package ziglang to be compiled (pip install ziglang; make env brings it)")
-    kept = _build.cache_folder() / f"module-{_key(sources)}.wasm"
+    kept = native.cache_folder() / f"module-{_key(sources)}.wasm"
     if not kept.is_file():
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix="wasm-") as folder:
             made = Path(folder) / "module.wasm"
@@ -54,7 +54,7 @@ def build(sources: Path = _build.SOURCES) -> bytes:
 def _key(sources: Path) -> str:
     """Names what the module depends on: every source file, the flags, the compiler."""
     digest = hashlib.sha256(f"{FLAGS} {metadata.version('ziglang')}".encode())
-    for path in _build.source_files(sources):
+    for path in native.source_files(sources):
         digest.update(str(path.relative_to(sources)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:20]
 

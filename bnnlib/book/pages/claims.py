@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from bnnlib import records
+from bnnlib import records, statistics
 from bnnlib.book.pages import landing
 from bnnlib.book.studies import effects, evidence
-from bnnlib.experiments import report, scoreboard, sources, statistics
+from bnnlib.experiments import report, scoreboard, sources
 from bnnlib.records import Record
+from bnnlib.statistics import p_in_words, signed
 
 UNTESTED = "not tested"
 
@@ -63,10 +64,6 @@ def _f(source: str, key: str) -> str:
     return sources.figure(source, key).text
 
 
-def _p(p: float) -> str:
-    return f"p = {p:.2g}" if p >= 0.001 else "p < 0.001"
-
-
 def claims(root: Path) -> list[Claim]:
     """Every claim, by source."""
     book = Book(root / "results" / "runs")
@@ -86,7 +83,8 @@ def _accuracies(book: Book) -> Iterator[Claim]:
         images = "validation images" if row.recipe.dataset == "imagenet" else "test set"
         star = f" (best epoch on the {images})" if published.epoch == "best-on-test" else ""
         ours = f"`{name}`: {row.compared} %, {_runs(row.last.n)}" if row.compared else f"`{name}` has no run"
-        if not row.compared and (short := next((n for n in book.rows if book.rows[n].recipe.shortens == name and book.of(n)), None)):
+        shorter = (n for n in book.rows if book.rows[n].recipe.shortens == name and book.of(n))
+        if not row.compared and (short := next(shorter, None)):
             ours += f"; `{short}`, {len(book.of(short)[0].curve)} epochs: {book.mean(short)}"
         chapter = chapters.get(row.recipe.model.name, "xnor-net-plus-plus")
         if row.recipe.source == "S2":
@@ -100,20 +98,42 @@ def _accuracies(book: Book) -> Iterator[Claim]:
 
 def _s1(book: Book) -> Iterator[Claim]:
     here = "xnor-net-vgg"
-    yield Claim("S1", "accuracy after epoch 1, %", _f("S1", "epoch1"), f"at S1's rate {book.mean('s1-vgg', 0)}; at S2's {book.mean('s1-vgg-lr1e-3', 0)}",
-                _if(min(r.curve[0].test_top1 for n in ("s1-vgg", "s1-vgg-lr1e-3") for r in book.of(n)) > sources.figure("S1", "epoch1").value, "ours starts higher at both rates"), here)  # fmt: skip
+    rates = ("s1-vgg", "s1-vgg-lr1e-3")
+    lowest = min(r.curve[0].test_top1 for name in rates for r in book.of(name))
+    yield Claim(
+        source="S1",
+        says="accuracy after epoch 1, %",
+        figure=_f("S1", "epoch1"),
+        evidence=f"at S1's rate {book.mean('s1-vgg', 0)}; at S2's {book.mean('s1-vgg-lr1e-3', 0)}",
+        verdict=_if(lowest > sources.figure("S1", "epoch1").value, "ours starts higher at both rates"),
+        chapter=here,
+    )
     base, long = "s1-vgg-5ep-identity", "s1-vgg-lr1e-3"
     ends = [r.top1_last for r in book.of(base)]
     apart = f"; {len(ends)} runs of the net as coded lie {max(ends) - min(ends):.2f} points apart" if len(ends) > 1 else ""
+    order = "the order as stated (no first ReLU) less that of the code"
     for says, changed, name in (
-        ("batch norm must come after the binary convolution", "the order as stated (no first ReLU) less that of the code", "s1-vgg-5ep-bn-after"),
+        ("batch norm must come after the binary convolution", order, "s1-vgg-5ep-bn-after"),
         ("no ReLU between binary layers", "with a ReLU less without", "s1-vgg-5ep-relu"),
     ):
-        yield Claim("S1", says, "", f"{changed}, 5 epochs: {book.difference(name, base)}{apart}", _shown(book, name, base), here)  # fmt: skip
-    free = f"{long}-no-clip"
+        yield Claim(
+            source="S1",
+            says=says,
+            figure="",
+            evidence=f"{changed}, 5 epochs: {book.difference(name, base)}{apart}",
+            verdict=_shown(book, name, base),
+            chapter=here,
+        )
+    free, short = f"{long}-no-clip", book.difference("s1-vgg-5ep-no-clip", base)
     there = f"20 epochs: {book.difference(free, long)}" if book.of(free) else f"no run of 20 epochs (`{free}`)"
-    yield Claim("S1", "latent weights must be clipped", "", f"without clipping less with: {there}; in 5 epochs, which are too short for clipping to act, {book.difference('s1-vgg-5ep-no-clip', base)}",
-                _shown(book, free, long) if book.of(free) else UNTESTED, here)  # fmt: skip
+    yield Claim(
+        source="S1",
+        says="latent weights must be clipped",
+        figure="",
+        evidence=f"without clipping less with: {there}; in 5 epochs, which are too short for clipping to act, {short}",
+        verdict=_shown(book, free, long) if book.of(free) else UNTESTED,
+        chapter=here,
+    )
 
 
 def _shown(book: Book, first: str, second: str) -> str:
@@ -124,52 +144,153 @@ def _shown(book: Book, first: str, second: str) -> str:
     if one.one_run:
         images = "more" if one.clear else "no more"
         return f"one run, no verdict; {images} than another choice of test images explains"
-    return f"{'a' if one.p < 1 - statistics.LEVEL else 'no'} difference is shown, {_p(one.p)} by itself"
+    return f"{'a' if one.p < 1 - statistics.LEVEL else 'no'} difference is shown, {p_in_words(one.p)} by itself"
 
 
 def _s2(book: Book) -> Iterator[Claim]:
-    here, ablation = "bireal-distillation", "ablation-eleven-points"
+    yield from _s2_accuracies(book)
+    yield from _s2_ablation(book)
+    yield from _s2_comparisons(book)
+
+
+def _s2_accuracies(book: Book) -> Iterator[Claim]:
+    here = "bireal-distillation"
     base, student, teacher = "s1-vgg-lr1e-3", "s2-student", "s2-teacher"
-    jumps = sources.figure("S2", "epoch1").value - sources.figure("S2", "epoch1-base").value, _jump(book, base, student)
-    yield Claim("S2", "epoch 1 jumps by distillation, from", f"{_f('S2', 'epoch1-base')} to {_f('S2', 'epoch1')}",
-                f"{book.mean(base, 0)} to {book.mean(student, 0)}; shortcuts are switched on with it",
-                _if(0 < jumps[1] < jumps[0] / 2, f"{jumps[1]:+.1f} points in place of {jumps[0]:+.1f}, since our baseline starts higher"), here)  # fmt: skip
-    first = [r.curve[0].test_top1 for r in book.of(teacher)]
-    near = statistics.prediction(first, sources.figure("S2", "epoch1-teacher").value)
-    yield Claim("S2", "teacher after epoch 1, %", f"{_f('S2', 'epoch1-teacher')}; its log has {_f('S2', 'epoch1-teacher-log')}", book.mean(teacher, 0),
-                f"no difference shown, {_p(near.p)} by itself, against {_f('S2', 'epoch1-teacher')}; the two figures are S2's own" if near and near.p >= 0.05 else "differs", here)  # fmt: skip
-    gaps = [fmean(r.top1_last for r in book.of(teacher)) - fmean(r.top1_last for r in book.of(n)) for n in (base, student)]
-    yield Claim("S2", "gap to full precision, points, from", f"~{_f('S2', 'gap-base')} to ~{_f('S2', 'gap')}", f"{gaps[0]:.1f} to {gaps[1]:.1f}: {book.difference(teacher, base)} and {book.difference(teacher, student)}",
-                _if(gaps[1] < 0.6 * gaps[0], "the gap about halves; ours starts smaller, at the rate that S2 states"), here)  # fmt: skip
+    theirs, ours = sources.figure("S2", "epoch1").value - sources.figure("S2", "epoch1-base").value, _jump(book, base, student)
+    yield Claim(
+        source="S2",
+        says="epoch 1 jumps by distillation, from",
+        figure=f"{_f('S2', 'epoch1-base')} to {_f('S2', 'epoch1')}",
+        evidence=f"{book.mean(base, 0)} to {book.mean(student, 0)}; shortcuts are switched on with it",
+        verdict=_if(
+            0 < ours < theirs / 2,
+            f"{signed(ours, 1)} points in place of {signed(theirs, 1)}, since our baseline starts higher",
+        ),
+        chapter=here,
+    )
+    near = statistics.prediction(
+        [r.curve[0].test_top1 for r in book.of(teacher)],
+        sources.figure("S2", "epoch1-teacher").value,
+    )
+    alike = "differs"
+    if near and near.p >= 0.05:
+        against = f"against {_f('S2', 'epoch1-teacher')}; the two figures are S2's own"
+        alike = f"no difference shown, {p_in_words(near.p)} by itself, {against}"
+    yield Claim(
+        source="S2",
+        says="teacher after epoch 1, %",
+        figure=f"{_f('S2', 'epoch1-teacher')}; its log has {_f('S2', 'epoch1-teacher-log')}",
+        evidence=book.mean(teacher, 0),
+        verdict=alike,
+        chapter=here,
+    )
+    before, after = (
+        fmean(r.top1_last for r in book.of(teacher)) - fmean(r.top1_last for r in book.of(name)) for name in (base, student)
+    )
+    told = f"{book.difference(teacher, base)} and {book.difference(teacher, student)}"
+    yield Claim(
+        source="S2",
+        says="gap to full precision, points, from",
+        figure=f"~{_f('S2', 'gap-base')} to ~{_f('S2', 'gap')}",
+        evidence=f"{before:.1f} to {after:.1f}: {told}",
+        verdict=_if(after < 0.6 * before, "the gap about halves; ours starts smaller, at the rate that S2 states"),
+        chapter=here,
+    )
+
+
+def _s2_ablation(book: Book) -> Iterator[Claim]:
+    here = "ablation-eleven-points"
     result, start, end = book.ablation, ("off", "off", "mean|W|"), ("on", "on", "1")
     whole = result.contrast({end: 1.0, start: -1.0})
-    rate = result.step_from([r.top1_last for r in book.of("s1-vgg")], start)
-    yield Claim("S2", "points over the baseline by three changes", _f("S2", "points"),
-                f"{whole} at one rate; the step from S1's rate to S2's is worth {rate} ({_runs(len(book.of('s1-vgg')))} at S1's rate, on another machine)",
-                _if(whole.clear and rate and rate.clear, f"of our {whole.value + rate.value:.1f} points {whole.value:.1f} are the three changes and {rate.value:.1f} the rate"), ablation)  # fmt: skip
+    slow = [r.top1_last for r in book.of("s1-vgg")]
+    rate = result.step_from(slow, start)
+    at = _runs(len(slow))
+    both = whole.clear and rate and rate.value > 0
+    told = ""
+    if both:
+        points = whole.value + rate.value
+        told = f"of our {points:.1f} points {whole.value:.1f} are the three changes; {rate.value:.1f} are the step of the rate, {at} at the lower"
+    yield Claim(
+        source="S2",
+        says="points over the baseline by three changes",
+        figure=_f("S2", "points"),
+        evidence=f"{whole} at one rate; at S1's rate the baseline ended {rate.value:.2f} points lower ({at}, on another machine)",
+        verdict=_if(both, told),
+        chapter=here,
+    )
     parts = result.attribution_weights(start, end)
-    by = [parts[f] for f in ("distillation", "shortcut")]
-    more = result.contrast({c: by[0].get(c, 0) - by[1].get(c, 0) for c in result.cells})
-    yield Claim("S2", "distillation is the most impactful change", "", f"its part of the way less the shortcut's: {more} points, {_p(more.p)} by itself",
-                "so by this test alone; the chapter corrects it for all of its tests" if more.clear and more.value > 0 else "not shown", ablation)  # fmt: skip
+    distillation, shortcut = (parts[factor] for factor in ("distillation", "shortcut"))
+    more = result.contrast({c: distillation.get(c, 0) - shortcut.get(c, 0) for c in result.cells})
+    alone = "so by this test alone; the chapter corrects it for all of its tests"
+    yield Claim(
+        source="S2",
+        says="distillation is the most impactful change",
+        figure="",
+        evidence=f"its part of the way less the shortcut's: {more} points, {p_in_words(more.p)} by itself",
+        verdict=alone if more.clear and more.value > 0 else "not shown",
+        chapter=here,
+    )
     scale = result.effect({"shortcut": ["on"]}, scale=("mean|W|", "1"))
     learned = result.effect({"shortcut": ["on"]}, scale=("mean|W|", "learned"))
-    yield Claim("S2", "a learned scale adapts to the data", "", "in its code the scale gets no gradient and stays 1; with shortcuts, "
-                f"mean \\|W\\| → 1 is worth {scale} points, mean \\|W\\| → truly learned {learned}",
-                "does not hold: without a gradient it cannot adapt, and the change to 1 is a loss here" if scale.clear and scale.value < 0 else "without a gradient it cannot adapt; that the change matters is not shown", ablation)  # fmt: skip
-    goal = fmean(r.top1_last for r in book.of(base))
-    reached = [report.first_epoch_reaching(r, goal) for r in book.of(student)]
-    yield Claim("S2", "times faster convergence (it does not say of what)", _f("S2", "faster"),
-                f"the student passes the baseline's last accuracy, {goal:.2f} %, in epoch {' and '.join(str(e) for e in reached)} of {len(book.of(base)[0].curve)}",
-                _if(all(e and e < len(book.of(base)[0].curve) for e in reached), "faster by this measure; the figure has no definition"), here)  # fmt: skip
-    yield Claim("S2", "after epoch 4, %, against the baseline", f"{_f('S2', 'epoch4')} against {_f('S2', 'epoch4-base')}",
-                f"{book.mean(student, 3)} against {book.mean(base, 3)}; S1's own log has {_f('S1', 'epoch4')} after epoch 4", _if(sources.figure("S1", "epoch4").value > sources.figure("S2", "epoch4-base").value, "S1's log contradicts the second figure"), here)  # fmt: skip
-    best = [sources.figure(k, "vgg-small") for k in ("xu2021recu", "wu2023reste", "vargas2024biper")]
-    yield Claim("S2", "is competitive with published 1-bit nets", _f("S2", "top1"),
-                "VGG-small with one bit on CIFAR-10: " + ", ".join(f"{f.text} {{cite}}`{f.source}`" for f in best),
-                f"{min(f.value for f in best) - sources.figure('S2', 'top1').value:.1f} points or more below these, with fewer epochs; [all figures](related.md)", here)  # fmt: skip
-    yield Claim("S2", "identical 7-layer FP32 net, accuracy in %", f"~{_f('S2', 'identical')}", f"{_f('S2', 'teacher')} is the accuracy of its teacher, which has three convolutions",
-                "the speed and the accuracy are of two nets", here)  # fmt: skip
+    worth = f"mean \\|W\\| → 1 is worth {scale} points, mean \\|W\\| → truly learned {learned}"
+    loss = "does not hold: without a gradient it cannot adapt, and the change to 1 is a loss here"
+    yield Claim(
+        source="S2",
+        says="a learned scale adapts to the data",
+        figure="",
+        evidence=f"in its code the scale gets no gradient and stays 1; with shortcuts, {worth}",
+        verdict=loss
+        if scale.clear and scale.value < 0
+        else "without a gradient it cannot adapt; that the change matters is not shown",
+        chapter=here,
+    )
+
+
+def _s2_comparisons(book: Book) -> Iterator[Claim]:
+    here = "bireal-distillation"
+    base, student = book.of("s1-vgg-lr1e-3"), book.of("s2-student")
+    goal, epochs = fmean(r.top1_last for r in base), len(base[0].curve)
+    reached = [report.first_epoch_reaching(r, goal) for r in student]
+    passed = f"in epoch {' and '.join(str(e) for e in reached)} of {epochs}"
+    yield Claim(
+        source="S2",
+        says="times faster convergence (it does not say of what)",
+        figure=_f("S2", "faster"),
+        evidence=f"the student passes the baseline's last accuracy, {goal:.2f} %, {passed}",
+        verdict=_if(all(e and e < epochs for e in reached), "faster by this measure; the figure has no definition"),
+        chapter=here,
+    )
+    fourth = f"{book.mean('s2-student', 3)} against {book.mean('s1-vgg-lr1e-3', 3)}"
+    contradicted = sources.figure("S1", "epoch4").value > sources.figure("S2", "epoch4-base").value
+    yield Claim(
+        source="S2",
+        says="after epoch 4, %, against the baseline",
+        figure=f"{_f('S2', 'epoch4')} against {_f('S2', 'epoch4-base')}",
+        evidence=f"{fourth}; S1's own log has {_f('S1', 'epoch4')} after epoch 4",
+        verdict=_if(contradicted, "S1's log contradicts the second figure"),
+        chapter=here,
+    )
+    small = [f for net, f in sources.literature() if net == "VGG-small on CIFAR-10"]
+    low, high = (pick(small, key=lambda f: f.value) for pick in (min, max))
+    below = [f.value - sources.figure("S2", "top1").value for f in (low, high)]
+    cited = ", ".join(f"{f.text} {{cite}}`{f.source}`" for f in small)
+    span = f"{below[0]:.1f} to {below[1]:.1f} points below these ({low.text} to {high.text})"
+    yield Claim(
+        source="S2",
+        says="is competitive with published 1-bit nets",
+        figure=_f("S2", "top1"),
+        evidence=f"VGG-small with one bit on CIFAR-10: {cited}",
+        verdict=f"{span}, with fewer epochs; [all figures](related.md)",
+        chapter=here,
+    )
+    yield Claim(
+        source="S2",
+        says="identical 7-layer FP32 net, accuracy in %",
+        figure=f"~{_f('S2', 'identical')}",
+        evidence=f"{_f('S2', 'teacher')} is the accuracy of its teacher, which has three convolutions",
+        verdict="the speed and the accuracy are of two nets",
+        chapter=here,
+    )
 
 
 def _if(condition: object, verdict: str) -> str:
@@ -182,35 +303,103 @@ def _jump(book: Book, base: str, student: str) -> float:
 
 
 def _others(book: Book, root: Path) -> Iterator[Claim]:
+    yield from _s3(book, root)
+    yield from _s4(book)
+    yield from _s5(book)
+
+
+def _s3(book: Book, root: Path) -> Iterator[Claim]:
     from bnnlib.benchmarks import verify
 
+    here = "xnor-gemm-mlp"
     found = {r["net"]: r["agreement"] for r in verify.read(root / "results" / "verified")}.get("s3-mlp")
-    said = UNTESTED
+    said, exact = UNTESTED, False
     if found:
         flipped, bits = (sum(row[k] for row in found["bits"]) for k in ("flipped", "bits"))
-        said = f"packed and run on MNIST, {flipped:,} of the {bits:,} bits that the binary layer reads differ and {found['agreement']['float32']:.2f} % of {found['images']:,} answers agree with PyTorch"
-    yield Claim("S3", "XNOR matrix product = naive product = torch.matmul", "", f"{said}; the products themselves are compared in the chapter and, for every kernel, in the tests", "holds exactly" if found and not flipped else "see the chapter", "xnor-gemm-mlp")
-    yield Claim("S3", "a binary MLP; no accuracy is claimed", "", f"binary less real-valued: {book.difference('s3-mlp', 's3-mlp-real')}", "no figure to compare", "xnor-gemm-mlp")
+        agree = f"{found['agreement']['float32']:.2f} % of {found['images']:,} answers agree with PyTorch"
+        said = f"packed and run on MNIST, {flipped:,} of the {bits:,} bits that the binary layer reads differ and {agree}"
+        exact = not flipped
+    yield Claim(
+        source="S3",
+        says="XNOR matrix product = naive product = torch.matmul",
+        figure="",
+        evidence=f"{said}; the products themselves are compared in the chapter and, for every kernel, in the tests",
+        verdict="holds exactly" if exact else "see the chapter",
+        chapter=here,
+    )
+    yield Claim(
+        source="S3",
+        says="a binary MLP; no accuracy is claimed",
+        figure="",
+        evidence=f"binary less real-valued: {book.difference('s3-mlp', 's3-mlp-real')}",
+        verdict="no figure to compare",
+        chapter=here,
+    )
+
+
+def _s4(book: Book) -> Iterator[Claim]:
+    binary, real = "s4-lenet5", "s4-lenet5-real"
     theirs = sources.figure("S4", "lenet").value - sources.figure("S4", "lenet-real").value
-    yield Claim("S4", "LeNet-5, binary less real-valued, points", f"{theirs:+.2f}".replace("-", "−"), f"last epochs: {book.difference('s4-lenet5', 's4-lenet5-real')}; best epochs, as S4 has them: {book.difference('s4-lenet5', 's4-lenet5-real', 'top1_best')}",
-                _if(fmean(r.top1_last for r in book.of("s4-lenet5")) < fmean(r.top1_last for r in book.of("s4-lenet5-real")), "a loss, by both"), "lenet5-mnist")  # fmt: skip
-    yield Claim("S4", "the paper's gradient of the scaled sign is wrong", "", "the part through α: proved, and tested in three ways; with an estimator for the sign the corrected formula counts the part along the signs 1 + α times",
-                "holds for the part through α", "gradient-of-the-scaled-sign")  # fmt: skip
-    tiny = "tiny-s5-resnet18-"
-    yield Claim("S5", "learned over analytic scale on ImageNet, points", _f("S5", "gain"), f"on Tiny-ImageNet, 7 epochs: {book.difference(tiny + 'xnorpp-7ep', tiny + 'xnor-7ep')}; a factor for each channel, which cannot learn there, less analytic: {book.difference(tiny + 'channel-7ep', tiny + 'xnor-7ep')}",
-                _elsewhere(book, tiny + "xnorpp-7ep", tiny + "xnor-7ep"), "xnor-net-plus-plus")  # fmt: skip
+    last, best = book.difference(binary, real), book.difference(binary, real, "top1_best")
+    lower = fmean(r.top1_last for r in book.of(binary)) < fmean(r.top1_last for r in book.of(real))
+    yield Claim(
+        source="S4",
+        says="LeNet-5, binary less real-valued, points",
+        figure=signed(theirs),
+        evidence=f"last epochs: {last}; best epochs, as S4 has them: {best}",
+        verdict=_if(lower, "a loss, by both"),
+        chapter="lenet5-mnist",
+    )
+    corrected = "with an estimator for the sign the corrected formula counts the part along the signs 1 + α times"
+    yield Claim(
+        source="S4",
+        says="the paper's gradient of the scaled sign is wrong",
+        figure="",
+        evidence=f"the part through α: proved, and tested in three ways; {corrected}",
+        verdict="holds for the part through α",
+        chapter="gradient-of-the-scaled-sign",
+    )
+
+
+def _s5(book: Book) -> Iterator[Claim]:
+    here, tiny = "xnor-net-plus-plus", "tiny-s5-resnet18-"
+    learned, analytic, real = tiny + "xnorpp-7ep", tiny + "xnor-7ep", tiny + "real-7ep"
+    channels = book.difference(tiny + "channel-7ep", analytic)
+    channels = f"a factor for each channel, which cannot learn there, less analytic: {channels}"
+    yield Claim(
+        source="S5",
+        says="learned over analytic scale on ImageNet, points",
+        figure=_f("S5", "gain"),
+        evidence=f"on Tiny-ImageNet, 7 epochs: {book.difference(learned, analytic)}; {channels}",
+        verdict=_elsewhere(book, learned, analytic),
+        chapter=here,
+    )
     gap = sources.figure("S5", "real").value - sources.figure("S5", "downsample").value
-    yield Claim("S5", "real-valued less binary (with the higher of its two figures) on ImageNet, points", f"{gap:.1f}", f"on Tiny-ImageNet, 7 epochs: {book.difference(tiny + 'real-7ep', tiny + 'xnorpp-7ep')}",
-                _elsewhere(book, tiny + "real-7ep", tiny + "xnorpp-7ep"), "xnor-net-plus-plus")  # fmt: skip
+    yield Claim(
+        source="S5",
+        says="real-valued less binary (with the higher of its two figures) on ImageNet, points",
+        figure=f"{gap:.1f}",
+        evidence=f"on Tiny-ImageNet, 7 epochs: {book.difference(real, learned)}",
+        verdict=_elsewhere(book, real, learned),
+        chapter=here,
+    )
+    orders = ("xnorpp-order-xnor", "xnorpp-order-resnet", "xnorpp-order-bireal")
     for says, names in (
-        ("the order of batch norm, convolution and ReLU is crucial", ("xnorpp-order-xnor", "xnorpp-order-resnet", "xnorpp-order-bireal")),
+        ("the order of batch norm, convolution and ReLU is crucial", orders),
         ("SGD with a cosine against Adam with steps", ("xnorpp-adam",)),
         ("an earlier error: one block was not binarised (which is not known; ours: the first)", ("xnorpp-real-block",)),
     ):
         pairs = [(f"{tiny}xnorpp{end}", f"{tiny}{name}{end}") for end in ("", "-7ep") for name in names]
         ran = [pair for pair in pairs if all(map(book.of, pair))]
         told = "; ".join(f"`{a}` less `{b}`: {book.difference(a, b)}" for a, b in ran)
-        yield Claim("S5", says, "", f"on Tiny-ImageNet, {told}" if told else "no run", _elsewhere(book, *ran[0]) if ran else UNTESTED, "xnor-net-plus-plus")
+        yield Claim(
+            source="S5",
+            says=says,
+            figure="",
+            evidence=f"on Tiny-ImageNet, {told}" if told else "no run",
+            verdict=_elsewhere(book, *ran[0]) if ran else UNTESTED,
+            chapter=here,
+        )
 
 
 def _elsewhere(book: Book, first: str, second: str) -> str:
@@ -222,16 +411,37 @@ def _elsewhere(book: Book, first: str, second: str) -> str:
 
 
 def _size_and_speed(root: Path) -> Iterator[Claim]:
-    size = landing.sizes("s2-student")
-    yield Claim("S2", "times less memory for weights and activations", _f("S2", "smaller"), f"the weights of the binary convolutions {size.latent / size.bits:.0f} times, the whole file {size.factor:.1f}",
-                _if(size.factor < 2, "holds for the binary convolutions alone"), "shipping-one-bit")  # fmt: skip
+    size, here = landing.sizes("s2-student"), "one-bit-at-a-time"
+    convolutions = f"the weights of the binary convolutions {size.latent / size.bits:.0f} times"
+    yield Claim(
+        source="S2",
+        says="times less memory for weights and activations",
+        figure=_f("S2", "smaller"),
+        evidence=f"{convolutions}, the whole file {size.factor:.1f}",
+        verdict=_if(size.factor < 2, "holds for the binary convolutions alone"),
+        chapter="shipping-one-bit",
+    )
     layers = [f"{one.over_float32[1]:.2g} on {one.core}" for one in landing.speeds(root / "results" / "bench")]
-    ours = f"our 1-bit convolutions, floats in and out, over PyTorch's float32 on one core, the median layer: {', '.join(layers)}" if layers else "ours: `make bench`"
+    what = "our 1-bit convolutions, floats in and out, over PyTorch's float32 on one core, the median layer"
+    ours = f"{what}: {', '.join(layers)}" if layers else "ours: `make bench`"
     ratio = sources.figure("S2", "latency").value / sources.figure("S2", "latency-real").value
-    yield Claim("S2", "times faster inference", _f("S2", "operations"), f"its own table: {_f('S2', 'latency')} ms against {_f('S2', 'latency-real')} ms, {ratio:.2f} times slower end to end; {ours}",
-                _if(ratio > 1, "contradicted by its own table"), "one-bit-at-a-time")  # fmt: skip
-    yield Claim("S1", "multiplications and additions in a single operation", _f("S1", "operations"), "one word of 64 bits holds 64 products; a processor's other units do many at once as well",
-                "a count of bits, not a speed", "one-bit-at-a-time")  # fmt: skip
+    table = f"its own table: {_f('S2', 'latency')} ms against {_f('S2', 'latency-real')} ms"
+    yield Claim(
+        source="S2",
+        says="times faster inference",
+        figure=_f("S2", "operations"),
+        evidence=f"{table}, {ratio:.2f} times slower end to end; {ours}",
+        verdict=_if(ratio > 1, "contradicted by its own table"),
+        chapter=here,
+    )
+    yield Claim(
+        source="S1",
+        says="multiplications and additions in a single operation",
+        figure=_f("S1", "operations"),
+        evidence="one word of 64 bits holds 64 products; a processor's other units do many at once as well",
+        verdict="a count of bits, not a speed",
+        chapter=here,
+    )
 
 
 def page(root: Path, listed: Sequence[str]) -> str:

@@ -2,13 +2,40 @@
 
 from __future__ import annotations
 
+import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+from bnnlib.benchmarks import speed
 from bnnlib.book import opening, tables
 from bnnlib.book.pages import cards
 from bnnlib.paths import ROOT
+from bnnlib.training import progress
+
+_CPU = re.compile(r"[A-Z][^|;,\n]*? family \d+ model \d+")  # a CPU in a table
+KEPT_LATER = "AMD EPYC"  # how records name a processor that were written before they kept its model
+
+
+def _place(hardware: Mapping[str, Any]) -> str:
+    """What a run ran on, a CPU by the name of its core."""
+    from bnnlib.experiments import report
+
+    cpu, *rest = report.machine(hardware).split(", ")
+    return ", ".join([speed.named(cpu), *rest])
+
+
+def key(cpus: Iterable[str]) -> str:
+    """What the names of processors stand for: a sentence for each that a table names by its core, and for the older records.
+
+    >>> key(["AMD EPYC family 25 model 17"])
+    'Processors go by the names of their cores. Zen 4: AMD EPYC family 25 model 17.\\n\\n'
+    """
+    cpus = set(cpus)
+    told = [f"{core}: {cpu}" for cpu in cpus if (core := speed.named(cpu)) != cpu]
+    told += [f"{KEPT_LATER}: older records, in which the model was not kept"] * (KEPT_LATER in cpus)
+    return f"Processors go by the names of their cores. {'. '.join(sorted(told))}.\n\n" if told else ""
 
 
 def runs_table(known: Iterable, found: Iterable) -> str:
@@ -22,15 +49,15 @@ def runs_table(known: Iterable, found: Iterable) -> str:
         if not runs:
             continue
         spent: dict[str, list[float]] = {}  # by machine: a mean over different ones is the time of none
-        for record in sorted(runs, key=lambda record: report.machine(record.hardware)):
-            spent.setdefault(report.machine(record.hardware), []).append(record.wall_time_s)
+        for record in sorted(runs, key=lambda record: _place(record.hardware)):
+            spent.setdefault(_place(record.hardware), []).append(record.wall_time_s)
         rows.append(
             {
                 "network": f"{recipe.title}<br>`{recipe.name}`",
                 "data": recipe.dataset,
                 "epochs": recipe.epochs,
                 "seeds": f"{len(runs)} of {max(len(runs), recipe.seeds)}",
-                "time a seed": "; ".join(opening.duration(statistics.fmean(seconds)) for seconds in spent.values()),
+                "time a seed": "; ".join(progress.duration(statistics.fmean(seconds)) for seconds in spent.values()),
                 "on": "; ".join(spent),
                 "top-1, %": str(report.Spread.of([record.top1_last for record in runs])),
             }
@@ -51,20 +78,19 @@ def pending(known: Iterable, found: Iterable) -> str:
 
 def totals(found: Iterable) -> str:
     """All recorded runs together: how many, how long, on what."""
-    from bnnlib.experiments import report
-
     found = list(found)
     if not found:
         return "*None yet.*\n"
     rows = []
-    for place in sorted({report.machine(record.hardware) for record in found}):
-        runs = [record for record in found if report.machine(record.hardware) == place]
+    for place in sorted({_place(record.hardware) for record in found}):
+        runs = [record for record in found if _place(record.hardware) == place]
         hours = sum(record.wall_time_s for record in runs) / 3600
         epochs = sum(len(record.curve) for record in runs)
         rows.append({"machine": place, "runs": len(runs), "epochs": epochs, "hours": hours})
     whole = {key: sum(row[key] for row in rows) for key in ("runs", "epochs", "hours")}
     rows.append({"machine": "**all**", **whole})
-    return tables.markdown(rows, digits={"hours": 1}) + "\n"
+    cpus = {record.hardware["cpu"] for record in found if "gpu" not in record.hardware and "cpu" in record.hardware}
+    return key(cpus) + tables.markdown(rows, digits={"hours": 1}) + "\n"
 
 
 def chapter_times(notebooks: Iterable[Path], root: Path = ROOT) -> str:
@@ -76,4 +102,7 @@ def chapter_times(notebooks: Iterable[Path], root: Path = ROOT) -> str:
         }
         for path in notebooks
     ]
-    return tables.markdown(rows, right=list(rows[0])[1:]) + "\n" if rows else ""
+    if not rows:
+        return ""
+    text = tables.markdown(rows, right=list(rows[0])[1:]) + "\n"
+    return key(_CPU.findall(text)) + _CPU.sub(lambda found: speed.named(found[0]), text)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+from bs4 import BeautifulSoup, Tag
+
 from bnnlib.book.pages import share
 
 TITLE = "Binary neural networks, reproduced"
@@ -117,32 +119,31 @@ def finish(site: Path, root: Path, published: Published) -> None:
 def stacked(text: str) -> str:
     """Cells of tables with five columns or more know their column, and whether they hold a text: a phone shows each row as a
     list of its cells."""
+    return re.sub(r"<table\b(?:(?!<table\b).)*?</table>", lambda found: _stacked(found[0]), text, flags=re.DOTALL)
 
-    def words(cell: str) -> str:
-        return html.unescape(_TAGS.sub("", cell)).strip()
 
-    def put(found: re.Match[str]) -> str:
-        table = found[0]
-        head = re.search(r"<thead>(.*?)</thead>", table, re.DOTALL)
-        columns = re.findall(r"<th\b[^>]*>(.*?)</th>", head[1], re.DOTALL) if head else []
-        if len(columns) < 5 or "rowspan" in table or "colspan" in table:
-            return table
-        names = [html.escape(words(told), quote=True) for told in columns]
+def _stacked(text: str) -> str:
+    """One table. Attributes are put into its text where the parser found the tags; all else stays as it is."""
+    table = BeautifulSoup(text, "html.parser").table
+    names = [_words(cell) for cell in table.thead.find_all("th")] if table.thead else []
+    if len(names) < 5 or not table.tbody or table.find(rowspan=True) or table.find(colspan=True):
+        return text
+    more = [(table, ' data-stacked=""')]
+    for row in table.tbody.find_all("tr"):
+        for number, cell in enumerate(row.find_all("td")):
+            name = names[number] if number < len(names) else ""
+            long = ' data-long=""' if len(_words(cell)) > _LONG else ""
+            more.append((cell, f' data-column="{html.escape(name, quote=True)}"{long}'))
+    lines = [0, *(found.end() for found in re.finditer("\n", text))]
+    for tag, attributes in reversed(more):
+        at = lines[tag.sourceline - 1] + tag.sourcepos + len(f"<{tag.name}")
+        text = text[:at] + attributes + text[at:]
+    return text
 
-        def row(line: re.Match[str]) -> str:
-            place = iter(names)
 
-            def cell(found: re.Match[str]) -> str:
-                long = ' data-long=""' if len(words(found[0])) > _LONG else ""
-                return f'<td data-column="{next(place, "")}"{long}{found[0][3:]}'
-
-            return re.sub(r"<td\b.*?</td>", cell, line[0], flags=re.DOTALL)
-
-        start, end = table.index("<tbody>"), table.index("</tbody>")
-        body = re.sub(r"<tr\b.*?</tr>", row, table[start:end], flags=re.DOTALL)
-        return table[:start].replace("<table", '<table data-stacked=""', 1) + body + table[end:]
-
-    return re.sub(r"<table\b(?:(?!<table\b).)*?<tbody>.*?</table>", put, text, flags=re.DOTALL)
+def _words(cell: Tag) -> str:
+    """What a cell says, without pictures and formulas."""
+    return "".join(told for told in cell.strings if not told.find_parent(["script", "style", "svg", "mjx-container"])).strip()
 
 
 def description(text: str) -> str:
@@ -190,7 +191,7 @@ def _head(name: str, text: str, published: Published) -> str:
 
 
 def _foot(source: str | None, date: str | None, published: Published) -> str:
-    parts = [f"Last changed on <time>{date}</time>."] if date else []
+    parts = [f"<span>Last changed on <time>{date}</time>.</span>"] if date else []
     repository = published.repository
     if source and repository:
         parts.append(f'<a href="{repository}/edit/main/{source}">Edit this page</a>')
@@ -216,39 +217,33 @@ def _sitemap(pages: list[tuple[str, str | None]], site: str) -> str:
     return "\n".join([*lines, "</urlset>"]) + "\n"
 
 
+_NOT_HERE = """<article class="bd-article">
+<section>
+<h1>This page is not here</h1>
+<p>The address may be misspelt, or the page may have moved. <a href="index.html">The first page</a> lists all chapters, and the
+<a href="search.html">search</a> finds words in them.</p>
+</section>
+</article>"""
+
+
 def _not_found(site: Path, published: Published) -> str:
     """The page for an address that is none: the first page's frame. A server shows it at any depth, so its links are
     taken from the address of the site where that is known."""
-    text = (site / "index.html").read_text(encoding="utf-8")
-    start, end = text.index("<article"), text.index("</article>")
-    told = (
-        '<article class="bd-article">\n<section>\n<h1>This page is not here</h1>\n'
-        "<p>The address may be misspelt, or the page may have moved. "
-        '<a href="index.html">The first page</a> lists all chapters, and the '
-        '<a href="search.html">search</a> finds words in them.</p>\n</section>\n'
-    )
-    text = text[:start] + told + text[end:]
-    text = re.sub(
-        r"<title>.*?</title>",
-        f"<title>This page is not here &#8212; {TITLE}</title>",
-        text,
-        count=1,
-        flags=re.DOTALL,
-    )
-    text = re.sub(r'<footer class="prev-next-footer.*?</footer>', "", text, flags=re.DOTALL)
-    # the contents of the first page, in the side bar and for print
-    text = re.sub(r'(<nav (?:id="pst-page-toc-nav"[^>]*|aria-label="Page")>).*?</nav>', r"\1</nav>", text, flags=re.DOTALL)
-    text = re.sub(
-        r'<link rel="canonical"[^>]*>\n?|<meta name="(?:description|twitter:card)"[^>]*>\n?|<meta property="og:[^>]*>\n?|<p class="page-source">.*?</p>',
-        "",
-        text,
-    )
-    text = text.replace(
-        '<meta charset="utf-8" />', '<meta charset="utf-8" />\n<meta name="robots" content="noindex">', 1
-    )
+    page = BeautifulSoup((site / "index.html").read_text(encoding="utf-8"), "html.parser")
+    page.article.replace_with(BeautifulSoup(_NOT_HERE, "html.parser"))
+    page.title.string = f"This page is not here — {TITLE}"
+    of_the_first = [
+        *page.select("footer.prev-next-footer, p.page-source, link[rel=canonical]"),
+        *page.select("meta[name=description], meta[name='twitter:card'], meta[property^='og:']"),
+        # its contents, in the side bar and for print
+        *page.select("nav[id=pst-page-toc-nav] > *, nav[aria-label=Page] > *"),
+    ]
+    for tag in of_the_first:
+        tag.decompose()
+    page.head.meta.insert_after(page.new_tag("meta", attrs={"name": "robots", "content": "noindex"}))
     if published.site:
-        text = text.replace("<head>", f'<head>\n<base href="{html.escape(published.site, quote=True)}">', 1)
-    return text
+        page.head.insert(0, page.new_tag("base", href=published.site))
+    return str(page)
 
 
 def _search(script: Path) -> None:

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
-from bnnlib import recipes
-from bnnlib.experiments import statistics
+from bnnlib import recipes, statistics
 
 Cell = tuple[str, ...]
 
@@ -25,7 +24,7 @@ Cell = tuple[str, ...]
 @dataclass(frozen=True)
 class Estimate:
     """A contrast of cell means, in the values' unit; ``half_width`` of its interval, infinite where no cell
-    has two values; ``p``: two-sided, of none, by itself (see :func:`bnnlib.experiments.statistics.holm`)."""
+    has two values; ``p``: two-sided, of none, by itself (see :func:`bnnlib.statistics.holm`)."""
 
     value: float
     half_width: float
@@ -37,7 +36,7 @@ class Estimate:
         return abs(self.value) > self.half_width
 
     def __str__(self) -> str:
-        return f"{self.value:+.2f}".replace("-", "−") + (f" ± {self.half_width:.2f}" if math.isfinite(self.half_width) else "")
+        return statistics.signed(self.value) + (f" ± {self.half_width:.2f}" if math.isfinite(self.half_width) else "")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
 The same net may have been trained under a long and under a short schedule, whose recipe has the long one's name
 and an ending (``-7ep``). Runs of different schedules, data or profiles are never compared.
 
-With two seeds or more of each the interval is that of :func:`bnnlib.experiments.statistics.difference`. With one of
+With two seeds or more of each the interval is that of :func:`bnnlib.statistics.difference`. With one of
 either it can only say what the choice of test images does, as if the two nets' errors were independent of one another:
 what another seed would do is not in it, and no verdict is given. The p-values of the claims that :func:`answers` tells
 together are one family, and are corrected by Holm's method. Every answer says which of the two it is, and whether
@@ -19,9 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnnlib import recipes
-from bnnlib.experiments import statistics
-from bnnlib.experiments.report import command, setting
+from bnnlib import recipes, statistics
+from bnnlib.experiments.report import command, made_with
 from bnnlib.records import Record
 
 Runs = Mapping[str, Sequence[Record]]
@@ -40,7 +39,7 @@ class Difference:
     values: tuple[float, float]
     p: float | None = None
     paired: bool = False
-    settings: tuple[str, ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
     level: float = statistics.LEVEL
 
     @property
@@ -74,12 +73,12 @@ class Difference:
             text += f" from the {self.images:,} test images alone"
         if not self.settings:
             return text
-        processors, versions = ({s.split(" with PyTorch ")[part] for s in self.settings} for part in (0, 1))
+        processors, versions = map(set, zip(*self.settings, strict=True))
         kinds = ["processors"] * (len(processors) > 1) + ["versions of PyTorch"] * (len(versions) > 1)
         return f"{text}; runs on different {' and '.join(kinds)}"
 
     def __str__(self) -> str:
-        return f"{self.mean:+.2f} ± {self.half_width:.2f}".replace("-", "−")
+        return f"{statistics.signed(self.mean)} ± {self.half_width:.2f}"
 
 
 def difference(
@@ -121,9 +120,9 @@ def _by_seed(runs: Sequence[Record], field: str) -> dict[int, float]:
     return {r.seed: getattr(r, field) for r in runs}
 
 
-def _settings(runs: Sequence[Record]) -> tuple[str, ...]:
+def _settings(runs: Sequence[Record]) -> tuple[tuple[str, str], ...]:
     """Where the runs were made, empty where all were made alike."""
-    places = tuple(dict.fromkeys(map(setting, runs)))
+    places = tuple(dict.fromkeys(map(made_with, runs)))
     return places if len(places) > 1 else ()
 
 
@@ -183,8 +182,7 @@ def _said(claim: Claim, epochs: int, one: Difference, p: float | None, tests: in
     )
     if claim.source is None:
         return text + "."
-    theirs = f"{claim.source:+.1f}".replace("-", "−")
-    return f"{text}. The source has {theirs} on {claim.where}, another data set."
+    return f"{text}. The source has {statistics.signed(claim.source, 1)} on {claim.where}, another data set."
 
 
 def _verdict(one: Difference, p: float | None, tests: int) -> str:
@@ -192,7 +190,7 @@ def _verdict(one: Difference, p: float | None, tests: int) -> str:
         images = "more" if one.clear else "no more"
         return f"One run: it is {images} than another choice of test images explains, and what another seed would give is not known"
     corrected = f", corrected for {tests} comparisons" if tests > 1 else ""
-    return f"{'A' if p < 1 - statistics.LEVEL else 'No'} difference is shown (p = {p:.2g}{corrected})"
+    return f"{'A' if p < 1 - statistics.LEVEL else 'No'} difference is shown ({statistics.p_in_words(p)}{corrected})"
 
 
 def missing(claim: Claim, runs: Runs) -> str:

@@ -185,7 +185,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def main(
-    out: Annotated[Path, typer.Option(dir_okay=False, help="the file to write", show_default="lenet5-cosine.json in results/gradients")] = FOLDER / "lenet5-cosine.json",
+    out: Annotated[
+        Path, typer.Option(dir_okay=False, help="the file to write", show_default="lenet5-cosine.json in results/gradients")
+    ] = FOLDER / "lenet5-cosine.json",
     seeds: Annotated[int, typer.Option(min=1, help="seeds 0 .. SEEDS-1")] = 3,
     steps: Annotated[int, typer.Option(min=1, help="training steps of each run")] = 600,
     every: Annotated[int, typer.Option(min=1, help="compare at every so many steps")] = 20,

@@ -15,6 +15,7 @@ import numpy as np
 
 from bnnlib import records
 from bnnlib.book import figures
+from bnnlib.statistics import signed
 from bnnlib.training import diagnostics
 from bnnlib.training.diagnostics import Signs
 
@@ -87,15 +88,14 @@ def told(watched: Signs, names: Mapping[str, str]) -> str:
         parts.append(f"from {flipped[0]:.1f} to {flipped[-1]:.2f} % in {name}")
     cosines = [(name, series(watched, layer, "cosine")) for layer, name in names.items()]
     agreed = " and ".join(
-        f"{np.nanmean(c):+.2f} on average for {name} (from {np.nanmin(c):+.2f} to {np.nanmax(c):+.2f})" for name, c in cosines
+        f"{signed(np.nanmean(c))} on average for {name} (from {signed(np.nanmin(c))} to {signed(np.nanmax(c))})" for name, c in cosines
     )
     gains = np.array([e.renormed_top1 - e.test_top1 for e in watched.epochs])
     widest = watched.epochs[int(np.abs(gains).argmax())]
-    text = (
+    return (
         f"One run, seed {watched.seed}. From epoch {first.epoch} to epoch {last.epoch} the share of signs that an epoch flips falls "
         f"{' and '.join(parts)}. The cosine between the estimator's gradient and the effect of single flips on the loss, over "
         f"{diagnostics.SAMPLED} weights of a layer, is {agreed}. "
-        f"Batch norm estimated anew on {diagnostics.RENORM:,} training images changes the test accuracy by {gains.mean():+.2f} points on "
-        f"average; the largest change is {widest.renormed_top1 - widest.test_top1:+.2f} points, after epoch {widest.epoch}."
+        f"Batch norm estimated anew on {diagnostics.RENORM:,} training images changes the test accuracy by {signed(gains.mean())} points on "
+        f"average; the largest change is {signed(widest.renormed_top1 - widest.test_top1)} points, after epoch {widest.epoch}."
     )
-    return text.replace("-0", "−0").replace(" -", " −") if "-" in text else text

@@ -58,7 +58,7 @@ class Driver:
     def target(self) -> str:
         """What the kernels are compiled for: machine code of this GPU, or PTX where NVRTC is older than the GPU."""
         number = self.capability[0] * 10 + self.capability[1]
-        known = supported()
+        known = nvrtc.supported()
         return f"sm_{number}" if number in known else f"compute_{max(n for n in known if n <= number)}"
 
     def _function(self, kernel: str) -> ctypes.c_void_p:
@@ -94,13 +94,3 @@ def _context(device: torch.device) -> ctypes.c_void_p:
     _check(library().cuDeviceGet(ctypes.byref(number), device.index), "cuDeviceGet")
     _check(library().cuDevicePrimaryCtxRetain(ctypes.byref(context), number), "cuDevicePrimaryCtxRetain")
     return context
-
-
-@cache
-def supported() -> tuple[int, ...]:
-    """The architectures that NVRTC knows, as 90 for compute capability 9.0."""
-    count = ctypes.c_int()
-    nvrtc._check(nvrtc.library().nvrtcGetNumSupportedArchs(ctypes.byref(count)), "nvrtcGetNumSupportedArchs")
-    found = (ctypes.c_int * count.value)()
-    nvrtc._check(nvrtc.library().nvrtcGetSupportedArchs(found), "nvrtcGetSupportedArchs")
-    return tuple(found)

@@ -9,10 +9,10 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from bnnlib.ops import _build
+from bnnlib import native
 from bnnlib.storage import write_atomically
 
-SOURCES = _build.SOURCES / "cuda"
+SOURCES = native.SOURCES / "cuda"
 UNITS = ("pack", "product", "tiles", "peaks")
 """Each is compiled apart, when one of its kernels is first asked for."""
 _OPTIONS = ("--std=c++17", "--fmad=false")
@@ -61,6 +61,16 @@ def version() -> tuple[int, int]:
     return major.value, minor.value
 
 
+@cache
+def supported() -> tuple[int, ...]:
+    """The architectures that this NVRTC knows, as 90 for compute capability 9.0."""
+    count = ctypes.c_int()
+    _check(library().nvrtcGetNumSupportedArchs(ctypes.byref(count)), "nvrtcGetNumSupportedArchs")
+    found = (ctypes.c_int * count.value)()
+    _check(library().nvrtcGetSupportedArchs(found), "nvrtcGetSupportedArchs")
+    return tuple(found)
+
+
 def compile(unit: str, target: str, sources: Path = SOURCES) -> bytes:
     """``unit`` (one of ``UNITS``) for ``target``: machine code for ``sm_90``, PTX for ``compute_90``. Raises
     :class:`CudaError` with the compiler's words."""
@@ -106,9 +116,9 @@ def key(target: str, sources: Path = SOURCES) -> str:
 def code(unit: str, target: str, sources: Path = SOURCES) -> bytes:
     """As :func:`compile`, from the cache of the native kernels if it is there: a file of the user's own that no other may
     write. What is read there has the SHA-256 that stands before it, or is compiled anew."""
-    folder = _build.cache_folder() / f"cuda-{key(target, sources)}"
+    folder = native.cache_folder() / f"cuda-{key(target, sources)}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if reason := _build._tightened(folder):
+    if reason := native.tightened(folder):
         raise CudaError(f"{folder} {reason}, and code in it could be anything: remove it")
     path = folder / f"{unit}.{target}"
     found = _read(path)
@@ -120,7 +130,7 @@ def code(unit: str, target: str, sources: Path = SOURCES) -> bytes:
 
 def _read(path: Path) -> bytes | None:
     try:
-        if _build._unsafe(path, stat.S_ISREG):
+        if native.unsafe(path, stat.S_ISREG):
             return None
         whole = path.read_bytes()
     except OSError:

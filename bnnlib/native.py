@@ -1,4 +1,4 @@
-"""Compile the native kernels on first use, keep them in the user's cache, load them.
+"""Compile the native kernels on first use, keep them in the user's cache, load them, choose among their variants. Needs no PyTorch.
 
 The sources in ``kernels/`` are copied into a folder of the cache named after their content, the Python ABI,
 the machine and the compiler, built there by cppimport, and loaded from there ever after. So an edit of any
@@ -21,6 +21,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -30,8 +31,8 @@ NAME = "bnn_kernels"
 _HERE = Path(__file__).resolve()
 # beside the library in a checkout, inside it in a wheel
 SOURCES = next(
-    (folder for folder in (_HERE.parents[2] / "kernels", _HERE.parents[1] / "native") if (folder / f"{NAME}.cpp").is_file()),
-    _HERE.parents[2] / "kernels",
+    (folder / "kernels" for folder in (_HERE.parents[1], _HERE.parent) if (folder / "kernels" / f"{NAME}.cpp").is_file()),
+    _HERE.parents[1] / "kernels",
 )
 TRAILER = b"cppimport"  # cppimport ends a library that was built to the last byte with this
 
@@ -57,7 +58,7 @@ def cache_folder() -> Path:
         if chosen:
             raise BuildError(f"BNN_KERNEL_CACHE={chosen} cannot be written: {error}") from error
     else:
-        reason = _unsafe(base, stat.S_ISDIR) if chosen else _tightened(base)
+        reason = unsafe(base, stat.S_ISDIR) if chosen else tightened(base)
         if not reason:
             return base
         if chosen:
@@ -67,12 +68,12 @@ def cache_folder() -> Path:
             )
     private = Path(tempfile.gettempdir()) / f"bnnlib-kernels-{os.getuid()}"
     private.mkdir(mode=0o700, exist_ok=True)
-    if reason := _unsafe(private, stat.S_ISDIR):
+    if reason := unsafe(private, stat.S_ISDIR):
         raise BuildError(f"{private} {reason}; set BNN_KERNEL_CACHE to a folder that you alone can write")
     return private
 
 
-def _unsafe(path: Path, kind: Callable[[int], bool]) -> str:
+def unsafe(path: Path, kind: Callable[[int], bool]) -> str:
     """Why others may have made what lies there, or may change it; empty where they cannot. Links are not followed."""
     about = path.lstat()
     if stat.S_ISLNK(about.st_mode):
@@ -84,11 +85,11 @@ def _unsafe(path: Path, kind: Callable[[int], bool]) -> str:
     return _WRITABLE if about.st_mode & 0o022 else ""
 
 
-def _tightened(folder: Path) -> str:
-    """Takes the right to write from others where a umask of 002 gave it to them; what :func:`_unsafe` says of the folder then."""
-    if _unsafe(folder, stat.S_ISDIR) == _WRITABLE:
+def tightened(folder: Path) -> str:
+    """Takes the right to write from others where a umask of 002 gave it to them; what :func:`unsafe` says of the folder then."""
+    if unsafe(folder, stat.S_ISDIR) == _WRITABLE:
         folder.chmod(0o700)
-    return _unsafe(folder, stat.S_ISDIR)
+    return unsafe(folder, stat.S_ISDIR)
 
 
 def source_files(sources: Path = SOURCES) -> list[Path]:
@@ -121,7 +122,7 @@ def load(sources: Path = SOURCES) -> ModuleType:
     base = cache_folder()
     library = base / key(sources) / (NAME + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
     library.parent.mkdir(mode=0o700, exist_ok=True)
-    if reason := _tightened(library.parent):
+    if reason := tightened(library.parent):
         raise BuildError(f"{library.parent} {reason}, and a library in it could be anything: remove it")
     if _complete(library):
         try:
@@ -147,10 +148,31 @@ def load(sources: Path = SOURCES) -> ModuleType:
             raise BuildError(f"the kernels were built but cannot be loaded: {error}") from error
 
 
+@cache
+def kernels() -> ModuleType:
+    """What :func:`load` loads, once in a process. Raises :class:`BuildError`."""
+    return load()
+
+
+def choose(wanted: str, *others: str) -> str:
+    """The kernel variant named ``wanted`` (``BNN_KERNEL``'s), or, if that is empty, the best that the CPU and its operating
+    system support. Raises :class:`BuildError` where there are no kernels, and ``RuntimeError`` for a variant that cannot
+    run here; that names those that can, and ``others``, which the caller has beside them."""
+    known = kernels().variants()
+    usable = [name for name, _, supported in known if supported]
+    if not wanted:
+        return usable[0]
+    if wanted in usable:
+        return wanted
+    lacking = next((needs for name, needs, _ in known if name == wanted), None)
+    why = "names no kernel variant" if lacking is None else f"needs {lacking}, which this CPU or its operating system lacks"
+    raise RuntimeError(f"BNN_KERNEL={wanted} {why}; usable here: {', '.join([*usable, *others])}")
+
+
 def _complete(library: Path) -> bool:
     """Built to the last byte, by this user, and changed by no other."""
     try:
-        if _unsafe(library, stat.S_ISREG):
+        if unsafe(library, stat.S_ISREG):
             return False
         with library.open("rb") as file:
             file.seek(-len(TRAILER), os.SEEK_END)
