@@ -191,7 +191,7 @@ def _head(name: str, text: str, published: Published) -> str:
 
 
 def _foot(source: str | None, date: str | None, published: Published) -> str:
-    parts = [f"Last changed on <time>{date}</time>."] if date else []
+    parts = [f"<span>Last changed on <time>{date}</time>.</span>"] if date else []
     repository = published.repository
     if source and repository:
         parts.append(f'<a href="{repository}/edit/main/{source}">Edit this page</a>')

@@ -44,7 +44,7 @@ def run(text: str, root: Path = ROOT) -> list[str]:
     """What each block prints, run in order in an empty folder, without data sets. Raises :class:`GuideError`."""
     with tempfile.TemporaryDirectory(prefix="bnn-") as folder:
         path = os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-        environment = os.environ | {"PYTHONPATH": path, "BNN_DATA": f"{folder}/none", "BNN_RUNS": f"{folder}/runs"}
+        environment = os.environ | {"PYTHONPATH": path, "BNN_DATA": f"{folder}/none", "BNN_RUNS": f"{folder}/runs", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
             [sys.executable, "-c", _RUN], input=json.dumps(blocks(text)), cwd=folder, env=environment, capture_output=True, text=True
         )
