@@ -41,9 +41,9 @@ def group(row: Row) -> str:
 
 
 HOW_P = (
-    "p: the probability that one more run of ours would lie as far from our mean as the source's figure, or farther: t "
-    "interval, deviation pooled over recipes of the same topology, data and epochs, adjusted by Holm's method for all "
-    "rows of two runs or more."
+    "p: the probability that one more run of ours would lie as far from our mean as the source's figure, or farther (t "
+    "interval, deviation pooled over recipes of the same topology, data and epochs), raised by Holm's method because all "
+    "rows of two runs or more are tested at once; raised, it is no longer the probability of one run."
 )
 
 

@@ -63,7 +63,7 @@ def parts(root: Path = ROOT) -> tuple[dict[str, str], dict[str, bytes], str]:
             data = {"packed": _base64(net.packed), "examples": examples[kind]}
             files[f"{FOLDER}/data-{kind}.js"] = f"bnnLive.data.{kind} = {json.dumps(data, separators=(',', ':'))};\n".encode()
     raw = {f"live-{name}": "```{raw} html\n" + page + "```\n" for name, page in pages.items()}
-    return raw | {"live-preparation": preparation(nets["digit"])}, files, wrong
+    return raw | {"live-preparation": preparation(nets["digit"]), "live-file": _file_said(root, nets["digit"])}, files, wrong
 
 
 def copy_scripts(source: Path, site: Path) -> None:
@@ -106,6 +106,15 @@ def _bytes(count: float) -> str:
     ('88 kB', '18.9 MB')
     """
     return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def _file_said(root: Path, net: SimpleNamespace) -> str:
+    """Why the digit's net is of another size here than in its chapter, in a sentence."""
+    own = (root / "results" / "models" / f"{DIGIT}.safetensors").stat().st_size
+    return (
+        f"The page carries the net of digits in another form of the file, as the operations that the executor runs: {_bytes(len(net.packed))}. "
+        f"The file of {{doc}}`its chapter <notebooks/lenet5-mnist>`, as the layers of PyTorch, has {_bytes(own)}.\n"
+    )
 
 
 # --------------------------------------------------------------------------------------------- still pictures
@@ -248,5 +257,8 @@ def preparation(net: SimpleNamespace) -> str:
     return "\n".join(rows) + (
         f"\n\nOf {of} other drawings in the same styles, which had no part in the choice, the page's net reads {others}. Of {of_later} "
         f"drawings in two styles that were added after the choice ({' and '.join(digits.LATER)}), it reads {later}. There the pen is slow "
-        "in bends and fast between them, drifts, and begins and ends too early or too late.\n"
+        "in bends and fast between them, drifts, and begins and ends too early or too late. The same program wrote all of these digits, from "
+        "a few strokes for each."
+        + (" So for its hand the answer is yes; for yours, the pad above tells." if others + later > 0.9 * (of + of_later) else "")
+        + "\n"
     )
