@@ -222,7 +222,7 @@ def cost(path: Path, about: dict[str, Any], before: nn.Module, after: Callable[[
         dataset = data.load(about["dataset"], download=False)
         expected = images.expected(path, about)
         transform = expected.transform()
-        nets = [deploy.convert(net, expected.shape) if isinstance(net, nn.Module) else net for net in (before, after)]
+        nets = [deploy.convert(net, expected.shape) if isinstance(net, nn.Module) and not isinstance(net, deploy.PackedNetwork) else net for net in (before, after)]
         batches = data.Batches(dataset.test, BATCH, seed=0, transform=transform, shuffle=False)
         right, differ, count = [0, 0], 0, 0
         with torch.no_grad():
