@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import random
 import sys
 import tempfile
@@ -126,7 +127,7 @@ class RandomNet(nn.Module):
 
     def smooth(self, i: int, x: Tensor, _: list[Tensor]) -> Step:
         made = self.draw.choice((nn.Sigmoid(), nn.Tanh(), nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.ELU(0.5), nn.SELU(), nn.Softplus(), nn.Hardsigmoid(),
-                                 nn.Hardswish()))  # fmt: skip
+                                 nn.Hardswish(), nn.Mish(), *([nn.GLU(1)] if x.shape[1] % 2 == 0 else [])))  # fmt: skip
         return Step("piecewise activations" if "Hard" in type(made).__name__ else "smooth activations", [i], lambda m, x: m(x), made)
 
     def arithmetic(self, i: int, x: Tensor, values: list[Tensor]) -> Step:
@@ -138,6 +139,10 @@ class RandomNet(nn.Module):
         if x.dim() > 2 and draw.random() < 0.5:
             dims = draw.choice(((2,), (1,), tuple(range(2, x.dim()))))
             return Step(row, [i], lambda x: function(x, x.mean(dims, keepdim=True)))
+        if draw.random() < 0.15:
+            i, limit = draw.randrange(len(self.shapes)), draw.choice((0.0, 0.3, -0.25))  # of an input, which is finite whatever it is
+            masks = (lambda x: torch.where(x > limit, x, 0.5), lambda x: x.masked_fill(x <= limit, -1.0), lambda x: (x < limit).float() * x, lambda x: x.sign())
+            return Step("piecewise activations", [i], draw.choice(masks))
         constant = torch.rand(x.shape[1], *[1] * (x.dim() - 2)) if draw.random() < 0.5 else torch.rand(x.shape[1:])
         return Step(row, [i], draw.choice((lambda x: (x - constant) / (constant + 0.5), lambda x: 1.5 - x * 0.5, lambda x: x * constant)))
 
@@ -162,6 +167,11 @@ class RandomNet(nn.Module):
 
     def join(self, i: int, x: Tensor, values: list[Tensor]) -> Step:
         dim = self.draw.randrange(1, x.dim())
+        if self.draw.random() < 0.2:
+            token = nn.Parameter(torch.randn(1, *(1 if d == dim else n for d, n in enumerate(x.shape[1:], 1))))
+            made = Step("joining", [i], lambda x: torch.cat([made.token.expand(x.shape[0], *[-1] * (x.dim() - 1)), x], dim))
+            made.token = token
+            return made
         outside = lambda v: [size for d, size in enumerate(v.shape) if d != dim]  # noqa: E731
         fits = [j for j, v in enumerate(values) if v.dim() == x.dim() and outside(v) == outside(x)]
         return Step("joining", [i, self.draw.choice(fits)], lambda *v: torch.cat(v, dim))
@@ -169,7 +179,8 @@ class RandomNet(nn.Module):
     def pool(self, i: int, x: Tensor, _: list[Tensor]) -> Step | None:
         if min(x.shape[2:]) < 3:
             return None
-        pools = (nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.AvgPool2d(3, 1, 1), nn.AdaptiveAvgPool2d(2), nn.AdaptiveAvgPool2d(1))
+        pools = (nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2), nn.AvgPool2d(3, 1, 1), nn.AdaptiveAvgPool2d(2), nn.AdaptiveAvgPool2d(1),
+                 nn.AdaptiveMaxPool2d(1), nn.AdaptiveMaxPool2d((2, 3)))  # fmt: skip
         made = self.draw.choice(pools)
         return Step("pools", [i], lambda m, x: m(x), made)
 
@@ -178,7 +189,10 @@ class RandomNet(nn.Module):
             return None
         dims = self.draw.choice([(d,) for d in range(1, x.dim())] + [tuple(range(2, x.dim()))])
         keep = x.dim() == 3 or self.draw.random() < 0.5
-        function = self.draw.choice((torch.mean, torch.sum, torch.amax, torch.amin))
+        function = self.draw.choice((torch.mean, torch.sum, torch.amax, torch.amin, torch.linalg.vector_norm))
+        function = functools.partial(torch.var, unbiased=False) if self.draw.random() < 0.1 else function
+        if function is torch.linalg.vector_norm:
+            return Step("sums", [i], lambda x: function(x, dim=dims, keepdim=keep))
         return Step("sums", [i], lambda x: function(x, dims, keepdim=keep))
 
     def resize(self, i: int, x: Tensor, _: list[Tensor]) -> Step:
@@ -187,7 +201,9 @@ class RandomNet(nn.Module):
 
     def norm(self, i: int, x: Tensor, _: list[Tensor]) -> Step:
         c = x.shape[1]
-        choices: list[nn.Module] = [nn.LayerNorm(x.shape[-1]), nn.GroupNorm(self.draw.choice([g for g in (1, 2, c) if c % g == 0]), c), nn.Softmax(1)]
+        choices: list[nn.Module] = [nn.LayerNorm(x.shape[-1]), nn.GroupNorm(self.draw.choice([g for g in (1, 2, c) if c % g == 0]), c), nn.Softmax(1), nn.RMSNorm(x.shape[-1])]
+        if self.draw.random() < 0.1:
+            return Step("norms", [i], lambda x: F.normalize(x, dim=1))
         if x.dim() == 4:
             choices += [nn.LayerNorm(list(x.shape[1:])), nn.BatchNorm2d(c), nn.LogSoftmax(3)]
             choices += [nn.InstanceNorm2d(c)] if x.shape[2] * x.shape[3] > 1 else []

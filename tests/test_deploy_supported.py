@@ -75,11 +75,16 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "modules": one(nn.Sigmoid(), nn.Tanh(), nn.SiLU(), nn.GELU(), nn.GELU(approximate="tanh"), nn.ELU(0.7), nn.SELU(), nn.Softplus(), nn.LogSigmoid()),
         "functions": do(lambda s, x: torch.sigmoid(x) + x.tanh() + F.silu(x) + F.gelu(x) + F.elu(x) + F.softplus(x) + F.logsigmoid(x) + x.exp()),
         "log": do(lambda s, x: POSITIVE(s, x).log()),
+        "mish": do(lambda s, x: s.m(x) + F.mish(x) + s.n(s.a(x)), m=nn.Mish(), n=nn.Mish(inplace=True), a=B(4, 4, 3, padding=1)),
+        "gated": do(lambda s, x: s.g(s.a(x)) + F.glu(s.a(x), 1), g=nn.GLU(1), a=B(4, 6, 3)),
     },
     "piecewise activations": {
         "modules": one(nn.Hardsigmoid(), nn.Hardswish()),
         "functions": do(lambda s, x: F.hardswish(x) + F.hardsigmoid(x) + x.abs() + x**2 + x.square() + -x),
         "roots": do(lambda s, x: POSITIVE(s, x).sqrt() + POSITIVE(s, x).rsqrt() + POSITIVE(s, x).reciprocal() + POSITIVE(s, x) ** 0.5),
+        "sign": do(lambda s, x: torch.sign(F.relu(x)) + x.sign() * s.b(x.sign()), b=B(4, 4, 3, padding=1)),
+        "masks": do(lambda s, x: torch.where(x > 0.2, s.b(x), x) + (x >= 0.5).float() * x + x.masked_fill(x < 0, 1.5) + torch.where(0.1 >= x, 1.0, -0.3), b=B(4, 4, 3, padding=1)),
+        "masks of constants": do(lambda s, x: torch.where(x <= 0, s.w, 2 * s.w) + x.where(x > -0.5, s.w), w=torch.rand(4, 1, 1)),
     },
     "arithmetic": {
         "gate": do(lambda s, x: x * torch.sigmoid(s.b(F.relu(s.a(x.mean((2, 3), keepdim=True))))), a=nn.Conv2d(4, 2, 1), b=nn.Conv2d(2, 4, 1)),
@@ -120,12 +125,22 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "rows and columns": do(lambda s, x: torch.cat([torch.cat([x, s.a(x)], 2), torch.cat((s.a(x), x), dim=2)], dim=3), a=B(4, 4, 3, padding=1)),
         "stack": do(lambda s, x: torch.stack([x, s.a(x)], 2), a=B(4, 4, 3, padding=1)),
         "vectors": do(lambda s, x: s.b(torch.cat([s.a(x).flatten(1), x.flatten(1)], 1)), a=B(4, 2, 3), b=layers.BinaryLinear(4 * 72 + 2 * 42, 5)),
+        "a class token": do(lambda s, x: s.a(torch.cat([s.w.expand(x.shape[0], -1, -1), x], 1) + s.p)[:, 0], shape=ROW, w=torch.rand(1, 1, 11), p=torch.rand(1, 7, 11),
+                            a=nn.Linear(11, 5)),
+        "tokens, repeated": do(lambda s, x: torch.cat([s.w.repeat(len(x), 1, 1), x, torch.broadcast_to(s.w, (x.size(0), 1, 11))], dim=1), shape=ROW, w=torch.rand(1, 1, 11)),
+        "tokens like the rows": do(lambda s, x: torch.cat([x, s.w.expand_as(x[:, :2]), torch.zeros(len(x), 1, 11)], 1), shape=ROW, w=torch.rand(1, 1, 11)),
+        "a map of ones": do(lambda s, x: s.b(torch.cat([x.new_ones(len(x), 1, 9, 8), s.a(x)], 1)), a=B(4, 4, 3, padding=1), b=B(5, 3, 3)),
+        "stack with a constant": do(lambda s, x: torch.stack([s.w.expand(x.shape[0], 4, 9, 8), x], 2), w=torch.rand(1, 4, 9, 1)),
         "on rows": do(lambda s, x: torch.cat([x, s.a(x)], 1), shape=ROW, a=layers.BinaryConv1d(6, 3, 3, padding=1)),
     },
     "pools": {
         "two dimensions": one(nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2, 1), B(4, 6, 1), nn.AdaptiveAvgPool2d((2, 3))),
         "to one": do(lambda s, x: F.adaptive_avg_pool2d(x, 1).flatten(1) + s.p(x).flatten(1), p=nn.AdaptiveMaxPool2d(1)),
         "rows": one(nn.MaxPool1d(2), nn.AvgPool1d(2, 1), nn.AdaptiveAvgPool1d(3), shape=ROW),
+        "adaptive maxima": do(lambda s, x: s.p(s.a(x)) + F.adaptive_max_pool2d(x, (3, 4)) + s.q(x), a=B(4, 4, 3, padding=1), p=nn.AdaptiveMaxPool2d((3, 4)),
+                              q=nn.AdaptiveMaxPool2d((1, 4))),  # fmt: skip
+        "uneven maxima": one(nn.AdaptiveMaxPool2d((4, 3)), B(4, 3, 1)),
+        "maxima on rows": one(nn.AdaptiveMaxPool1d(3), shape=ROW),
     },
     "sums": {
         "mean": do(lambda s, x: s.a(s.b(x).mean((2, 3))), a=nn.Linear(5, 3), b=B(4, 5, 3)),
@@ -133,6 +148,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "max of a dimension": do(lambda s, x: x.max(1)[0] + x.max(dim=1).values + torch.min(x, 1)[0]),
         "to one number": do(lambda s, x: x.mean((1, 2, 3))),
         "rows": do(lambda s, x: x.mean(-1) + x.amax(2), shape=ROW),
+        "deviations": do(lambda s, x: x.std(1, keepdim=True) + x.var((2, 3), unbiased=False, keepdim=True) + torch.std_mean(x, dim=3, keepdim=True)[0]),
+        "sizes": do(lambda s, x: torch.norm(x, dim=1) + x.norm(1, dim=1) + torch.linalg.vector_norm(s.a(x), ord=2, dim=1) + x.norm(float("inf"), 1), a=B(4, 3, 3, padding=1)),
     },
     "resizing": {
         "bilinear": do(lambda s, x: F.interpolate(x, scale_factor=2, mode="bilinear") + F.interpolate(x, (18, 16), mode="bilinear", align_corners=True)),
@@ -147,6 +164,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "instance": one(nn.InstanceNorm2d(4, affine=True)),
         "rows": one(nn.InstanceNorm1d(6), nn.GroupNorm(3, 6), nn.LayerNorm(11), shape=ROW),
         "vectors": one(nn.LayerNorm(12), nn.GroupNorm(3, 12), nn.Softmax(1), shape=VECTOR),
+        "root mean square": do(lambda s, x: s.n(x) + F.rms_norm(x, (8,)) + s.m(s.a(x)), n=nn.RMSNorm(8), m=nn.RMSNorm([9, 8], eps=1e-3), a=B(4, 4, 3, padding=1)),
+        "normalised": do(lambda s, x: F.normalize(x) + F.normalize(s.a(x), p=1, dim=3) + F.normalize(x, float("inf"), (2, 3)), a=B(4, 4, 3, padding=1)),
         "softmax": do(lambda s, x: x.softmax(1) + F.log_softmax(x, dim=-1) + torch.softmax(x, 2)),
     },
     "form": {
@@ -293,6 +312,121 @@ def test_a_hook_is_kept(kind):
         deploy.convert(model, IMAGE)
 
 
+def _spectral(layer):
+    return nn.utils.parametrizations.spectral_norm(layer)
+
+
+def _own(layer):
+    nn.utils.parametrize.register_parametrization(layer, "weight", nn.Tanh())
+    return layer
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.orthogonal, _spectral, _own, nn.utils.weight_norm, nn.utils.spectral_norm]
+)
+def test_a_parametrized_model_is_left_as_it_was(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(nn.Linear(12, 16)), norm(nn.Linear(16, 16)), layers.BinaryLinear(16, 3))
+    model(torch.randn(3, 12))
+    model.eval()
+    classes, x = [type(m) for m in model], torch.randn(5, 12)
+    with torch.no_grad():
+        want = model(x)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    for _ in range(2):
+        same(want, deploy.convert(model, VECTOR)(x))
+    assert [type(m) for m in model] == classes
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(model(x), want)
+    model.train()(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def _counts(s, x):
+    s.n += 1
+    return s.b(x) + s.n
+
+
+def _counts_anew(s, x):
+    s.n = s.n + 1
+    return s.b(x) + s.n
+
+
+def _counts_in_python(s, x):
+    s.k = getattr(s, "k", 0) + 1
+    return s.b(x) * s.k
+
+
+EFFECTS = {
+    "a buffer": (_counts, "it changes n at every call"),
+    "a buffer, replaced": (_counts_anew, "n is another at every call"),
+    "a number": (_counts_in_python, "a number is 2 and then 3"),
+    "random": (lambda s, x: s.b(x + 3 * torch.randn(1, 4, 1, 1)), "a tensor that it makes is another at every call"),
+    "random, by images": (lambda s, x: torch.cat([torch.randn(len(x), 1, 9, 8), s.b(x)], 1), "a tensor that it makes is another at every call"),
+    "a large batch": (lambda s, x: s.b(x) if x.shape[0] > 8 else s.b(-x), "hangs on the number of images: for 3 it goes on with neg .*, for 257 with b"),
+    "one image": (lambda s, x: s.b(x) if len(x) == 1 else s.b(x) * 2, "hangs on the number of images: for 3 it goes on with mul .*, for 1 with nothing more"),
+    "another source": (lambda s, x: s.b(x) + (lambda a, b: a if len(x) > 200 else b)(x * 2, x * 3), "a number is another|hangs on the number of images"),
+    "a number by the batch": (lambda s, x: s.b(x) * (2 if len(x) > 8 else 3), "a number is another for a batch of 257"),
+    "a share of the batch": (lambda s, x: s.b(x) * (1 / len(x)), "a number is 0.33.* and then 0.5"),
+    "a number of the batch less one": (lambda s, x: s.b(x).clamp(max=len(x) - 1), "a number is 2 and then 1"),
+}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_what_is_another_at_every_call_or_batch_is_named_or_stays_whole(name):
+    torch.manual_seed(0)
+    function, message = EFFECTS[name]
+    model = Do(function, n=torch.zeros(1), b=B(4, 4, 3, padding=1)).eval()
+    with pytest.raises(deploy.ConvertError, match=rf"the model's own forward, .*({message}).*put that into a module of its own, .*saved as a file") as raised:
+        deploy.convert(model, IMAGE)
+    assert "test_deploy_supported.py:" in str(raised.value)
+    assert model.n.item() == 0 and not hasattr(model, "k")
+    net = deploy.convert(nn.Sequential(B(4, 4, 3, padding=1), model, nn.ReLU()).eval(), IMAGE)
+    assert [op.attributes["module"] for op in net.graph.ops if op.kind == "torch"] == ["1"] and "kept whole" in net.report()
+    assert model.n.item() == 0
+    if "random" not in name and not name.startswith("a buffer") and name != "a number":
+        inside = nn.Sequential(B(4, 4, 3, padding=1), model)
+        for batch in (1, 16, 260):
+            converted(inside, batch=batch, left={"1"})
+
+
+def test_a_module_that_stays_whole_begins_where_the_models_is():
+    model = nn.Sequential(B(4, 4, 3, padding=1), Do(_counts, n=torch.zeros(1), b=B(4, 4, 3, padding=1))).eval()
+    net, x = deploy.convert(model, IMAGE), torch.randn(2, *IMAGE)
+    for _ in range(3):
+        with torch.no_grad():
+            same(model(x), net(x))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 16])
+def test_numbers_that_are_the_batchs_follow_it(batch):
+    for function in (
+        lambda s, x: s.b(x) * len(x), lambda s, x: s.b(x) / x.shape[0], lambda s, x: s.b(x).clamp(max=len(x)), lambda s, x: s.b(x).roll(len(x), 2),
+        lambda s, x: F.pad(s.b(x), (1, 1), value=len(x)), lambda s, x: torch.cat([s.w.expand(len(x), 1, 9, 8), x], 1).cumsum(1),
+    ):  # fmt: skip
+        converted(Do(function, b=B(4, 4, 3, padding=1), w=torch.rand(1, 1, 9, 8)), batch=batch)
+
+
+def test_random_numbers_like_a_value_are_drawn_at_every_call():
+    net, x = deploy.convert(Do(lambda s, x: s.b(x) + torch.randn_like(x), b=B(4, 4, 3, padding=1)), IMAGE), torch.randn(2, *IMAGE)
+    assert not torch.equal(net(x), net(x))
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "NaN"), (float("inf"), "infinite")])
+def test_what_is_no_number_is_named(value, said):
+    for build, name in (
+        (lambda: nn.Sequential(nn.Linear(12, 8), layers.BinaryLinear(8, 2)), "0.weight"), (lambda: layers.BinaryLinear(12, 2), "weight"),
+        (lambda: nn.Sequential(nn.BatchNorm1d(12), layers.BinaryLinear(12, 2)), "0.running_var"),
+    ):  # fmt: skip
+        model = build()
+        with torch.no_grad():
+            model.get_submodule(name.rpartition(".")[0]).__getattr__(name.rpartition(".")[2]).view(-1)[1] = value
+        with pytest.raises(deploy.ConvertError, match=rf"^{name} holds {said}.*\(1 of "):
+            deploy.convert(model, VECTOR)
+
+
 @pytest.mark.parametrize("how", ["weight_norm", "old weight_norm", "spectral_norm", "pruned", "parametrized"])
 def test_weights_that_are_computed_are_packed(how, tmp_path):
     torch.manual_seed(0)
@@ -326,7 +460,9 @@ def test_a_kept_activation_does_not_matter():
 @pytest.mark.parametrize("batch", [1, 4])
 def test_masks_and_where(batch):
     model = Do(lambda s, x: torch.where(x > 0, s.b(x), x) + (x > 0.5).float() * x + x.masked_fill(x < 0, 1.5), b=B(4, 4, 3, padding=1))
-    converted(model, batch=batch)
+    converted(model, batch=batch, left=set())
+    careful = Do(lambda s, x: torch.where(x > 0, x.log(), s.b(x)), b=B(4, 4, 3, padding=1))  # 0 times what is not chosen would be NaN
+    converted(careful, batch=batch, left={"where"})
 
 
 def test_one_module_used_at_two_sizes():
@@ -410,9 +546,85 @@ def test_the_number_of_images_may_be_read():
         converted(model, batch=batch)
 
 
+def test_what_stays_in_pytorch_is_named_by_its_module():
+    for function, parts, label, why in (
+        (lambda s, x: s.l(x)[0], {"l": nn.LSTM(11, 5, batch_first=True)}, "l", "no LSTM"),
+        (lambda s, x: s.l(x, x, x)[0], {"l": nn.MultiheadAttention(11, 1, batch_first=True)}, "l", "no MultiheadAttention"),
+        (lambda s, x: x.topk(2)[0], {}, "topk", "no topk"), (lambda s, x: x @ x.transpose(1, 2), {}, "matmul", "no matrix product of two activations"),
+        (lambda s, x: s.n(x), {"n": nn.BatchNorm1d(6, track_running_stats=False)}, "n", "no running statistics"),
+    ):  # fmt: skip
+        net = deploy.convert(Do(function, **parts), ROW)
+        (note,) = [n for n in net.notes if n["as"] == "PyTorch"]
+        assert note["layer"] == label and why in note["how"]
+
+
+class Any2(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = B(4, 3, 3)
+
+    def forward(self, *xs, scale=2.0, **rest):
+        return self.b(sum(xs)) * scale + len(xs)
+
+
+def test_any_number_of_inputs():
+    model, (x, y) = Any2().eval(), torch.randn(2, 3, *IMAGE)
+    with torch.no_grad():
+        same(model(x, y), deploy.convert(model, [IMAGE, IMAGE])(x, y))
+        same(model(x), deploy.convert(model, IMAGE)(x))
+
+
+def test_shapes_of_any_kind():
+    model = nn.Sequential(B(4, 5, 3))
+    for shape in (np.array(IMAGE), torch.Size(IMAGE), [np.int64(n) for n in IMAGE], [np.array(IMAGE)], [IMAGE]):
+        assert deploy.convert(model, shape).graph.input_shapes() == [IMAGE]
+    for given, message in (
+        (torch.zeros(2, *IMAGE), r"a tensor of shape \[2, 4, 9, 8\], expected a shape without the batch: give tuple\(x.shape\[1:\]\)"),
+        ([torch.zeros(2, *IMAGE)], r"a tensor of shape \[2, 4, 9, 8\]"), (np.zeros((2, *IMAGE)), "input_shape is"), ((4, 9.0, 8), "input_shape is"),
+    ):  # fmt: skip
+        with pytest.raises(deploy.ConvertError, match=message) as raised:
+            deploy.convert(model, given)
+        assert len(str(raised.value)) < 400
+
+
+def test_a_packed_network_is_a_module(tmp_path):
+    model = nn.Sequential(B(4, 5, 3), nn.Flatten(), nn.Linear(5 * 42, 3)).eval()
+    net, x = deploy.convert(model, IMAGE), torch.randn(2, *IMAGE)
+    assert "takes [N, 4, 9, 8], gives [N, 3]" in repr(net) and "1 of 1-bit weights" in repr(net)
+    assert list(net.parameters()) == [] and net.to("cpu") is net
+    head = nn.Sequential(net, nn.Linear(3, 2))
+    assert head.train()[0] is net and not net.training and set(head.state_dict()) == {"1.weight", "1.bias"}
+    head(x).sum().backward()
+    assert torch.equal(head(x), head[1](net(x)))
+    with pytest.raises(RuntimeError, match=r"deploy.save\(network, path\)"):
+        net.state_dict()
+    with pytest.raises(deploy.ConvertError, match="a packed network already"):
+        deploy.convert(net, IMAGE)
+    assert "a packed network already" in deploy.convert(head, IMAGE).report()
+    with pytest.raises(ValueError, match=r"deploy.convert\(model, shape, real='int8'\)"):
+        deploy.save(net, tmp_path / "net", real="int8")
+
+
+class BySelf(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return torch.where(x >= 0, 1.0, -1.0)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+def test_a_net_in_which_nothing_is_binary_says_so():
+    by_hand = Do(lambda s, x: F.linear(BySelf.apply(x), BySelf.apply(s.w)), w=torch.randn(3, 12))
+    for model in (by_hand, nn.Sequential(nn.Linear(12, 3))):
+        assert "nothing is binary here" in deploy.convert(model, VECTOR).report()
+    assert "nothing is binary" not in deploy.convert(layers.BinaryLinear(12, 3), VECTOR).report()
+
+
 def test_results_that_no_network_gives():
     for function, message in (
-        (lambda s, x: x.argmax(1), "int64"), (lambda s, x: x.sum(), "of shape ()"), (lambda s, x: None, "returns None"),
+        (lambda s, x: x.argmax(1), "int64 .* do this with the network's result"), (lambda s, x: x.sum(), "of shape ()"), (lambda s, x: None, "returns None"),
         (lambda s, x: torch.ones(3, 4), "returns|the same whatever"), (lambda s, x: x.view(-1, 8), "batch in front"),
     ):  # fmt: skip
         with pytest.raises(deploy.ConvertError, match=message):

@@ -129,7 +129,8 @@ class Builder:
 
     def label(self, node: torch.fx.Node) -> str:
         if node not in self.labels:
-            wanted = str(node.target) if node.op == "call_module" else node.name
+            named = known.whole_of(node)
+            wanted = str(named.target) if named.op == "call_module" else named.name
             taken, n, label = set(self.labels.values()), 1, wanted
             while label in taken:  # a module that is used again
                 n += 1

@@ -233,7 +233,8 @@ def cost(path: Path, about: dict[str, Any], before: nn.Module, after: Callable[[
         dataset = data.load(about["dataset"], download=False)
         expected = images.expected(path, about)
         transform = expected.transform()
-        nets = [deploy.convert(net, expected.shape) if isinstance(net, nn.Module) else net for net in (before, after)]
+        nets = [net if isinstance(net, deploy.PackedNetwork) or not isinstance(net, nn.Module) else deploy.convert(net, expected.shape)
+                for net in (before, after)]  # fmt: skip
         batches = data.Batches(dataset.test, BATCH, seed=0, transform=transform, shuffle=False)
         right, differ, count = [0, 0], 0, 0
         with torch.no_grad():

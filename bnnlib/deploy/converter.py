@@ -13,9 +13,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -25,7 +27,7 @@ from bnnlib.deploy.builder import Draft, Point, makes, settled_shape
 from bnnlib.deploy.graph import Graph, Op, Slot
 from bnnlib.deploy.kinds import Kinds
 from bnnlib.deploy.network import PackedNetwork
-from bnnlib.deploy.preparing import ConvertError, hooked, prepared
+from bnnlib.deploy.preparing import ConvertError, State, finite, hooked, prepared
 from bnnlib.deploy.torch_parts import TorchPart, carried
 from bnnlib.deploy.tracer import depends
 from bnnlib.deploy.tracing import BATCH, OTHER_BATCH, Trace, trace
@@ -49,15 +51,19 @@ def convert(
     mean|W| sign(W) of each output channel; the layer that sees the images stays float32, as its rounding flips signs in all
     that follows. A mapping from names of layers to types chooses for each. Signs behind layers of fewer bits can differ from
     the model's.
-    ``keep``: names of modules to leave to PyTorch, with all inside them. A module whose code cannot be traced, or that has a
-    forward hook, is left to PyTorch by itself; :meth:`PackedNetwork.report` says which and why.
+    ``keep``: names of modules to leave to PyTorch, with all inside them. A module whose code cannot be traced, is another at every call
+    (random numbers, a counter) or for another number of images, or that has a forward hook, is left to PyTorch by itself;
+    :meth:`PackedNetwork.report` says which and why.
     The model itself is not changed, and the network does not follow its later changes. Raises :class:`ConvertError`.
     """
     for kind in real.values() if isinstance(real, Mapping) else [real]:
         if kind not in get_args(RealWeights):
             raise ConvertError(f"unknown real {kind!r}: choose {', '.join(get_args(RealWeights))}")
+    if isinstance(model, PackedNetwork):
+        raise ConvertError("the model is a packed network already: run it, or convert the model that it was made of")
     shapes = _shapes(input_shape)
     model = prepared(model)
+    finite(model)
     names = dict(model.named_modules())
     for name in real if isinstance(real, Mapping) else ():
         if not isinstance(names.get(name), (nn.modules.conv._ConvNd, nn.Linear)):
@@ -72,29 +78,48 @@ def convert(
     random = torch.Generator().manual_seed(0)
     inputs, others = ([torch.rand(n, *shape, generator=random) for shape in shapes] for n in (BATCH, OTHER_BATCH))
     reasons = {name: "it has a forward hook" for name, module in model.named_modules() if name and hooked(module)}
+    state = State(model)
     with torch.no_grad():
         try:
-            model(*(x.clone() for x in inputs))
-        except Exception as error:
-            said = str(error).splitlines()[0] if str(error) else ""
-            raise ConvertError(
-                f"the model does not take images of shape {' and '.join(map(str, shapes))}: {type(error).__name__}: {said}"
-            ) from error
-        return _Converter.of(trace(model, set(keep), inputs, others, reasons), real, set(keep)).run(shapes)
+            try:
+                model(*(x.clone() for x in inputs))
+            except Exception as error:
+                said = str(error).splitlines()[0] if str(error) else ""
+                raise ConvertError(
+                    f"the model does not take images of shape {' and '.join(map(str, shapes))}: {type(error).__name__}: {said}"
+                ) from error
+            made = trace(model, set(keep), inputs, others, reasons)
+        finally:
+            state.restore()
+        return _Converter.of(made, real, set(keep)).run(shapes)
 
 
 def _shapes(given: Any) -> list[tuple[int, ...]]:
+    tensors = [given] if isinstance(given, Tensor) else [x for x in given if isinstance(x, Tensor)] if isinstance(given, (tuple, list)) else []
+    if tensors and any(x.dim() != 0 for x in tensors):
+        way = "give tuple(x.shape[1:]) of it" if isinstance(given, Tensor) else "give [tuple(x.shape[1:]) for x in them]"
+        raise ConvertError(f"input_shape is a tensor of shape {list(tensors[0].shape)}, expected a shape without the batch: {way}")
     try:
-        several = [tuple(one) for one in given] if not all(isinstance(s, int) for s in given) else [tuple(given)]
-        good = bool(several) and all(1 <= len(s) <= 3 and all(type(n) is int and n >= 1 for n in s) for s in several)
+        given = given.tolist() if isinstance(given, np.ndarray) else given
+        several = [given] if all(_size(s) is not None for s in given) else given
+        shapes = [tuple(_size(n) for n in (one.tolist() if isinstance(one, np.ndarray) else one)) for one in several]
+        good = bool(shapes) and all(1 <= len(s) <= 3 and all(n is not None and n >= 1 for n in s) for s in shapes)
     except TypeError:
         good = False
     if not good:
         raise ConvertError(
-            f"input_shape is {given!r}: it must be (channels, height, width), (channels, length) or (features,), without the batch; "
+            f"input_shape is {given!r:.120}: it must be (channels, height, width), (channels, length) or (features,), without the batch; "
             "for several inputs, a list of such"
         )
-    return several
+    return shapes
+
+
+def _size(value: Any) -> int | None:
+    """A whole number of any kind; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 class _Converter(Kinds):
@@ -117,7 +142,10 @@ class _Converter(Kinds):
             where = f"{self.label(node)} ({node.meta.get('line', '')})"
             if isinstance(value, Tensor) and not depends(node):
                 raise ConvertError(f"{where} gives the same whatever the images are: a network carries what comes from its input")
-            raise ConvertError(f"{where} gives {what} for {BATCH} images: a network carries float32 with the batch in front")
+            raise ConvertError(
+                f"{where} gives {what} for {BATCH} images: a network carries float32 with the batch in front; convert what comes before, "
+                "and do this with the network's result"
+            )
         label, part = self.label(node), TorchPart(node, self.model)
         if not part.sources:
             raise ConvertError(f"{label} takes no activation: the network carries values that come from its input")

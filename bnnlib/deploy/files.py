@@ -81,19 +81,20 @@ def save(
     top1: float | None = None,
     fingerprint: str | None = None,
     dataset: Dataset | None = None,
-    real: RealDtype = "float32",
+    real: RealDtype | None = None,
     about: Mapping[str, Any] | None = None,
     whitening: ZCAWhitening | Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """Write ``net`` to ``path``; whole or not at all. Returns ``path``.
 
     A module must be the one that ``recipe.model`` (or the ``model`` of ``about``) builds (else ``ValueError``), and ``real`` says how its
-    real-valued weights are stored (int8: symmetric, a scale per output channel). A packed network or its
-    :class:`Graph` needs no recipe; ``real`` was chosen when it was converted.
+    real-valued weights are stored (float32 by default; int8: symmetric, a scale per output channel). A packed network or its
+    :class:`Graph` needs no recipe, and takes no ``real``, which was chosen when it was converted.
 
     ``about``: a description as :func:`info` gives it, to hand on from one file to the next; the other arguments add to
     it; NumPy's numbers may stand in it. Its fields ``input`` and ``images`` are checked as a reader checks them.
-    ``dataset``: where the names of the classes and the statistics of the images are taken from, and the whitening where the network is fed with whitened images. ``whitening``: that of another place, or the tensors of another file
+    ``dataset``: where the names of the classes and the statistics of the images are taken from, and the whitening where
+    the network is fed with whitened images. ``whitening``: that of another place, or the tensors of another file
     (``bnnlib.deploy.images.expected(...).whitening``).
     Raises ``ValueError`` for what does not fit together, :class:`DeployError` for a network with parts in PyTorch.
     """
@@ -120,11 +121,14 @@ def save(
     graph = net if isinstance(net, Graph) else getattr(net, "graph", None)
     _check_images(described, graph if isinstance(graph, Graph) else None)
     if isinstance(graph, Graph):
+        if real is not None:
+            raise ValueError(f"how a packed network holds its real-valued weights is chosen when it is converted: deploy.convert(model, shape, real={real!r})")
         return _write_graph(graph, path, described, getattr(net, "notes", []), before)
     from bnnlib.deploy import trained
 
     if "model" not in described:
         raise ValueError("to save a module, say what builds it: give its recipe, or about= with a 'model'")
+    real = real or "float32"
     document, tensors = trained.pack(net, real)
     trained.check(path, {**described, **document}, tensors)
     return container.write(path, {**described, **document, "real": real}, {**tensors, **before})

@@ -51,14 +51,13 @@ class Kinds(Bits, Tensors):
         module, full = self.module(node), node.meta["shape"]
         rank = len(full) - 1
         if tensorkinds.join(node) is not None:
-            parts, dim = tensorkinds.join(node)
-            if dim == 0 or not all(isinstance(p, torch.fx.Node) and carried(p) for p in parts):
+            if not self.carried_parts(node):
                 return "torch"
             return "join" if node.target is not torch.stack and rank in AXES else "join_as_rows"
-        if known.kind(node, self.model) == "repeat":
+        if known.kind(node, self.model) == "repeat" and "batched" not in node.meta:
             return "repeat"
         reduction = tensorkinds.reduction(node, module, self._rank_read(node))
-        if reduction is not None and 0 not in reduction[1]:
+        if reduction is not None and 0 not in reduction[1] and "batched" not in node.meta:
             node.meta["function"], node.meta["dims"] = reduction
             if carried(node.args[0]) or carried(node.args[0].args[0]):
                 self.reduced(node)
@@ -70,6 +69,8 @@ class Kinds(Bits, Tensors):
                 node.meta["source"] = root
                 return "identity" if root.meta["shape"] == full else "flatten"
             return "move"
+        if "batched" in node.meta:  # a number of it is the number of images
+            return "torch"
         sources = [a for a in node.all_input_nodes if depends(a)]
         twice = len(sources) == 1 and len(node.args) == 2 and node.args[0] is node.args[1]
         if twice or len(sources) != 1 or not all(carried(a) for a in sources):

@@ -123,13 +123,30 @@ def by_rows(module: nn.Module) -> bool:
     return type(module) is nn.Linear
 
 
+MATRIX_PRODUCTS = {operator.matmul, torch.matmul, torch.bmm, torch.einsum, "matmul", "bmm", F.scaled_dot_product_attention}
+
+
+def whole_of(node: torch.fx.Node) -> torch.fx.Node:
+    """What a node takes its part of, where it takes one of several values that another gives: an LSTM, ``topk``."""
+    while node.target in (operator.getitem, getattr) and isinstance(node.args[0], torch.fx.Node) and isinstance(node.args[0].meta.get("value"), (tuple, list)):
+        node = node.args[0]
+    return node
+
+
 def why_not(node: torch.fx.Node, model: nn.Module) -> str:
     """Why a node is left to PyTorch, for the report."""
+    node = whole_of(node)
     module = module_of(node, model)
+    if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is None:
+        return "it has no running statistics (track_running_stats=False) and takes those of the batch: an image's result hangs on the others"
+    if node.target in MATRIX_PRODUCTS and sum(isinstance(a, torch.fx.Node) for a in node.args) > 1:
+        return "the executor has no matrix product of two activations"
     if isinstance(module, layers.BinaryLayer) and module.input_scale:
         return "its input scale needs the real-valued input"
     if isinstance(module, layers.BinaryLayer) and (own := own_quantizer(module)):
         return own
+    if type(module).__name__ == "PackedNetwork":
+        return "it is a packed network already"
     what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
     if module is not None and not type(module).__module__.startswith(("torch.nn", "bnnlib")):
         return "it stays whole"

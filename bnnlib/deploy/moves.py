@@ -15,9 +15,9 @@ from bnnlib.deploy import tensorkinds
 from bnnlib.deploy.builder import Builder, Point, makes
 from bnnlib.deploy.graph import Op
 from bnnlib.deploy.places import digits, places_of
-from bnnlib.deploy.torch_parts import carried
+from bnnlib.deploy.torch_parts import alike, carried
 from bnnlib.deploy.tracer import SHAPE_ALONE, depends
-from bnnlib.deploy.tracing import BATCH
+from bnnlib.deploy.tracing import BATCH, OTHER_BATCH
 
 AXES = {1: {1: 2}, 2: {1: 2, 2: 1}, 3: {1: 2, 2: 0, 3: 1}}
 """By the number of dimensions without the batch: the axis of the settled slot of each."""
@@ -34,7 +34,12 @@ class Moves(Builder):
                 root = root.args[0] if root.args else None
             found = None
             if isinstance(root, torch.fx.Node) and (carried(root) or "shape" in root.meta and root.meta.get("made")):
-                found = places_of(lambda x: self._rerun(chain, x), root.meta["shape"])
+                shape = root.meta["shape"]
+                found = places_of(lambda x: self._rerun(chain, x), shape)
+                if found is not None and any("batched" in n.meta for n in chain):  # a number that moves as the batch grows
+                    other = places_of(lambda x: self._rerun(chain, x), (OTHER_BATCH, *shape[1:]))
+                    if other is None or other[1] != found[1] or not np.array_equal(other[0], found[0]):
+                        found = None
             node.meta["origin"] = None if found is None or found[0].size != math.prod(node.meta["shape"][1:]) else (root, *found)
         return node.meta["origin"]
 
@@ -52,12 +57,16 @@ class Moves(Builder):
     def again(self, node: torch.fx.Node, x: Any) -> Any:
         """The node's operation on another first argument. Raises ``ValueError`` where it reads another value, too."""
 
+        fewer = isinstance(x, Tensor) and x.dim() > 0 and len(x) == OTHER_BATCH
+
         def given(other: torch.fx.Node) -> Any:
             if depends(other) and node.target not in SHAPE_ALONE:
                 raise ValueError("it reads two values")
-            return other.meta["value"]
+            value = other.meta["value"]
+            return value[:OTHER_BATCH] if fewer and isinstance(value, Tensor) and (carried(other) or alike(other)) else value
 
-        args, kwargs = torch.fx.node.map_arg((node.args[1:], node.kwargs), given)
+        args, kwargs = node.meta["batched"] if fewer and "batched" in node.meta else (node.args, node.kwargs)
+        args, kwargs = torch.fx.node.map_arg((tuple(args)[1:], kwargs), given)
         if node.op == "call_module":
             return self.module(node)(x, *args, **kwargs)
         if node.op == "call_method":
@@ -86,6 +95,33 @@ class Moves(Builder):
         constants = {"tables": self.constant(f"{self.label(node)}.tables", tables)}
         op = Op("move", [self.store(root)], {"shape": [h, w, c], "sizes": sizes, "value": value}, constants, name=self.label(node))
         return Point(self.draft(op), None)
+
+    def spread(self, value: Tensor) -> torch.fx.Node:
+        """A constant, alike for every image, as a value that the network carries."""
+        return self.made("constant", (), (BATCH, *value.shape), constant=value.detach().float())
+
+    def _constant(self, node: torch.fx.Node) -> Point:
+        (h, w, c), name = self.shape(node), self.label(node)
+        value = node.meta["constant"].reshape(c, h, w).permute(1, 2, 0)
+        value = value[0, 0] if h == w == 1 else value
+        sizes, tables = digits(np.full(h * w * c, -1, np.int64), (h, w, c))
+        first = next(n for n in self.graph.nodes if n.op == "placeholder")  # of which nothing is read
+        constants = {"tables": self.constant(f"{name}.tables", tables)}
+        op = Op("move", [self.store(first)], {"shape": [h, w, c], "sizes": sizes, "value": 0.0}, constants, name=name)
+        return self.add(Point(self.draft(op), None), {"op": "bias", "by": self.constant(f"{name}.value", value)})
+
+    def carried_parts(self, node: torch.fx.Node) -> bool:
+        """Whether the network carries all that a concatenation joins; constants among it become such values."""
+        parts, dim = tensorkinds.join(node)
+        if dim == 0 or not all(isinstance(p, torch.fx.Node) for p in parts):
+            return False
+        known = [p for p in parts if carried(p) or p.meta.get("made")]
+        if not known or not all(p in known or alike(p) for p in parts):
+            return False
+        if len(known) < len(parts):
+            parts = [p if p in known else self.spread(p.meta["value"][0]) for p in parts]
+            node.args = (parts, *node.args[1:])
+        return True
 
     def expanded(self, node: torch.fx.Node, shape: tuple[int, ...]) -> torch.fx.Node:
         return node if node.meta["shape"] == shape else self.moved(node, lambda x: x.expand(x.shape[0], *shape[1:]))

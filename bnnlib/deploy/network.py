@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bnnlib.deploy import program
 from bnnlib.deploy.device import DeviceRunner
@@ -16,7 +16,7 @@ from bnnlib.deploy.run import empty, given, kernels, result, usable, variant
 from bnnlib.ops import unpack_activation
 
 
-class PackedNetwork:
+class PackedNetwork(nn.Module):
     """Runs a :class:`~bnnlib.deploy.graph.Graph` with the native executor, and what it leaves to PyTorch with PyTorch.
 
     ``network(x)``: float32 ``(N, C, H, W)``, any strides, to what the model gives, float32 and without a gradient. On the CPU or,
@@ -24,9 +24,10 @@ class PackedNetwork:
     serves as well, and gives a tensor; float64 is rounded; one image may come without the batch. Several inputs: ``network(x, y)``.
     Threads follow ``torch.set_num_threads``; the kernel variant is ``kernel``, else ``BNN_KERNEL``'s, else this CPU's best. Calls from several
     threads at once are safe. ``graph``, ``report()`` and ``memory_bytes()`` tell what it is.
-    """
 
-    training = False
+    A module without parameters, always in evaluation mode: it may be a part of other modules. ``to(device)`` changes nothing, it runs where its
+    input lies. ``torch.save`` of it, or :func:`bnnlib.deploy.save`, keeps it; a ``state_dict`` holds nothing of it.
+    """
 
     def __init__(
         self,
@@ -35,6 +36,8 @@ class PackedNetwork:
         notes: list[dict[str, Any]] | None = None,
         kernel: str | None = None,
     ) -> None:
+        super().__init__()
+        self.training = False
         graph.validate()
         self.graph, self.calls, self.notes = graph, dict(calls or {}), notes or []
         self.kernel = variant() if kernel is None else usable(kernel)
@@ -56,25 +59,31 @@ class PackedNetwork:
         """Pickled and copied as what it was made of; another machine chooses a kernel of its own."""
         return PackedNetwork, self._made_of
 
-    def eval(self) -> PackedNetwork:
-        """The network itself, which has no training mode."""
-        return self
-
     def train(self, mode: bool = True) -> PackedNetwork:
-        """Raises ``RuntimeError`` for ``mode=True``."""
-        if mode:
-            raise RuntimeError("a packed network cannot be trained: train the model and convert it again")
+        """The network itself, which has no training mode: to train, train the model and convert it again."""
         return self
 
-    def __call__(self, *xs: Tensor | np.ndarray) -> Any:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Nothing, as part of another module's. Raises ``RuntimeError`` for the network alone."""
+        if not args and not kwargs:
+            raise RuntimeError("a packed network has no state_dict: keep it with deploy.save(network, path), and read it with deploy.load(path)")
+        return super().state_dict(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """What it takes and gives, and of what it is made."""
+        takes = ", ".join(f"[N, {', '.join(map(str, shape))}]" for shape in self.graph.input_shapes())
+        binary, outside = sum(_binary(op) for op in self.graph.ops), sum(op.kind == "torch" for op in self.graph.ops)
+        parts = f", {outside} in PyTorch" if outside else ""
+        size = sum(t.nbytes for t in self.graph.tensors.values())
+        return f"takes {takes}, gives {_form(self.graph.result())}; {len(self.graph.ops)} operations, {binary} of 1-bit weights{parts}; {size} bytes"
+
+    def forward(self, *xs: Tensor | np.ndarray) -> Any:
         if isinstance(xs[0] if xs else None, Tensor) and xs[0].device.type == "cuda":
             held = self._on(xs, self.graph.outputs)
             return result(self.graph, [held[name] for name in self.graph.outputs], False, lambda y: y)
         arrays, alone = given([_array(x) for x in xs], self.graph)
         held = self._run(arrays, self.parts)
         return result(self.graph, [held[name] for name in self.graph.outputs], alone, torch.from_numpy)
-
-    forward = __call__
 
     def bits(self, x: Tensor) -> dict[str, Tensor]:
         """What every binary layer reads, by the layer's name: booleans ``(N, C, H, W)``, true for +1, before any border of
@@ -202,7 +211,28 @@ class PackedNetwork:
             f"bytes: {bits} of binary weights, {real} of real-valued ones, {total - bits - real} of thresholds, scales, shifts; "
             f"{total} in all, {4 * values} as float32 weights",
         ]
+        if not any(_binary(op) for op in self.graph.ops):
+            lines.insert(0, _NOTHING_BINARY)
         return "\n".join(lines)
+
+
+_NOTHING_BINARY = (
+    "nothing is binary here: the converter packs bnnlib's layers (layers.BinaryConv2d, BinaryConv1d, BinaryLinear) alone. Weights that a net "
+    "binarises by itself (an autograd.Function and F.linear) are real-valued to it: put these layers in their place\n"
+)
+
+
+def _binary(op: Op) -> bool:
+    return op.kind == "binary_conv" or op.attributes.get("weights") == "bits"
+
+
+def _form(node: dict[str, Any]) -> str:
+    if "tensor" in node:
+        return f"[N{''.join(f', {n}' for n in node['shape'])}]"
+    kind, inside = next(iter(node.items()))
+    parts = [f"{one[0]!r}: {_form(one[1])}" if kind == "dict" else _form(one) for one in inside]
+    ends = {"dict": "{}", "list": "[]", "tuple": "()"}[kind]
+    return f"{ends[0]}{', '.join(parts)}{ends[1]}"
 
 
 def _array(x: Any) -> Any:

@@ -38,6 +38,7 @@ def prepared(model: Any) -> nn.Module:
         made.eval().float().cpu().requires_grad_(False)
         for module in list(made.modules()):
             if parametrize.is_parametrized(module):
+                _own_class(module)
                 for name in list(module.parametrizations):
                     parametrize.remove_parametrizations(module, name, leave_parametrized=True)
             for hooks in (module._forward_pre_hooks, module._forward_hooks):
@@ -46,6 +47,57 @@ def prepared(model: Any) -> nn.Module:
                         hook(module, ())
                         del hooks[number]
     return made.requires_grad_(False)
+
+
+def _own_class(module: nn.Module) -> None:
+    """A parametrized module's class holds the computed tensors as properties, and its copies share it: this one gets a class of its own,
+    from which they can be taken."""
+    shared = type(module)
+    held = {k: v for k, v in vars(shared).items() if k not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, held)
+
+
+def finite(model: nn.Module) -> None:
+    """Raises :class:`ConvertError` for a parameter, or a statistic of a batch norm, that is NaN or infinite."""
+    for place, module in model.named_modules():
+        values: dict[str, Tensor | None] = dict(module._parameters)
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            values |= {"running_mean": module.running_mean, "running_var": module.running_var}
+        for name, value in values.items():
+            # a sum is finite where all of it is, mostly
+            if value is not None and value.is_floating_point() and not bool(value.sum().isfinite()) and not bool(value.isfinite().all()):
+                where = f"{place}.{name}".lstrip(".")
+                raise ConvertError(f"{where} {not_finite(value)}: no sign can be taken of what it gives. Look where the training diverged")
+
+
+def not_finite(value: Tensor) -> str:
+    """How many values are no numbers, in words."""
+    what = "NaN" if value.isnan().any() else "infinite values"
+    return f"holds {what} ({int((~value.isfinite()).sum())} of {value.numel()} values)"
+
+
+class State:
+    """What modules hold beside their parameters, as it was: a ``forward`` may count its calls."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.held = [(m, dict(vars(m)), [(d, dict(d)) for d in (m._buffers, m._parameters)]) for m in model.modules()]
+        self.values = [(b, b.clone()) for b in model.buffers()]
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for module, before, inside in self.held:
+                vars(module).clear()
+                vars(module).update(before)
+                for now, old in inside:
+                    now.clear()
+                    now.update(old)
+            for buffer, old in self.values:
+                if not same_values(buffer, old):
+                    buffer.copy_(old)
+
+
+def same_values(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b) or a.is_floating_point() and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def _leaves(model: nn.Module) -> dict[int, Tensor]:

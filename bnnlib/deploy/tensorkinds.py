@@ -11,6 +11,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnnlib.deploy.rewriting import within
+
 Stages = list[tuple[str, dict[str, Any]]]
 INF = 3.4028234663852886e38  # float32's largest: JSON holds no infinity
 
@@ -82,6 +84,8 @@ def one_value(node: torch.fx.Node, module: nn.Module | None) -> Stages | None:
     given = lambda name, place, default: kwargs.get(name, args[place] if len(args) > place else default)  # noqa: E731
     if any(isinstance(a, torch.fx.Node) for a in (*args, *kwargs.values())):
         return None
+    if target is within:
+        return [("step", {"low": torch.tensor(float(args[0])), "high": torch.tensor(float(args[1]))})]
     if target in _FUNCTIONS:
         return _FUNCTIONS[target] if not kwargs and all(a in (True, False) for a in args) else None
     if target in _CLAMPS:
@@ -255,15 +259,17 @@ SUPPORTED: tuple[tuple[str, str, str], ...] = (
     ("binary layers", "`BinaryConv2d`, `BinaryConv1d`, `BinaryLinear`: any kernel, stride, padding, dilation, groups (depthwise, pointwise)", "exact"),
     ("real layers", "`Conv1d`, `Conv2d` with any padding mode, `ConvTranspose1d`, `ConvTranspose2d`, `Linear`", "sums in another order"),
     ("batch norms and activations", "`BatchNorm1d`, `BatchNorm2d`, `ReLU`, `ReLU6`, `Hardtanh`, `clamp`, `PReLU`, `LeakyReLU`, `RPReLU`, `RSign`", "exact"),
-    ("smooth activations", "`Sigmoid`, `Tanh`, `SiLU`, `GELU`, `ELU`, `SELU`, `Softplus`, `LogSigmoid`, `exp`, `log`", "1e-6 and 1e-5 of the value"),
-    ("piecewise activations", "`Hardsigmoid`, `Hardswish`, `abs`, `square`, `sqrt`, `rsqrt`, `reciprocal`", "1e-6"),
+    ("smooth activations", "`Sigmoid`, `Tanh`, `SiLU`, `GELU`, `ELU`, `SELU`, `Softplus`, `LogSigmoid`, `Mish`, `GLU`, `exp`, `log`", "1e-6 and 1e-5 of the value"),
+    ("piecewise activations", "`Hardsigmoid`, `Hardswish`, `abs`, `square`, `sqrt`, `rsqrt`, `reciprocal`, `torch.sign`; `where`, `masked_fill` and `(x > c).float()` "
+     "where the condition compares a value with a number and no choice can be infinite or NaN", "1e-6"),
     ("arithmetic", "`+ - * /`, `maximum`, `minimum` of two values (with broadcasting), with numbers, parameters and buffers", "exact; `c / x` 1e-6"),
     ("moving values", "`view`, `reshape`, `flatten`, `permute`, `transpose`, slices, `chunk`, `split`, `flip`, `roll`, `expand`, `repeat`, "
      "`pad` in every mode, `PixelShuffle`, channel shuffle, nearest resizing", "exact"),
-    ("joining", "`cat`, `stack`", "exact"),
-    ("pools", "`MaxPool1d`, `MaxPool2d`, `AvgPool1d`, `AvgPool2d`, adaptive averages of any size, `AdaptiveMaxPool2d(1)`", "exact; averages 1e-6"),
-    ("sums", "`sum`, `mean`, `amax`, `amin`, `max(dim)`, `min(dim)` over any dimensions but the batch", "1e-6 of the largest"),
+    ("joining", "`cat`, `stack`, also with a parameter or a constant for every image "
+     "(a class token: `self.token.expand(x.shape[0], -1, -1)`)", "exact"),
+    ("pools", "`MaxPool1d`, `MaxPool2d`, `AvgPool1d`, `AvgPool2d`, adaptive averages and maxima of any size", "exact; averages 1e-6"),
+    ("sums", "`sum`, `mean`, `amax`, `amin`, `max(dim)`, `min(dim)`, `std`, `var`, `norm` over any dimensions but the batch", "1e-6 of the largest"),
     ("resizing", "`interpolate`, `Upsample`: bilinear, bicubic, area", "1e-5 of the largest"),
-    ("norms", "`LayerNorm`, `GroupNorm`, `InstanceNorm1d`, `InstanceNorm2d`, `softmax`, `log_softmax`", "1e-5"),
+    ("norms", "`LayerNorm`, `GroupNorm`, `InstanceNorm1d`, `InstanceNorm2d`, `RMSNorm`, `F.normalize`, `softmax`, `log_softmax`", "1e-5"),
     ("form", "several inputs; a tuple, list or dictionary as the result; a module used more than once; in-place operations", "exact"),
 )  # fmt: skip

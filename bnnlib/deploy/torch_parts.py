@@ -24,6 +24,15 @@ def carried(node: torch.fx.Node) -> bool:
     return shape[0] == BATCH and node.meta.get("other_shape") == (OTHER_BATCH, *shape[1:])
 
 
+def alike(node: torch.fx.Node) -> bool:
+    """Whether the node's value is a constant of float32 with a row for each image, all alike: a parameter expanded to the batch."""
+    value = node.meta.get("value")
+    if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.dim() < 2 or not value.numel() or depends(node):
+        return False
+    shape = tuple(value.shape)
+    return shape[0] == BATCH and node.meta.get("other_shape") == (OTHER_BATCH, *shape[1:]) and torch.equal(value, value[:1].expand(shape))
+
+
 @dataclass(frozen=True)
 class _Place:
     """Stands for the value of this step; negative: of input -1 - number."""
@@ -56,6 +65,8 @@ class TorchPart(nn.Module):
                 return
             if not depends(n) and isinstance(n.meta.get("value"), Tensor) and n.meta["other_shape"] == tuple(n.meta["value"].shape):
                 self.steps.append(("constant", n.meta["value"].detach().clone(), (), {}))
+            elif alike(n):
+                self.steps.append(("row", n.meta["value"][:1].detach().clone(), (), {}))
             elif n.op == "placeholder":
                 raise ConvertError(f"the input {n.target} is not float32")
             else:
@@ -67,7 +78,7 @@ class TorchPart(nn.Module):
                     self.modules_.append(model.get_submodule(n.target))
                     target = len(self.modules_) - 1
                 elif n.op == "get_attr":
-                    raise ConvertError(f"{n.target} is another for another batch: it cannot be converted")
+                    raise ConvertError(f"{n.target} ({n.meta.get('line', '')}) is another for another batch: it cannot be converted")
                 self.steps.append((n.op, target, args, kwargs))
             places[n] = _Place(len(self.steps) - 1)
 
@@ -86,6 +97,8 @@ class TorchPart(nn.Module):
             args, kwargs = _filled((args, kwargs), given, values, count)
             if op == "constant":
                 values.append(target)
+            elif op == "row":
+                values.append(target.expand(count, *target.shape[1:]))
             elif op == "call_module":
                 values.append(self.modules_[target](*args, **kwargs))
             elif op == "call_method":

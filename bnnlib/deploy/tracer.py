@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
-import traceback
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +14,9 @@ import torch.fx
 from torch import Tensor, nn
 
 from bnnlib.deploy import layerkinds as known
+from bnnlib.deploy.network import PackedNetwork
 from bnnlib.deploy.preparing import hooked
+from bnnlib.deploy.rewriting import module_rewritten, rewritten
 
 
 class _Value(torch.fx.Proxy):
@@ -59,37 +63,99 @@ class _Value(torch.fx.Proxy):
 _NUMBERS = {"item", "tolist", "numpy", "__bool__", "__int__", "__float__"}
 
 
-class Tracer(torch.fx.Tracer):
-    def __init__(self, whole: Collection[str], inputs: list[Tensor]) -> None:
+@dataclass(frozen=True)
+class Replay:
+    """The nodes of two traces, of batches ``sizes``: a trace of ``batch`` images that must do the same computes nothing, its values are
+    theirs, as if so many images were alike."""
+
+    one: list[torch.fx.Node]
+    two: list[torch.fx.Node]
+    sizes: tuple[int, int]
+    batch: int
+
+    def value(self, a: Any, b: Any) -> Any:
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() == b.dim():
+            shape = [scaled(m, n, self.sizes, self.batch) for m, n in zip(a.shape, b.shape, strict=True)]
+            return a.new_zeros([1] * a.dim()).expand(shape)
+        if isinstance(a, dict) and isinstance(b, dict):
+            return {key: self.value(a[key], b[key]) for key in a}
+        if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)) and len(a) == len(b):
+            parts = [self.value(m, n) for m, n in zip(a, b, strict=True)]
+            return type(a)(*parts) if hasattr(a, "_fields") else type(a)(parts)
+        return a
+
+
+def scaled(a: int, b: int, sizes: tuple[int, int], batch: int) -> int:
+    """The number that is ``a`` for ``sizes[0]`` images and ``b`` for ``sizes[1]``, for ``batch`` of them."""
+    return a // sizes[0] * batch if of_batch(a, b, sizes) else a
+
+
+def of_batch(a: int, b: int, sizes: tuple[int, int]) -> bool:
+    """Whether the number is so many times the number of images."""
+    return a != b and a % sizes[0] == 0 and b % sizes[1] == 0 and a // sizes[0] == b // sizes[1]
+
+
+class Differs(Exception):
+    """A trace that should do the same does something else at the node of this number, or raises."""
+
+    def __init__(self, number: int, node: torch.fx.Node | None) -> None:
         super().__init__()
-        self.whole, self.trials = set(whole), list(inputs)
-        self.places = [""]
+        self.number, self.node = number, node
+
+
+class Tracer(torch.fx.Tracer):
+    def __init__(self, whole: Collection[str], inputs: list[Tensor], replay: Replay | None = None) -> None:
+        super().__init__()
+        self.whole, self.trials, self.replay = set(whole), list(inputs), replay
+        self.places, self.owners = [""], [""]
+        self.made: list[torch.fx.Node] = []
         self.failed_in: str | None = None
         self.running = False  # a node on the trial images
         # what was written over, and what stands there now, or why nothing does
         self.buried: dict[torch.fx.Node, torch.fx.Node | str] = {}
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return name in self.whole or isinstance(module, known.LEAVES) or hooked(module) or super().is_leaf_module(module, name)
+        return name in self.whole or isinstance(module, (*known.LEAVES, PackedNetwork)) or hooked(module) or super().is_leaf_module(module, name)
 
     def call_module(self, module: nn.Module, forward: Any, args: tuple, kwargs: dict) -> Any:
         if self.running:
             return forward(*args, **kwargs)
         name = self.path_of_module(module)
+        leaf = self.is_leaf_module(module, name)
         self.places.append(name)
+        self.owners.append(self.owners[-1] if leaf else name)
         try:
-            result = super().call_module(module, forward, args, kwargs)
+            result = None
+            if leaf and name not in self.whole and not hooked(module):
+                result = module_rewritten(module, args, kwargs)
+            if result is None:
+                result = super().call_module(module, forward, args, kwargs)
         except Exception:
             if self.failed_in is None:
                 # a whole module runs on plain tensors: what fails is what was handed to it
-                self.failed_in = self.places[-2] if self.is_leaf_module(module, name) else name
+                self.failed_in = self.places[-2] if leaf else name
             raise
         self.places.pop()
+        self.owners.pop()
         return result
 
     def getattr(self, attr: str, value: Any, cache: dict[str, Any]) -> Any:
         """Parameters as they are: what is done to them alone is done once, here."""
         return value
+
+    def create_args_for_root(self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """``forward(self, *xs, **options)``: as many of ``xs`` as there are inputs, and no options."""
+        code = inspect.unwrap(root_fn).__code__
+        if not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS):
+            return super().create_args_for_root(root_fn, is_module, concrete_args)
+        args: list[Any] = [self.root]
+        for name in code.co_varnames[1 : code.co_argcount]:
+            if self.trials:
+                args.append(self.create_proxy("placeholder", name, (), {}))
+        if code.co_flags & inspect.CO_VARARGS:
+            rest = code.co_varnames[code.co_argcount + code.co_kwonlyargcount]
+            args += [self.create_proxy("placeholder", f"{rest}_{i}", (), {}) for i in range(len(self.trials))]
+        return root_fn, args
 
     def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
         return _Value(node, self)
@@ -104,13 +170,25 @@ class Tracer(torch.fx.Tracer):
 
     def create_node(self, kind: str, target: Any, args: tuple, kwargs: dict, name: Any = None, type_expr: Any = None) -> torch.fx.Node:
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
-        node.meta["place"], node.meta["line"] = self.places[-1], _line()
+        node.meta["place"], node.meta["owner"], node.meta["line"] = self.places[-1], self.owners[-1], _line()
         if kind == "get_attr":
             value: Any = self.root
             for part in target.split("."):
                 value = getattr(value, part)
             node.meta["value"] = value
+            node.meta["version"] = _version(value) if isinstance(value, Tensor) else 0
+        if kind == "call_module":
+            node.meta["whole"] = target in self.whole
+        self._counted(node)
+        if self.replay is not None:
+            number = node.meta["number"]
+            if number >= len(self.replay.one) or what(node) != what(self.replay.one[number]):
+                raise Differs(number, node)
         return node
+
+    def _counted(self, node: torch.fx.Node) -> None:
+        node.meta["number"] = len(self.made)
+        self.made.append(node)
 
     def create_proxy(self, kind: str, target: Any, args: tuple, kwargs: dict, name: Any = None, type_expr: Any = None, proxy_factory_fn: Any = None) -> Any:
         if kind == "placeholder" and not self.trials:
@@ -119,6 +197,8 @@ class Tracer(torch.fx.Tracer):
             return args[0]  # its default
         if kind == "call_method" and target in _NUMBERS:
             raise torch.fx.proxy.TraceError("it turns the value of a tensor into a number")
+        if kind in ("call_function", "call_method") and (made := rewritten(target, args, kwargs)) is not None:
+            return made
         made = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
         node = made.node
         if kind == "placeholder":
@@ -142,6 +222,8 @@ class Tracer(torch.fx.Tracer):
 
     def _run(self, node: torch.fx.Node) -> Any:
         """The node on the trial images; notes what it wrote into."""
+        if self.replay is not None:
+            return self._replayed(node)
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
         before = [(n, n.meta["value"], _version(n.meta["value"])) for n in self.graph.nodes if isinstance(n.meta.get("value"), Tensor)]
         if node.op == "call_module":
@@ -156,6 +238,20 @@ class Tracer(torch.fx.Tracer):
             node.meta["writes"] = True
         return value
 
+    def _replayed(self, node: torch.fx.Node) -> Any:
+        number = node.meta["number"]
+        one, two = self.replay.one[number], self.replay.two[number]
+        if not _holds_tensors(one.meta.get("value")):
+            args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["value"])
+            return getattr(args[0], node.target)(*args[1:], **kwargs) if node.op == "call_method" else node.target(*args, **kwargs)
+        value = self.replay.value(one.meta["value"], two.meta["value"])
+        for buried, stands in one.meta.get("buries", []):
+            other = self.made[buried.meta["number"]]
+            if isinstance(stands, torch.fx.Node):
+                stands = node if stands.meta["number"] == number else self._reshaped(node, other.meta["value"])
+            self.buried[other] = stands
+        return value
+
     def _overwritten(self, node: torch.fx.Node, value: Any, written: list[torch.fx.Node]) -> None:
         """Uses from here on of what the node wrote into are uses of the node. Tensors that share memory share a version."""
         for other in written:
@@ -167,13 +263,22 @@ class Tracer(torch.fx.Tracer):
             if not dense:
                 if not old.numel():
                     continue
-                self.buried[other] = "it writes into a tensor, a part of which is used again"
+                self._bury(node, other, "it writes into a tensor, a part of which is used again")
                 continue
             stands = node
             if old.shape != value.shape:
-                stands = self.graph.create_node("call_method", "reshape", (node, tuple(old.shape)), {})
-                stands.meta.update(value=old, place=node.meta["place"], line=node.meta["line"])
-            self.buried[other] = stands
+                stands = self._reshaped(node, old)
+            self._bury(node, other, stands)
+
+    def _reshaped(self, node: torch.fx.Node, old: Tensor) -> torch.fx.Node:
+        new = self.graph.create_node("call_method", "reshape", (node, tuple(old.shape)), {})
+        new.meta.update(value=old, **{key: node.meta[key] for key in ("place", "owner", "line")})
+        self._counted(new)
+        return new
+
+    def _bury(self, node: torch.fx.Node, other: torch.fx.Node, stands: torch.fx.Node | str) -> None:
+        self.buried[other] = stands
+        node.meta.setdefault("buries", []).append((other, stands))
 
 
 def depends(node: torch.fx.Node) -> bool:
@@ -205,7 +310,18 @@ def _version(tensor: Tensor) -> int:
 
 def _line() -> str:
     """Where in the user's code the operation stands."""
-    for frame in reversed(traceback.extract_stack(limit=40)):
-        if "/torch/" not in frame.filename and "/bnnlib/deploy/" not in frame.filename:
-            return f"{frame.filename.rpartition('/')[2]}:{frame.lineno}"
+    frame = sys._getframe(1)
+    for _ in range(60):
+        if frame is None:
+            break
+        name = frame.f_code.co_filename
+        if "/torch/" not in name and "/bnnlib/deploy/" not in name:
+            return f"{name.rpartition('/')[2]}:{frame.f_lineno}"
+        frame = frame.f_back
     return ""
+
+
+def what(node: torch.fx.Node) -> tuple[str, str]:
+    """What a node does, by name: the same in every trace that does the same."""
+    made_here = node.op == "get_attr" and node.target.startswith("_tensor_constant")
+    return node.op, "a constant" if made_here else str(node.target)
