@@ -10,6 +10,7 @@ namespace net {
 
 inline bool is_pool(Do d) { return d == Do::max_pool || d == Do::avg_pool; }
 inline bool combines(Do d) { return d >= Do::plus; }
+inline bool uses_slot(Do d) { return combines(d) || d == Do::residual || d == Do::store || d == Do::sign; }
 // The convolution of an operation on n images.
 inline Conv geometry(const NetOp& o, const NetSlot& in, isize n, isize channels) {
     Conv g;
@@ -64,6 +65,10 @@ inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
     const bool before = o->first_stage >= 0 && o->stages >= 0 && o->first_stage <= n.stages;
     if (!before || o->stages > n.stages - o->first_stage) { l->wrong = "an operation has no such stages"; return; }
     if (o->pool < 1 || o->pool > 8) { l->wrong = "the pooling window is below 1 or above 8"; return; }
+    if (o->pool != 1 && (o->source != Source::binary_conv || o->output < 0)) {
+        l->wrong = "only binary convolutions pool their bits";
+        return;
+    }
     if (o->phase < 0 || o->phase > 1) { l->wrong = "there are two phases"; return; }
     const NetSlot& in = n.slot[o->input];
     const bool own_bits = o->output >= 0;
@@ -75,7 +80,7 @@ inline void load_op(Loader* l, const OpRecord& f, NetOp* o) {
         if (!fit) { l->wrong = "the bits that an operation emits do not fit their slot"; return; }
         if (o->stages) { l->wrong = "an operation emits bits and has stages"; return; }
     }
-    if (f.flip >= 0) {                                           // stored as bytes, a bit to a channel
+    if (f.flip != -1) {                                          // stored as bytes, a bit to a channel
         const uint8_t* bytes = l->constant<uint8_t>(f.flip, ceil_div(o->c, 8));
         uint64_t* flip = bytes ? l->make<uint64_t>(words(o->c)) : nullptr;
         if (!flip) return;
@@ -172,14 +177,13 @@ inline void check_stages(Loader* l, NetOp* o) {
             if (h < 1 || w < 1) { l->wrong = "a pooling window is larger than its map"; return; }
             continue;
         }
+        if (uses_slot(s.what) && (s.slot < 0 || s.slot >= n.slots)) { l->wrong = "a stage names no slot"; return; }
         if (combines(s.what)) {
-            if (s.slot < 0 || s.slot >= n.slots) { l->wrong = "a stage names no slot"; return; }
             const NetSlot& t = n.slot[s.slot];
             const bool broadcast = (t.h == h || t.h == 1) && (t.w == w || t.w == 1) && (t.c == o->c || t.c == 1);
             if (t.bits || !broadcast) { l->wrong = "a stage's slot has another shape"; return; }
         }
-        if (s.what == Do::residual || s.what == Do::store || s.what == Do::sign) {
-            if (s.slot < 0 || s.slot >= n.slots) { l->wrong = "a stage names no slot"; return; }
+        if (uses_slot(s.what) && !combines(s.what)) {
             const NetSlot& t = n.slot[s.slot];
             const bool fit = s.what == Do::residual ? !t.bits && t.h == h && t.w == w && o->c % t.c == 0
                                                     : fits(t, s.what == Do::sign, h, w, o->c);
@@ -203,6 +207,23 @@ inline void check_stages(Loader* l, NetOp* o) {
         const bool needs_a = two || s.what == Do::divide || s.what == Do::elu || s.what == Do::scale ||
                              s.what == Do::bias || s.what == Do::prelu || s.what == Do::sign;
         if ((needs_a && !s.a) || (two && !s.b)) l->wrong = "a stage lacks its parameters";
+        else if ((s.spatial_a || s.spatial_b) && (one || !needs_a))
+            l->wrong = "a stage has no parameters that differ from pixel to pixel";
+    }
+}
+
+// Checks that an operation of the second phase uses no slot of the first area, which has no room for so many images.
+inline void check_phase(Loader* l, const NetOp& o) {
+    if (o.phase == 0) return;
+    const auto check = [&](isize slot) {
+        if (slot >= 0 && l->net->slot[slot].area == Area::micro)
+            l->wrong = "an operation of the second phase uses a slot of the first area";
+    };
+    check(o.input), check(o.output);
+    for (isize i = 0; i < o.count && o.source == Source::join; ++i) check(o.table[i]);
+    for (isize i = 0; i < o.stages; ++i) {
+        const NetStage& s = l->net->stage[o.first_stage + i];
+        if (uses_slot(s.what)) check(s.slot);
     }
 }
 
@@ -229,6 +250,7 @@ const char* load(const Variant& v, const NetTables& t, Allocate allocate, void* 
     for (isize i = 0; i < t.op_count && !l.wrong; ++i) {
         net::load_op(&l, t.ops[i], out->op + i);
         if (!l.wrong) net::check_stages(&l, out->op + i);
+        if (!l.wrong) net::check_phase(&l, out->op[i]);
         // a phase runs to its end before the next begins
         if (!l.wrong && i && out->op[i].phase < out->op[i - 1].phase) l.wrong = "the phases are out of order";
     }

@@ -84,7 +84,7 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         if (!integers)                  // all images' pixels evenly apart, and not to be rounded in place
             c.direct = c.direct && o.kind != Weights::int8 && joined(v, in) &&
                        (whole || v.sn == in.h * in.w * in.c || f.n == 1);
-        if (c.direct) c.lda = point ? in.c : integers ? k : v.sn;
+        if (c.direct) c.lda = whole && !integers ? v.sn : point ? in.c : k;
         else c.lda = integers ? round_up(k, n.r->int8->depth) : round_up(k, 16) + 16;
         // gathered rows stay in the cache; large weights are read once for many rows
         const isize side = bf16 || integers ? 2 * BF16_ROWS : 12, some = bf16 || integers ? 64 : 48;
@@ -109,7 +109,7 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         if (in.area == Area::outside && !integers && !c.direct && o.groups == 1 && o.kh * o.kw > 1) {
             const isize below = least(o.h / pool, (c.tile + o.w / pool - 2) / (o.w / pool) + 1) * pool;
             const isize lines = (below - 1) * o.sh + (o.kh - 1) * o.dh + 1, line = (in.w + 2 * o.pw) * in.c;
-            c.lines = lines * line <= 1 << 16 ? (lines + 1) * line : 0;
+            c.lines = (double)lines * (double)line <= 1 << 16 ? (lines + 1) * line : 0;
         }
         if (bf16) c.rounded = round_up(c.lines ? k : least(BF16_BLOCK, k), BF16_DEPTH);
         c.work = round_up(rows * c.float_stride * 4, 64);
@@ -132,6 +132,14 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
     return c;
 }
 
+// The values of a residual that lie in memory as the operation's own do, channels side by side and no gap between
+// images; null where they lie otherwise.
+inline const float* alongside(const Net& n, const NetOp& o, const NetStage& s, const Frame& f) {
+    const NetSlot& t = n.slot[s.slot];
+    const View v = view(t, f);
+    return t.c == o.c && v.sc == 1 && joined(v, t) && v.sn == t.h * t.w * t.c ? v.at : nullptr;
+}
+
 // Makes a step (real.h) of a stage, for rows of x from pixel `start` on and channels from `first` on. Returns false
 // where the stage is no step.
 inline bool make_step(const NetOp& o, const Net& n, const NetStage& s, const Frame& f, isize start, isize first,
@@ -141,10 +149,9 @@ inline bool make_step(const NetOp& o, const Net& n, const NetStage& s, const Fra
     *step = {s.what, s.a && !all ? s.a + first : s.a, s.b && !all ? s.b + first : s.b, nullptr, o.c};
     if (s.what == Do::store) step->to = (float*)locate(n.slot[s.slot], f) + start * o.c + first;
     if (s.what == Do::residual) {
-        const NetSlot& t = n.slot[s.slot];
-        const View v = view(t, f);
-        if (t.c != o.c || v.sc != 1 || !joined(v, t) || v.sn != t.h * t.w * t.c) return false;
-        step->a = v.at + start * o.c + first;
+        const float* const values = alongside(n, o, s, f);
+        if (!values) return false;
+        step->a = values + start * o.c + first;
     }
     return true;
 }
