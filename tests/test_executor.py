@@ -79,6 +79,29 @@ def images(batch: int, seed: int = 0, shape=(3, 22, 25)) -> torch.Tensor:
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(seed))
 
 
+def signed_values(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """What the model takes the signs of."""
+    found: list[torch.Tensor] = []
+    modules = [*layers.binary_layers(model).values(), *(m.quantizer for m in model.modules() if isinstance(m, layers.RSign))]
+    hooks = [m.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0].flatten(1))) for m in modules]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def without_ties(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The images of which no value that is binarised lies so near zero that sums in another order may turn its sign: within ten times what
+    float32 is off from float64 in this layer."""
+    clear = torch.ones(len(x), dtype=torch.bool)
+    for value, exact in zip(signed_values(model, x), signed_values(copy.deepcopy(model).double(), x.double()), strict=True):
+        near = exact.abs() <= 10 * (value - exact).abs().amax(1, keepdim=True)
+        clear &= ~(near & ~((exact == 0) & (value == 0))).any(1)
+    assert clear.float().mean() > 0.5
+    return x[clear]
+
+
 def test_small_holds_every_operation_of_convolutional_nets(small):
     """The others, of two tensors, of functions and of shapes, are in tests/test_deploy_supported.py and among the random nets."""
     _, net = small
@@ -90,11 +113,9 @@ def test_small_holds_every_operation_of_convolutional_nets(small):
 
 def test_the_result_is_the_models(small):
     model, net = small
-    x = images(64)
+    x = without_ties(model, images(64))
     with torch.no_grad():
-        y = model(x)
-    agree = torch.isclose(net(x), y, rtol=1e-3, atol=1e-3).all(1)
-    assert agree.float().mean() > 0.9  # sums in another order flip a sign near zero now and then
+        torch.testing.assert_close(net(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3, 7, 33, 130, 257])
@@ -136,11 +157,10 @@ def test_variants_agree_bit_for_bit(variant, name):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_variants_on_everything(small, variant):
     model, net = small
-    x = images(40)
-    with torch.no_grad():
-        y = model(x)
+    x = without_ties(model, images(40))
     got = torch.from_numpy(Runner(net.graph, kernel=variant)(x.numpy()))
-    assert torch.isclose(got, y, rtol=1e-3, atol=1e-3).all(1).float().mean() > 0.9
+    with torch.no_grad():
+        torch.testing.assert_close(got, model(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -502,9 +522,9 @@ def test_slots_share_memory():
     torch.manual_seed(0)
     blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(6)]
     graph = deploy.convert(nn.Sequential(*blocks), (8, 16, 16)).graph
-    micro, chunk = program.arena_bytes(graph)
-    assert micro == 2 * 8 * 16 * 16 * 4
-    assert chunk == 0
+    made = program.assemble(graph)
+    assert made.micro_bytes == 2 * 8 * 16 * 16 * 4
+    assert made.chunk_bytes == 0
 
 
 def test_without_pytorch_in_the_process(small, tmp_path):
