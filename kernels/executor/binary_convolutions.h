@@ -51,7 +51,7 @@ inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, cons
     const auto done = [&](isize first, isize channels) {
         const isize at_once = most(1, ROWS_AT_ONCE / c.window);
         for (isize i = 0; i < many; i += at_once)
-            finish(n, o, f, fused.stages, place(first) + i * c.window * stride, stride, start + i,
+            run_stages(n, o, f, fused.stages, place(first) + i * c.window * stride, stride, start + i,
                    least(at_once, many - i), c.window, first, channels);
     };
     run_images(*p.v->images, p.images, p.activations, p.blob.for_images, p.e.pool, c.window > 1, low, high,
@@ -84,7 +84,7 @@ inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& 
                 n.v->to_float(counts, t.base[at], t.channels, scale, bias, nullptr, x + p * stride);
             }
         }
-        finish(n, o, f, fused.stages, x, stride, t.start + i, some, c.window, t.first, t.channels);
+        run_stages(n, o, f, fused.stages, x, stride, t.start + i, some, c.window, t.first, t.channels);
     }
 }
 
