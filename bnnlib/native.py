@@ -1,9 +1,10 @@
 """Compile the native kernels on first use, keep them in the user's cache, load them, choose among their variants. Needs no PyTorch.
 
 The sources in ``kernels/`` are copied into a folder of the cache named after their content, the Python ABI,
-the machine and the compiler, built there by cppimport, and loaded from there ever after. So an edit of any
-header builds anew, a library made for another Python or machine is never picked up, and the installation
-itself may be read-only. Processes that import at once wait for one another on a file lock; a library
+the machine and the compiler with its version, built there by cppimport, and loaded from there ever after. So an
+edit of any header builds anew, as does another compiler; a library made for another Python or machine is never
+picked up, and the installation itself may be read-only. Where there is no compiler any more, what one has built serves.
+Processes that import at once wait for one another on a file lock; a library
 appears under its name only when it is complete.
 """
 
@@ -34,6 +35,7 @@ SOURCES = next(
     (folder / "kernels" for folder in (_HERE.parents[1], _HERE.parent) if (folder / "kernels" / f"{NAME}.cpp").is_file()),
     _HERE.parents[1] / "kernels",
 )
+LIBRARY = NAME + (sysconfig.get_config_var("EXT_SUFFIX") or ".so")
 TRAILER = b"cppimport"  # cppimport ends a library that was built to the last byte with this
 
 
@@ -98,9 +100,24 @@ def source_files(sources: Path = SOURCES) -> list[Path]:
     return sorted(path for path in found if not path.name.startswith("."))
 
 
+def compiler() -> str:
+    """The C++ compiler that is asked for."""
+    return ((os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "").split() or ["c++"])[0]
+
+
+@cache
+def version(compiler: str) -> str:
+    """The first line of what the compiler says of its version; empty where it cannot be run."""
+    try:
+        said = subprocess.run([compiler, "--version"], capture_output=True, text=True, errors="replace", timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return said.stdout.partition("\n")[0].strip()
+
+
 def key(sources: Path = SOURCES) -> str:
     """Names what a library depends on: every source file (compile flags are in one of them), Python,
-    machine, compiler.
+    machine, and, behind a hyphen, the compiler's version, where there is a compiler.
     """
     digest = hashlib.sha256()
     for path in source_files(sources):
@@ -112,7 +129,17 @@ def key(sources: Path = SOURCES) -> str:
         os.environ.get("CFLAGS", ""),
     ):
         digest.update(str(fact).encode() + b"\0")
-    return digest.hexdigest()[:20]
+    said = version(compiler())
+    return digest.hexdigest()[:20] + (f"-{hashlib.sha256(said.encode()).hexdigest()[:8]}" if said else "")
+
+
+def library_file(base: Path, sources: Path = SOURCES) -> Path:
+    """Where the library lies, or will, in the cache ``base``."""
+    named = base / key(sources) / LIBRARY
+    if version(compiler()):
+        return named
+    built = [file for file in base.glob(f"{named.parent.name}-*/{LIBRARY}") if _complete(file)]
+    return max(built, key=lambda file: file.stat().st_mtime, default=named)
 
 
 def load(sources: Path = SOURCES) -> ModuleType:
@@ -120,7 +147,7 @@ def load(sources: Path = SOURCES) -> ModuleType:
     if not (sources / f"{NAME}.cpp").is_file():
         raise BuildError(f"the kernel sources are missing: no {NAME}.cpp in {sources}")
     base = cache_folder()
-    library = base / key(sources) / (NAME + (sysconfig.get_config_var("EXT_SUFFIX") or ".so"))
+    library = library_file(base, sources)
     library.parent.mkdir(mode=0o700, exist_ok=True)
     if reason := tightened(library.parent):
         raise BuildError(f"{library.parent} {reason}, and a library in it could be anything: remove it")
@@ -218,10 +245,9 @@ def build_library(sources: Path, library: Path) -> None:
                     "the packages cppimport and pybind11 are needed to compile the kernels "
                     "(pip install cppimport pybind11)"
                 )
-            compiler = (os.environ.get("CXX") or sysconfig.get_config_var("CXX") or "c++").split()[0]
-            if shutil.which(compiler) is None:
+            if shutil.which(compiler()) is None:
                 raise BuildError(
-                    f"there is no C++ compiler ({compiler} not found; "
+                    f"there is no C++ compiler ({compiler()} not found; "
                     "on Debian or Ubuntu: apt-get install g++)"
                 )
             errors = [line for line in said.splitlines() if "error" in line.lower()] or said.splitlines()

@@ -201,7 +201,8 @@ class RandomNet(nn.Module):
 
     def norm(self, i: int, x: Tensor, _: list[Tensor]) -> Step:
         c = x.shape[1]
-        choices: list[nn.Module] = [nn.LayerNorm(x.shape[-1]), nn.GroupNorm(self.draw.choice([g for g in (1, 2, c) if c % g == 0]), c), nn.Softmax(1), nn.RMSNorm(x.shape[-1])]
+        groups = self.draw.choice([g for g in (1, 2, c) if c % g == 0])
+        choices: list[nn.Module] = [nn.LayerNorm(x.shape[-1]), nn.GroupNorm(groups, c), nn.Softmax(1), nn.RMSNorm(x.shape[-1])]
         if self.draw.random() < 0.1:
             return Step("norms", [i], lambda x: F.normalize(x, dim=1))
         if x.dim() == 4:

@@ -3,17 +3,21 @@ CUDA kernels emulated (``tests/cuda_emulated.py``)."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import random
 
 import cuda_emulated
+import numpy as np
 import pytest
 import torch
+from slots import compare_slots
 from small_net import images, trained_small
 from torch import nn
 
 from bnnlib import deploy, layers, models
-from bnnlib.deploy import device, operations
+from bnnlib.deploy import device, network, operations
 from bnnlib.deploy.graph import Graph, Op, Slot
+from bnnlib.deploy.interpreter import interpret
+from bnnlib.deploy.randomgraphs import Maker
 from bnnlib.ops import _backend
 from bnnlib.ops.cuda import Cuda
 
@@ -29,18 +33,15 @@ def small():
 
 
 def compare(net, x):
-    """Every slot. Sums of real-valued products differ in their last bits, so a bit behind one may."""
-    names = list(net.graph.slots)
-    expected = net.values(x, names)
-    runner = device.DeviceRunner(net.graph, CPU, net.calls)
-    found = runner.values(x, names)
-    for name in names:
-        slot = net.graph.slots[name]
-        if slot.kind == "bits":
-            bits = device.ops.unpack_activation(found[name], slot.shape[2]) > 0
-            assert (bits != expected[name]).float().mean() < 1e-3, name
-        else:
-            assert torch.allclose(found[name].reshape(expected[name].shape), expected[name], atol=2e-3, rtol=1e-4), name
+    """Every slot."""
+    compare_slots(net.graph, values(net, x), net.values(x, list(net.graph.slots)))
+
+
+def values(net, x):
+    """Every slot, bits as booleans, as a GPU computes them."""
+    slots = net.graph.slots
+    found = device.DeviceRunner(net.graph, CPU, net.calls).values(x, list(slots))
+    return {n: device.ops.unpack_activation(y, slots[n].shape[2]) > 0 if slots[n].kind == "bits" else y for n, y in found.items()}
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -129,15 +130,108 @@ def test_what_cannot_be_moved_is_refused():
         def forward(self, x):
             return self.fc(self.odd(x.flatten(1)) - 1)
 
-    net = deploy.convert(Net().eval(), (5, 2, 2))
-    if not net.calls:
-        pytest.skip("nothing is left to PyTorch")
+    net = deploy.convert(Net().eval(), (5, 2, 2), keep=["odd"])
+    assert list(net.calls) == ["odd"]
     compare(net, images(2, shape=(5, 2, 2)))
     with pytest.raises(ValueError, match="runs in PyTorch and is a function, no module, so it cannot be moved to cpu"):
         device.DeviceRunner(net.graph, CPU, {name: lambda x: x for name in net.calls})
 
 
-def test_all_operations_and_stages_are_known():
-    source = Path(device.__file__).read_text()
-    kinds = {*operations.OPERATIONS, *operations.STAGES} - {"bits", "move"}  # `move`: what of TENSOR is no other kind
-    assert all(f'"{kind}"' in source for kind in kinds) and "move" in operations.TENSOR
+def stage_alone(kind: str) -> Graph:
+    """A stage of one value, or of two, on an input."""
+    stage = {"op": kind, **({"alpha": 0.7} if kind == "elu" else {"slot": "y"} if kind in operations.PAIRS else {})}
+    slots = dict.fromkeys(("x", "y", "z"), Slot("float32", (4, 3, 5)))
+    graph = Graph(["x", "y"], ["z"], slots, [Op("map", ["x"], {"repeat": 1}, {}, [stage, {"op": "store", "slot": "z"}])], {})
+    graph.validate()
+    return graph
+
+
+@pytest.mark.parametrize("kind", [*operations.FUNCTIONS, *operations.PAIRS])
+def test_stages_of_values_are_the_executors(kind):
+    net = deploy.PackedNetwork(stage_alone(kind))
+    x, y = (torch.randn(2, 5, 4, 3, generator=torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    if kind in ("sqrt", "log", "over", "over_from", "reciprocal"):
+        x, y = x.abs() + 0.1, y.abs() + 0.1
+    torch.testing.assert_close(values(net, [x, y])["z"], net.values((x, y), ["z"])["z"], atol=1e-6, rtol=1e-5)
+
+
+GRAPHS = [Maker(random.Random(seed)).graph for seed in range(60)]
+
+
+@pytest.mark.parametrize("number", range(len(GRAPHS)))
+def test_random_graphs_give_the_interpreters_values(number):
+    """Their sums are exact, so every bit of every slot is."""
+    graph = GRAPHS[number]
+    h, w, c = graph.slots["x"].shape
+    x = np.random.default_rng(number).integers(-4, 5, (3, c, h, w)).astype(np.float32)
+    expected, found = interpret(graph, x), values(deploy.PackedNetwork(graph), torch.from_numpy(x))
+    for name, y in found.items():
+        y = y.numpy().transpose(0, 2, 3, 1)
+        assert np.array_equal(2.0 * y - 1 if y.dtype == bool else y, expected[name]), name
+
+
+def test_these_graphs_hold_every_operation_and_stage():
+    ops = [op for graph in GRAPHS for op in graph.ops]
+    known = {op.kind for op in ops} | {stage["op"] for op in ops for stage in op.stages} | {*operations.FUNCTIONS, *operations.PAIRS}
+    assert known == {*operations.OPERATIONS, *operations.STAGES} - {"torch"}  # a part in PyTorch: the test before the last four
+
+
+def test_real_valued_products_are_of_float32_and_settings_stay(monkeypatch):
+    """Convolutions and linear layers, on a GPU, without TF32; and cuDNN as it was."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    seen = []
+
+    def see(function):
+        def call(*arguments):
+            seen.append((matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.enabled, cudnn.benchmark))
+            return function(*arguments)
+
+        return call
+
+    net = deploy.convert(nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 4)), (2, 5, 5))
+    monkeypatch.setattr(device.F, "conv2d", see(nn.functional.conv2d))
+    monkeypatch.setattr(torch.Tensor, "__matmul__", see(torch.Tensor.__matmul__))
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    try:
+        for allowed in (False, True):
+            matmul.allow_tf32 = cudnn.allow_tf32 = cudnn.benchmark = allowed
+            values(net, images(2, shape=(2, 5, 5)))
+            assert seen == [("ieee", "ieee", True, allowed)] * 2
+            assert matmul.allow_tf32 == cudnn.allow_tf32 == cudnn.benchmark == allowed and cudnn.enabled
+            seen.clear()
+        with pytest.raises(ZeroDivisionError), device._without_tf32():
+            raise ZeroDivisionError
+        assert matmul.allow_tf32 and cudnn.allow_tf32
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+def test_inputs_are_what_they_are_on_the_cpu(small, monkeypatch):
+    """float64 and halves are rounded, an image may come alone, and what is no image is named."""
+    x = images(3)
+    on_cpu = small(x)
+    monkeypatch.setattr(network, "_elsewhere", lambda xs: True)
+    want = small(x)
+    torch.testing.assert_close(want, on_cpu, atol=2e-3, rtol=1e-4)
+    assert torch.equal(small(x.double()), want)
+    assert torch.equal(small(x.half()), small(x.half().float())) and torch.equal(small(x.bfloat16()), small(x.bfloat16().float()))
+    alone = small(x[1])
+    assert alone.shape == on_cpu[1].shape and torch.allclose(alone, want[1], atol=1e-4)
+    assert small(x[:0]).shape == (0, 7) and set(small.values(x[0], small.graph.outputs)) == set(small.graph.outputs)
+    for bad, message in (
+        ((x * 9).byte(), "float32 images, got uint8: scale them"), (x[:, :2], r"images \[N, 3, 22, 25\], got \[3, 2, 22, 25\]"),
+        (torch.where(x == x[1, 2, 3, 4], torch.nan, x), "image 1 holds a NaN"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            small(bad)
+    with pytest.raises(ValueError, match="takes 1 inputs, got 2"):
+        small(x, x)
+    net = deploy.PackedNetwork(stage_alone("plus"))
+    y = torch.randn(2, 5, 4, 3)
+    assert torch.equal(net(y, y), 2 * y) and torch.equal(net(y[0], y[0]), 2 * y[0])
+    for other, message in (
+        (y[:1], "inputs are of different batches"), (y.numpy(), "tensors on cpu, as the first input is, got a ndarray"),
+        (y.to("meta"), "got one on meta"), (torch.full_like(y, torch.nan), "input 1: image 0 holds a NaN"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            net(y, other)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from bnnlib import fuzz
 from bnnlib.deploy.graph import Graph, Op, Slot
 from bnnlib.deploy.interpreter import interpret
 from bnnlib.deploy.randomgraphs import Maker
+from bnnlib.fuzz.guards import guarded
 
 
 @pytest.mark.parametrize("kind", fuzz.CASES)
@@ -69,6 +73,49 @@ def test_the_interpreter_by_hand():
     held = interpret(graph, np.array([[[[1, 2], [3, 4]]]], np.float32))
     assert held["y"].ravel().tolist() == [-1 + 3, 1 - 2 + 3 + 4, 2 + 4]  # weights 1 -1 / 1 1
     assert held["b"].ravel().tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("count", [False, True])
+def test_the_interpreters_mean_pools_are_pytorchs(count, ceil):
+    x = np.random.default_rng(0).standard_normal((2, 3, 7, 6)).astype(np.float32)
+    for kernel, stride, padding in (((3, 2), (2, 3), (1, 1)), ((4, 3), (3, 2), (2, 0)), ((2, 2), (3, 3), (1, 0))):
+        window = {"kernel": list(kernel), "stride": list(stride), "padding": list(padding), "ceil": ceil, "count_padding": count}
+        want = torch.nn.functional.avg_pool2d(torch.from_numpy(x).double(), kernel, stride, padding, ceil, count).numpy()
+        slots = {"x": Slot("float32", (7, 6, 3)), "y": Slot("float32", (*want.shape[2:], 3))}
+        graph = Graph(["x"], ["y"], slots, [Op("avg_pool", ["x"], window, {}, [{"op": "store", "slot": "y"}])], {})
+        graph.validate()
+        np.testing.assert_allclose(interpret(graph, x)["y"], want.transpose(0, 2, 3, 1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("stage", [{"op": "exp"}, {"op": "sqrt"}, {"op": "elu", "alpha": 1.0}, {"op": "over", "slot": "x"}])
+def test_the_interpreter_names_a_stage_that_it_does_not_know(stage):
+    slots = {"x": Slot("float32", (1, 1, 1)), "y": Slot("float32", (1, 1, 1))}
+    graph = Graph(["x"], ["y"], slots, [Op("map", ["x"], {"repeat": 1}, {}, [stage, {"op": "store", "slot": "y"}])], {})
+    graph.validate()
+    with pytest.raises(ValueError, match=f"no stage '{stage['op']}'"):
+        interpret(graph, np.ones((1, 1, 1, 1), np.float32))
+
+
+GUARDED = """
+import sys
+import numpy as np
+from bnnlib.fuzz.guards import guarded
+array = guarded((3, 5), np.float32)
+assert array.sum() == 15 and array.flags.writeable
+array[:] = 2
+print("guarded", flush=True)
+np.lib.stride_tricks.as_strided(array, (1 << 20,), (int(sys.argv[1]),))[int(sys.argv[2])] = 1
+print("nothing happened")
+"""
+
+
+@pytest.mark.parametrize(("step", "place"), [(4, 15), (-4096, 1)])
+def test_guarded_arrays_end_where_memory_does(step, place):
+    done = subprocess.run([sys.executable, "-c", GUARDED, str(step), str(place)], capture_output=True, text=True)
+    assert done.stdout == "guarded\n" and done.returncode == -signal.SIGSEGV, done.stderr
+    with pytest.raises(MemoryError, match="values of 4 bytes"):
+        guarded((2**40, 2**20), np.float32)
 
 
 def test_random_graphs_hold_every_operation_and_stage():

@@ -93,6 +93,25 @@ def test_a_compile_is_told_when_it_starts_and_in_no_chapter(stub):
 
 
 @needs_compiler
+def test_another_version_of_the_compiler_builds_anew_and_none_keeps_what_is_built(stub, tmp_path):
+    compiler = tmp_path / "compiler"
+
+    def upgrade(number: int) -> None:
+        compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "compiler {number}" && exit\nexec g++ "$@"\n')
+        compiler.chmod(0o755)
+
+    for number, built in ((1, 1), (1, 1), (2, 2), (1, 2)):
+        upgrade(number)
+        assert finish(start(LOAD, str(stub), CXX=str(compiler))) == "1"
+        assert len(libraries(tmp_path)) == built
+    compiler.unlink()
+    assert finish(start(LOAD, str(stub), CXX=str(compiler))) == "1"
+    assert len(libraries(tmp_path)) == 2
+    (stub / "value.h").write_text("#define VALUE 2\n")
+    assert "there is no C++ compiler" in start(LOAD, str(stub), CXX=str(compiler), CC=str(compiler)).communicate()[1]
+
+
+@needs_compiler
 def test_a_damaged_or_foreign_library_is_rebuilt(stub, tmp_path):
     assert finish(start(LOAD, str(stub))) == "1"
     (library,) = libraries(tmp_path)

@@ -176,7 +176,6 @@ class Bits(Reals):
         low, high = thresholds.of_reals(bit, total)
         if rest and rest[0].any():
             low, high = thresholds.complement(low, high, rest[0].view(-1, 1, 1))
-        label = path[-1] if path else node
         constants = {}
         for key, value in (("low", low), ("high", high)):
             per_channel = value[:, :1, :1]
@@ -190,6 +189,5 @@ class Bits(Reals):
         stages = p.draft.op.stages
         stages.insert(p.draft.position(p.stage), {"op": "sign", **constants, "slot": slot})
         p.draft.op.name = joined(p.draft.op.name, *(self.label(n) for n in path))
-        del label
         windows = [(n, known.window(n, self.model)) for n in pools]
         return self.bit_pools(slot, windows, rest, name)

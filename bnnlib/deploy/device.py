@@ -9,8 +9,9 @@ behind them fall as they do on the CPU; weights stored in fewer bits are widened
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,10 +109,9 @@ class DeviceRunner:
 
     def _real(self, x: Tensor, i: int, op: Op, geometry: tuple) -> Tensor:
         w = self._weights[i]
-        if tuple(w.shape[2:]) == tuple(x.shape[2:]) and op.attributes["groups"] == 1 and list(op.attributes["padding"]) == [0, 0]:
-            return (x.flatten(1) @ w.flatten(1).t())[:, :, None, None]  # a linear layer
-        with torch.backends.cudnn.flags(allow_tf32=False):
-            return F.conv2d(x, w, None, *geometry)
+        linear = tuple(w.shape[2:]) == tuple(x.shape[2:]) and op.attributes["groups"] == 1 and list(op.attributes["padding"]) == [0, 0]
+        with _without_tf32():
+            return (x.flatten(1) @ w.flatten(1).t())[:, :, None, None] if linear else F.conv2d(x, w, None, *geometry)
 
     def _tensor(self, i: int, op: Op, held: Mapping[str, Tensor]) -> Tensor:
         """What moves, joins, sums and resamples values; slots are (N, C, H, W) here, their axes (rows, columns, channels)."""
@@ -182,7 +182,7 @@ class DeviceRunner:
         if kind == "relu":
             return x.relu()
         if kind == "clamp":
-            return x.clamp(stage["low"], stage["high"])
+            return x.clamp(float(stage["low"]), float(stage["high"]))
         if kind == "prelu":
             return torch.where(x > 0, x, x * self._parameter(stage["slope"]))
         if kind in ("step", "sign"):
@@ -217,6 +217,20 @@ _PAIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "plus": torch.add, "minus": torch.sub, "minus_from": lambda x, y: y - x, "times": torch.mul, "over": torch.div,
     "over_from": lambda x, y: y / x, "larger": torch.maximum, "smaller": torch.minimum,
 }  # fmt: skip
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Real-valued products of a GPU, by cuDNN or cuBLAS, are of float32. What was set before is set again; no other setting is touched."""
+    places = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bnnlib.deploy.operations import TENSOR
+from bnnlib.deploy.operations import TENSOR, output_shape
 
 PAIRS = {
     "plus": np.add, "minus": np.subtract, "minus_from": lambda x, y: y - x, "times": np.multiply, "larger": np.maximum, "smaller": np.minimum,
@@ -75,8 +75,6 @@ def _tensor_operation(graph: Any, op: Any, held: dict[str, np.ndarray]) -> np.nd
 
 
 def _operation(graph: Any, op: Any, x: np.ndarray) -> np.ndarray:
-    from bnnlib.deploy.graph import output_shape
-
     a = op.attributes
     int8 = a.get("weights") == "int8"
     if int8:
@@ -93,10 +91,14 @@ def _operation(graph: Any, op: Any, x: np.ndarray) -> np.ndarray:
     beyond = (oh * sh + kh * dh, ow * sw + kw * dw)  # windows may hang over the end
     fill = 0.0 if conv or op.kind == "avg_pool" else -np.inf
     wide = np.pad(x, ((0, 0), (ph, ph + beyond[0]), (pw, pw + beyond[1]), (0, 0)), constant_values=fill)
-    part = lambda i, j: wide[:, i * dh :: sh, j * dw :: sw][:, :oh, :ow]  # noqa: E731
+    part = lambda i, j, of=wide: of[:, i * dh :: sh, j * dw :: sw][:, :oh, :ow]  # noqa: E731
     if not conv:
-        parts = np.stack([part(i, j) for i in range(kh) for j in range(kw)])
-        return parts.max(0) if op.kind != "avg_pool" else parts.sum(0) / (kh * kw)
+        taps = [(i, j) for i in range(kh) for j in range(kw)]
+        parts = np.stack([part(i, j) for i, j in taps])
+        inside = np.pad(np.ones((1, *x.shape[1:3], 1)), ((0, 0), (ph, ph), (pw, pw), (0, 0)), constant_values=float(a.get("count_padding", False)))
+        inside = np.pad(inside, ((0, 0), (0, beyond[0]), (0, beyond[1]), (0, 0)))  # what hangs over the end never counts
+        counts = sum(part(i, j, inside) for i, j in taps)
+        return parts.max(0) if op.kind != "avg_pool" else parts.sum(0) / counts
     weights, groups = _weights(graph, op, x.shape[3]), a["groups"]
     y = np.zeros((len(x), oh, ow, outputs))
     size, made = x.shape[3] // groups, outputs // groups
@@ -141,6 +143,8 @@ def _stage(graph: Any, stage: dict[str, Any], y: np.ndarray, held: dict[str, np.
         return y
     if what == "sign":
         bits = (value("low") <= y) & (y <= value("high"))
+    elif what not in ("threshold", "bits"):
+        raise ValueError(f"no stage {what!r}")
     else:
         if what == "threshold":
             y = _side_by_side(y, stage["pool"], "max_pool")

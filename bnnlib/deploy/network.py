@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bnnlib.deploy import program
 from bnnlib.deploy.device import DeviceRunner
 from bnnlib.deploy.graph import Graph, Op
-from bnnlib.deploy.run import empty, given, kernels, result, usable, variant
+from bnnlib.deploy.run import empty, given, kernels, refuse_nan, result, shaped, usable, variant
 from bnnlib.ops import unpack_activation
 
 
@@ -21,7 +21,8 @@ class PackedNetwork(nn.Module):
 
     ``network(x)``: float32 ``(N, C, H, W)``, any strides, to what the model gives, float32 and without a gradient. On the CPU or,
     if ``x`` lies on a GPU, there (:mod:`bnnlib.deploy.device`). An array of NumPy
-    serves as well, and gives a tensor; float64 is rounded; one image may come without the batch. Several inputs: ``network(x, y)``.
+    serves as well, and gives a tensor; float64 is rounded; one image may come without the batch; a NaN is refused, but not while a CUDA
+    graph is captured. Several inputs: ``network(x, y)``.
     Threads follow ``torch.set_num_threads``; the kernel variant is ``kernel``, else ``BNN_KERNEL``'s, else this CPU's best. Calls from several
     threads at once are safe. ``graph``, ``report()`` and ``memory_bytes()`` tell what it is.
 
@@ -42,7 +43,7 @@ class PackedNetwork(nn.Module):
         self.graph, self.calls, self.notes = graph, dict(calls or {}), notes or []
         self.kernel = variant() if kernel is None else usable(kernel)
         self._made_of = graph, calls, notes, kernel
-        self._elsewhere: dict[torch.device, DeviceRunner] = {}
+        self._runners: dict[torch.device, DeviceRunner] = {}
         missing = [op.attributes["module"] for op in graph.ops if op.kind == "torch" and op.attributes["module"] not in self.calls]
         if missing:
             raise ValueError(f"the graph leaves {', '.join(missing)} to PyTorch, and no such modules were given")
@@ -78,9 +79,9 @@ class PackedNetwork(nn.Module):
         return f"takes {takes}, gives {_form(self.graph.result())}; {len(self.graph.ops)} operations, {binary} of 1-bit weights{parts}; {size} bytes"
 
     def forward(self, *xs: Tensor | np.ndarray) -> Any:
-        if isinstance(xs[0] if xs else None, Tensor) and xs[0].device.type == "cuda":
-            held = self._on(xs, self.graph.outputs)
-            return result(self.graph, [held[name] for name in self.graph.outputs], False, lambda y: y)
+        if _elsewhere(xs):
+            held, alone = self._on(xs, self.graph.outputs)
+            return result(self.graph, [held[name] for name in self.graph.outputs], alone, lambda y: y)
         arrays, alone = given([_array(x) for x in xs], self.graph)
         held = self._run(arrays, self.parts)
         return result(self.graph, [held[name] for name in self.graph.outputs], alone, torch.from_numpy)
@@ -103,8 +104,8 @@ class PackedNetwork(nn.Module):
         if unknown:
             raise ValueError(f"no slot {unknown[0]!r}: there are {', '.join(self.graph.slots)}")
         xs = x if isinstance(x, (tuple, list)) else [x]
-        if isinstance(xs[0], Tensor) and xs[0].device.type == "cuda":
-            found = self._on(xs, names)
+        if _elsewhere(xs):
+            found, _ = self._on(xs, names)
             kinds = {name: self.graph.slots[name] for name in names}
             return {n: unpack_activation(y, kinds[n].shape[2]) > 0 if kinds[n].kind == "bits" else y for n, y in found.items()}
         arrays, _ = given([_array(one) for one in xs], self.graph)
@@ -112,22 +113,24 @@ class PackedNetwork(nn.Module):
         held = self._run(arrays, self.parts if same else self._instrumented(set(names)))
         return {name: self._tensor(held[name], name) for name in names}
 
-    def _on(self, xs: Sequence[Tensor], names: list[str]) -> dict[str, Tensor]:
-        """Slots' values on the device of the inputs."""
-        device, shapes = xs[0].device, self.graph.input_shapes()
-        if len(xs) != len(shapes):
-            raise ValueError(f"the network takes {len(shapes)} inputs, got {len(xs)}")
-        inputs = []
-        for x, shape, name in zip(xs, shapes, self.graph.inputs, strict=True):
-            h, w, c = self.graph.slots[name].shape
-            if x.dtype != torch.float32:
-                raise ValueError(f"the network takes float32 images, got {x.dtype}")
-            if x.dim() < 2 or tuple(x.shape[1:]) not in (shape, (c, h, w)) or x.device != device:
-                raise ValueError(f"the network takes images [N, {', '.join(map(str, shape))}], got {list(x.shape)} on {x.device}")
-            inputs.append(x.detach().reshape(len(x), c, h, w))
-        if device not in self._elsewhere:
-            self._elsewhere[device] = DeviceRunner(self.graph, device, self.calls)
-        return self._elsewhere[device].values(inputs, names)
+    def _on(self, xs: Sequence[Tensor], names: list[str]) -> tuple[dict[str, Tensor], bool]:
+        """(slots' values on the device of the inputs; whether one image alone was given, without a batch)."""
+        device = xs[0].device
+        for x in xs:
+            if not isinstance(x, Tensor) or x.device != device:
+                where = f"one on {x.device}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+                raise ValueError(f"the network takes tensors on {device}, as the first input is, got {where}")
+        inputs, alone = shaped([x.detach() for x in xs], self.graph)
+        inputs = [x.float() for x in inputs]
+        for i, x in enumerate(inputs):
+            if x.is_cuda and torch.cuda.is_current_stream_capturing():
+                continue  # a CUDA graph cannot ask for a value
+            bad = x.isnan().flatten(1).any(1)
+            if bad.any():
+                refuse_nan(int(bad.int().argmax()), i, xs)
+        if device not in self._runners:
+            self._runners[device] = DeviceRunner(self.graph, device, self.calls)
+        return self._runners[device].values(inputs, names), alone
 
     def _instrumented(self, names: set[str]):
         parts = []
@@ -233,6 +236,11 @@ def _form(node: dict[str, Any]) -> str:
     parts = [f"{one[0]!r}: {_form(one[1])}" if kind == "dict" else _form(one) for one in inside]
     ends = {"dict": "{}", "list": "[]", "tuple": "()"}[kind]
     return f"{ends[0]}{', '.join(parts)}{ends[1]}"
+
+
+def _elsewhere(xs: Sequence[Any]) -> bool:
+    """Whether the network runs on the device of these inputs, which is a GPU."""
+    return bool(xs) and isinstance(xs[0], Tensor) and xs[0].device.type == "cuda"
 
 
 def _array(x: Any) -> Any:

@@ -253,10 +253,4 @@ def _stage(stage: dict, graph: Graph, numbers: dict[str, int], constant, endless
     }
 
 
-def arena_bytes(graph: Graph) -> tuple[int, int]:
-    """Bytes of one image in the two areas of memory; outputs and inputs are the caller's."""
-    program = assemble(graph)
-    return program.micro_bytes, program.chunk_bytes
-
-
-__all__ = ["Program", "arena_bytes", "assemble", "split"]
+__all__ = ["Program", "assemble", "split"]

@@ -66,10 +66,11 @@ class Maker:
             }  # fmt: skip
         elif kind == "avg_pool":
             kernel = [draw.choice([k for k in (1, 2, 4) if k <= n]) for n in (h, w)]
-            count = draw.random() < 0.5  # where it is not counted, padding would divide by other numbers than powers of two
+            count, small = draw.random() < 0.5, max(kernel) <= 2  # a part of a window of 4 may divide by 3
             op.attributes = {
                 "kernel": kernel, "stride": [draw.randint(1, 3), draw.randint(1, 3)],
-                "padding": [draw.randint(0, k // 2) if count else 0 for k in kernel], "ceil": False, "count_padding": count,
+                "padding": [draw.randint(0, k // 2) if count or small else 0 for k in kernel], "ceil": small and draw.random() < 0.3,
+                "count_padding": count,
             }  # fmt: skip
             grain += 4
         elif kind in ("move", "join", "reduce", "resample"):

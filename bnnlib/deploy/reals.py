@@ -187,5 +187,4 @@ def side_by_side(window: dict[str, Any], shape: tuple[int, int, int]) -> int | N
     size = window["kernel"][0]
     plain = window["kernel"] == window["stride"] == [size, size] and window["padding"] == [0, 0]
     whole = not window["ceil"] or (shape[0] % size == 0 and shape[1] % size == 0)
-    counted = window.get("count_padding", True) or True
-    return size if plain and whole and counted and size <= 8 else None
+    return size if plain and whole and size <= 8 else None

@@ -132,34 +132,49 @@ _SCALE = (
 def given(xs: Sequence[np.ndarray], graph: Graph) -> tuple[list[np.ndarray], bool]:
     """(the inputs as the network's, float32 ``[N, C, H, W]``; whether one image alone was given, without a batch). float64 and float16 are
     rounded to float32. Raises ``ValueError`` for any other type and shape, and for a NaN, whose bits would mean nothing."""
+    for i, x in enumerate(xs):
+        if not isinstance(x, np.ndarray):
+            raise ValueError(f"{_which(i, xs)}the network takes float32 arrays or tensors, got {type(x).__name__}")
+    found, alone = shaped(xs, graph)
+    found = [x.astype(np.float32, copy=False) for x in found]
+    for i, x in enumerate(found):
+        if kernels().has_nan(x):
+            refuse_nan(int(np.isnan(x).reshape(len(x), -1).any(1).argmax()), i, xs)
+    return found, alone
+
+
+def shaped(xs: Sequence[Any], graph: Graph) -> tuple[list[Any], bool]:
+    """What :func:`given` says but for rounding and NaNs, of arrays or of tensors: ``[N, C, H, W]``, of the type that they have."""
     shapes = graph.input_shapes()
     if len(xs) != len(shapes):
         raise ValueError(f"the network takes {len(shapes)} inputs, got {len(xs)}")
     found, alone = [], []
     for i, (x, shape) in enumerate(zip(xs, shapes, strict=True)):
-        which = "" if len(xs) == 1 else f"input {i}: "
-        if not isinstance(x, np.ndarray):
-            raise ValueError(f"{which}the network takes float32 arrays or tensors, got {type(x).__name__}")
-        if x.dtype != np.float32:
-            if x.dtype not in (np.float64, np.float16):
-                how = f": {_SCALE}" if x.dtype.kind in "ui" else ""
-                raise ValueError(f"{which}the network takes float32 images, got {x.dtype}{how}")
-            x = x.astype(np.float32)
+        dtype = str(x.dtype).removeprefix("torch.")
+        if dtype not in ("float32", "float64", "float16", "bfloat16"):
+            how = f": {_SCALE}" if dtype.startswith(("int", "uint")) else ""
+            raise ValueError(f"{_which(i, xs)}the network takes float32 images, got {dtype}{how}")
         h, w, c = graph.slots[graph.inputs[i]].shape
         slot_shape = (c, h, w)
-        if x.shape == shape and x.shape[1:] != shape:
+        if tuple(x.shape) == shape and tuple(x.shape[1:]) != shape:
             x = x[None]
             alone.append(i)
-        if x.ndim < 2 or x.shape[1:] not in (shape, slot_shape):
-            raise ValueError(f"{which}the network takes images [N, {', '.join(map(str, shape))}], got {list(x.shape)}")
-        x = x if x.ndim == 4 else x.reshape(len(x), *slot_shape)
-        if kernels().has_nan(x):
-            number = int(np.isnan(x).reshape(len(x), -1).any(1).argmax())
-            raise ValueError(f"{which}image {number} holds a NaN, of which no sign can be taken")
-        found.append(x)
+        if x.ndim < 2 or tuple(x.shape[1:]) not in (shape, slot_shape):
+            raise ValueError(f"{_which(i, xs)}the network takes images [N, {', '.join(map(str, shape))}], got {list(x.shape)}")
+        found.append(x if x.ndim == 4 else x.reshape(len(x), *slot_shape))
     if alone and len(alone) != len(xs) or len({len(x) for x in found}) != 1:
         raise ValueError(f"the inputs are of different batches: {', '.join(str(list(x.shape)) for x in xs)}")
     return found, bool(alone)
+
+
+def refuse_nan(image: int, i: int, xs: Sequence[Any]) -> None:
+    """Raises the ``ValueError`` for a NaN in an image of input ``i``."""
+    raise ValueError(f"{_which(i, xs)}image {image} holds a NaN, of which no sign can be taken")
+
+
+def _which(i: int, xs: Sequence[Any]) -> str:
+    """What an error about input ``i`` begins with."""
+    return "" if len(xs) == 1 else f"input {i}: "
 
 
 def result(graph: Graph, outputs: Sequence[np.ndarray], alone: bool, make: Callable[[np.ndarray], Any]) -> Any:

@@ -259,9 +259,10 @@ SUPPORTED: tuple[tuple[str, str, str], ...] = (
     ("binary layers", "`BinaryConv2d`, `BinaryConv1d`, `BinaryLinear`: any kernel, stride, padding, dilation, groups (depthwise, pointwise)", "exact"),
     ("real layers", "`Conv1d`, `Conv2d` with any padding mode, `ConvTranspose1d`, `ConvTranspose2d`, `Linear`", "sums in another order"),
     ("batch norms and activations", "`BatchNorm1d`, `BatchNorm2d`, `ReLU`, `ReLU6`, `Hardtanh`, `clamp`, `PReLU`, `LeakyReLU`, `RPReLU`, `RSign`", "exact"),
-    ("smooth activations", "`Sigmoid`, `Tanh`, `SiLU`, `GELU`, `ELU`, `SELU`, `Softplus`, `LogSigmoid`, `Mish`, `GLU`, `exp`, `log`", "1e-6 and 1e-5 of the value"),
-    ("piecewise activations", "`Hardsigmoid`, `Hardswish`, `abs`, `square`, `sqrt`, `rsqrt`, `reciprocal`, `torch.sign`; `where`, `masked_fill` and `(x > c).float()` "
-     "where the condition compares a value with a number and no choice can be infinite or NaN", "1e-6"),
+    ("smooth activations", "`Sigmoid`, `Tanh`, `SiLU`, `GELU`, `ELU`, `SELU`, `Softplus`, `LogSigmoid`, `Mish`, `GLU`, `exp`, `log`",
+     "1e-6 and 1e-5 of the value"),
+    ("piecewise activations", "`Hardsigmoid`, `Hardswish`, `abs`, `square`, `sqrt`, `rsqrt`, `reciprocal`, `torch.sign`; `where`, "
+     "`masked_fill` and `(x > c).float()` where the condition compares a value with a number and no choice can be infinite or NaN", "1e-6"),
     ("arithmetic", "`+ - * /`, `maximum`, `minimum` of two values (with broadcasting), with numbers, parameters and buffers", "exact; `c / x` 1e-6"),
     ("moving values", "`view`, `reshape`, `flatten`, `permute`, `transpose`, slices, `chunk`, `split`, `flip`, `roll`, `expand`, `repeat`, "
      "`pad` in every mode, `PixelShuffle`, channel shuffle, nearest resizing", "exact"),

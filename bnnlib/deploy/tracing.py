@@ -134,7 +134,8 @@ def _same_steps(one: list[torch.fx.Node], two: list[torch.fx.Node], batch: int) 
 def _other_steps(a: torch.fx.Node | None, b: torch.fx.Node | None, batch: int) -> Untraceable:
     said = [f"{n.name} ({n.meta['line']})" if n is not None and n.op != "output" else "nothing more" for n in (a, b)]
     places = [n.meta["owner"] for n in (a, b) if n is not None]
-    return Untraceable(max(places, key=lambda p: p.count(".") + bool(p)), f"what it does hangs on the number of images: for {BATCH} it goes on with {said[0]}, for {batch} with {said[1]}")
+    told = f"what it does hangs on the number of images: for {BATCH} it goes on with {said[0]}, for {batch} with {said[1]}"
+    return Untraceable(max(places, key=lambda p: p.count(".") + bool(p)), told)
 
 
 def _compare(a: torch.fx.Node, b: torch.fx.Node) -> None:
@@ -148,7 +149,8 @@ def _compare(a: torch.fx.Node, b: torch.fx.Node) -> None:
         a.meta["differs"] = f"its arguments are others for a batch of {OTHER_BATCH} images than for one of {BATCH}"
     elif any(not _equal(m, n) for m, n in zip(here, there, strict=True)):
         a.meta["batched"], a.meta["batched_numbers"] = (b.args, b.kwargs), there
-        wrong = [(m, n) for m, n in zip(here, there, strict=True) if not _equal(m, n) and not (_whole(m) and _whole(n) and of_batch(m, n, (BATCH, OTHER_BATCH)))]
+        wrong = [(m, n) for m, n in zip(here, there, strict=True)
+                 if not _equal(m, n) and not (_whole(m) and _whole(n) and of_batch(m, n, (BATCH, OTHER_BATCH)))]  # fmt: skip
         if wrong:
             m, n = wrong[0]
             a.meta["differs"] = (

@@ -6,7 +6,7 @@ kind            what a case is, and what must come of it
 ``file``        a packed file, changed: a network that runs, or ``DeployError``; a file whose checksum was not mended
                 is never read
 ``graph``       a random network: on every kernel variant the values of an interpreter in float64, to the last bit;
-                or tables for the executor with a number changed: refused, or nothing happens
+                or tables for the executor with a number changed: refused, or they run on arrays that end where memory does
 ``checkpoint``  a checkpoint, changed: ``CheckpointError``, or a dict
 ``data``        a file of a data set, changed: ``DataError``, or images
 ``yaml``        a recipe, changed: ``RecipeError``, or a recipe

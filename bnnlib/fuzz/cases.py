@@ -17,6 +17,7 @@ import typer
 from bnnlib.deploy.interpreter import interpret
 from bnnlib.deploy.randomgraphs import Maker
 from bnnlib.fuzz.changes import STRANGE, disturbed, flipped
+from bnnlib.fuzz.guards import guarded
 
 
 class Finding(Exception):
@@ -62,7 +63,19 @@ def _tables(draw: random.Random, made: Any, module: Any, variant: str) -> None:
         elif tables[what].size:
             tables[what][draw.choice(tables[what].dtype.names)][draw.randrange(len(tables[what]))] = number
     with contextlib.suppress(ValueError, MemoryError):
-        made.executor(module, variant, tables=tables)
+        run_guarded(made, made.executor(module, variant, tables=tables), tables["slots"], draw.choice((1, 2, 5)), draw.choice((1, 2)))
+
+
+def run_guarded(made: Any, executor: Any, slots: np.ndarray, images: int, threads: int) -> None:
+    """Runs what was loaded from tables, with these ``slots``, on arrays that end where memory does."""
+    arrays = []
+    for name in made.outside:
+        slot = slots[made.numbers[name]]
+        h, w, c = (int(slot[side]) for side in "hwc")
+        bits = int(slot["kind"]) != 0
+        array = guarded((images, h, w, -(-c // 64) if bits else c), np.int64 if bits else np.float32)
+        arrays.append(array if bits else array.transpose(0, 3, 1, 2))
+    executor.run(arrays, threads)
 
 
 def _small_model() -> Any:

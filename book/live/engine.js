@@ -104,7 +104,7 @@
         ops.push({
           kind: known.operations.indexOf(op.kind), input: this.numbers[op.inputs[0]], h, w, c, kernel_h, kernel_w, stride_h, stride_w,
           padding_h, padding_w, dilation_h, dilation_w, groups: a.groups ?? 1, phase: 0, output: own ? this.numbers[first.slot] : -1,
-          threshold: own ? constant(first.threshold) : -1, flip: own ? constant(first.flip) : -1, pool: own ? first.pool ?? 1 : 1,
+          threshold: own ? constant(first.threshold) : -1, flip: own ? constant(first.flip) : -1, pool: first.op === 'threshold' ? first.pool : 1,
           first_stage: stages.length, stages: own ? 0 : op.stages.length, weight: constant(op.constants.weight),
           stored: known.stored.indexOf(a.weights ?? 'float32'), scale: constant(op.constants.scale), repeat: a.repeat ?? 1,
           border: op.kind === 'bit_pad' ? a.value : 1, count_padding: +!!a.count_padding, axis: 0, reduction: 0, taps: 0, table: -1, values: -1

@@ -115,6 +115,8 @@ inline double image_cycles(const Images& v, const ImagePlan& m) {
 inline ImagePlan plan_images(const Images& v, const Conv& conv, isize pool, bool planes, isize threads) {
     ImagePlan best = {};
     if (conv.groups != 1 || (conv.c % BYTES_STEP && conv.dw != 1) || conv.n == 0) return best;
+    const double pixels = ((double)conv.h + 2 * conv.ph + conv.sh) * ((double)conv.w + 2 * conv.pw + conv.sw);
+    if (pixels * (double)conv.c > 1 << 30) return best;                 // an image with its border
     ImagePlan m = {};
     m.g = conv;
     Conv& g = m.g;

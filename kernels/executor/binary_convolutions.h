@@ -4,22 +4,29 @@
 
 namespace bnn::net {
 
+// The stages that are part of the conversion from integers, the first of an operation: a scale, a bias, a residual, in
+// this order, each where there is one. behind: a residual may stand behind a scale or a bias.
+struct Prefix { isize stages; const float *scale, *bias, *residual; };
+inline Prefix fused_prefix(const Net& n, const NetOp& o, const Frame& f, isize window, bool behind) {
+    const NetStage* const s = n.stage + o.first_stage;
+    Prefix p = {};
+    const auto next = [&](Do what) {
+        return p.stages < o.stages && s[p.stages].what == what && !s[p.stages].spatial_a;
+    };
+    if (next(Do::scale)) p.scale = s[p.stages++].a;
+    if (next(Do::bias)) p.bias = s[p.stages++].a;
+    if (window == 1 && (behind || !p.stages) && next(Do::residual)) p.residual = alongside(n, o, s[p.stages], f);
+    p.stages += p.residual != nullptr;
+    return p;
+}
+
 // run_binary where images of bytes are multiplied: 64 channels of all pixels of an item become floats at once.
 inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, const Cut& c, isize item, uint8_t* memory) {
     const Plan& p = c.plan;
     const isize low = item % p.chunks * p.chunk, high = least(o.c, low + p.chunk);
     float* const floats = (float*)(memory + round_up(work_bytes(p), 64));
-    const NetStage* s = n.stage + o.first_stage;
-    isize fused = 0;
-    const float *scale = nullptr, *bias = nullptr, *residual = nullptr;
-    if (fused < o.stages && s[fused].what == Do::scale && !s[fused].spatial_a) scale = s[fused++].a;
-    if (fused < o.stages && s[fused].what == Do::bias && !s[fused].spatial_a) bias = s[fused++].a;
-    if (fused < o.stages && c.window == 1 && s[fused].what == Do::residual) {
-        const NetSlot& other = n.slot[s[fused].slot];
-        const View v = view(other, f);
-        if (v.sc == 1 && other.c == o.c && joined(v, other) && v.sn == other.h * other.w * other.c)
-            residual = v.at, ++fused;
-    }
+    const Prefix fused = fused_prefix(n, o, f, c.window, true);
+    const float* const residual = fused.residual;
     const NetSlot* const to = home(n, o, c.window);
     const isize stride = to ? to->c : 64;
     isize start = 0, many = 0;
@@ -27,12 +34,12 @@ inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, cons
     const auto begin = [&](isize from, isize some) { start = from, many = some; };
     const auto follow = [&](const Sums& sums, isize first) {
         const isize from = first / 64 * 64;
-        Finish f = {};
-        f.kind = Finish::float32, f.s = sums, f.to = place(from) + first - from, f.stride = stride;
-        f.scale = scale ? scale + first : nullptr, f.bias = bias ? bias + first : nullptr;
-        f.residual = residual ? residual + start * o.c + first : nullptr;
-        if (residual && stride != o.c) f.residual = nullptr;            // laid out otherwise than the sums
-        return f;
+        Finish e = {};
+        e.kind = Finish::float32, e.s = sums, e.to = place(from) + first - from, e.stride = stride;
+        e.scale = fused.scale ? fused.scale + first : nullptr, e.bias = fused.bias ? fused.bias + first : nullptr;
+        e.residual = residual ? residual + start * o.c + first : nullptr;
+        if (residual && stride != o.c) e.residual = nullptr;            // laid out otherwise than the sums
+        return e;
     };
     const auto after = [&](const Sums& sums, isize first) {
         if (!residual || stride == o.c) return;
@@ -44,8 +51,8 @@ inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, cons
     const auto done = [&](isize first, isize channels) {
         const isize at_once = most(1, ROWS_AT_ONCE / c.window);
         for (isize i = 0; i < many; i += at_once)
-            finish(n, o, f, fused, place(first) + i * c.window * stride, stride, start + i, least(at_once, many - i),
-                   c.window, first, channels);
+            run_stages(n, o, f, fused.stages, place(first) + i * c.window * stride, stride, start + i,
+                   least(at_once, many - i), c.window, first, channels);
     };
     run_images(*p.v->images, p.images, p.activations, p.blob.for_images, p.e.pool, c.window > 1, low, high,
                item / p.chunks, memory, begin, follow, after, done);
@@ -58,20 +65,10 @@ inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& 
     Tile t;
     count_tile(c.plan, item, memory, &t);
     float* x = (float*)(memory + round_up(work_bytes(c.plan), 64));
-    // A scale and a bias, or a residual, that come first are part of the conversion from integers.
-    const NetStage* s = n.stage + o.first_stage;
-    isize done = 0;
-    const float *scale = nullptr, *bias = nullptr;
-    if (done < o.stages && s[done].what == Do::scale && !s[done].spatial_a) scale = s[done++].a + t.first;
-    if (done < o.stages && s[done].what == Do::bias && !s[done].spatial_a) bias = s[done++].a + t.first;
-    const NetSlot* other = nullptr;
-    View v = {};
-    if (!done && o.stages && c.window == 1 && s[0].what == Do::residual) {
-        v = view(n.slot[s[0].slot], f);
-        if (v.sc == 1 && n.slot[s[0].slot].c == o.c && joined(v, n.slot[s[0].slot]))
-            other = &n.slot[s[0].slot], done = 1;
-    }
-    const isize at_once = most(1, ROWS_AT_ONCE / c.window), plane = o.h * o.w;
+    const Prefix fused = fused_prefix(n, o, f, c.window, false);
+    const float* const scale = fused.scale ? fused.scale + t.first : nullptr;
+    const float* const bias = fused.bias ? fused.bias + t.first : nullptr;
+    const isize at_once = most(1, ROWS_AT_ONCE / c.window);
     const NetSlot* to = home(n, o, c.window);
     const isize stride = to ? to->c : c.float_stride;
     for (isize i = 0; i < t.many; i += at_once) {
@@ -80,15 +77,14 @@ inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& 
         for (isize p = 0; p < some * c.window; ++p) {
             const isize at = i * c.window + p;
             const uint16_t* counts = t.w.counts + at * t.w.count_stride;
-            if (other) {
-                const isize pixel = t.start + at;
-                n.r->convert_add(counts, t.base[at], t.channels,
-                                 v.at + pixel / plane * v.sn + pixel % plane * v.sw + t.first, x + p * stride);
+            if (fused.residual) {
+                n.r->convert_add(counts, t.base[at], t.channels, fused.residual + (t.start + at) * o.c + t.first,
+                                 x + p * stride);
             } else {
                 n.v->to_float(counts, t.base[at], t.channels, scale, bias, nullptr, x + p * stride);
             }
         }
-        finish(n, o, f, done, x, stride, t.start + i, some, c.window, t.first, t.channels);
+        run_stages(n, o, f, fused.stages, x, stride, t.start + i, some, c.window, t.first, t.channels);
     }
 }
 

@@ -40,6 +40,7 @@ inline void make_panels(Loader* l, NetOp* o, const NetSlot& in, const OpRecord& 
     if (same) {
         o->weights = same->weights, o->pairs = same->pairs, o->sums = same->sums;
     } else if (!bits && whole && l->t->constants[f.weight].ours) {
+        if (l->uses(f.weight) > 1) { l->wrong = "weights that may be rearranged have two users"; return; }
         uint8_t* const one = l->make<uint8_t>(panel * k * size);
         if (!one) return;
         for (uint8_t* at = (uint8_t*)from; at < from + bytes;

@@ -32,6 +32,18 @@ struct Loader {
         }
         return (const T*)t->constants[index].at;
     }
+    // How many fields of the records name a constant.
+    isize uses(int64_t index) const {
+        isize users = 0;
+        for (isize k = 0; k < t->op_count; ++k) {
+            const OpRecord& o = t->ops[k];
+            const int64_t named[] = {o.threshold, o.flip, o.weight, o.scale, o.table, o.values};
+            for (int64_t one : named) users += one == index;
+        }
+        for (isize k = 0; k < t->stage_count; ++k)
+            users += (t->stages[k].first == index) + (t->stages[k].second == index);
+        return users;
+    }
     // A copy of a constant with room behind it, since kernels read whole vectors. Made once, however often the constant
     // is named.
     template <class T>

@@ -54,7 +54,7 @@ struct NetOp {
 // Where an array from outside lies; strides in floats for float slots, unused for bits ([N][H][W][words], contiguous).
 struct Outside { uint8_t* at; isize sn, sc, sh, sw; };
 
-// ours: the constant may be overwritten, and lasts as long as the net.
+// ours: the constant may be overwritten, lasts as long as the net, and only one operation names it.
 struct Constant { const void* at; isize bytes; bool ours; };
 
 struct Net {

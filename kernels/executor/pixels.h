@@ -139,7 +139,7 @@ inline void run_floats(const Net& n, const NetOp& o, const Frame& f, const Cut& 
             if (++y == o.h) y = 0, ++image;
         }
     }
-    finish(n, o, f, 0, x, c.float_stride, start, many, 1, 0, o.c);
+    run_stages(n, o, f, 0, x, c.float_stride, start, many, 1, 0, o.c);
 }
 
 // computes one line of a result of bits

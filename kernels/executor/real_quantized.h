@@ -124,7 +124,8 @@ inline void run_quantized(const Net& n, const NetOp& o, const Frame& f, const Cu
         }
     }
     const bool own = stride == c.float_stride;                                  // with zeros behind the last channel
-    finish(n, o, f, 0, x, stride, start, many, c.window, first, channels, own ? round_up(channels, r.panel) : channels);
+    const isize wide = own ? round_up(channels, r.panel) : channels;
+    run_stages(n, o, f, 0, x, stride, start, many, c.window, first, channels, wide);
 }
 
 }  // namespace bnn::net

@@ -84,7 +84,7 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         if (!integers)                  // all images' pixels evenly apart, and not to be rounded in place
             c.direct = c.direct && o.kind != Weights::int8 && joined(v, in) &&
                        (whole || v.sn == in.h * in.w * in.c || f.n == 1);
-        if (c.direct) c.lda = point ? in.c : integers ? k : v.sn;
+        if (c.direct) c.lda = whole && !integers ? v.sn : point ? in.c : k;
         else c.lda = integers ? round_up(k, n.r->int8->depth) : round_up(k, 16) + 16;
         // gathered rows stay in the cache; large weights are read once for many rows
         const isize side = bf16 || integers ? 2 * BF16_ROWS : 12, some = bf16 || integers ? 64 : 48;
@@ -109,7 +109,7 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         if (in.area == Area::outside && !integers && !c.direct && o.groups == 1 && o.kh * o.kw > 1) {
             const isize below = least(o.h / pool, (c.tile + o.w / pool - 2) / (o.w / pool) + 1) * pool;
             const isize lines = (below - 1) * o.sh + (o.kh - 1) * o.dh + 1, line = (in.w + 2 * o.pw) * in.c;
-            c.lines = lines * line <= 1 << 16 ? (lines + 1) * line : 0;
+            c.lines = (double)lines * (double)line <= 1 << 16 ? (lines + 1) * line : 0;
         }
         if (bf16) c.rounded = round_up(c.lines ? k : least(BF16_BLOCK, k), BF16_DEPTH);
         c.work = round_up(rows * c.float_stride * 4, 64);
@@ -132,6 +132,14 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
     return c;
 }
 
+// The values of a residual that lie in memory as the operation's own do, channels side by side and no gap between
+// images; null where they lie otherwise.
+inline const float* alongside(const Net& n, const NetOp& o, const NetStage& s, const Frame& f) {
+    const NetSlot& t = n.slot[s.slot];
+    const View v = view(t, f);
+    return t.c == o.c && v.sc == 1 && joined(v, t) && v.sn == t.h * t.w * t.c ? v.at : nullptr;
+}
+
 // Makes a step (real.h) of a stage, for rows of x from pixel `start` on and channels from `first` on. Returns false
 // where the stage is no step.
 inline bool make_step(const NetOp& o, const Net& n, const NetStage& s, const Frame& f, isize start, isize first,
@@ -141,23 +149,99 @@ inline bool make_step(const NetOp& o, const Net& n, const NetStage& s, const Fra
     *step = {s.what, s.a && !all ? s.a + first : s.a, s.b && !all ? s.b + first : s.b, nullptr, o.c};
     if (s.what == Do::store) step->to = (float*)locate(n.slot[s.slot], f) + start * o.c + first;
     if (s.what == Do::residual) {
-        const NetSlot& t = n.slot[s.slot];
-        const View v = view(t, f);
-        if (t.c != o.c || v.sc != 1 || !joined(v, t) || v.sn != t.h * t.w * t.c) return false;
-        step->a = v.at + start * o.c + first;
+        const float* const values = alongside(n, o, s, f);
+        if (!values) return false;
+        step->a = values + start * o.c + first;
     }
     return true;
+}
+
+// Rows of values of an operation: channels [first, first + channels), `stride` floats apart, for pixels from `start` on
+// of planes of `plane` pixels, `across` to a line.
+struct Rows { float* x; isize stride, count, start, plane, across, first, channels; };
+
+// Adds a slot, whose channels follow themselves where it has fewer.
+inline void add_residual(const Real& r, const NetOp& o, const NetSlot& t, const View& v, const Rows& rows) {
+    const isize first = rows.first, channels = rows.channels;
+    isize image = rows.start / rows.plane, y = rows.start % rows.plane / t.w, xx = rows.start % rows.plane % t.w;
+    for (isize p = 0; p < rows.count; ++p) {
+        const float* from_row = v.at + image * v.sn + y * v.sh + xx * v.sw;
+        if (++xx == t.w && (xx = 0, ++y) == t.h) y = 0, ++image;
+        float* to = rows.x + p * rows.stride;
+        if (v.sc == 1 && t.c == o.c) {
+            r.add(to, from_row + first, channels);
+        } else if (v.sc == 1) {
+            for (isize c = first; c < first + channels;) {
+                const isize inner = c % t.c, some = least(t.c - inner, first + channels - c);
+                r.add(to + c - first, from_row + inner, some);
+                c += some;
+            }
+        } else {
+            for (isize c = 0; c < channels; ++c) to[c] += from_row[(first + c) % t.c * v.sc];
+        }
+    }
+}
+
+// Writes the signs of the values into a slot at `to`.
+inline void write_signs(const Real& r, const NetOp& o, const NetStage& s, uint64_t* to, const Rows& rows) {
+    const isize line = words(o.c);
+    for (isize p = 0; p < rows.count; ++p) {
+        const isize at = s.spatial_a || s.spatial_b ? (rows.start + p) % rows.plane * o.c : 0;
+        r.sign(rows.x + p * rows.stride, s.a + (s.spatial_a ? at : 0) + rows.first,
+               s.b ? s.b + (s.spatial_b ? at : 0) + rows.first : nullptr, rows.channels,
+               to + (rows.start + p) * line + rows.first / 64);
+    }
+}
+
+// Combines the values with those of a slot, of which a size of 1 serves all places of that axis.
+inline void combine_slot(const Real& r, Do what, const NetSlot& t, const View& v, const Rows& rows) {
+    for (isize p = 0; p < rows.count; ++p) {
+        const isize at = rows.start + p, y = at % rows.plane / rows.across, xx = at % rows.across;
+        const float* with =
+            v.at + at / rows.plane * v.sn + (t.h == 1 ? 0 : y * v.sh) + (t.w == 1 ? 0 : xx * v.sw);
+        float* to = rows.x + p * rows.stride;
+        if (t.c == 1) r.combine(what, to, with, rows.channels, true);
+        else if (v.sc == 1) r.combine(what, to, with + rows.first, rows.channels, false);
+        else
+            for (isize c = 0; c < rows.channels; ++c) r.combine(what, to + c, with + (rows.first + c) * v.sc, 1, true);
+    }
+}
+
+// Pools the values of `many` windows, whose pixels are rows one behind the other; the results are the first rows.
+inline void pool_windows(const Real& r, Do what, float* x, isize stride, isize many, isize window, isize channels) {
+    for (isize p = 0; p < many && window > 1; ++p) {
+        if (p) copy(x + p * stride, x + p * window * stride, channels * 4);
+        for (isize k = 1; k < window; ++k)
+            (what == Do::max_pool ? r.larger : r.add)(x + p * stride, x + (p * window + k) * stride, channels);
+        if (what == Do::avg_pool) r.divide(x + p * stride, (float)window, channels);
+    }
+}
+
+// Runs a stage that is no step and uses no slot. size: the side of windows that are not pooled yet, whose pixels the
+// rows are and of which `start` is the first; else 1.
+inline void run_stage(const Real& r, const NetOp& o, const NetStage& s, const Rows& rows, isize size) {
+    const isize window = size * size, first = s.what == Do::elu ? 0 : rows.first;    // elu: one value for all
+    for (isize p = 0; p < rows.count; ++p) {
+        isize at = 0;
+        if (s.spatial_a || s.spatial_b) {               // row p is pixel k of window w
+            const isize k = p % window, w = (rows.start + p / window) % rows.plane;
+            at = size == 1 ? w : (w / rows.across * size + k / size) * o.w + w % rows.across * size + k % size;
+        }
+        r.stage(s.what, rows.x + p * rows.stride, rows.channels,
+                s.a ? s.a + (s.spatial_a ? at * o.c : 0) + first : nullptr,
+                s.b ? s.b + (s.spatial_b ? at * o.c : 0) + first : nullptr);
+    }
 }
 
 // Runs the stages from number `from` on over `many` windows from window `start` on, for channels [first, first +
 // channels). The values are x[window * many][stride]. wide: how many channels of x may be computed with, `channels` or
 // more.
-inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, float* x, isize stride, isize start,
-                   isize many, isize window, isize first, isize channels, isize wide = 0) {
+inline void run_stages(const Net& n, const NetOp& o, const Frame& f, isize from, float* x, isize stride, isize start,
+                       isize many, isize window, isize first, isize channels, isize wide = 0) {
     const Real& r = *n.r;
-    isize rows = many * window;
-    bool pooled = window == 1;
     const isize size = stage_window(n, o), plane = (o.h / size) * (o.w / size);
+    Rows rows = {x, stride, many * window, start, plane, o.w / size, first, channels};
+    bool pooled = window == 1;
     for (isize i = from; i < o.stages; ++i) {
         constexpr isize STEPS = 8;
         Step steps[STEPS];
@@ -167,89 +251,21 @@ inline void finish(const Net& n, const NetOp& o, const Frame& f, isize from, flo
             if (steps[count].what == Do::residual || steps[count].what == Do::store) computed = channels;
             count += steps[count].to != x;                  // none for values that are computed where they are stored
         }
-        if (count) r.steps(steps, count, x, rows, stride, computed);
+        if (count) r.steps(steps, count, x, rows.count, stride, computed);
         if (count == STEPS) --i;
         if (count == STEPS || i == o.stages) continue;
         const NetStage& s = n.stage[o.first_stage + i];
-        switch (s.what) {
-        case Do::max_pool:
-        case Do::avg_pool:
-            for (isize p = 0; p < many && window > 1; ++p) {
-                if (p) copy(x + p * stride, x + p * window * stride, channels * 4);
-                for (isize k = 1; k < window; ++k)
-                    (s.what == Do::max_pool ? r.larger : r.add)(x + p * stride, x + (p * window + k) * stride,
-                                                                channels);
-                if (s.what == Do::avg_pool) r.divide(x + p * stride, (float)window, channels);
-            }
-            rows = many, pooled = true;
-            break;
-        case Do::residual: {
-            const NetSlot& t = n.slot[s.slot];
-            const View v = view(t, f);
-            isize image = start / plane, y = start % plane / t.w, xx = start % plane % t.w;
-            for (isize p = 0; p < rows; ++p) {
-                const float* from_row = v.at + image * v.sn + y * v.sh + xx * v.sw;
-                if (++xx == t.w && (xx = 0, ++y) == t.h) y = 0, ++image;
-                float* to = x + p * stride;
-                if (v.sc == 1 && t.c == o.c) {
-                    r.add(to, from_row + first, channels);
-                } else if (v.sc == 1) {
-                    for (isize c = first; c < first + channels;) {
-                        const isize inner = c % t.c, some = least(t.c - inner, first + channels - c);
-                        r.add(to + c - first, from_row + inner, some);
-                        c += some;
-                    }
-                } else {
-                    for (isize c = 0; c < channels; ++c) to[c] += from_row[(first + c) % t.c * v.sc];
-                }
-            }
-            break;
-        }
-        case Do::sign: {
-            const NetSlot& t = n.slot[s.slot];
-            uint64_t* to = (uint64_t*)locate(t, f) + first / 64;
-            const isize line = words(t.c);
-            for (isize p = 0; p < rows; ++p) {
-                const isize at = s.spatial_a || s.spatial_b ? (start + p) % plane * o.c : 0;
-                r.sign(x + p * stride, s.a + (s.spatial_a ? at : 0) + first,
-                       s.b ? s.b + (s.spatial_b ? at : 0) + first : nullptr, channels, to + (start + p) * line);
-            }
-            break;
-        }
-        case Do::elu:
-            for (isize p = 0; p < rows; ++p) r.stage(s.what, x + p * stride, channels, s.a, s.b);
-            break;
-        default:
-            if (combines(s.what)) {
-                const NetSlot& t = n.slot[s.slot];
-                const View v = view(t, f);
-                const isize across = o.w / size;
-                for (isize p = 0; p < rows; ++p) {
-                    const isize at = start + p, y = at % plane / across, xx = at % across;
-                    const float* with =
-                        v.at + at / plane * v.sn + (t.h == 1 ? 0 : y * v.sh) + (t.w == 1 ? 0 : xx * v.sw);
-                    float* to = x + p * stride;
-                    if (t.c == 1) r.combine(s.what, to, with, channels, true);
-                    else if (v.sc == 1) r.combine(s.what, to, with + first, channels, false);
-                    else
-                        for (isize c = 0; c < channels; ++c)
-                            r.combine(s.what, to + c, with + (first + c) * v.sc, 1, true);
-                }
-                break;
-            }
-            for (isize p = 0; p < rows; ++p) {
-                isize at = 0;
-                if (s.spatial_a || s.spatial_b) {
-                    if (pooled) {
-                        at = (start + p) % plane;
-                    } else {                            // row p is pixel k of window start + p / window
-                        const isize k = p % window, w = (start + p / window) % plane, across = o.w / size;
-                        at = (w / across * size + k / size) * o.w + w % across * size + k % size;
-                    }
-                }
-                r.stage(s.what, x + p * stride, channels, s.a ? s.a + (s.spatial_a ? at * o.c : 0) + first : nullptr,
-                        s.b ? s.b + (s.spatial_b ? at * o.c : 0) + first : nullptr);
-            }
+        if (is_pool(s.what)) {
+            pool_windows(r, s.what, x, stride, many, window, channels);
+            rows.count = many, pooled = true;
+        } else if (s.what == Do::residual) {
+            add_residual(r, o, n.slot[s.slot], view(n.slot[s.slot], f), rows);
+        } else if (s.what == Do::sign) {
+            write_signs(r, o, s, (uint64_t*)locate(n.slot[s.slot], f), rows);
+        } else if (combines(s.what)) {
+            combine_slot(r, s.what, n.slot[s.slot], view(n.slot[s.slot], f), rows);
+        } else {
+            run_stage(r, o, s, rows, pooled ? 1 : size);
         }
     }
 }

@@ -140,11 +140,9 @@ struct Variant {
     const Images* images = nullptr;     // null where a variant has none
 };
 
-// All variants of this program, best first, with a null pointer at the end; the variant of a name, or null; the best
-// that this CPU runs. variants.h defines them. One unit of a program includes it, so that the others are compiled
-// without vector instructions.
+// All variants of this program, best first, with a null pointer at the end; the variant of a name, or null. variants.h
+// defines them. One unit of a program includes it, so that the others are compiled without vector instructions.
 extern const Variant* const variants[];
 const Variant* find_variant(const char* name);
-const Variant* best_variant();
 
 }  // namespace bnn

@@ -37,10 +37,4 @@ const Variant* find_variant(const char* name) {
     return nullptr;
 }
 
-const Variant* best_variant() {
-    for (const Variant* const* v = variants; *v; ++v)
-        if ((*v)->supported()) return *v;
-    return nullptr;
-}
-
 }  // namespace bnn

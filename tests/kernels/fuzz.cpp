@@ -248,7 +248,9 @@ static bnn::Conv shape_with_gradients() {
 
 // dy of integers so small that no chunk of them is rounded: both gradients must be exact, dx rounded once.
 static void test_gradients(const bnn::Gradients& gradients, const Problem& p) {
-    const bnn::Variant& v = *bnn::best_variant();
+    const bnn::Variant* const* best = bnn::variants;                    // of those that this CPU runs
+    while (!(*best)->supported()) ++best;
+    const bnn::Variant& v = **best;
     const bnn::Conv& g = p.g;
     Buffer<uint64_t> signs(g.n * g.h * g.w * bnn::words(g.c)), weights(g.o * g.taps() * bnn::words(g.c));
     Buffer<uint16_t> dy(g.pixels() * g.o), dx(g.n * g.h * g.w * g.c);

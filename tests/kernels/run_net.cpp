@@ -1,5 +1,6 @@
-// Runs a network that tests/test_executor.py wrote to a file, without Python: the shell of the sanitizer build of the executor. Every
-// constant lies in a buffer of exactly its size and is the net's own. Usage: run_net FILE VARIANT OUT, prints nothing, exits with 1 and a message if it cannot.
+// Runs networks that tests/test_executor.py wrote to files, without Python: the shell of the sanitizer build of the executor. Every
+// constant and every array lies in a buffer of exactly its size, and constants are the net's own. Usage: run_net VARIANT OUT FILE...
+// Writes the last output of the last network to OUT. Of a network that is refused it prints why.
 #if defined(BNN_EMULATE)
 #include "emulate.h"
 #include <simde/x86/fma.h>
@@ -10,6 +11,7 @@ BNN_EMULATED(__m512i, cvtepi8_epi32, (__m128i a), int32_t, 16, BNN_LANE(int8_t, 
 #endif
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -40,11 +42,12 @@ static void* allocate(void*, isize bytes) {
     return blocks.back().get();
 }
 
-int main(int, char** argv) {
-    file = fopen(argv[1], "rb");
-    const bnn::Variant* v = bnn::find_variant(argv[2]);
-    if (!file || !v) return 2;
-    if (!v->supported()) return puts("not on this CPU"), 0;
+static int refused(const char* why) { return printf("refused: %s\n", why), 0; }
+
+static int run(const char* path, const bnn::Variant* v, const char* result) {
+    blocks.clear();
+    file = fopen(path, "rb");
+    if (!file) return 2;
     const int64_t slots = number(), ops = number(), stages = number(), count = number(), micro = number(), chunk = number(), outside = number(),
                   images = number();
     const auto slot = records<bnn::SlotRecord>(slots);
@@ -61,23 +64,44 @@ int main(int, char** argv) {
     }
     const bnn::NetTables tables = {slot.data(), op.data(), stage.data(), slots, ops, stages, micro, chunk, constants.data(), count};
     bnn::Net net;
-    if (const char* wrong = bnn::load(*v, tables, allocate, nullptr, &net)) return puts(wrong), 1;
+    if (const char* wrong = bnn::load(*v, tables, allocate, nullptr, &net)) return fclose(file), refused(wrong);
     std::vector<bnn::Outside> arrays;
-    std::vector<isize> bytes;
+    std::vector<isize> bytes, named;
     for (int64_t i = 0; i < outside; ++i) {
-        const bnn::NetSlot& s = net.slot[number()];
+        named.push_back(number());
+        const bool planes = number();                                              // an input: float32 [N, C, H, W]
+        const bnn::NetSlot& s = net.slot[named.back()];
         bytes.push_back(s.bytes() * images);
         uint8_t* p = (uint8_t*)malloc((size_t)bytes.back());
+        if (!p) return fclose(file), refused("there is not enough memory");
         blocks.emplace_back(p);
-        const bool input = number();
-        if (input && fread(p, (size_t)bytes.back(), 1, file) != 1) return 2;        // float32 [N, C, H, W]
-        if (input) arrays.push_back({p, s.h * s.w * s.c, s.h * s.w, s.w, 1});
+        memset(p, 0, (size_t)bytes.back());
+        const int64_t given = number();
+        const auto values = records<uint8_t>(given);
+        if (given) memcpy(p, values.data(), (size_t)bnn::least(given, bytes.back()));
+        if (planes) arrays.push_back({p, s.h * s.w * s.c, s.h * s.w, s.w, 1});
         else arrays.push_back({p, s.h * s.w * s.c, 1, s.w * s.c, s.c});
+    }
+    fclose(file);
+    for (isize i = 0; i < net.slots; ++i) {
+        const bnn::NetSlot& s = net.slot[i];
+        if (s.area == bnn::Area::outside && (s.offset >= (isize)named.size() || named[(size_t)s.offset] != i))
+            return refused("a slot from outside has no array");
     }
     const bnn::RunPlan plan = bnn::plan_run(net, arrays.data(), images, 1);
     uint8_t* memory = (uint8_t*)allocate(nullptr, plan.bytes);
-    bnn::run(net, plan, arrays.data(), images, memory, bnn::Serial{memory}, bnn::Unwatched());
-    FILE* out = fopen(argv[3], "wb");
+    if (!memory) return refused("there is not enough memory");
+    bnn::run(net, plan, arrays.data(), images, memory, bnn::Serial{memory + plan.chunk + plan.micro}, bnn::Unwatched());
+    FILE* out = fopen(result, "wb");
     if (!out || fwrite(arrays.back().at, (size_t)bytes.back(), 1, out) != 1) return 2;
     return fclose(out);
+}
+
+int main(int count, char** arguments) {
+    const bnn::Variant* v = count > 3 ? bnn::find_variant(arguments[1]) : nullptr;
+    if (!v) return 2;
+    if (!v->supported()) return puts("not on this CPU"), 0;
+    for (int i = 3; i < count; ++i)
+        if (const int wrong = run(arguments[i], v, arguments[2])) return wrong;
+    return 0;
 }
