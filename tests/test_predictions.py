@@ -34,6 +34,9 @@ def test_a_record_says_what_the_logits_say(tmp_path, file, images, classes):
     torch.testing.assert_close(found.logits, kept.values, rtol=1e-3, atol=1e-3)
     assert found.top1 == pytest.approx(100 * metrics.accuracy_score(labels, scores.argmax(1)))
     assert found.wrong == np.flatnonzero((scores.argmax(1) != labels).numpy()).tolist()
+    table = found.confusions()
+    expected = metrics.confusion_matrix(labels, scores.argmax(1), labels=range(len(table)))
+    assert torch.equal(table, torch.from_numpy(expected))
     assert found.about["images"] == images and found.about["fingerprint"] == "sha256:0"
 
 

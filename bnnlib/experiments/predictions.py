@@ -1,5 +1,5 @@
-"""What each packed net that comes with the book answers on its whole test set: small records, so that a chapter shows errors
-and accuracies of classes where the images are not.
+"""What each packed net that comes with the book answers on its whole test set: small records, so that a chapter shows errors,
+confusions and accuracies of classes where the images are not.
 
     bnn verify s4-lenet5                          # writes results/predictions/s4-lenet5.safetensors
     found = predictions.read("s4-lenet5")         # None where there is no such record
@@ -67,6 +67,13 @@ class Predictions:
         """Accuracy on the images of each class, per cent, by class."""
         count = int(self.labels.max()) + 1
         return [100 * self.right[self.labels == c].double().mean().item() for c in range(count)]
+
+    def confusions(self) -> Tensor:
+        """(classes, classes): images by label (row) and answer (column)."""
+        import torch
+
+        count = int(max(self.labels.max(), self.answers.max())) + 1
+        return torch.bincount(self.labels * count + self.answers, minlength=count**2).reshape(count, count)
 
 
 def path_of(name: str, folder: Path = FOLDER) -> Path:

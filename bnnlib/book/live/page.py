@@ -113,7 +113,7 @@ def _file_said(root: Path, net: SimpleNamespace) -> str:
     own = (root / "results" / "models" / f"{DIGIT}.safetensors").stat().st_size
     return (
         f"The page carries the net of digits in another form of the file, as the operations that the executor runs: {_bytes(len(net.packed))}. "
-        f"The file of {{doc}}`its chapter <notebooks/lenet5-mnist>`, as the layers of PyTorch, has {_bytes(own)}.\n"
+        f"The file of the chapter LeNet-5 on MNIST, as the layers of PyTorch, has {_bytes(own)}.\n"
     )
 
 
