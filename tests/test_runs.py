@@ -43,6 +43,7 @@ def test_quick_trains_teachers_first_and_leaves_nothing_behind(digits, tmp_path)
     assert not digits.exists() and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.filterwarnings("error:the model")  # no outputs without a class
 @pytest.mark.parametrize(
     ("name", "small", "instead"),
     [("s4-lenet5", {}, "digits"), ("s1-vgg", {"model.width": 8}, "digits-32"),

@@ -105,6 +105,8 @@ def _short(names: list[str], profile: str, seed: int, changes: dict[str, int]) -
             few = recipe.quick if profile == "quick" else recipe.demo
             if not data.here(recipe.dataset):
                 asked["dataset"] = data.STAND_INS[recipe.dataset]
+                if recipe.dataset == "tiny-imagenet":  # its 200 classes are ten digits there
+                    asked["model.classes"] = len(data.load(asked["dataset"]).classes)
             elif recipe.dataset == "tiny-imagenet":  # to decode all of it takes minutes
                 size = (few.train // DEMO_CLASSES or 1, few.test // DEMO_CLASSES or 1)
                 if size not in excerpts:
