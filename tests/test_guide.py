@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from bnnlib import models
+from bnnlib.book.chapters import gate
 from bnnlib.book.pages import guide
 from bnnlib.deploy.tensorkinds import SUPPORTED
 
@@ -67,6 +68,10 @@ def test_the_file_classifies_a_png_from_the_command_line(made):
     lines = done.stdout.splitlines()
     assert len(lines) == 1 + len(list((folder / "own" / "test" / "7").iterdir()))
     assert sum(re.split(r"  +", line)[1].startswith("7 ") for line in lines[1:]) > 0.8 * len(lines[1:])
+
+
+def test_code_is_as_wide_as_the_page():
+    assert max(len(line) for block in guide.blocks(PAGE.read_text()) for line in block.splitlines()) <= gate.COLUMNS
 
 
 def test_the_table_is_generated():
