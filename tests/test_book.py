@@ -392,7 +392,7 @@ def test_the_findings_are_computed_from_the_records(tmp_path):
     found = landing.speeds(ROOT / "results" / "bench")
     for one in found:
         floats, bits, over = (
-            f"{'' if one.paired else '≈'}{landing.times(low)} to {landing.times(high)}"
+            f"{'' if one.paired else '≈'}{landing.times(low).rstrip('×')} to {landing.times(high)}"
             for low, _, high in (one.over_best, one.bits_over_best, one.over_float32)
         )
         assert f"| {one.core} | {floats} | {bits} | {over} |\n" in whole

@@ -155,7 +155,7 @@ def _about(one: Speed) -> str:
 
 def _range(one: Speed, ratios: tuple[float, float, float]) -> str:
     """From the slowest layer to the fastest."""
-    return f"{_about(one)}{times(ratios[0])} to {times(ratios[2])}"
+    return f"{_about(one)}{times(ratios[0]).rstrip('×')} to {times(ratios[2])}"
 
 
 def _makers(found: list[Speed]) -> str:
@@ -197,8 +197,8 @@ def _speed(root: Path) -> tuple[str, str, str]:
         for one in found
     )
     text = (
-        f"S2 claims **{_CLAIMED_SPEED}×**. Measured, for single layers:\n\n"
-        "| core | over the best rival | the same, bits in and out | over PyTorch's float32 |\n|---|---|---|---|\n"
+        f"S2 claims **{_CLAIMED_SPEED}×**. Measured, for single layers, over the best rival of each and over PyTorch's float32:\n\n"
+        "| core | over the best rival | with bits in and out | over float32 |\n|---|---|---|---|\n"
         f"{rows}\n\n"
         "The best rival is the fastest in float32, bfloat16 or int8 on the same core; below 1× it is faster than ours."
         + " ≈: a ratio of median times." * (not all(one.paired for one in found))
