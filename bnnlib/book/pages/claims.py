@@ -205,8 +205,10 @@ def _s2_ablation(book: Book) -> Iterator[Claim]:
     slow = [r.top1_last for r in book.of("s1-vgg")]
     rate = result.step_from(slow, start)
     at = _runs(len(slow))
-    both = whole.clear and rate and rate.value > 0
-    told = ""
+    evidence, told, both = f"{whole} at one rate; not run at S1's rate", "", False
+    if rate:
+        evidence = f"{whole} at one rate; at S1's rate the baseline ended {rate.value:.2f} points lower ({at}, on another machine)"
+        both = whole.clear and rate.value > 0
     if both:
         points = whole.value + rate.value
         told = f"of our {points:.1f} points {whole.value:.1f} are the three changes; {rate.value:.1f} are the step of the rate, {at} at the lower"
@@ -214,7 +216,7 @@ def _s2_ablation(book: Book) -> Iterator[Claim]:
         source="S2",
         says="points over the baseline by three changes",
         figure=_f("S2", "points"),
-        evidence=f"{whole} at one rate; at S1's rate the baseline ended {rate.value:.2f} points lower ({at}, on another machine)",
+        evidence=evidence,
         verdict=_if(both, told),
         chapter=here,
     )

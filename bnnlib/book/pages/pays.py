@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bnnlib import recipes, records
-from bnnlib.benchmarks import networks, speed
+from bnnlib.benchmarks import nets, networks, speed
 from bnnlib.book import tables
 from bnnlib.book.pages.landing import times
 from bnnlib.book.prose import claim
@@ -22,7 +22,6 @@ TWINS = {
     "ResNet-18": ("tiny-s5-resnet18-xnorpp-7ep", "tiny-s5-resnet18-real-7ep"),
 }
 DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "tiny-imagenet": "Tiny-ImageNet"}
-FILES = ("s4-lenet5", "s3-mlp", "s1-vgg", "s2-student", "s4-nin-60ep", "ours-lenet5", "ours-vgg-20ep", "tiny-s5-resnet18-xnorpp-7ep")
 
 
 def accuracy(folder: Path) -> str:
@@ -62,9 +61,9 @@ def accuracy(folder: Path) -> str:
 
 
 def files() -> str:
-    """How much smaller whole files become, and a sentence."""
+    """How much smaller the files of the networks become whose speed is compared, and a sentence."""
     rows = []
-    for name in FILES:
+    for name in nets.nets():
         recipe = recipes.load(name)
         size = sizes.of(recipe.model.name, recipe.model.options)
         rows.append(
