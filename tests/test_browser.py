@@ -231,3 +231,32 @@ def test_folded_code_opens(site, window):
     assert code.is_visible()
     solution = page.locator(".solution.admonition").first
     assert "Solution" in solution.inner_text()
+
+
+def test_a_chapter_opens_with_its_answer_and_what_unfolds_is_quiet(site, window):
+    """The theme's own rules are strong: some of book.css had no effect beside them."""
+    if not (site / "notebooks" / "lenet5-mnist.html").is_file():
+        pytest.skip("the chapters are not built")
+    page = window(WIDTHS["desktop"])
+    page.goto((site / "notebooks" / "lenet5-mnist.html").as_uri())
+
+    def style(selector: str, name: str) -> str:
+        return page.locator(selector).first.evaluate(f"e => getComputedStyle(e).{name}")
+
+    assert style(".tag_answer", "borderLeftWidth") == "4px"
+    for box in (".admonition.cost", "details.hide", "div.proof.admonition", ".solution.admonition"):
+        assert page.locator(box).count() == 0 or style(box, "boxShadow") == "none", box
+    assert style("details.hide summary p", "fontSize") == "13px"
+    table = page.locator(".admonition.cost table")
+    assert not table.is_visible()
+    page.locator(".admonition.cost .admonition-title").click()
+    table.wait_for(state="visible")
+
+
+def test_a_number_keeps_its_unit(site, window):
+    if not (site / "notebooks" / "lenet5-mnist.html").is_file():
+        pytest.skip("the chapters are not built")
+    page = window(WIDTHS["phone"])
+    page.goto((site / "notebooks" / "lenet5-mnist.html").as_uri())
+    told = page.locator(".tag_answer").inner_text()
+    assert re.search("\\d\xa0±\xa0\\d", told) and not re.search(r"\d [%±]", told)

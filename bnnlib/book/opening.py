@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def cost(chapter: str, does: Mapping[str, str], *, trains: Iterable[str] = (), needs: str = "") -> Markdown:
-    """The box that says what each profile of a chapter does and how long it takes.
+    """The box, folded, that says what each profile of a chapter does and how long it takes; its title has the first one's time.
 
     does: profile to what it does, in words. trains: recipes of which the last profile in ``does`` trains one seed; its time
     is theirs, the mean of the recorded runs. The time of every other profile is that of :func:`time_of`.
@@ -45,7 +45,8 @@ def box(chapter: str, does: Mapping[str, str], trains: list[str], needs: str, ro
         default = " (the default)" if profile == "stored" else ""
         rows.append({"profile": f"`{profile}`{default}", "what it does": words, "time": time})
     needs = f"\n\n{needs}" if needs else ""
-    return f":::{{admonition}} What this chapter costs\n:class: cost\n\n{tables.markdown(rows)}{needs}\n:::\n"
+    title = f"What this chapter costs: {rows[0]['time']}"
+    return f":::{{admonition}} {title}\n:class: cost dropdown\n\n{tables.markdown(rows)}{needs}\n:::\n"
 
 
 def _trained(names: list[str], folder: Path) -> str:
