@@ -2,7 +2,7 @@
 
 import re
 
-from bnnlib import recipes
+from bnnlib import recipes, records
 from bnnlib.book.pages import claims
 from bnnlib.experiments import report, sources
 from bnnlib.paths import ROOT
@@ -44,3 +44,27 @@ def test_one_run_has_no_verdict():
 
 def test_without_records_the_page_says_what_it_needs(tmp_path):
     assert claims.page(tmp_path, []).startswith("*Needs the records of s1-vgg,")
+
+
+def test_what_does_not_hold_says_of_our_runs_what_the_records_say():
+    """Sentences without numbers, which no cell computes."""
+    said = " ".join((ROOT / "book" / "what-does-not-hold.md").read_text(encoding="utf-8").split())
+    last = {}
+    for record in records.read_all():
+        last.setdefault(record.recipe, []).append(record.top1_last)
+    coded, relu, order = (last[f"s1-vgg-5ep-{name}"] for name in ("identity", "relu", "bn-after"))
+    low, high = min(coded), max(coded)
+    for sentence, holds in {
+        "a ReLU between binary layers ends far below both runs of the net as coded": max(relu) < low - 3 * (high - low),
+        "the other order ends below both, and below the lower of them by little more than the two differ": (
+            high - low < low - max(order) < 1.5 * (high - low)
+        ),
+        "the baseline comes close to that figure at the lower rate (one run), and ends above it at the higher": (
+            abs(last["s1-vgg"][0] - 70.35) < 1 and len(last["s1-vgg"]) == 1 and min(last["s1-vgg-lr1e-3"]) > 70.35
+        ),
+        "Beside a shortcut our nets with the constant have a lower accuracy than those with": all(
+            max(last[one]) < min(last[mean])
+            for one, mean in (("s2-student", "s2-ablation-shortcut-kd-mean"), ("s2-ablation-shortcut-ce-one", "s2-ablation-shortcut-ce-mean"))
+        ),
+    }.items():
+        assert sentence in said and holds, sentence

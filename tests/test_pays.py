@@ -1,6 +1,7 @@
 """The page "When does one bit pay?": its tables against the records, read here by other means."""
 
 import json
+import re
 import statistics
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def rows(text):
 
 
 def last(recipe):
-    return {path.stem: json.loads(path.read_text())["curve"][-1]["test_top1"] for path in (RUNS / recipe).glob("seed*.json")}
+    runs = [json.loads(path.read_text()) for path in (RUNS / recipe).glob("seed*.json")]
+    return {run["seed"]: run["curve"][-1]["test_top1"] for run in runs}
 
 
 def test_the_twins_differ_as_their_records_do():
@@ -32,7 +34,14 @@ def test_the_twins_differ_as_their_records_do():
             one, other = ({seed: runs[seed] for seed in one.keys() & other.keys()} for runs in (one, other))
         gap = statistics.mean(one.values()) - statistics.mean(other.values())
         assert float(found[name]["points lost"].split(" ± ")[0]) == pytest.approx(gap, abs=0.006), name
-        assert found[name]["runs"].endswith("*") == (len(one) == 1)
+        assert ("*" in found[name]["runs"]) == (len(one) == 1)
+        made = {
+            (run["hardware"].get("gpu") or run["hardware"]["cpu"], run["versions"]["torch"])
+            for recipe in (bits, real)
+            for run in (json.loads(path.read_text()) for path in (RUNS / recipe).glob("seed*.json"))
+            if run["seed"] in one.keys() | other.keys()
+        }
+        assert ("†" in found[name]["runs"]) == (len(made) > 1), name
 
 
 def test_a_twin_that_bits_do_not_cost_anything_is_a_claim_that_failed(tmp_path, a_record):
@@ -64,6 +73,10 @@ def test_cases_that_the_rival_wins_are_counted():
         assert row["core"] == speed.core(record) and int(row["cases"]) == len(cases)
         assert int(row["fastest slower"]) == slower
         lost, whole = lost + slower, whole + len(cases)
+        ran = " ".join(name for case in cases for name in case["times"] if name.startswith(speed.RIVALS))
+        for way, part in (("bfloat16", "bf16"), ("int8", "int8"), ("compiled", "-compile")):
+            told = re.search(rf"not measured in [^.]*{way}[^.]* on {row['core']}", text)
+            assert bool(told) == (part not in ran), (row["core"], way)
     assert f"faster one in {whole - lost} of {whole} cases" in text
     assert "make bench" in pays.whole_nets(BENCH / "none")
 

@@ -227,6 +227,17 @@ def best_rival(case: dict, *kinds: str) -> str | None:
     return fastest(case, [name for name in case["times"] if kind(name) in (kinds or RIVALS)])
 
 
+def not_measured(cases: Sequence[dict]) -> list[str]:
+    """What PyTorch ran in none of ``cases``, of what it can be a best rival in.
+
+    >>> not_measured([{"times": {"fp32-nchw": {}, "bf16": {}, "onnx-int8": {}}}])
+    ['int8', 'compiled']
+    """
+    there = {name for case in cases for name in case["times"] if kind(name) and not name.startswith("onnx-")}
+    ways = {"bf16": "bf16", "int8": "int8", "compiled": "-compile"}
+    return [way for way, part in ways.items() if not any(part in name for name in there)]
+
+
 def clocks(peaks: dict) -> dict[str, float]:
     """Every clock that the record has, in Hz: ``chain`` is the one that "a cycle" goes by."""
     return {"chain": peaks["clock_hz"], **peaks.get("other_clocks_hz", {})}

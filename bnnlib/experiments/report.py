@@ -101,7 +101,8 @@ def chapter_rows(runs: Mapping[str, Sequence[Record]]) -> dict[str, Row]:
 
 
 def family_of(record: Record) -> tuple:
-    """What runs have in common that are taken to spread alike: the data, the topology and the number of epochs."""
+    """What runs have in common that are taken to spread alike: the data, the network (the name of its builder, whatever its
+    options) and the number of epochs."""
     return record.dataset.fingerprint, record.profile, record.resolved["model"]["name"], len(record.curve)
 
 

@@ -42,8 +42,9 @@ def group(row: Row) -> str:
 
 HOW_P = (
     "p: the probability that one more run of ours would lie as far from our mean as the source's figure, or farther (t "
-    "interval, deviation pooled over recipes of the same topology, data and epochs), raised by Holm's method because all "
-    "rows of two runs or more are tested at once; raised, it is no longer the probability of one run."
+    "interval, deviation pooled over recipes of the same network, data and epochs; S1's network with S2's shortcuts, scales or "
+    "teacher counts as the same, a real-valued twin as another), raised by Holm's method because all rows of two runs or more are "
+    "tested at once; raised, it is no longer the probability of one run."
 )
 
 

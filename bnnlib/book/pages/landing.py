@@ -22,13 +22,13 @@ _CLAIMED_SIZE = round(sources.figure("S2", "smaller").value)  # times less memor
 class Speed:
     """Speed-ups of whole 1-bit layers on one core of a CPU, each (slowest, median, fastest layer): with floats in and out over
     PyTorch's float32, and over the fastest of its rivals in float32, bfloat16 and int8; with bits in and out over that rival.
-    ``paired``: whether all ratios to the best rival are medians over rounds, and not quotients of two medians."""
+    ``unpaired``: those of the three that hold a quotient of two medians, and not medians over rounds alone."""
 
     core: str
     over_float32: tuple[float, float, float]
     over_best: tuple[float, float, float]
     bits_over_best: tuple[float, float, float]
-    paired: bool
+    unpaired: tuple[str, ...] = ()
 
 
 def speeds(folder: Path) -> list[Speed]:
@@ -38,13 +38,17 @@ def speeds(folder: Path) -> list[Speed]:
     found = []
     for record in speed.newest(folder):
         layers = record["runs"][0]["layers"]
-        spans, paired = [], True
-        for rival, ours in ((speed.eager_fp32, "channels_last"), (speed.best_rival, "channels_last"), (speed.best_rival, "bits")):
+        spans, unpaired = {}, []
+        for name, (rival, ours) in {
+            "over_float32": (speed.eager_fp32, "channels_last"),
+            "over_best": (speed.best_rival, "channels_last"),
+            "bits_over_best": (speed.best_rival, "bits"),
+        }.items():
             ratios = [speed.ratio(layer, rival(layer), ours) for layer in layers]
             medians = sorted(ratio.median for ratio in ratios)
-            spans.append((medians[0], statistics.median(medians), medians[-1]))
-            paired = all(ratio.paired for ratio in ratios) and paired
-        found.append(Speed(speed.core(record), *spans, paired))
+            spans[name] = medians[0], statistics.median(medians), medians[-1]
+            unpaired += [name] * (not all(ratio.paired for ratio in ratios))
+        found.append(Speed(speed.core(record), **spans, unpaired=tuple(unpaired)))
     return found
 
 
@@ -129,8 +133,9 @@ def _bars(found: list[Speed]) -> str:
     """The claim and what was measured, as bars to one scale."""
     rows = [("claimed by S2", _CLAIMED_SPEED, "claim", times(_CLAIMED_SPEED))]
     for one in found:
-        rows.append((f"{one.core}, over float32", one.over_float32[1], "ours", times(one.over_float32[1])))
-        rows.append((f"{one.core}, over the best rival", one.over_best[1], "limit", _about(one) + times(one.over_best[1])))
+        for kind, name, what in (("ours", "over_float32", "float32"), ("limit", "over_best", "the best rival")):
+            median = getattr(one, name)[1]
+            rows.append((f"{one.core}, over {what}", median, kind, _about(one, name) + times(median)))
     step = 36
     parts = []
     for row, (name, value, kind, told) in enumerate(rows):
@@ -149,13 +154,14 @@ def _bars(found: list[Speed]) -> str:
     return f'<svg viewBox="0 0 340 {step * len(rows)}" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
 
 
-def _about(one: Speed) -> str:
-    return "" if one.paired else "≈"
+def _about(one: Speed, name: str) -> str:
+    return "≈" * (name in one.unpaired)
 
 
-def _range(one: Speed, ratios: tuple[float, float, float]) -> str:
+def _range(one: Speed, name: str) -> str:
     """From the slowest layer to the fastest."""
-    return f"{_about(one)}{times(ratios[0]).rstrip('×')} to {times(ratios[2])}"
+    low, _, high = getattr(one, name)
+    return f"{_about(one, name)}{times(low).rstrip('×')} to {times(high)}"
 
 
 def _makers(found: list[Speed]) -> str:
@@ -193,7 +199,7 @@ def _speed(root: Path) -> tuple[str, str, str]:
             "one-bit-at-a-time",
         )
     rows = "\n".join(
-        f"| {one.core} | {_range(one, one.over_best)} | {_range(one, one.bits_over_best)} | {_range(one, one.over_float32)} |"
+        f"| {one.core} | {_range(one, 'over_best')} | {_range(one, 'bits_over_best')} | {_range(one, 'over_float32')} |"
         for one in found
     )
     text = (
@@ -201,7 +207,7 @@ def _speed(root: Path) -> tuple[str, str, str]:
         "| core | over the best rival | with bits in and out | over float32 |\n|---|---|---|---|\n"
         f"{rows}\n\n"
         "The best rival is the fastest in float32, bfloat16 or int8 on the same core; below 1× it is faster than ours."
-        + " ≈: a ratio of median times." * (not all(one.paired for one in found))
+        + " ≈: a ratio of median times." * any(one.unpaired for one in found)
     )
     return f"{_CLAIMED_SPEED} times faster?", text, "one-bit-at-a-time"
 

@@ -42,7 +42,7 @@ def accuracy(folder: Path) -> str:
                 "real-valued %": theirs,
                 "1 bit %": ours,
                 "points lost": tables.signed(found.mean).lstrip("+") + f" ± {found.half_width:.2f}",
-                "runs": f"{found.seeds[0]} and {found.seeds[1]}" + "*" * found.one_run,
+                "runs": f"{found.seeds[0]} and {found.seeds[1]}" + "*" * found.one_run + "†" * bool(found.settings),
             }
         )
     if not rows:
@@ -55,7 +55,8 @@ def accuracy(folder: Path) -> str:
     caption = (
         "Test accuracy of the same network with real-valued and with 1-bit layers, trained alike, at the last epoch. Differences "
         "are taken before rounding. ±: 95 % interval; "
-        "*: of one run, from the choice of test images alone, so that another seed may change it further."
+        "*: of one run, from the choice of test images alone, so that another seed may change it further; "
+        "†: runs on different processors or versions of PyTorch."
     )
     return f"{told}\n\n{tables.captioned(shown, caption, 'tab-pays-accuracy')}"
 
@@ -103,7 +104,7 @@ def _of_nets(record: dict) -> dict[tuple[str, int], tuple[float, float]]:
 
 def whole_nets(folder: Path) -> str:
     """How whole networks compare with their best rival on each CPU with a record in ``folder``, and a sentence."""
-    rows, told, slower, cases = [], [], [], 0
+    rows, told, slower, lacking, before, cases = [], [], [], [], [], 0
     for record in networks.newest_of_each(folder):
         core, found = speed.core(record), _of_nets(record)
         row: dict = {"core": core, "cases": len(found)}
@@ -113,6 +114,9 @@ def whole_nets(folder: Path) -> str:
         rows.append(row)
         told.append(f"{row['fastest slower']} of {len(found)} cases on {core}")
         slower += [net for (net, _), (_, fastest) in found.items() if fastest < 1]
+        if missing := speed.not_measured(record["runs"][0]["cases"]):
+            lacking.append(f"{_listed(missing)} on {core}".replace("bf16", "bfloat16"))
+        before += [core] * ("int8" not in record)
         cases += len(found)
     if not rows:
         return "*No record yet; `make bench` makes one.*\n"
@@ -124,6 +128,10 @@ def whole_nets(folder: Path) -> str:
     if slower:
         titles = sorted({f"“{recipes.load(net).title}”" for net in slower})
         sentence += f" Those are cases of {_listed(titles)}."
+    if lacking:
+        sentence += f" PyTorch was not measured in {_listed(lacking)}, so a faster rival is possible there."
+    if before:
+        sentence += f" On {_listed(before)} our form in int8 is an older one, which rounded the weights alone."
     shown = tables.markdown(rows)
     caption = (
         "The best rival's time over ours, from the slowest to the fastest case: whole networks at batch 1 and 128, one thread. Float32 "
