@@ -18,8 +18,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from bnnlib.deploy import layerkinds as known
-from bnnlib.deploy.graph import Op, Slot, joined_shape, output_shape
-from bnnlib.deploy.preparing import ConvertError
+from bnnlib.deploy.operations import Op, Slot, output_shape
 from bnnlib.deploy.tensorkinds import Stages
 
 Shape = tuple[int, int, int]
@@ -163,7 +162,7 @@ class Builder:
 
     def draft(self, op: Op) -> Draft:
         shapes = [self.slots[name].shape for name in op.inputs]
-        draft = Draft(op, joined_shape(op, shapes) if op.kind == "join" else output_shape(op, shapes[0], self.tensors))
+        draft = Draft(op, output_shape(op, shapes, self.tensors))
         self.drafts.append(draft)
         return draft
 
@@ -259,6 +258,3 @@ class Builder:
 def joined(*names: str) -> str:
     """The names of layers in ``names``, each once, in their order, with spaces between."""
     return " ".join(dict.fromkeys(part for name in names for part in name.split(" ") if part))
-
-
-__all__ = ["SINKS", "Builder", "ConvertError", "Draft", "Point", "Shape", "joined", "settled_shape"]

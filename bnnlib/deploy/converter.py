@@ -209,6 +209,3 @@ class _Converter(Kinds):
                 named.update(v for k, v in stage.items() if isinstance(v, str) and k not in ("op", "slot"))
         for name in set(graph.tensors) - named:
             del graph.tensors[name]
-
-
-__all__ = ["ConvertError", "RealWeights", "convert"]

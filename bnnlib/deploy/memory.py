@@ -64,7 +64,7 @@ def prepared(graph: Graph) -> tuple[int, int]:
         a, channels = op.attributes, graph.slots[op.inputs[0]].shape[2]
         if op.kind in ("real_conv", "binary_conv"):
             (kh, kw), groups = a["kernel"], a["groups"]
-            oh, ow, outputs = output_shape(op, graph.slots[op.inputs[0]].shape, graph.tensors)
+            oh, ow, outputs = output_shape(op, [graph.slots[op.inputs[0]].shape], graph.tensors)
             rows = groups * (-(-outputs // groups // 64) * 64)  # whole panels of channels
             inputs = channels // groups
             key = (op.kind, op.constants["weight"], kh, kw, groups, channels)
