@@ -117,6 +117,10 @@ class Graph:
         """Raises :class:`GraphError` unless every operation can run."""
         graphchecks.validate(self)
 
+    def named(self) -> set[str]:
+        """The constants that operations and stages name."""
+        return {name for op in self.ops for name in op.names()}
+
     def input_shapes(self) -> list[tuple[int, ...]]:
         """The shape of each input without the batch, as the caller gives it."""
         if self.takes is not None:

@@ -80,8 +80,7 @@ def prepared(graph: Graph) -> tuple[int, int]:
             seen.add(key)
         if op.kind == "move":
             total += 4 * graph.slots[op.writes()[0]].values + 512
-        names = [value for stage in op.stages for key, value in stage.items() if isinstance(value, str) and key not in ("op", "slot")]
-        for name in (*names, *(n for key, n in op.constants.items() if key != "weight")):
+        for name in op.names() - {op.constants.get("weight")}:
             total += 0 if name in seen else graph.tensors[name].nbytes + 512
             seen.add(name)
     return total, steps

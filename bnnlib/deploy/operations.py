@@ -112,6 +112,16 @@ class Op:
         """The slots that it reads: its inputs and what its stages add."""
         return [*self.inputs, *(stage["slot"] for stage in self.stages if stage["op"] in ("residual", *PAIRS))]
 
+    def names(self) -> set[str]:
+        """The constants that it and its stages name."""
+        fields = (item for stage in self.stages for item in stage.items())
+        return {*self.constants.values(), *(value for key, value in fields if isinstance(value, str) and key not in ("op", "slot"))}
+
+    @property
+    def one_bit(self) -> bool:
+        """Whether it has weights of a bit each."""
+        return self.kind == "binary_conv" or self.attributes.get("weights") == "bits"
+
 
 def _need(condition: bool, what: str) -> None:
     if not condition:
