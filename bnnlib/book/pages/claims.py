@@ -142,8 +142,7 @@ def _shown(book: Book, first: str, second: str) -> str:
     if one is None:
         return UNTESTED
     if one.one_run:
-        images = "more" if one.clear else "no more"
-        return f"one run, no verdict; {images} than another choice of test images explains"
+        return f"one run, no verdict; {one.beside_chance}"
     return f"{'a' if one.p < 1 - statistics.LEVEL else 'no'} difference is shown, {p_in_words(one.p)} by itself"
 
 
