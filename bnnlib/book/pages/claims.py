@@ -36,9 +36,7 @@ class Book:
     """What the rows need: records by recipe, and the ablation of S2."""
 
     def __init__(self, folder: Path) -> None:
-        self.runs: dict[str, list[Record]] = {}
-        for record in records.read_all(folder):
-            self.runs.setdefault(record.recipe, []).append(record)
+        self.runs = records.by_recipe(folder)
         self.rows = {row.recipe.name: row for row in report.rows(folder)}
         values = {cell: [r.top1_last for r in self.of(name)] for cell, name in effects.s2_cells().items()}
         self.ablation = effects.Factorial(effects.S2_FACTORS, {c: v for c, v in values.items() if v})
@@ -67,7 +65,10 @@ def _f(source: str, key: str) -> str:
 def claims(root: Path) -> list[Claim]:
     """Every claim, by source."""
     book = Book(root / "results" / "runs")
-    return [*_accuracies(book), *_s1(book), *_s2(book), *_others(book, root), *_size_and_speed(root)]
+    return [
+        *_accuracies(book), *_s1(book), *_s2_accuracies(book), *_s2_ablation(book), *_s2_comparisons(book), *_s3(book, root), *_s4(book),
+        *_s5(book), *_size_and_speed(root),
+    ]  # fmt: skip
 
 
 def _accuracies(book: Book) -> Iterator[Claim]:
@@ -144,12 +145,6 @@ def _shown(book: Book, first: str, second: str) -> str:
     if one.one_run:
         return f"one run, no verdict; {one.beside_chance}"
     return f"{'a' if one.p < 1 - statistics.LEVEL else 'no'} difference is shown, {p_in_words(one.p)} by itself"
-
-
-def _s2(book: Book) -> Iterator[Claim]:
-    yield from _s2_accuracies(book)
-    yield from _s2_ablation(book)
-    yield from _s2_comparisons(book)
 
 
 def _s2_accuracies(book: Book) -> Iterator[Claim]:
@@ -301,12 +296,6 @@ def _if(condition: object, verdict: str) -> str:
 
 def _jump(book: Book, base: str, student: str) -> float:
     return fmean(r.curve[0].test_top1 for r in book.of(student)) - fmean(r.curve[0].test_top1 for r in book.of(base))
-
-
-def _others(book: Book, root: Path) -> Iterator[Claim]:
-    yield from _s3(book, root)
-    yield from _s4(book)
-    yield from _s5(book)
 
 
 def _s3(book: Book, root: Path) -> Iterator[Claim]:

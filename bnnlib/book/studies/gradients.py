@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from bnnlib import quantizers, records
@@ -142,15 +142,4 @@ def compare(w: Tensor, g: Tensor) -> dict[str, Any]:
 
 def read(path: Path) -> Measurement:
     """Read and check a measurement. Raises :class:`bnnlib.records.RecordError` for one absent or damaged."""
-    try:
-        return Measurement.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise records.RecordError(
-            f"measurement {path}: {error.strerror}; make it with python -m bnnlib.gradients"
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise records.RecordError(
-            f"measurement {path} is damaged: {where}: {first['msg']}; restore it from git, or make it again"
-        ) from None
+    return records.read_measurement(Measurement, path, "python -m bnnlib.gradients")
