@@ -9,10 +9,9 @@ from pathlib import Path
 from bnnlib import recipes, records
 from bnnlib.benchmarks import nets, networks, speed
 from bnnlib.book import tables
-from bnnlib.book.pages.landing import times
+from bnnlib.book.pages.landing import sizes, times
 from bnnlib.book.prose import claim
 from bnnlib.book.studies import evidence
-from bnnlib.deploy import sizes
 
 # A net with one bit, and the same net with real-valued weights and activations, trained alike.
 TWINS = {
@@ -65,11 +64,10 @@ def files() -> str:
     """How much smaller the files of the networks become whose speed is compared, and a sentence."""
     rows = []
     for name in nets.nets():
-        recipe = recipes.load(name)
-        size = sizes.of(recipe.model.name, recipe.model.options)
+        size = sizes(name)
         rows.append(
             {
-                "network": recipe.title,
+                "network": recipes.load(name).title,
                 "float32, MiB": size.fp32 / 2**20,
                 "layers of bits": 100 * size.latent / size.fp32,
                 "times smaller": size.fp32 / size.float32,
