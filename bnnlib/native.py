@@ -10,6 +10,7 @@ appears under its name only when it is complete.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -152,12 +153,9 @@ def load(sources: Path = SOURCES) -> ModuleType:
     if reason := tightened(library.parent):
         raise BuildError(f"{library.parent} {reason}, and a library in it could be anything: remove it")
     if _complete(library):
-        try:
+        # it may be complete, and yet not for this process: built with another C++ runtime, damaged, ...
+        with contextlib.suppress(ImportError):
             return open_library(library)
-        except (
-            ImportError
-        ):  # complete, yet not for this process: built with another C++ runtime, damaged, ...
-            pass
     import filelock
 
     with filelock.FileLock(f"{library.parent}.lock"):

@@ -8,13 +8,14 @@ anywhere else.
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -36,6 +37,7 @@ class _Strict(BaseModel):
 
 
 Percent = Field(ge=0, le=100)
+Measurement = TypeVar("Measurement", bound=BaseModel)
 
 
 class Epoch(_Strict):
@@ -143,11 +145,22 @@ def read(path: Path) -> Record:
     except OSError as error:
         raise RecordError(f"record {path}: {error.strerror}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise RecordError(
-            f"record {path} is damaged: {where}: {first['msg']}; restore it from git, or run its recipe again"
-        ) from None
+        raise RecordError(f"record {path} is damaged: {_first_fault(error)}; restore it from git, or run its recipe again") from None
+
+
+def read_measurement(kind: type[Measurement], path: Path, command: str) -> Measurement:
+    """Read and check another file of results, which ``command`` makes. Raises :class:`RecordError` for one absent or damaged."""
+    try:
+        return kind.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise RecordError(f"measurement {path}: {error.strerror}; make it with {command}") from None
+    except ValidationError as error:
+        raise RecordError(f"measurement {path} is damaged: {_first_fault(error)}; restore it from git, or make it again") from None
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
 
 
 def read_all(folder: Path = FOLDER, recipe: str | None = None) -> list[Record]:
@@ -164,6 +177,11 @@ def read_all(folder: Path = FOLDER, recipe: str | None = None) -> list[Record]:
             )
         found.append(record)
     return found
+
+
+def by_recipe(folder: Path = FOLDER) -> dict[str, list[Record]]:
+    """:func:`read_all`, the records of each recipe together."""
+    return {name: list(runs) for name, runs in itertools.groupby(read_all(folder), lambda record: record.recipe)}
 
 
 def plain(text: Any) -> str:

@@ -57,12 +57,12 @@ def test_the_pages_network_gives_the_models_answers():
 
 
 def test_the_page_names_every_operation_and_field():
-    from bnnlib.deploy import graph
+    from bnnlib.deploy import operations
 
-    for name, (_, attributes) in graph.OPERATIONS.items():
+    for name, (_, attributes) in operations.OPERATIONS.items():
         assert f"| `{name}` |" in PAGE
         assert all(f"`{attribute}`" in PAGE for attribute in attributes)
-    for name, (constants, others, _) in graph.STAGES.items():
+    for name, (constants, others, _) in operations.STAGES.items():
         assert f"`{name}`" in PAGE
         assert all(f"`{field}`" in PAGE for field in (*constants, *others))
     for field in tiny_graph().to_json():

@@ -119,7 +119,7 @@ def test_guarded_arrays_end_where_memory_does(step, place):
 
 
 def test_random_graphs_hold_every_operation_and_stage():
-    from bnnlib.deploy.graph import FUNCTIONS, OPERATIONS, STAGES
+    from bnnlib.deploy.operations import FUNCTIONS, OPERATIONS, STAGES
 
     graphs = [Maker(random.Random(seed)).graph for seed in range(200)]
     for graph in graphs:

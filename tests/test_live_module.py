@@ -12,7 +12,7 @@ import torch
 from bnnlib import data, deploy, layers
 from bnnlib.book.live import module as live_module
 from bnnlib.data import evaluate
-from bnnlib.deploy import files, run
+from bnnlib.deploy import files, program, run
 from bnnlib.deploy.graph import Graph
 
 wasmtime = pytest.importorskip("wasmtime")
@@ -27,7 +27,9 @@ class Host:
         self.store = wasmtime.Store(module.engine)
         self.exports = wasmtime.Instance(self.store, module, []).exports(self.store)
         self.graph, self.room = graph, room
-        made = live_module.tables(graph)
+        made = program.assemble(graph)
+        for number, slot in enumerate(made.slots):  # every slot has memory of its own, which a host may read after a run
+            slot["area"], slot["offset"] = "outside", number
         self.numbers = made.numbers
         pairs = [number for array in made.constants for number in (self.put(array.tobytes()), array.nbytes)]
         tables = [x for rows in made.tables(run.kernels()).values() for x in (self.put(rows.tobytes()), len(rows))]

@@ -40,7 +40,6 @@ def test_all_layers_are_drawn():
     assert np.allclose(flips.lines[0].get_ydata(), [25, 6.25])
     assert np.isnan(cosine.lines[1].get_ydata()[0])
     assert len(weights.lines) == len(norm.lines) == 2
-    assert signs.layers(made()) == ["a", "b"]
 
 
 def test_signs_belong_to_the_run_beside_them(tmp_path, a_record):

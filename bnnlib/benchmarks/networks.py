@@ -199,11 +199,6 @@ def newest_of_each(folder: Path = FOLDER) -> list[dict]:
     return [one for one in bench_record.newest_of_each(list(folder.glob("deploy-*.json"))) if one.get("nets") is not None]
 
 
-def newest(folder: Path = FOLDER) -> dict | None:
-    """The newest whole record, or None."""
-    return next(iter(newest_of_each(folder)), None)
-
-
 def case(record: dict, net: str, batch: int, threads: int) -> dict | None:
     """The case of a record, or None where it was not measured."""
     for run in record["runs"]:

@@ -264,6 +264,12 @@ def named(cpu: str) -> str:
     return CORES.get(tuple(map(int, found.groups())), cpu) if found else cpu
 
 
+def origins(records: Iterable[dict], part: str = "") -> str:
+    """Where the numbers of several records come from, for a caption: of each the core, the CPU, the date, and in how many rounds
+    the cases of ``part`` ("layers" of kernels, "cases" of networks) were measured."""
+    return "; ".join(f"{core(r)}: {bench_record.origin(r, runs(r)[0][part] if part else ())}" for r in records)
+
+
 def per_cycle(record: dict) -> dict[str, float]:
     """Products that each of :data:`UNITS` does in a cycle of one core; a unit that the CPU lacks is left out."""
     measured = record["runs"][0]["peaks"]["units"]

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from IPython.display import Markdown
 
 
@@ -21,6 +23,16 @@ def claim(condition: object, text: str) -> str:
     if not condition:
         raise ClaimFailed(f"the records no longer bear out: {text!r}. Look at them, then change the sentence or its condition")
     return text
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words one after another, as a sentence has them.
+
+    >>> listed(["Zen 3", "Zen 4", "Zen 5"]), listed(["Zen 4"])
+    ('Zen 3, Zen 4 and Zen 5', 'Zen 4')
+    """
+    *first, last = words
+    return " and ".join(filter(None, [", ".join(first), last]))
 
 
 def claims(*texts: str) -> Markdown:

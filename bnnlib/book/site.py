@@ -84,7 +84,7 @@ def entries(toc: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------- staging
 
 
-def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -> dict[str, bytes]:
+def stage(root: Path = ROOT, toc: Path | None = None) -> dict[str, bytes]:
     """What the book is built from: path below ``build/src`` to content.
 
     Raises :class:`BookError` for a page or an executed chapter that is missing, and for a chapter that is out
@@ -114,18 +114,17 @@ def stage(root: Path = ROOT, toc: Path | None = None, profile: str = "stored") -
             if not {f"{entry}.md", f"{entry}.ipynb", entry} & set(files):
                 wrong.append(f"{toc.name} lists {entry}, but there is no book/{entry}.md")
             continue
-        path = root / "build" / "chapters" / profile / f"{Path(entry).stem}.ipynb"
+        path = root / "build" / "chapters" / "stored" / f"{Path(entry).stem}.ipynb"
         if not path.is_file():
             wrong.append(f"chapter {path.stem} has not been run")
         elif not chapters.is_current(path, root, shared):
             wrong.append(f"chapter {path.stem} has changed since it was run, or what it depends on has")
         else:
-            wrong += chapters.check(path, profile=profile)
+            wrong += chapters.check(path)
             notebooks.append(path)
-            files[f"{entry}.ipynb"] = chapter.as_page(path, profile)
+            files[f"{entry}.ipynb"] = chapter.as_page(path)
     if wrong:
-        run = f"python -m bnnlib.chapters run --profile {profile}"
-        raise BookError("\n".join([*wrong, f"chapters are run by: {run}"]))
+        raise BookError("\n".join([*wrong, "chapters are run by: python -m bnnlib.chapters run --profile stored"]))
     files |= {f"generated/{name}.md": text.encode() for name, text in _generated(root, notebooks).items()}
     table, nets = packed_files.packed_nets(root)
     files |= {"generated/packed-nets.md": table.encode()} | nets

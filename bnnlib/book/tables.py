@@ -103,6 +103,15 @@ def table(
     return Markdown(f"::::{{dropdown}} {folded}\n{text}::::\n" if folded else text)
 
 
+def file_size(count: int) -> str:
+    """Bytes in words.
+
+    >>> file_size(83_022), file_size(9_230_040)
+    ('83 kB', '9.2 MB')
+    """
+    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
 def layer(name: str) -> str:
     """A layer of a benchmark in words.
 

@@ -104,9 +104,7 @@ def fetch(name: str, root: Path, *, progress: bool = False) -> None:
             with contextlib.suppress(FileExistsError):
                 os.rename(temporary / download.folder, target)
                 sync_folder(root)
-    except (
-        Exception
-    ) as error:  # torchvision lets OSError, RuntimeError, EOFError, BadZipFile and others through
+    except Exception as error:  # torchvision lets OSError, RuntimeError, EOFError, BadZipFile and others through
         raise DownloadFailed(f"fetching {name} failed: {error}") from error
     finally:
         socket.setdefaulttimeout(timeout)

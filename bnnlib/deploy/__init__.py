@@ -23,7 +23,7 @@ _HOME = {
     "load": "files",
     "read_graph": "files",
     "save": "files",
-    "ConvertError": "converter",
+    "ConvertError": "preparing",
     "RealWeights": "converter",
     "convert": "converter",
     "PackedNetwork": "network",

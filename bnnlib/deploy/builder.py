@@ -18,8 +18,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from bnnlib.deploy import layerkinds as known
-from bnnlib.deploy.graph import Op, Slot, joined_shape, output_shape
-from bnnlib.deploy.preparing import ConvertError
+from bnnlib.deploy.operations import Op, Slot, output_shape
 from bnnlib.deploy.tensorkinds import Stages
 
 Shape = tuple[int, int, int]
@@ -163,7 +162,7 @@ class Builder:
 
     def draft(self, op: Op) -> Draft:
         shapes = [self.slots[name].shape for name in op.inputs]
-        draft = Draft(op, joined_shape(op, shapes) if op.kind == "join" else output_shape(op, shapes[0], self.tensors))
+        draft = Draft(op, output_shape(op, shapes, self.tensors))
         self.drafts.append(draft)
         return draft
 
@@ -194,7 +193,23 @@ class Builder:
             behind = p.draft.op.stages[p.draft.position(p.stage) :]
             if p.draft.op.kind != "torch" and all(s["op"] in SINKS for s in behind):
                 return p
-        return Point(self.draft(Op("map", [self.store(node)], {"repeat": 1}, name=self.label(node))), None)
+        return self.from_memory(node)
+
+    def begin(self, op: Op) -> Point:
+        """The point behind a new operation, before its stages."""
+        return Point(self.draft(op), None)
+
+    def from_memory(self, node: torch.fx.Node) -> Point:
+        """A point of a new operation that reads the node's value from its slot."""
+        return self.begin(Op("map", [self.store(node)], {"repeat": 1}, name=self.label(node)))
+
+    def with_slot(self, kind: str, host: torch.fx.Node, other: torch.fx.Node, node: torch.fx.Node) -> Point:
+        """The point behind a stage of ``node`` that takes the value ``host`` in the cache with that of ``other`` in memory."""
+        slot, p = self.store(other), self.end(host)
+        if self.writes_after(slot, p.draft):  # the host was computed before it: take its value from memory instead
+            p = self.from_memory(host)
+        p.draft.op.name = joined(p.draft.op.name, self.label(node))
+        return self.add(p, {"op": kind, "slot": slot})
 
     def add(self, p: Point, stage: dict[str, Any]) -> Point:
         """The point behind a new stage."""
@@ -259,6 +274,3 @@ class Builder:
 def joined(*names: str) -> str:
     """The names of layers in ``names``, each once, in their order, with spaces between."""
     return " ".join(dict.fromkeys(part for name in names for part in name.split(" ") if part))
-
-
-__all__ = ["SINKS", "Builder", "ConvertError", "Draft", "Point", "Shape", "joined", "settled_shape"]

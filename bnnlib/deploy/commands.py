@@ -58,9 +58,10 @@ def info(path: Path) -> None:
     said = about.get("images")
     if isinstance(said, dict) and all(isinstance(said.get(key), list) for key in ("shape", "classes")):
         _echo(f"images: {'x'.join(map(str, said['shape']))}, {len(said['classes'])} classes")
+    one_bit = {name for name in tensors if name.endswith(".weight.bits")}
     if "graph" in about:
-        _show_graph(path)
-    bits = sum(array.nbytes for name, array in tensors.items() if _is_bits(name, about))
+        one_bit = _show_graph(path)
+    bits = sum(tensors[name].nbytes for name in one_bit)
     white = sum(array.nbytes for name, array in tensors.items() if name in files.WHITENING)
     rest = sum(array.nbytes for array in tensors.values()) - bits - white
     size, said = path.stat().st_size, f"{white} whitening of the images, " if white else ""
@@ -72,20 +73,14 @@ def _echo(line: str) -> None:
     print(printable(line))
 
 
-def _is_bits(name: str, about: dict[str, Any]) -> bool:
-    if "graph" not in about:
-        return name.endswith(".weight.bits")
-    ops = about["graph"]["ops"]
-    one_bit = [op for op in ops if op["kind"] == "binary_conv" or op["attributes"].get("weights") == "bits"]
-    return name in {op["constants"]["weight"] for op in one_bit}
-
-
-def _show_graph(path: Path) -> None:
+def _show_graph(path: Path) -> set[str]:
+    """Prints the operations; gives the names of the weights of a bit each."""
     graph, _ = deploy.read_graph(path)
     for op in graph.ops:
         source, target = graph.slots[op.inputs[0]], [f"{n} {graph.slots[n].kind}" for n in op.writes()]
         stages = ", ".join(stage["op"] for stage in op.stages)
         _echo(f"  {op.kind:12}{'x'.join(map(str, source.shape)):>12} {source.kind:8}-> {stages} -> {', '.join(target)}")
+    return {op.constants["weight"] for op in graph.ops if op.one_bit}
 
 
 @app.command()

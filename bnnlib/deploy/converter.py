@@ -178,7 +178,8 @@ class _Converter(Kinds):
         graph = Graph(names, outputs, self.slots, [d.op for d in self.drafts], self.tensors, takes, gives)
         if not graph.ops:
             raise ConvertError("the model does nothing with its input")
-        self.used(graph)
+        for name in set(graph.tensors) - graph.named():  # of folds that were tried in vain
+            del graph.tensors[name]
         graph.validate()
         for part in self.torch_parts.values():
             part.sources = []
@@ -199,16 +200,3 @@ class _Converter(Kinds):
         if isinstance(value, (tuple, list)) and value:
             return {"list" if type(value).__name__ in ("list", "immutable_list") else "tuple": [self._result(one, outputs) for one in value]}
         raise ConvertError(f"the model returns {value!r:.80}, expected tensors, or tuples, lists, dictionaries of them")
-
-    def used(self, graph: Graph) -> None:
-        """Drops constants that no operation names (of folds that were tried in vain)."""
-        named = set()
-        for op in graph.ops:
-            named.update(op.constants.values())
-            for stage in op.stages:
-                named.update(v for k, v in stage.items() if isinstance(v, str) and k not in ("op", "slot"))
-        for name in set(graph.tensors) - named:
-            del graph.tensors[name]
-
-
-__all__ = ["ConvertError", "RealWeights", "convert"]

@@ -252,9 +252,7 @@ def _graph(path: Path, document: Mapping[str, Any], tensors: Mapping[str, np.nda
         raise DeployError(f"{path} holds no network that can run: {str(error)[:500]}") from None
     if any(op.kind == "torch" for op in graph.ops):
         raise DeployError(f"{path} holds no network that can run: a part of it is PyTorch's, which no file holds")
-    used = {name for op in graph.ops for name in op.constants.values()}
-    used |= {value for op in graph.ops for stage in op.stages for value in stage.values() if isinstance(value, str)}
-    if unused := sorted(set(tensors) - used):
+    if unused := sorted(set(tensors) - graph.named()):
         raise DeployError(f"{path} holds tensors that its network does not use: {', '.join(unused)[:200]}")
     total = sum(slot.bytes for slot in graph.slots.values())
     if total > LARGEST_ACTIVATIONS:
@@ -282,7 +280,7 @@ def _graph(path: Path, document: Mapping[str, Any], tensors: Mapping[str, np.nda
             length = graph.slots[op.inputs[0]].shape[2] // a["groups"] * a["kernel"][0] * a["kernel"][1]
             if length > LONGEST_SUM:
                 raise DeployError(f"{path} holds a network with sums of {length} products, more than {LONGEST_SUM}")
-        if op.kind == "binary_conv" or op.attributes.get("weights") == "bits":
+        if op.one_bit:
             a, channels = op.attributes, graph.slots[op.inputs[0]].shape[2]
             rest = channels // a["groups"] * a["kernel"][0] * a["kernel"][1] % 8
             name = op.constants["weight"]

@@ -95,31 +95,9 @@ from typing import Any
 import numpy as np
 
 from bnnlib.deploy import graphchecks
-from bnnlib.deploy.operations import (
-    FUNCTIONS,
-    GEOMETRY,
-    KINDS,
-    LIMIT,
-    OPERATIONS,
-    PAIRS,
-    REDUCTIONS,
-    STAGES,
-    VERSION,
-    WEIGHTS,
-    WINDOW,
-    GraphError,
-    Op,
-    Slot,
-    _need,
-    joined_shape,
-    output_shape,
-    pooled_size,
-)  # fmt: skip
+from bnnlib.deploy.operations import VERSION, GraphError, Op, Slot, _need
 
-__all__ = [
-    "FUNCTIONS", "GEOMETRY", "KINDS", "LIMIT", "OPERATIONS", "PAIRS", "REDUCTIONS", "STAGES", "VERSION", "WEIGHTS", "WINDOW", "Graph",
-    "GraphError", "Op", "Slot", "joined_shape", "output_shape", "pooled_size",
-]  # fmt: skip
+__all__ = ["Graph", "GraphError", "Op", "Slot"]
 
 
 @dataclass
@@ -139,6 +117,10 @@ class Graph:
         """Raises :class:`GraphError` unless every operation can run."""
         graphchecks.validate(self)
 
+    def named(self) -> set[str]:
+        """The constants that operations and stages name."""
+        return {name for op in self.ops for name in op.names()}
+
     def input_shapes(self) -> list[tuple[int, ...]]:
         """The shape of each input without the batch, as the caller gives it."""
         if self.takes is not None:
@@ -146,11 +128,10 @@ class Graph:
         return [_plain(self.slots[name].shape) for name in self.inputs]
 
     def result(self) -> dict[str, Any]:
-        """``gives``, or what a graph of version 1 means: its outputs, alone or as a tuple."""
+        """``gives``, or what a graph of version 1 means: its first output."""
         if self.gives is not None:
             return self.gives
-        found = [{"tensor": i, "shape": list(_plain(self.slots[name].shape))} for i, name in enumerate(self.outputs)]
-        return found[0]
+        return {"tensor": 0, "shape": list(_plain(self.slots[self.outputs[0]].shape))}
 
     def to_json(self) -> dict[str, Any]:
         """All but the tensors, as JSON holds it. :meth:`from_json` reads it."""
@@ -159,17 +140,7 @@ class Graph:
             "inputs": self.inputs,
             "outputs": self.outputs,
             "slots": {name: [slot.kind, *slot.shape] for name, slot in self.slots.items()},
-            "ops": [
-                {
-                    "kind": op.kind,
-                    "inputs": op.inputs,
-                    "attributes": op.attributes,
-                    "constants": op.constants,
-                    "stages": op.stages,
-                    "name": op.name,
-                }
-                for op in self.ops
-            ],
+            "ops": [dict(vars(op)) for op in self.ops],
             "takes": self.takes,
             "gives": self.gives,
         }
@@ -186,9 +157,7 @@ class Graph:
             for op in document["ops"]:
                 fields = {"kind", "inputs", "attributes", "constants", "stages", "name"}
                 _need(set(op) == fields, f"an operation has fields {sorted(op)}")
-            slots = {
-                name: Slot(kind, tuple(shape)) for name, (kind, *shape) in document["slots"].items()
-            }
+            slots = {name: Slot(kind, tuple(shape)) for name, (kind, *shape) in document["slots"].items()}
             ops = [
                 Op(
                     op["kind"],
@@ -200,8 +169,9 @@ class Graph:
                 )
                 for op in document["ops"]
             ]
-            graph = cls(list(document["inputs"]), list(document["outputs"]), slots, ops, dict(tensors))
-            graph.takes, graph.gives = document.get("takes"), document.get("gives")
+            graph = cls(
+                list(document["inputs"]), list(document["outputs"]), slots, ops, dict(tensors), document.get("takes"), document.get("gives")
+            )
         except GraphError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -20,7 +20,6 @@ from bnnlib.deploy.operations import (
     _fits_float32,
     _need,
     _whole,
-    joined_shape,
     output_shape,
 )
 
@@ -114,7 +113,7 @@ def _check_op(graph: Graph, op: Op, written: set[str]) -> None:
     _need(op.kind in CONSTANTS or not op.constants, f"has constants {sorted(map(str, op.constants))}")
     _need(bool(op.stages), "has no stages")
     shapes = [graph.slots[name].shape for name in op.inputs]
-    shape = joined_shape(op, shapes) if op.kind == "join" else output_shape(op, shapes[0], graph.tensors)
+    shape = output_shape(op, shapes, graph.tensors)
     if op.kind == "torch":
         _need(
             all(stage["op"] == "store" and set(stage) == {"op", "slot"} for stage in op.stages),

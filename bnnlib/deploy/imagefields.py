@@ -81,7 +81,7 @@ def plain(value: Any, at: str = "about") -> Any:
 
 
 def _listed(value: Any, count: int | None = None) -> bool:
-    return isinstance(value, list | tuple) and len(value) == (len(value) if count is None else count)
+    return isinstance(value, list | tuple) and count in (None, len(value))
 
 
 def _number(value: Any) -> bool:

@@ -19,6 +19,7 @@ from bnnlib.data.lazy import LazySplit
 from bnnlib.data.transforms import STATISTICS
 from bnnlib.deploy import container, imagefields, whitened
 from bnnlib.deploy.container import DeployError
+from bnnlib.deploy.files import WHITENING
 
 if TYPE_CHECKING:
     from bnnlib.recipes import Recipe
@@ -111,7 +112,7 @@ def expected(path: Path, about: Mapping[str, Any]) -> Images:
         return found
     tensors = container.read(path)[1]
     whitened.check(path, tensors, found.shape)
-    return replace(found, whitening={key: tensors[key] for key in whitened.NAMES})
+    return replace(found, whitening={key: tensors[key] for key in WHITENING})
 
 
 def _taken(about: Mapping[str, Any]) -> Any:

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from bnnlib.deploy.operations import TENSOR, output_shape
+from bnnlib.deploy.graph import Graph
+from bnnlib.deploy.operations import TENSOR, Op, output_shape
 
 PAIRS = {
     "plus": np.add, "minus": np.subtract, "minus_from": lambda x, y: y - x, "times": np.multiply, "larger": np.maximum, "smaller": np.minimum,
 }  # fmt: skip
 
 
-def interpret(graph: Any, x: np.ndarray) -> dict[str, np.ndarray]:
+def interpret(graph: Graph, x: np.ndarray) -> dict[str, np.ndarray]:
     """Every slot of a graph in float64, ``(N, H, W, C)``, bits as -1 and +1, from the tables of :mod:`bnnlib.deploy.graph` and
     as plainly as they are written."""
     held = {graph.inputs[0]: x.transpose(0, 2, 3, 1).astype(np.float64)}
@@ -24,7 +25,7 @@ def interpret(graph: Any, x: np.ndarray) -> dict[str, np.ndarray]:
     return held
 
 
-def _weights(graph: Any, op: Any, channels: int) -> np.ndarray:
+def _weights(graph: Graph, op: Op, channels: int) -> np.ndarray:
     """float64 ``(O, kh, kw, C / groups)``."""
     stored, (kh, kw) = graph.tensors[op.constants["weight"]], op.attributes["kernel"]
     kind = op.attributes.get("weights", "bits")
@@ -51,7 +52,7 @@ def quantized(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return integers.astype(np.float64), np.where(np.isfinite(scale), np.where(some, scale, 0), np.nan).astype(np.float64)
 
 
-def _tensor_operation(graph: Any, op: Any, held: dict[str, np.ndarray]) -> np.ndarray:
+def _tensor_operation(graph: Graph, op: Op, held: dict[str, np.ndarray]) -> np.ndarray:
     a, x = op.attributes, held[op.inputs[0]]
     if op.kind == "join":
         return np.concatenate([held[name] for name in op.inputs], a["axis"] + 1)
@@ -74,7 +75,7 @@ def _tensor_operation(graph: Any, op: Any, held: dict[str, np.ndarray]) -> np.nd
     return y.reshape(len(x), *a["shape"])
 
 
-def _operation(graph: Any, op: Any, x: np.ndarray) -> np.ndarray:
+def _operation(graph: Graph, op: Op, x: np.ndarray) -> np.ndarray:
     a = op.attributes
     int8 = a.get("weights") == "int8"
     if int8:
@@ -84,7 +85,7 @@ def _operation(graph: Any, op: Any, x: np.ndarray) -> np.ndarray:
     if op.kind == "bit_pad":
         (ph, pw), value = a["padding"], float(a["value"])
         return np.pad(x, ((0, 0), (ph, ph), (pw, pw), (0, 0)), constant_values=value)
-    oh, ow, outputs = output_shape(op, x.shape[1:], graph.tensors)
+    oh, ow, outputs = output_shape(op, [x.shape[1:]], graph.tensors)
     (kh, kw), (sh, sw), (ph, pw) = a["kernel"], a["stride"], a["padding"]
     conv = "conv" in op.kind
     dh, dw = a["dilation"] if conv else (1, 1)
@@ -110,7 +111,7 @@ def _operation(graph: Any, op: Any, x: np.ndarray) -> np.ndarray:
     return y * scale * graph.tensors[op.constants["scale"]] if int8 else y
 
 
-def _stage(graph: Any, stage: dict[str, Any], y: np.ndarray, held: dict[str, np.ndarray]) -> np.ndarray:
+def _stage(graph: Graph, stage: dict[str, Any], y: np.ndarray, held: dict[str, np.ndarray]) -> np.ndarray:
     what = stage["op"]
     value = lambda name: graph.tensors[stage[name]].astype(np.float64)  # noqa: E731
     if what == "scale":

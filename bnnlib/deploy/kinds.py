@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -28,19 +30,16 @@ class Kinds(Bits, Tensors):
             return "asked for"
         return next((f"kept whole: {why}" for name, why in self.reasons.items() if inside(name)), None)
 
+    @cached_property
     def first_layer(self) -> torch.fx.Node | None:
         """The first layer with weights."""
-        if not hasattr(self, "_first"):
-            kinds = (nn.modules.conv._ConvNd, nn.Linear, layers.BinaryLayer)
-            self._first = next((n for n in self.graph.nodes if isinstance(self.module(n), kinds)), None)
-        return self._first
+        kinds = (nn.modules.conv._ConvNd, nn.Linear, layers.BinaryLayer)
+        return next((n for n in self.graph.nodes if isinstance(self.module(n), kinds)), None)
 
     def kind(self, node: torch.fx.Node) -> str:
         if "kind" not in node.meta:
             node.meta["kind"] = "torch"  # while it is being found
-            node.meta["kind"] = found = self._kind(node)
-            if found in ("join_as_rows", "by_rows"):
-                getattr(self, found)(node, *([node.meta["layer"]] if found == "by_rows" else []))
+            node.meta["kind"] = self._kind(node)
         return node.meta["kind"]
 
     def _kind(self, node: torch.fx.Node) -> str:
@@ -53,7 +52,10 @@ class Kinds(Bits, Tensors):
         if tensorkinds.join(node) is not None:
             if not self.carried_parts(node):
                 return "torch"
-            return "join" if node.target is not torch.stack and rank in AXES else "join_as_rows"
+            if node.target is not torch.stack and rank in AXES:
+                return "join"
+            self.join_as_rows(node)
+            return "move"
         if known.kind(node, self.model) == "repeat" and "batched" not in node.meta:
             return "repeat"
         reduction = tensorkinds.reduction(node, module, self._rank_read(node))
@@ -114,8 +116,8 @@ class Kinds(Bits, Tensors):
         if node.args[0] is not read:
             return "torch"
         if rank > 1 and known.by_rows(module):
-            node.meta["layer"] = "conv" if type(module) is nn.Linear else "binary"
-            return "by_rows"
+            self.by_rows(node, "conv" if type(module) is nn.Linear else "binary")
+            return "move"
         if type(module) in (nn.ConvTranspose1d, nn.ConvTranspose2d) and len(node.args) == 1 and rank == (3 if type(module) is nn.ConvTranspose2d else 2):
             self.transposed(node)
             return "conv"

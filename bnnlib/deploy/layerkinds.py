@@ -72,9 +72,8 @@ def kind(node: torch.fx.Node, model: nn.Module) -> str:
         whole = len(counts) == 4 and all(isinstance(c, int) for c in counts)
         return "repeat" if whole and (counts[0], counts[2], counts[3]) == (1, 1, 1) else "torch"
     if len(before) == 4 and target in (F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, torch.max_pool2d):
-        return "max_pool" if target in (F.max_pool2d, torch.max_pool2d) and window(node, model) else (
-            "avg_pool" if target in (F.avg_pool2d, F.adaptive_avg_pool2d) and window(node, model) else "torch"
-        )
+        what = "max_pool" if target in (F.max_pool2d, torch.max_pool2d) else "avg_pool"
+        return what if window(node, model) else "torch"
     return "torch"
 
 
@@ -174,14 +173,11 @@ def window(node: torch.fx.Node, model: nn.Module) -> dict[str, Any] | None:
     target = node.target
     if target is F.adaptive_avg_pool2d:
         return module_window(nn.AdaptiveAvgPool2d(arguments(node, target)["output_size"]), before)
-    function = F.max_pool2d if target is torch.max_pool2d else target
+    function, pool = (F.avg_pool2d, nn.AvgPool2d) if target is F.avg_pool2d else (F.max_pool2d, nn.MaxPool2d)
     a = arguments(node, function)
+    del a["input"]
     try:
-        if function is F.max_pool2d:
-            del a["input"]
-            return module_window(nn.MaxPool2d(**a), before)
-        del a["input"]
-        return module_window(nn.AvgPool2d(**a), before)
+        return module_window(pool(**a), before)
     except TypeError:
         return None
 

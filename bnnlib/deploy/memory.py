@@ -64,7 +64,7 @@ def prepared(graph: Graph) -> tuple[int, int]:
         a, channels = op.attributes, graph.slots[op.inputs[0]].shape[2]
         if op.kind in ("real_conv", "binary_conv"):
             (kh, kw), groups = a["kernel"], a["groups"]
-            oh, ow, outputs = output_shape(op, graph.slots[op.inputs[0]].shape, graph.tensors)
+            oh, ow, outputs = output_shape(op, [graph.slots[op.inputs[0]].shape], graph.tensors)
             rows = groups * (-(-outputs // groups // 64) * 64)  # whole panels of channels
             inputs = channels // groups
             key = (op.kind, op.constants["weight"], kh, kw, groups, channels)
@@ -80,8 +80,7 @@ def prepared(graph: Graph) -> tuple[int, int]:
             seen.add(key)
         if op.kind == "move":
             total += 4 * graph.slots[op.writes()[0]].values + 512
-        names = [value for stage in op.stages for key, value in stage.items() if isinstance(value, str) and key not in ("op", "slot")]
-        for name in (*names, *(n for key, n in op.constants.items() if key != "weight")):
+        for name in op.names() - {op.constants.get("weight")}:
             total += 0 if name in seen else graph.tensors[name].nbytes + 512
             seen.add(name)
     return total, steps

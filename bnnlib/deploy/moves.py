@@ -93,8 +93,7 @@ class Moves(Builder):
         inside = place // (rh * rw) + (place // rw % rh * rw + place % rw) * rc  # from (c, h, w) to (h, w, c)
         sizes, tables = digits(np.where(place < 0, -1, inside), (h, w, c))
         constants = {"tables": self.constant(f"{self.label(node)}.tables", tables)}
-        op = Op("move", [self.store(root)], {"shape": [h, w, c], "sizes": sizes, "value": value}, constants, name=self.label(node))
-        return Point(self.draft(op), None)
+        return self.begin(Op("move", [self.store(root)], {"shape": [h, w, c], "sizes": sizes, "value": value}, constants, name=self.label(node)))
 
     def spread(self, value: Tensor) -> torch.fx.Node:
         """A constant, alike for every image, as a value that the network carries."""
@@ -108,8 +107,8 @@ class Moves(Builder):
         sizes, tables = digits(np.full(h * w * c, -1, np.int64), (h, w, c))
         first = next(n for n in self.graph.nodes if n.op == "placeholder")  # of which nothing is read
         constants = {"tables": self.constant(f"{name}.tables", tables)}
-        op = Op("move", [self.store(first)], {"shape": [h, w, c], "sizes": sizes, "value": 0.0}, constants, name=name)
-        return self.add(Point(self.draft(op), None), {"op": "bias", "by": self.constant(f"{name}.value", value)})
+        p = self.begin(Op("move", [self.store(first)], {"shape": [h, w, c], "sizes": sizes, "value": 0.0}, constants, name=name))
+        return self.add(p, {"op": "bias", "by": self.constant(f"{name}.value", value)})
 
     def carried_parts(self, node: torch.fx.Node) -> bool:
         """Whether the network carries all that a concatenation joins; constants among it become such values."""
@@ -130,14 +129,11 @@ class Moves(Builder):
     @makes("join")
     def _join(self, node: torch.fx.Node) -> Point:
         parts, dim = tensorkinds.join(node)
-        rank = len(node.meta["shape"]) - 1
-        if rank in AXES and node.target is not torch.stack:
-            slots = [self.store(self.settled(p)) for p in parts]
-            return Point(self.draft(Op("join", slots, {"axis": AXES[rank][dim]}, name=self.label(node))), None)
-        return self.point(node.meta["source"])
+        axis = AXES[len(node.meta["shape"]) - 1][dim]
+        return self.begin(Op("join", [self.store(self.settled(p)) for p in parts], {"axis": axis}, name=self.label(node)))
 
     def join_as_rows(self, node: torch.fx.Node) -> None:
-        """Any other concatenation: all values one behind the other, then in their places."""
+        """Any other concatenation, as a move: all values one behind the other, then in their places."""
         parts, dim = tensorkinds.join(node)
         flat = [self.moved(p, lambda x: x.flatten(1)) for p in parts]
         total = sum(p.meta["shape"][1] for p in flat)
@@ -150,11 +146,11 @@ class Moves(Builder):
             return node.target(cut, dim)
 
         found = places_of(move, rows.meta["shape"])
-        node.meta.update(origin=(rows, *found), kind="move")
+        node.meta["origin"] = (rows, *found)
 
     @makes("rows_joined")
     def _rows_joined(self, node: torch.fx.Node) -> Point:
-        return Point(self.draft(Op("join", [self.store(p) for p in node.args], {"axis": 2}, name=self.label(node))), None)
+        return self.begin(Op("join", [self.store(p) for p in node.args], {"axis": 2}, name=self.label(node)))
 
 
 def _made(*_: Any) -> None:

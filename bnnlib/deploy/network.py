@@ -73,7 +73,7 @@ class PackedNetwork(nn.Module):
     def extra_repr(self) -> str:
         """What it takes and gives, and of what it is made."""
         takes = ", ".join(f"[N, {', '.join(map(str, shape))}]" for shape in self.graph.input_shapes())
-        binary, outside = sum(_binary(op) for op in self.graph.ops), sum(op.kind == "torch" for op in self.graph.ops)
+        binary, outside = sum(op.one_bit for op in self.graph.ops), sum(op.kind == "torch" for op in self.graph.ops)
         parts = f", {outside} in PyTorch" if outside else ""
         size = sum(t.nbytes for t in self.graph.tensors.values())
         return f"takes {takes}, gives {_form(self.graph.result())}; {len(self.graph.ops)} operations, {binary} of 1-bit weights{parts}; {size} bytes"
@@ -214,7 +214,7 @@ class PackedNetwork(nn.Module):
             f"bytes: {bits} of binary weights, {real} of real-valued ones, {total - bits - real} of thresholds, scales, shifts; "
             f"{total} in all, {4 * values} as float32 weights",
         ]
-        if not any(_binary(op) for op in self.graph.ops):
+        if not any(op.one_bit for op in self.graph.ops):
             lines.insert(0, _NOTHING_BINARY)
         return "\n".join(lines)
 
@@ -223,10 +223,6 @@ _NOTHING_BINARY = (
     "nothing is binary here: the converter packs bnnlib's layers (layers.BinaryConv2d, BinaryConv1d, BinaryLinear) alone. Weights that a net "
     "binarises by itself (an autograd.Function and F.linear) are real-valued to it: put these layers in their place\n"
 )
-
-
-def _binary(op: Op) -> bool:
-    return op.kind == "binary_conv" or op.attributes.get("weights") == "bits"
 
 
 def _form(node: dict[str, Any]) -> str:

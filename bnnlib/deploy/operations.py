@@ -4,7 +4,7 @@ gives, and what their constants must be. NumPy alone."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,6 +112,16 @@ class Op:
         """The slots that it reads: its inputs and what its stages add."""
         return [*self.inputs, *(stage["slot"] for stage in self.stages if stage["op"] in ("residual", *PAIRS))]
 
+    def names(self) -> set[str]:
+        """The constants that it and its stages name."""
+        fields = (item for stage in self.stages for item in stage.items())
+        return {*self.constants.values(), *(value for key, value in fields if isinstance(value, str) and key not in ("op", "slot"))}
+
+    @property
+    def one_bit(self) -> bool:
+        """Whether it has weights of a bit each."""
+        return self.kind == "binary_conv" or self.attributes.get("weights") == "bits"
+
 
 def _need(condition: bool, what: str) -> None:
     if not condition:
@@ -150,11 +160,11 @@ def _constant(tensors: Mapping[str, np.ndarray], name: Any, dtype: Any, shapes: 
 
 
 def output_shape(
-    op: Op, shape: tuple[int, int, int], tensors: Mapping[str, np.ndarray]
+    op: Op, shapes: Sequence[tuple[int, int, int]], tensors: Mapping[str, np.ndarray]
 ) -> tuple[int, int, int]:
-    """What an operation gives before its stages for an input of ``shape``. Checks attributes and constants; raises
+    """What an operation gives before its stages for inputs of ``shapes``. Checks attributes and constants; raises
     :class:`GraphError`."""
-    h, w, c = shape
+    shape = h, w, c = shapes[0]
     a = op.attributes
     if op.kind == "torch":
         _need(isinstance(a["module"], str), f"module is {a['module']!r}")
@@ -162,7 +172,7 @@ def output_shape(
     if op.kind in ("move", "reduce", "resample"):
         return _tensor_shape(op, shape, tensors)
     if op.kind == "join":
-        return joined_shape(op, [shape])
+        return _joined_shape(op, shapes)
     if op.kind == "map":
         _need(_whole(a["repeat"], 1), f"repeat is {a['repeat']!r}")
         return h, w, c * a["repeat"]
@@ -206,8 +216,7 @@ def output_shape(
     return sizes[0], sizes[1], o
 
 
-def joined_shape(op: Op, shapes: list[tuple[int, int, int]]) -> tuple[int, int, int]:
-    """What ``join`` gives for inputs of these shapes."""
+def _joined_shape(op: Op, shapes: Sequence[tuple[int, int, int]]) -> tuple[int, int, int]:
     axis = op.attributes["axis"]
     _need(_whole(axis, 0) and axis <= 2, f"axis is {axis!r:.40}, not 0, 1 or 2")
     rest = {tuple(size for i, size in enumerate(shape) if i != axis) for shape in shapes}

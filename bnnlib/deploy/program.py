@@ -15,7 +15,7 @@ import numpy as np
 
 from bnnlib.deploy.graph import Graph, Slot
 from bnnlib.deploy.memory import allocate, phases_of
-from bnnlib.deploy.operations import Op, joined_shape, output_shape, places
+from bnnlib.deploy.operations import Op, output_shape, places
 
 Record = dict[str, int | str]
 
@@ -177,11 +177,8 @@ _SIZES = (("kernel", 1), ("stride", 1), ("padding", 0), ("dilation", 1))
 
 def _op(graph: Graph, op: Op, phase: int, numbers: dict[str, int], constant) -> Record:
     """The operation, but for its stages."""
-    a, shape = op.attributes, graph.slots[op.inputs[0]].shape
-    if op.kind == "join":
-        h, w, c = joined_shape(op, [graph.slots[name].shape for name in op.inputs])
-    else:
-        h, w, c = output_shape(op, shape, graph.tensors)
+    a = op.attributes
+    h, w, c = output_shape(op, [graph.slots[name].shape for name in op.inputs], graph.tensors)
     record: Record = {"kind": op.kind, "input": numbers[op.inputs[0]], "h": h, "w": w, "c": c, "phase": phase}
     for name, default in _SIZES:
         record[f"{name}_h"], record[f"{name}_w"] = a.get(name, (default, default))
@@ -251,6 +248,3 @@ def _stage(stage: dict, graph: Graph, numbers: dict[str, int], constant, endless
         "spatial_first": spatial[0],
         "spatial_second": spatial[1],
     }
-
-
-__all__ = ["Program", "assemble", "split"]

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from bnnlib.deploy.graph import Graph
+from bnnlib.deploy.operations import Op, Slot, output_shape
+
 
 class Maker:
     """Random graphs whose sums are exact in float32 (so no weights of int8, whose activations are rounded): of every slot it keeps
@@ -15,8 +18,6 @@ class Maker:
     EXACT = 2.0**22
 
     def __init__(self, draw: random.Random) -> None:
-        from bnnlib.deploy.graph import Graph, Slot
-
         self.draw, self.rng = draw, np.random.default_rng(draw.getrandbits(64))
         shape = (draw.randint(1, 9), draw.randint(1, 9), draw.choice((1, 2, 3, 8, 17)))
         self.graph = Graph(["x"], [], {"x": Slot("float32", shape)}, [], {})
@@ -29,8 +30,6 @@ class Maker:
         self.graph.outputs = list(dict.fromkeys([*draw.sample(written, min(2, len(written))), written[-1]]))
 
     def slot(self, kind: str, shape: tuple[int, int, int], bound: float, grain: int) -> str:
-        from bnnlib.deploy.graph import Slot
-
         name = f"s{len(self.graph.slots)}"
         self.graph.slots[name] = Slot(kind, shape)
         self.known[name] = bound, grain
@@ -43,8 +42,6 @@ class Maker:
 
     def add(self) -> None:
         """One operation on any slot."""
-        from bnnlib.deploy.graph import Op, joined_shape, output_shape
-
         draw = self.draw
         source = draw.choice(list(self.graph.slots))
         slot, (bound, grain) = self.graph.slots[source], self.known[source]
@@ -78,7 +75,7 @@ class Maker:
         else:
             bound = self.convolution(op, slot.shape, bound, grain)
         shapes = [self.graph.slots[name].shape for name in op.inputs]
-        shape = joined_shape(op, shapes) if kind == "join" else output_shape(op, slot.shape, self.graph.tensors)
+        shape = output_shape(op, shapes, self.graph.tensors)
         if np.prod(shape) > 60_000 or min(shape) < 1:
             return
         if kind in ("bit_pool", "bit_pad") or (kind == "binary_conv" and draw.random() < 0.5):
@@ -87,7 +84,7 @@ class Maker:
             self.stages(op, shape, bound, grain)
         self.graph.ops.append(op)
 
-    def convolution(self, op: Any, shape: tuple[int, int, int], bound: float, grain: int) -> float:
+    def convolution(self, op: Op, shape: tuple[int, int, int], bound: float, grain: int) -> float:
         draw, (h, w, c) = self.draw, shape
         groups = draw.choice([g for g in (1, 1, 1, 2, 3, c) if c % g == 0])
         outputs = groups * draw.choice((1, 2, 3, 16, 33, 70) if groups == 1 else (1, 2, 5))
@@ -119,7 +116,7 @@ class Maker:
             op.attributes["weights"] = kind
         return bound * most * k
 
-    def move(self, op: Any, shape: tuple[int, int, int], bound: float, grain: int) -> tuple[float, int]:
+    def move(self, op: Op, shape: tuple[int, int, int], bound: float, grain: int) -> tuple[float, int]:
         draw, total = self.draw, int(np.prod(shape))
         result = [draw.randint(1, 6), draw.randint(1, 6), draw.choice((1, 2, 5, 16))]
         sizes = draw.choice((result, [int(np.prod(result))], [result[0] * result[1], result[2]], [*result, 1]))
@@ -134,7 +131,7 @@ class Maker:
         op.constants = {"tables": self.constant(np.concatenate(tables).astype(np.int32))}
         return max(bound, 2.0), grain
 
-    def join(self, op: Any, shape: tuple[int, int, int], bound: float, grain: int) -> tuple[float, int]:
+    def join(self, op: Op, shape: tuple[int, int, int], bound: float, grain: int) -> tuple[float, int]:
         axis = self.draw.randrange(3)
         for name, slot in list(self.graph.slots.items()):
             fits = slot.kind == "float32" and all(a == b for i, (a, b) in enumerate(zip(slot.shape, shape, strict=True)) if i != axis)
@@ -144,7 +141,7 @@ class Maker:
         op.attributes = {"axis": axis}
         return bound, grain
 
-    def reduce(self, op: Any, shape: tuple[int, int, int], bound: float, grain: int) -> tuple[float, int]:
+    def reduce(self, op: Op, shape: tuple[int, int, int], bound: float, grain: int) -> tuple[float, int]:
         axes = self.draw.sample((0, 1, 2), self.draw.randint(0, 3))
         count = int(np.prod([shape[i] for i in axes])) if axes else 1
         whole = count & (count - 1) == 0  # a mean divides by a power of two, or is rounded
@@ -152,7 +149,7 @@ class Maker:
         op.attributes = {"function": function, "axes": axes}
         return bound * (count if function == "sum" else 1), grain + (count.bit_length() if function == "mean" else 0)
 
-    def resample(self, op: Any, shape: tuple[int, int, int], bound: float, grain: int) -> tuple[float, int]:
+    def resample(self, op: Op, shape: tuple[int, int, int], bound: float, grain: int) -> tuple[float, int]:
         axis = self.draw.randrange(2)
         taps, size = self.draw.randint(1, min(3, shape[axis])), self.draw.randint(1, 9)
         op.attributes = {"axis": axis}
@@ -167,7 +164,7 @@ class Maker:
             return None
         return self.constant(np.packbits(self.rng.random(channels) < 0.5, bitorder="little"))
 
-    def bits_alone(self, op: Any, shape: tuple[int, int, int]) -> None:
+    def bits_alone(self, op: Op, shape: tuple[int, int, int]) -> None:
         h, w, c = shape
         if op.kind != "binary_conv":
             op.stages = [{"op": "bits", "flip": self.flip(c), "slot": self.slot("bits", shape, 1, 0)}]
@@ -182,7 +179,7 @@ class Maker:
         full = shape if self.draw.random() < 0.2 else shape[2:]
         return self.constant(self.rng.choice(np.array(choices, np.float32), full))
 
-    def stages(self, op: Any, shape: tuple[int, int, int], bound: float, grain: int) -> None:
+    def stages(self, op: Op, shape: tuple[int, int, int], bound: float, grain: int) -> None:
         draw, conv = self.draw, "conv" in op.kind
         if conv and min(shape[:2]) > 1 and draw.random() < 0.3:
             what, size = draw.choice((("max_pool", 2), ("avg_pool", 2), ("max_pool", min(3, *shape[:2]))))

@@ -20,8 +20,7 @@ from bnnlib.packing import pack_bits, round_to_int8
 class Reals(Builder):
     @makes("input")
     def _input(self, node: torch.fx.Node) -> Point:
-        name = self.store(node)
-        return Point(self.draft(Op("map", [name], {"repeat": 1}, name="input")), None)
+        return self.begin(Op("map", [self.store(node)], {"repeat": 1}, name="input"))
 
     @makes("identity", "flatten")
     def _identity(self, node: torch.fx.Node) -> Point:
@@ -52,7 +51,7 @@ class Reals(Builder):
         constants, stored = {}, known.array(weight)
         if isinstance(self.real, Mapping):
             kind = self.real.get(str(node.target), "float32")
-        elif self.real == "1-bit" and node.target == getattr(self.first_layer(), "target", None):
+        elif self.real == "1-bit" and node.target == getattr(self.first_layer, "target", None):
             kind = "float32"  # it sees the image: its rounding flips signs in all that follows
         else:
             kind = self.real
@@ -69,8 +68,7 @@ class Reals(Builder):
             stages.insert(0, ("scale", {"by": weight.flatten(1).abs().mean(1)}))
             note |= {"as": "1 bit", "how": "real-valued weights rounded to mean|W| sign(W)"}
         constants["weight"] = self.constant(f"{name}.weight", stored)
-        op = Op("real_conv", [self.store(source)], {**geometry, "weights": kind}, constants, name=name)
-        p = Point(self.draft(op), None)
+        p = self.begin(Op("real_conv", [self.store(source)], {**geometry, "weights": kind}, constants, name=name))
         self.notes.append({**note, "bytes": stored.nbytes, "values": weight.numel()})
         return self.add_all(p, node, stages)
 
@@ -96,15 +94,12 @@ class Reals(Builder):
         else:
             op = self.binary_conv(node)
             self.note_packed(node, "integers to real values")
-        p = Point(self.draft(op), None)
-        scale = module.scaling_factors()
+        p, scale = self.begin(op), module.scaling_factors()
         if scale is not None:
             h, w, c = self.shape(node)
-            scale = scale.detach()
-            if scale.dim() == 3 and scale.shape[1:] != (1, 1):
-                p = self.add(p, {"op": "scale", "by": self.constant(f"{name}.scale", scale.expand(c, h, w).permute(1, 2, 0))})
-            else:
-                p = self.add(p, {"op": "scale", "by": self.constant(f"{name}.scale", scale.reshape(-1))})
+            by_pixel = scale.dim() == 3 and scale.shape[1:] != (1, 1)
+            scale = scale.expand(c, h, w).permute(1, 2, 0) if by_pixel else scale.reshape(-1)
+            p = self.add(p, {"op": "scale", "by": self.constant(f"{name}.scale", scale)})
         if module.bias is not None:
             p = self.add(p, {"op": "bias", "by": self.constant(f"{name}.bias", module.bias)})
         return p
@@ -145,7 +140,7 @@ class Reals(Builder):
             ):
                 p.draft.op.name = joined(p.draft.op.name, self.label(node))
                 return self.add(p, {"op": what, "size": size})
-        return Point(self.draft(Op(what, [self.store(source)], a, name=self.label(node))), None)
+        return self.begin(Op(what, [self.store(source)], a, name=self.label(node)))
 
     def is_conv(self, node: torch.fx.Node) -> bool:
         """Whether the node's value comes from a convolution through element-wise nodes alone."""
@@ -156,19 +151,9 @@ class Reals(Builder):
     @makes("add")
     def _add(self, node: torch.fx.Node) -> Point:
         # the operand that a binary layer gives last is kept in the cache, the other one is added from memory
-        one, two = node.args
         rank = lambda n: (self.kind(n) not in ("repeat", "input", "torch")) + 2 * self.is_binary(n)  # noqa: E731
-        other, host = sorted((one, two), key=rank)
-        if self.kind(other) == "repeat":
-            added = self.store(self.source(other))
-        else:
-            added = self.store(other)
-        p = self.end(host)
-        if self.writes_after(added, p.draft):
-            # the host was computed before what is to be added: take its value from memory instead
-            p = Point(self.draft(Op("map", [self.store(host)], {"repeat": 1}, name=self.label(host))), None)
-        p.draft.op.name = joined(p.draft.op.name, self.label(node))
-        return self.add(p, {"op": "residual", "slot": added})
+        other, host = sorted(node.args, key=rank)
+        return self.with_slot("residual", host, self.source(other) if self.kind(other) == "repeat" else other, node)
 
     def is_binary(self, node: torch.fx.Node) -> bool:
         while self.kind(node) in ("elementwise", "identity", "max_pool", "avg_pool") and len(node.users) == 1:
@@ -179,7 +164,7 @@ class Reals(Builder):
     def _repeat(self, node: torch.fx.Node) -> Point:
         source = self.source(node)
         count = self.shape(node)[2] // self.shape(source)[2]
-        return Point(self.draft(Op("map", [self.store(source)], {"repeat": count}, name=self.label(node))), None)
+        return self.begin(Op("map", [self.store(source)], {"repeat": count}, name=self.label(node)))
 
 
 def side_by_side(window: dict[str, Any], shape: tuple[int, int, int]) -> int | None:

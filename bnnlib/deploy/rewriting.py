@@ -133,6 +133,8 @@ _QUOTIENTS = {"div", "divide", "true_divide", "truediv", "itruediv"}
 _NOT_FINITE = {*_QUOTIENTS, "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal",
                "pow", "ipow", "exp", "expm1", "exp2", "sinh", "cosh", "tan", "logit", "lgamma", "atanh", "acosh"}  # fmt: skip
 
+_FARTHEST = 2000  # nodes before a value that are looked at
+
 
 def _sides(condition: Any) -> Any:
     """+1 where a comparison of a value with a number holds, else -1; None for any other condition."""
@@ -154,7 +156,7 @@ def _float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype == torch.float32
 
 
-def _stays_finite(value: Any, limit: int = 2000) -> bool:
+def _stays_finite(value: Any) -> bool:
     """Whether a product of the value with 0 is 0: nothing before it makes infinite values or NaN."""
     if isinstance(value, (int, float)):
         return math.isfinite(value)
@@ -169,9 +171,8 @@ def _stays_finite(value: Any, limit: int = 2000) -> bool:
             continue
         seen.add(node)
         name = str(getattr(node.target, "__name__", node.target)).strip("_")
-        if name in _QUOTIENTS and _divides_by_a_constant(node):
-            pass
-        elif len(seen) > limit or node.op in ("call_function", "call_method") and name in _NOT_FINITE or node.op == "call_module" and node.meta.get("whole"):
+        unsafe = node.op in ("call_function", "call_method") and name in _NOT_FINITE or node.op == "call_module" and node.meta.get("whole")
+        if (len(seen) > _FARTHEST or unsafe) and not (name in _QUOTIENTS and _divides_by_a_constant(node)):
             return False
         left += node.all_input_nodes
     return True

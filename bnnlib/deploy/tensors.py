@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bnnlib.deploy import layerkinds as known
 from bnnlib.deploy import tensorkinds
-from bnnlib.deploy.builder import Point, Shape, joined, makes
+from bnnlib.deploy.builder import Point, Shape, makes
 from bnnlib.deploy.graph import Op
 from bnnlib.deploy.moves import AXES, Moves
 from bnnlib.deploy.places import digits, places_of
@@ -41,13 +41,8 @@ class Tensors(Moves):
 
     @makes("pair")
     def _pair(self, node: torch.fx.Node) -> Point:
-        one, two, stage = self.pair_of(node)
-        other = self.store(two)
-        p = self.end(one)
-        if self.writes_after(other, p.draft):
-            p = Point(self.draft(Op("map", [self.store(one)], {"repeat": 1}, name=self.label(one))), None)
-        p.draft.op.name = joined(p.draft.op.name, self.label(node))
-        return self.add(p, {"op": stage, "slot": other})
+        host, other, stage = self.pair_of(node)
+        return self.with_slot(stage, host, other, node)
 
     # ---- sums, softmax, norms
 
@@ -71,7 +66,7 @@ class Tensors(Moves):
     @makes("reduce")
     def _reduce(self, node: torch.fx.Node) -> Point:
         read, axes = self.reduced(node)
-        return Point(self.draft(Op("reduce", [self.store(read)], {"function": node.meta["function"], "axes": axes}, name=self.label(node))), None)
+        return self.begin(Op("reduce", [self.store(read)], {"function": node.meta["function"], "axes": axes}, name=self.label(node)))
 
     @makes("softmax")
     def _softmax(self, node: torch.fx.Node) -> Point:
@@ -83,11 +78,11 @@ class Tensors(Moves):
         if not logarithm:
             raised = self.emit("map", [x], {"repeat": 1}, [{"op": "minus", "slot": top}, {"op": "exp"}], name)
             total = self.emit("reduce", [raised], {"function": "sum", "axes": axes}, [], name)
-            return self.add(Point(self.draft(Op("map", [raised], {"repeat": 1}, name=name)), None), {"op": "over", "slot": total})
+            return self.add(self.begin(Op("map", [raised], {"repeat": 1}, name=name)), {"op": "over", "slot": total})
         low = self.emit("map", [x], {"repeat": 1}, [{"op": "minus", "slot": top}], name)
         raised = self.emit("map", [low], {"repeat": 1}, [{"op": "exp"}], name)
         total = self.emit("reduce", [raised], {"function": "sum", "axes": axes}, [{"op": "log"}], name)
-        return self.add(Point(self.draft(Op("map", [low], {"repeat": 1}, name=name)), None), {"op": "minus", "slot": total})
+        return self.add(self.begin(Op("map", [low], {"repeat": 1}, name=name)), {"op": "minus", "slot": total})
 
     @makes("normalise")
     def _normalise(self, node: torch.fx.Node) -> Point:
@@ -110,7 +105,7 @@ class Tensors(Moves):
         squares = self.emit("map", [centred], {"repeat": 1}, [{"op": "square"}], name)
         eps = self.constant(f"{name}.eps", torch.full((groups if groups and groups != channels else self._left(self.shape(read), axes),), a["eps"]))
         spread = mean(squares, [{"op": "bias", "by": eps}, {"op": "sqrt"}])
-        p = self.add(Point(self.draft(Op("map", [centred], {"repeat": 1}, name=name)), None), {"op": "over", "slot": spread})
+        p = self.add(self.begin(Op("map", [centred], {"repeat": 1}, name=name)), {"op": "over", "slot": spread})
         wide = (-1, *[1] * (rank - 1)) if groups else node.meta["shape"][rank + 1 - a["dims"] :]
         stages = [(op, {"by": a[key].detach().reshape(wide)}) for op, key in (("scale", "weight"), ("bias", "bias")) if a[key] is not None]
         return self.add_values(p, node, stages)
@@ -156,7 +151,7 @@ class Tensors(Moves):
         for axis, line in lines[:-1]:
             slot = self.emit("resample", [slot], {"axis": axis}, [], name, self.taps(name, line))
         axis, line = lines[-1]
-        return Point(self.draft(Op("resample", [slot], {"axis": axis}, self.taps(name, line), name=name)), None)
+        return self.begin(Op("resample", [slot], {"axis": axis}, self.taps(name, line), name=name))
 
     def taps(self, name: str, line: np.ndarray) -> dict[str, str]:
         first = np.array([np.flatnonzero(row)[0] if row.any() else 0 for row in line])
@@ -202,12 +197,12 @@ class Tensors(Moves):
         )  # fmt: skip
 
     def by_rows(self, node: torch.fx.Node, kind: str) -> None:
-        """A linear layer on the last of several dimensions: a convolution of one pixel to a row."""
+        """A linear layer on the last of several dimensions, as a move of what a convolution (of this kind) of one pixel to a row gives."""
         full = node.meta["shape"]
         first = self.moved(node.args[0], lambda x: x.movedim(-1, 1).flatten(2))
         point = {"kernel": [1, 1], "stride": [1, 1], "padding": [0, 0], "dilation": [1, 1], "groups": 1}
         inner = self.made(kind, (first,), (full[0], full[-1], first.meta["shape"][2]), "call_module", node.target, source=first, geometry=point)
         found = places_of(lambda x: x.movedim(1, -1).reshape(x.shape[0], *full[1:]), inner.meta["shape"])
-        node.meta.update(kind="move", origin=(inner, *found))
+        node.meta["origin"] = (inner, *found)
 
 

@@ -17,20 +17,24 @@ from bnnlib.deploy.tracing import BATCH, OTHER_BATCH
 
 def carried(node: torch.fx.Node) -> bool:
     """Whether a network can carry the node's value: one float32 tensor with the batch in front, of at least one value an image."""
-    value = node.meta.get("value")
-    if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.dim() < 1 or not value.numel() or not depends(node):
-        return False
-    shape = tuple(value.shape)
-    return shape[0] == BATCH and node.meta.get("other_shape") == (OTHER_BATCH, *shape[1:])
+    return _of_images(node) and depends(node)
 
 
 def alike(node: torch.fx.Node) -> bool:
     """Whether the node's value is a constant of float32 with a row for each image, all alike: a parameter expanded to the batch."""
+    if not _of_images(node) or depends(node):
+        return False
+    value = node.meta["value"]
+    return value.dim() > 1 and torch.equal(value, value[:1].expand(value.shape))
+
+
+def _of_images(node: torch.fx.Node) -> bool:
+    """Whether the node's value is one float32 tensor, not empty, with the batch in front."""
     value = node.meta.get("value")
-    if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.dim() < 2 or not value.numel() or depends(node):
+    if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.dim() < 1 or not value.numel():
         return False
     shape = tuple(value.shape)
-    return shape[0] == BATCH and node.meta.get("other_shape") == (OTHER_BATCH, *shape[1:]) and torch.equal(value, value[:1].expand(shape))
+    return shape[0] == BATCH and node.meta.get("other_shape") == (OTHER_BATCH, *shape[1:])
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,6 @@ class TorchPart(nn.Module):
 
         visit(node)
         self.shapes = [tuple(n.meta["value"].shape[1:]) for n in self.sources]
-        self.names = [str(n.target) for n in self.sources]
         self.writes = any(n.meta.get("writes") for n in places)
 
     def forward(self, *tensors: Tensor) -> Tensor:

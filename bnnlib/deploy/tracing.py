@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,12 +40,12 @@ class Untraceable(Exception):
 
 @dataclass
 class Trace:
-    """The traced model; ``inputs``: the names of what it takes; ``kept``: modules left whole by themselves, and why."""
+    """The traced model; ``result``: the arguments of its output; ``kept``: modules left whole by themselves, and why."""
 
     model: nn.Module
     graph: torch.fx.Graph
     result: Any
-    kept: dict[str, str] = field(default_factory=dict)
+    kept: dict[str, str]
 
 
 def _once(model: nn.Module, whole: Collection[str], inputs: list[Tensor], replay: Replay | None = None) -> tuple[torch.fx.Graph, nn.Module]:
@@ -84,16 +84,14 @@ def trace(model: nn.Module, keep: Collection[str], inputs: list[Tensor], others:
                 _compare(a, b)
             for batch in FURTHER:
                 _further(model, whole, inputs, one, two, batch)
-            made = Trace(root, graph, None, dict(reasons))
             plain_calls(graph)
-            made.result = next(n for n in graph.nodes if n.op == "output").args[0]
             for node in list(reversed(graph.nodes)):
                 if not node.users and node.op not in ("output", "placeholder"):
                     graph.erase_node(node)
             for node in graph.nodes:
                 if "differs" in node.meta:
                     raise Untraceable(node.meta["owner"], f"{node.meta['differs']} ({node.meta['line']})")
-            return made
+            return Trace(root, graph, next(n for n in graph.nodes if n.op == "output").args[0], dict(reasons))
         except Untraceable as failure:
             if not failure.place or failure.place in whole:
                 inside = f"the module {failure.place}" if failure.place else "the model's own forward"

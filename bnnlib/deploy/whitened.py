@@ -2,7 +2,7 @@
 
 The matrix P of :class:`bnnlib.data.ZCAWhitening` is symmetric, and nearly a convolution: its entry for two pixels depends
 mostly on their channels and on the displacement from one to the other. What is left differs from place to place, small but
-in all entries. For ``D = C H W`` values of an image the file holds (:data:`NAMES`):
+in all entries. For ``D = C H W`` values of an image the file holds (:data:`bnnlib.deploy.files.WHITENING`):
 
 =================================== ==============================================================================
 ``images.whitening.mean``, F32      ``(D,)``, subtracted first
@@ -27,7 +27,6 @@ from bnnlib.data.whitening import ZCAWhitening
 from bnnlib.deploy.container import DeployError
 from bnnlib.deploy.files import WHITENING
 
-NAMES = WHITENING
 LARGEST = 4096
 """Values of an image; CIFAR-10's have 3072. The matrix is this squared."""
 
@@ -66,7 +65,7 @@ def pack(whitening: ZCAWhitening) -> dict[str, np.ndarray]:
     levels = levels[tuple(torch.triu_indices(size, size))].to(torch.uint8).numpy()
     levels = np.append(levels, np.zeros(len(levels) % 2, np.uint8))
     mean = whitening.mean.detach().cpu().float().numpy()
-    return dict(zip(NAMES, (mean, kernel.numpy(), step.numpy(), levels[::2] | levels[1::2] << 4), strict=True))
+    return dict(zip(WHITENING, (mean, kernel.numpy(), step.numpy(), levels[::2] | levels[1::2] << 4), strict=True))
 
 
 def check(path: object, tensors: Mapping[str, np.ndarray], shape: tuple[int, int, int]) -> None:
@@ -75,7 +74,7 @@ def check(path: object, tensors: Mapping[str, np.ndarray], shape: tuple[int, int
     size, table = c * h * w, (c, c, 2 * h - 1, 2 * w - 1)
     if size > LARGEST:
         raise DeployError(f"{path} says that it whitens images of {size} values, more than {LARGEST}")
-    wanted = zip(NAMES, ((size,), table, table, (-(-size * (size + 1) // 4),)), ("f4", "f2", "f2", "u1"), strict=True)
+    wanted = zip(WHITENING, ((size,), table, table, (-(-size * (size + 1) // 4),)), ("f4", "f2", "f2", "u1"), strict=True)
     for name, form, kind in wanted:
         found = tensors.get(name)
         if found is None or found.shape != form or found.dtype != np.dtype(kind):
@@ -88,7 +87,7 @@ def check(path: object, tensors: Mapping[str, np.ndarray], shape: tuple[int, int
 def unpack(tensors: Mapping[str, np.ndarray], shape: tuple[int, int, int], scale: float, rest: bool = True) -> ZCAWhitening:
     """The whitening of tensors that :func:`check` has passed. ``rest=False``: as the convolution alone."""
     made = ZCAWhitening(shape, scale)
-    mean, kernel, step, levels = (torch.from_numpy(np.array(tensors[name])) for name in NAMES)
+    mean, kernel, step, levels = (torch.from_numpy(np.array(tensors[name])) for name in WHITENING)
     matrix, size = _by_displacement(kernel.float(), shape), len(mean)
     if rest:
         upper = tuple(torch.triu_indices(size, size))

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bnnlib import deploy, records
-from bnnlib.experiments import hours, report
+from bnnlib.experiments import hours, in_columns, report
 
 
 def table(words: Sequence[str] = ()) -> str:
     """One line a recipe: name, source, data, epochs, hours of one run on a CPU and on a GPU, top-1 % of the last epoch, the
     packed file in results/models, title; below, what the marks at hours mean. With ``words``, those lines alone that hold
     all of them, in any case. Says so where none does."""
-    lines = []
-    every = list(records.read_all())
+    lines, every = [], records.read_all()
     for row in report.rows():
         recipe = row.recipe
         lines.append(
@@ -24,7 +23,7 @@ def table(words: Sequence[str] = ()) -> str:
                 str(recipe.epochs),
                 *(str(each or "-") for each in hours.of(recipe, every).values()),
                 "-" if row.last is None else f"{row.last} ({row.last.n})",
-                f"{recipe.name}.safetensors" if (deploy.FOLDER / f"{recipe.name}.safetensors").is_file() else "-",
+                file if (deploy.FOLDER / (file := f"{recipe.name}.safetensors")).is_file() else "-",
                 recipe.title,
             )
         )
@@ -34,6 +33,4 @@ def table(words: Sequence[str] = ()) -> str:
         return f"no recipe holds {' and '.join(words)}; without words, all are listed"
     kinds = [f"hours, {name}" for name in hours.KINDS.values()]
     lines.insert(0, ("recipe", "source", "data", "epochs", *kinds, "top-1 % (seeds)", "packed file", "title"))
-    widths = [max(len(line[column]) for line in lines) for column in range(8)]
-    shown = ["  ".join([*(cell.ljust(w) for cell, w in zip(line, widths, strict=False)), line[8]]) for line in lines]
-    return "\n".join([*shown, "", hours.LEGEND])
+    return "\n".join([*in_columns(lines), "", hours.LEGEND])

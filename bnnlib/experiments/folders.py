@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from bnnlib import printable
+from bnnlib.experiments import in_columns
 from bnnlib.training import status
 from bnnlib.training.progress import duration
 
@@ -72,8 +73,7 @@ def table(found: list[Row]) -> str:
         seen = f"{duration(row.age)} ago"
         name = f"{row.name}/{row.profile}/seed{row.seed}"
         lines.append((name, f"{row.epoch}/{row.epochs}", top1, left, row.state, seen))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(in_columns(lines))
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from bnnlib import recipes, records, storage
-from bnnlib.experiments import scoreboard
+from bnnlib.experiments import in_columns, scoreboard
 from bnnlib.records import Record
 from bnnlib.training import repeat, status
 
@@ -62,8 +62,7 @@ def table(a: Record, b: Record, seeds: list[Record]) -> str:
         ours = [r.curve[epoch - 1].test_top1 if epoch <= len(r.curve) else None for r in (a, b)]
         shown = [f"{v:.2f}" if v is not None else "-" for v in ours]
         rows.append((str(epoch), *shown, f"{ours[1] - ours[0]:+.2f}" if None not in ours else ""))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = in_columns(rows)
     changed = _changed(a, b)
     if changed:
         lines += ["", "recipes differ in " + ", ".join(changed)]

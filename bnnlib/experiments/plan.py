@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from bnnlib import recipes, records
-from bnnlib.experiments import hours, scoreboard
+from bnnlib.experiments import hours, in_columns, scoreboard
 from bnnlib.experiments.hours import Hours
 from bnnlib.recipes import Recipe, RecipeError
 
@@ -31,7 +31,7 @@ class Missing:
 
 def missing(folder: Path = records.FOLDER, names: list[str] | None = None) -> list[Missing]:
     """What `make reproduce` would train, by recipe; without ImageNet's recipes unless they are named."""
-    every = list(records.read_all(folder))
+    every = records.read_all(folder)
     found = []
     for name in names or recipes.names():
         recipe = recipes.load(name)
@@ -55,11 +55,9 @@ def table(found: list[Missing]) -> str:
         each = [str(row.hours[kind] or "-") for kind in hours.KINDS]
         teacher = row.recipe.distill.teacher if row.recipe.distill else ""
         lines.append((row.recipe.name, row.recipe.dataset, seeds, *each, teacher))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    shown = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     runs = sum(len(row.seeds) for row in found)
     said = [f"{runs} runs, one after another, which `make reproduce` trains:", *(_sum(found, kind) for kind in hours.KINDS)]
-    return "\n".join([*shown, "", hours.LEGEND, *said])
+    return "\n".join([*in_columns(lines), "", hours.LEGEND, *said])
 
 
 def _sum(found: list[Missing], kind: str) -> str:

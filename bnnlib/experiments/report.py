@@ -79,10 +79,7 @@ class Row:
 
 def rows(folder: Path = records.FOLDER, names: list[str] | None = None) -> list[Row]:
     """One row for each recipe that comes with the library, or for ``names``, in that order."""
-    found: dict[str, list[Record]] = {}
-    for record in records.read_all(folder):
-        found.setdefault(record.recipe, []).append(record)
-    return _rows(found, names or recipes.names())
+    return _rows(records.by_recipe(folder), names or recipes.names())
 
 
 def row(recipe: Recipe, runs: Sequence[Record]) -> Row:
@@ -93,11 +90,7 @@ def row(recipe: Recipe, runs: Sequence[Record]) -> Row:
 
 def chapter_rows(runs: Mapping[str, Sequence[Record]]) -> dict[str, Row]:
     """The rows of some recipes from these records, among the stored ones of all others."""
-    found: dict[str, Sequence[Record]] = {}
-    for record in records.read_all():
-        if record.recipe not in runs:
-            found.setdefault(record.recipe, []).append(record)
-    return dict(zip(runs, _rows({**found, **runs}, list(runs)), strict=True))
+    return dict(zip(runs, _rows(records.by_recipe() | dict(runs), list(runs)), strict=True))
 
 
 def family_of(record: Record) -> tuple:

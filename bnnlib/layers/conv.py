@@ -115,9 +115,7 @@ class BinaryConv2d(BinaryLayer):
         else:
             y = F.conv2d(b, w, bias, *geometry)
         y = whole_in_onnx(self, y)
-        dtype = (
-            y.dtype
-        )  # under autocast not that of scale and bias: all that follows would be float32 with them
+        dtype = y.dtype  # under autocast not that of scale and bias: all that follows would be float32 with them
         if scale is not None:
             self._check_resolution(scale, x, y)
             y = y * scale

@@ -77,9 +77,8 @@ class AlexNet(nn.Module):
         )
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            Block(
-                middle * side * side, linear, **common
-            ),  # so its batch norm has a gamma for each of the inputs
+            # Flattened, so that its batch norm has a gamma for each of the inputs.
+            Block(middle * side * side, linear, **common),
             Block(linear, linear, dropout=dropout, **common),
             nn.BatchNorm1d(linear, eps=1e-3, momentum=0.1),
             Dropout(dropout),

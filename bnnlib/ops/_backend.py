@@ -50,8 +50,7 @@ class Native:
         self, geometry, bits, blob, out, channels_first, scale, bias, residual, threshold, flip, pool
     ) -> None:
         self.module.conv2d(
-            self.variant, geometry, _array(bits), _array(blob), _array(out), channels_first, _array(scale),
-            _array(bias),
+            self.variant, geometry, _array(bits), _array(blob), _array(out), channels_first, _array(scale), _array(bias),
             _array(residual), _array(threshold), _array(flip), pool, torch.get_num_threads(),
         )  # fmt: skip
 

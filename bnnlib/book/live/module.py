@@ -1,7 +1,7 @@
 """The kernels as WebAssembly, for a page: ``kernels/wasm/module.cpp`` compiled with SIMD by the compiler that PyPI's ziglang brings.
 
 :func:`build` compiles once for a state of the sources, and keeps the module in the kernels' cache. The module imports nothing. It
-exports ``memory`` and the functions of ``kernels/wasm/module.cpp``; :func:`tables` are what its ``load`` takes.
+exports ``memory`` and the functions of ``kernels/wasm/module.cpp``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from importlib import metadata
 from pathlib import Path
 
 from bnnlib import native
-from bnnlib.deploy import program
-from bnnlib.deploy.graph import Graph
 
 FEATURES = ("simd128", "bulk_memory", "sign_ext", "nontrapping_fptoint")
 """Of WebAssembly beyond its first version; all of them in Chrome 91, Firefox 89, Safari 16.4 and later."""
@@ -57,11 +55,3 @@ def _key(sources: Path) -> str:
     for path in native.source_files(sources):
         digest.update(str(path.relative_to(sources)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:20]
-
-
-def tables(graph: Graph) -> program.Program:
-    """The program of ``graph`` as the module takes it: every slot has memory of its own, which a host may read after a run."""
-    made = program.assemble(graph)
-    for number, slot in enumerate(made.slots):
-        slot["area"], slot["offset"] = "outside", number
-    return made

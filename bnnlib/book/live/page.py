@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from bnnlib import deploy
+from bnnlib.book import tables
 from bnnlib.book.live import digits, pictures
 from bnnlib.book.live import module as kernels
 from bnnlib.book.live.still import bars, drawing, maps
@@ -100,20 +101,12 @@ def logits(net: SimpleNamespace, images: np.ndarray) -> np.ndarray:
     return deploy.PackedNetwork(net.net.graph, kernel="scalar")(seen(net, images)).numpy()
 
 
-def _bytes(count: float) -> str:
-    """
-    >>> _bytes(88_110), _bytes(18_940_000)
-    ('88 kB', '18.9 MB')
-    """
-    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
-
-
 def _file_said(root: Path, net: SimpleNamespace) -> str:
     """Why the digit's net is of another size here than in its chapter, in a sentence."""
     own = (root / "results" / "models" / f"{DIGIT}.safetensors").stat().st_size
     return (
-        f"The page carries the net of digits in another form of the file, as the operations that the executor runs: {_bytes(len(net.packed))}. "
-        f"The file of the chapter LeNet-5 on MNIST, as the layers of PyTorch, has {_bytes(own)}.\n"
+        f"The page carries the net of digits in another form of the file, as the operations that the executor runs: {tables.file_size(len(net.packed))}. "
+        f"The file of the chapter LeNet-5 on MNIST, as the layers of PyTorch, has {tables.file_size(own)}.\n"
     )
 
 
@@ -126,10 +119,10 @@ def _filled(root: Path, kind: str, nets: dict[str, SimpleNamespace], module: int
     net = nets["picture" if kind == "picture" else "digit"]
     values = _picture_values(net) if kind == "picture" else _digit_values(net, kind)
     values |= {
-        "packed": _bytes(len(net.packed)),
-        "fp32": _bytes(net.fp32),
+        "packed": tables.file_size(len(net.packed)),
+        "fp32": tables.file_size(net.fp32),
         "ratio": f"{net.fp32 / len(net.packed):.1f} ×",
-        "module": _bytes(module) if module else "the page",
+        "module": tables.file_size(module) if module else "the page",
         "still": "A still picture; the net itself runs where JavaScript does." if module else "A still picture of what the net does.",
     }
     return re.sub(r"\{\{([\w-]+)\}\}", lambda found: values[found[1]], template)

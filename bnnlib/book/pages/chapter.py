@@ -63,10 +63,10 @@ def needed(cells: list[nbformat.NotebookNode]) -> set[str]:
     return {name for name, makes in alone.items() if makes & (used - defined)}
 
 
-def as_page(path: Path, profile: str = "stored") -> bytes:
+def as_page(path: Path) -> bytes:
     """The notebook at ``path`` as Jupyter Book takes it, less papermill's timings and its injected cell."""
     notebook = chapters.read(path)
-    seconds = {profile: chapters.times.taken(notebook)}
+    seconds = {"stored": chapters.times.taken(notebook)}
     notebook.metadata = {
         key: notebook.metadata[key] for key in ("kernelspec", "language_info") if key in notebook.metadata
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -22,23 +23,21 @@ UNTESTED = "not tested"
 
 @dataclass(frozen=True)
 class Claim:
-    """One row: ``figure`` as the source prints it (empty for none), ``chapter``: the page that shows the evidence."""
+    """One row: ``chapter``: the page that shows the evidence, ``figure`` as the source prints it."""
 
     source: str
     says: str
-    figure: str
     evidence: str
     verdict: str
     chapter: str
+    figure: str = ""
 
 
 class Book:
     """What the rows need: records by recipe, and the ablation of S2."""
 
     def __init__(self, folder: Path) -> None:
-        self.runs: dict[str, list[Record]] = {}
-        for record in records.read_all(folder):
-            self.runs.setdefault(record.recipe, []).append(record)
+        self.runs = records.by_recipe(folder)
         self.rows = {row.recipe.name: row for row in report.rows(folder)}
         values = {cell: [r.top1_last for r in self.of(name)] for cell, name in effects.s2_cells().items()}
         self.ablation = effects.Factorial(effects.S2_FACTORS, {c: v for c, v in values.items() if v})
@@ -67,7 +66,10 @@ def _f(source: str, key: str) -> str:
 def claims(root: Path) -> list[Claim]:
     """Every claim, by source."""
     book = Book(root / "results" / "runs")
-    return [*_accuracies(book), *_s1(book), *_s2(book), *_others(book, root), *_size_and_speed(root)]
+    return [
+        *_accuracies(book), *_s1(book), *_s2_accuracies(book), *_s2_ablation(book), *_s2_comparisons(book), *_s3(book, root), *_s4(book),
+        *_s5(book), *_size_and_speed(root),
+    ]  # fmt: skip
 
 
 def _accuracies(book: Book) -> Iterator[Claim]:
@@ -93,20 +95,19 @@ def _accuracies(book: Book) -> Iterator[Claim]:
         if published.doubt:
             figure, ours = f"{figure}?", f"{ours}. Of which net the figure is, is in doubt: {published.doubt}"
         verdict = row.verdict if row.compared else f"{UNTESTED}: no run"
-        yield Claim(row.recipe.source, f"{row.recipe.title}, {row.recipe.dataset}, top-1 %{star}", figure, ours, verdict, chapter)
+        says = f"{row.recipe.title}, {row.recipe.dataset}, top-1 %{star}"
+        yield Claim(row.recipe.source, says, ours, verdict, chapter, figure)
 
 
 def _s1(book: Book) -> Iterator[Claim]:
-    here = "xnor-net-vgg"
+    claim = partial(Claim, source="S1", chapter="xnor-net-vgg")
     rates = ("s1-vgg", "s1-vgg-lr1e-3")
     lowest = min(r.curve[0].test_top1 for name in rates for r in book.of(name))
-    yield Claim(
-        source="S1",
+    yield claim(
         says="accuracy after epoch 1, %",
         figure=_f("S1", "epoch1"),
         evidence=f"at S1's rate {book.mean('s1-vgg', 0)}; at S2's {book.mean('s1-vgg-lr1e-3', 0)}",
         verdict=_if(lowest > sources.figure("S1", "epoch1").value, "ours starts higher at both rates"),
-        chapter=here,
     )
     base, long = "s1-vgg-5ep-identity", "s1-vgg-lr1e-3"
     ends = [r.top1_last for r in book.of(base)]
@@ -116,23 +117,17 @@ def _s1(book: Book) -> Iterator[Claim]:
         ("batch norm must come after the binary convolution", order, "s1-vgg-5ep-bn-after"),
         ("no ReLU between binary layers", "with a ReLU less without", "s1-vgg-5ep-relu"),
     ):
-        yield Claim(
-            source="S1",
+        yield claim(
             says=says,
-            figure="",
             evidence=f"{changed}, 5 epochs: {book.difference(name, base)}{apart}",
             verdict=_shown(book, name, base),
-            chapter=here,
         )
     free, short = f"{long}-no-clip", book.difference("s1-vgg-5ep-no-clip", base)
     there = f"20 epochs: {book.difference(free, long)}" if book.of(free) else f"no run of 20 epochs (`{free}`)"
-    yield Claim(
-        source="S1",
+    yield claim(
         says="latent weights must be clipped",
-        figure="",
         evidence=f"without clipping less with: {there}; in 5 epochs, which are too short for clipping to act, {short}",
         verdict=_shown(book, free, long) if book.of(free) else UNTESTED,
-        chapter=here,
     )
 
 
@@ -142,23 +137,17 @@ def _shown(book: Book, first: str, second: str) -> str:
     if one is None:
         return UNTESTED
     if one.one_run:
-        images = "more" if one.clear else "no more"
-        return f"one run, no verdict; {images} than another choice of test images explains"
+        return f"one run, no verdict; {one.beside_chance}"
     return f"{'a' if one.p < 1 - statistics.LEVEL else 'no'} difference is shown, {p_in_words(one.p)} by itself"
 
 
-def _s2(book: Book) -> Iterator[Claim]:
-    yield from _s2_accuracies(book)
-    yield from _s2_ablation(book)
-    yield from _s2_comparisons(book)
-
-
 def _s2_accuracies(book: Book) -> Iterator[Claim]:
-    here = "bireal-distillation"
+    claim = partial(Claim, source="S2", chapter="bireal-distillation")
     base, student, teacher = "s1-vgg-lr1e-3", "s2-student", "s2-teacher"
-    theirs, ours = sources.figure("S2", "epoch1").value - sources.figure("S2", "epoch1-base").value, _jump(book, base, student)
-    yield Claim(
-        source="S2",
+    theirs = sources.figure("S2", "epoch1").value - sources.figure("S2", "epoch1-base").value
+    first, then = (fmean(r.curve[0].test_top1 for r in book.of(name)) for name in (base, student))
+    ours = then - first
+    yield claim(
         says="epoch 1 jumps by distillation, from",
         figure=f"{_f('S2', 'epoch1-base')} to {_f('S2', 'epoch1')}",
         evidence=f"{book.mean(base, 0)} to {book.mean(student, 0)}; shortcuts are switched on with it",
@@ -166,7 +155,6 @@ def _s2_accuracies(book: Book) -> Iterator[Claim]:
             0 < ours < theirs / 2,
             f"{signed(ours, 1)} points in place of {signed(theirs, 1)}, since our baseline starts higher",
         ),
-        chapter=here,
     )
     near = statistics.prediction(
         [r.curve[0].test_top1 for r in book.of(teacher)],
@@ -176,30 +164,26 @@ def _s2_accuracies(book: Book) -> Iterator[Claim]:
     if near and near.p >= 0.05:
         against = f"against {_f('S2', 'epoch1-teacher')}; the two figures are S2's own"
         alike = f"no difference shown, {p_in_words(near.p)} by itself, {against}"
-    yield Claim(
-        source="S2",
+    yield claim(
         says="teacher after epoch 1, %",
         figure=f"{_f('S2', 'epoch1-teacher')}; its log has {_f('S2', 'epoch1-teacher-log')}",
         evidence=book.mean(teacher, 0),
         verdict=alike,
-        chapter=here,
     )
     before, after = (
         fmean(r.top1_last for r in book.of(teacher)) - fmean(r.top1_last for r in book.of(name)) for name in (base, student)
     )
     told = f"{book.difference(teacher, base)} and {book.difference(teacher, student)}"
-    yield Claim(
-        source="S2",
+    yield claim(
         says="gap to full precision, points, from",
         figure=f"~{_f('S2', 'gap-base')} to ~{_f('S2', 'gap')}",
         evidence=f"{before:.1f} to {after:.1f}: {told}",
         verdict=_if(after < 0.6 * before, "the gap about halves; ours starts smaller, at the rate that S2 states"),
-        chapter=here,
     )
 
 
 def _s2_ablation(book: Book) -> Iterator[Claim]:
-    here = "ablation-eleven-points"
+    claim = partial(Claim, source="S2", chapter="ablation-eleven-points")
     result, start, end = book.ablation, ("off", "off", "mean|W|"), ("on", "on", "1")
     whole = result.contrast({end: 1.0, start: -1.0})
     slow = [r.top1_last for r in book.of("s1-vgg")]
@@ -212,86 +196,70 @@ def _s2_ablation(book: Book) -> Iterator[Claim]:
     if both:
         points = whole.value + rate.value
         told = f"of our {points:.1f} points {whole.value:.1f} are the three changes; {rate.value:.1f} are the step of the rate, {at} at the lower"
-    yield Claim(
-        source="S2",
+    yield claim(
         says="points over the baseline by three changes",
         figure=_f("S2", "points"),
         evidence=evidence,
         verdict=_if(both, told),
-        chapter=here,
     )
     parts = result.attribution_weights(start, end)
     distillation, shortcut = (parts[factor] for factor in ("distillation", "shortcut"))
     more = result.contrast({c: distillation.get(c, 0) - shortcut.get(c, 0) for c in result.cells})
     alone = "so by this test alone; the chapter corrects it for all of its tests"
-    yield Claim(
-        source="S2",
+    yield claim(
         says="distillation is the most impactful change",
-        figure="",
         evidence=f"its part of the way less the shortcut's: {more} points, {p_in_words(more.p)} by itself",
         verdict=alone if more.clear and more.value > 0 else "not shown",
-        chapter=here,
     )
     scale = result.effect({"shortcut": ["on"]}, scale=("mean|W|", "1"))
     learned = result.effect({"shortcut": ["on"]}, scale=("mean|W|", "learned"))
     worth = f"mean \\|W\\| → 1 is worth {scale} points, mean \\|W\\| → truly learned {learned}"
     loss = "does not hold: without a gradient it cannot adapt, and the change to 1 is a loss here"
-    yield Claim(
-        source="S2",
+    yield claim(
         says="a learned scale adapts to the data",
-        figure="",
         evidence=f"in its code the scale gets no gradient and stays 1; with shortcuts, {worth}",
         verdict=loss
         if scale.clear and scale.value < 0
         else "without a gradient it cannot adapt; that the change matters is not shown",
-        chapter=here,
     )
 
 
 def _s2_comparisons(book: Book) -> Iterator[Claim]:
-    here = "bireal-distillation"
+    claim = partial(Claim, source="S2", chapter="bireal-distillation")
     base, student = book.of("s1-vgg-lr1e-3"), book.of("s2-student")
     goal, epochs = fmean(r.top1_last for r in base), len(base[0].curve)
     reached = [report.first_epoch_reaching(r, goal) for r in student]
     passed = f"in epoch {' and '.join(str(e) for e in reached)} of {epochs}"
-    yield Claim(
-        source="S2",
+    yield claim(
         says="times faster convergence (it does not say of what)",
         figure=_f("S2", "faster"),
         evidence=f"the student passes the baseline's last accuracy, {goal:.2f} %, {passed}",
         verdict=_if(all(e and e < epochs for e in reached), "faster by this measure; the figure has no definition"),
-        chapter=here,
     )
     fourth = f"{book.mean('s2-student', 3)} against {book.mean('s1-vgg-lr1e-3', 3)}"
     contradicted = sources.figure("S1", "epoch4").value > sources.figure("S2", "epoch4-base").value
-    yield Claim(
-        source="S2",
+    yield claim(
         says="after epoch 4, %, against the baseline",
         figure=f"{_f('S2', 'epoch4')} against {_f('S2', 'epoch4-base')}",
         evidence=f"{fourth}; S1's own log has {_f('S1', 'epoch4')} after epoch 4",
         verdict=_if(contradicted, "S1's log contradicts the second figure"),
-        chapter=here,
     )
     small = [f for net, f in sources.literature() if net == "VGG-small on CIFAR-10"]
     low, high = (pick(small, key=lambda f: f.value) for pick in (min, max))
     below = [f.value - sources.figure("S2", "top1").value for f in (low, high)]
     cited = ", ".join(f"{f.text} {{cite}}`{f.source}`" for f in small)
     span = f"{below[0]:.1f} to {below[1]:.1f} points below these ({low.text} to {high.text})"
-    yield Claim(
-        source="S2",
+    yield claim(
         says="is competitive with published 1-bit nets",
         figure=_f("S2", "top1"),
         evidence=f"VGG-small with one bit on CIFAR-10: {cited}",
         verdict=f"{span}, with fewer epochs; [all figures](related.md)",
-        chapter=here,
     )
-    yield Claim(
-        source="S2",
+    yield claim(
         says="identical 7-layer FP32 net, accuracy in %",
         figure=f"~{_f('S2', 'identical')}",
         evidence=f"{_f('S2', 'teacher')} is the accuracy of its teacher, which has three convolutions",
         verdict="the speed and the accuracy are of two nets",
-        chapter=here,
     )
 
 
@@ -300,20 +268,10 @@ def _if(condition: object, verdict: str) -> str:
     return verdict if condition else "the records no longer bear out what stood here: look at them"
 
 
-def _jump(book: Book, base: str, student: str) -> float:
-    return fmean(r.curve[0].test_top1 for r in book.of(student)) - fmean(r.curve[0].test_top1 for r in book.of(base))
-
-
-def _others(book: Book, root: Path) -> Iterator[Claim]:
-    yield from _s3(book, root)
-    yield from _s4(book)
-    yield from _s5(book)
-
-
 def _s3(book: Book, root: Path) -> Iterator[Claim]:
     from bnnlib.benchmarks import verify
 
-    here = "xnor-gemm-mlp"
+    claim = partial(Claim, source="S3", chapter="xnor-gemm-mlp")
     found = {r["net"]: r["agreement"] for r in verify.read(root / "results" / "verified")}.get("s3-mlp")
     said, exact = UNTESTED, False
     if found:
@@ -321,21 +279,15 @@ def _s3(book: Book, root: Path) -> Iterator[Claim]:
         agree = f"{found['agreement']['float32']:.2f} % of {found['images']:,} answers agree with PyTorch"
         said = f"packed and run on MNIST, {flipped:,} of the {bits:,} bits that the binary layer reads differ and {agree}"
         exact = not flipped
-    yield Claim(
-        source="S3",
+    yield claim(
         says="XNOR matrix product = naive product = torch.matmul",
-        figure="",
         evidence=f"{said}; the products themselves are compared in the chapter and, for every kernel, in the tests",
         verdict="holds exactly" if exact else "see the chapter",
-        chapter=here,
     )
-    yield Claim(
-        source="S3",
+    yield claim(
         says="a binary MLP; no accuracy is claimed",
-        figure="",
         evidence=f"binary less real-valued: {book.difference('s3-mlp', 's3-mlp-real')}",
         verdict="no figure to compare",
-        chapter=here,
     )
 
 
@@ -356,7 +308,6 @@ def _s4(book: Book) -> Iterator[Claim]:
     yield Claim(
         source="S4",
         says="the paper's gradient of the scaled sign is wrong",
-        figure="",
         evidence=f"the part through α: proved, and tested in three ways; {corrected}",
         verdict="holds for the part through α",
         chapter="gradient-of-the-scaled-sign",
@@ -364,26 +315,23 @@ def _s4(book: Book) -> Iterator[Claim]:
 
 
 def _s5(book: Book) -> Iterator[Claim]:
-    here, tiny = "xnor-net-plus-plus", "tiny-s5-resnet18-"
+    claim = partial(Claim, source="S5", chapter="xnor-net-plus-plus")
+    tiny = "tiny-s5-resnet18-"
     learned, analytic, real = tiny + "xnorpp-7ep", tiny + "xnor-7ep", tiny + "real-7ep"
     channels = book.difference(tiny + "channel-7ep", analytic)
     channels = f"a factor for each channel, which cannot learn there, less analytic: {channels}"
-    yield Claim(
-        source="S5",
+    yield claim(
         says="learned over analytic scale on ImageNet, points",
         figure=_f("S5", "gain"),
         evidence=f"on Tiny-ImageNet, 7 epochs: {book.difference(learned, analytic)}; {channels}",
         verdict=_elsewhere(book, learned, analytic),
-        chapter=here,
     )
     gap = sources.figure("S5", "real").value - sources.figure("S5", "downsample").value
-    yield Claim(
-        source="S5",
+    yield claim(
         says="real-valued less binary (with the higher of its two figures) on ImageNet, points",
         figure=f"{gap:.1f}",
         evidence=f"on Tiny-ImageNet, 7 epochs: {book.difference(real, learned)}",
         verdict=_elsewhere(book, real, learned),
-        chapter=here,
     )
     orders = ("xnorpp-order-xnor", "xnorpp-order-resnet", "xnorpp-order-bireal")
     for says, names in (
@@ -394,13 +342,10 @@ def _s5(book: Book) -> Iterator[Claim]:
         pairs = [(f"{tiny}xnorpp{end}", f"{tiny}{name}{end}") for end in ("", "-7ep") for name in names]
         ran = [pair for pair in pairs if all(map(book.of, pair))]
         told = "; ".join(f"`{a}` less `{b}`: {book.difference(a, b)}" for a, b in ran)
-        yield Claim(
-            source="S5",
+        yield claim(
             says=says,
-            figure="",
             evidence=f"on Tiny-ImageNet, {told}" if told else "no run",
             verdict=_elsewhere(book, *ran[0]) if ran else UNTESTED,
-            chapter=here,
         )
 
 

@@ -25,9 +25,6 @@ FIRST = "s2-student", "s1-vgg-lr1e-3"  # what the page shows at first, where the
 def data(folder: Path) -> list[dict[str, Any]]:
     """Every recipe that has records in ``folder``, as the script reads it: its name and title, its data set, and for each run
     the seed, the machine and each of :data:`VALUES` after every epoch, to five significant digits."""
-    runs: dict[str, list[Record]] = {}
-    for record in records.read_all(folder):
-        runs.setdefault(record.recipe, []).append(record)
     known = set(recipes.names())
     return [
         {
@@ -36,7 +33,7 @@ def data(folder: Path) -> list[dict[str, Any]]:
             "data": found[0].dataset.name,
             "runs": [_run(record) for record in found],
         }
-        for name, found in sorted(runs.items())
+        for name, found in records.by_recipe(folder).items()
     ]
 
 

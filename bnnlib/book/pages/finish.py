@@ -52,18 +52,7 @@ class Published:
 
 def changes(root: Path) -> dict[str, str]:
     """Date of the last commit of each source of a page, by its path in the repository; empty outside a checkout."""
-    command = [
-        "git",
-        "-C",
-        str(root),
-        "log",
-        "--format=%x00%cs",
-        "--name-only",
-        "--",
-        "book",
-        "notebooks",
-        "CHANGELOG.md",
-    ]
+    command = ["git", "-C", str(root), "log", "--format=%x00%cs", "--name-only", "--", "book", "notebooks", "CHANGELOG.md"]
     try:
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bnnlib import __version__
+from bnnlib import __version__, recipes
+from bnnlib.benchmarks import speed
+from bnnlib.deploy.sizes import Sizes, of
 from bnnlib.experiments import report, sources
 
 _CLAIMED_SPEED = round(sources.figure("S2", "operations").value)  # times faster inference
@@ -33,8 +35,6 @@ class Speed:
 
 def speeds(folder: Path) -> list[Speed]:
     """The newest benchmark record of each CPU in ``folder``, the newest first."""
-    from bnnlib.benchmarks import speed
-
     found = []
     for record in speed.newest(folder):
         layers = record["runs"][0]["layers"]
@@ -52,13 +52,10 @@ def speeds(folder: Path) -> list[Speed]:
     return found
 
 
-def sizes(recipe: str):
+def sizes(recipe: str) -> Sizes:
     """The sizes as files of the recipe's network."""
-    from bnnlib import recipes
-    from bnnlib.deploy import sizes
-
     model = recipes.load(recipe).model
-    return sizes.of(model.name, model.options)
+    return of(model.name, model.options)
 
 
 # ------------------------------------------------------------------------------------------------ hero figure
@@ -140,17 +137,10 @@ def _bars(found: list[Speed]) -> str:
     parts = []
     for row, (name, value, kind, told) in enumerate(rows):
         y, width = step * row, 290 * value / _CLAIMED_SPEED
-        high = 14
         parts.append(f'<text x="0" y="{y + 12:.1f}">{name}</text>')
-        parts.append(
-            f'<rect class="{kind}" x="0" y="{y + 16:.1f}" width="{width:.1f}" height="{high:.1f}" rx="3"/>'
-        )
-        parts.append(
-            f'<text class="strong" x="{width + 6:.1f}" y="{y + 16 + high / 2 + 5:.1f}">{told}</text>'
-        )
-    label = (
-        "Speed-up of a 1-bit layer: " + "; ".join(f"{name} {told}" for name, _, _, told in rows) + "."
-    )
+        parts.append(f'<rect class="{kind}" x="0" y="{y + 16:.1f}" width="{width:.1f}" height="14.0" rx="3"/>')
+        parts.append(f'<text class="strong" x="{width + 6:.1f}" y="{y + 28:.1f}">{told}</text>')
+    label = "Speed-up of a 1-bit layer: " + "; ".join(f"{name} {told}" for name, _, _, told in rows) + "."
     return f'<svg viewBox="0 0 340 {step * len(rows)}" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
 
 

@@ -64,7 +64,7 @@ def packed_nets(root: Path) -> tuple[str, dict[str, bytes]]:
             {
                 "network": net.title,
                 "data": net.about["dataset"],
-                "file": file_size(net.size) + (f", {file_size(net.whitening)} of it whitening" if net.whitening else ""),
+                "file": tables.file_size(net.size) + (f", {tables.file_size(net.whitening)} of it whitening" if net.whitening else ""),
                 "real-valued rest": net.about["real"],
                 "top-1, %": f"{net.top1:.2f}",
                 "measured on": "this file" if net.verified else "the trained net",
@@ -72,11 +72,3 @@ def packed_nets(root: Path) -> tuple[str, dict[str, bytes]]:
             }
         )
     return tables.markdown(rows) + "\n" if rows else "*None yet.*\n", files
-
-
-def file_size(count: int) -> str:
-    """
-    >>> file_size(83_022), file_size(9_230_040)
-    ('83 kB', '9.2 MB')
-    """
-    return f"{count / 1e3:.0f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"

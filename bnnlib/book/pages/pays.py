@@ -9,10 +9,9 @@ from pathlib import Path
 from bnnlib import recipes, records
 from bnnlib.benchmarks import nets, networks, speed
 from bnnlib.book import tables
-from bnnlib.book.pages.landing import times
-from bnnlib.book.prose import claim
+from bnnlib.book.pages.landing import sizes, times
+from bnnlib.book.prose import claim, listed
 from bnnlib.book.studies import evidence
-from bnnlib.deploy import sizes
 
 # A net with one bit, and the same net with real-valued weights and activations, trained alike.
 TWINS = {
@@ -65,11 +64,10 @@ def files() -> str:
     """How much smaller the files of the networks become whose speed is compared, and a sentence."""
     rows = []
     for name in nets.nets():
-        recipe = recipes.load(name)
-        size = sizes.of(recipe.model.name, recipe.model.options)
+        size = sizes(name)
         rows.append(
             {
-                "network": recipe.title,
+                "network": recipes.load(name).title,
                 "float32, MiB": size.fp32 / 2**20,
                 "layers of bits": 100 * size.latent / size.fp32,
                 "times smaller": size.fp32 / size.float32,
@@ -115,7 +113,7 @@ def whole_nets(folder: Path) -> str:
         told.append(f"{row['fastest slower']} of {len(found)} cases on {core}")
         slower += [net for (net, _), (_, fastest) in found.items() if fastest < 1]
         if missing := speed.not_measured(record["runs"][0]["cases"]):
-            lacking.append(f"{_listed(missing)} on {core}".replace("bf16", "bfloat16"))
+            lacking.append(f"{listed(missing)} on {core}".replace("bf16", "bfloat16"))
         before += [core] * ("int8" not in record)
         cases += len(found)
     if not rows:
@@ -123,15 +121,15 @@ def whole_nets(folder: Path) -> str:
     sentence = (
         "The best rival is the fastest that PyTorch and ONNX Runtime give for the same topology in float32, bfloat16 or int8. "
         f"Ours is the faster one in {cases - len(slower)} of {cases} cases, if its real-valued layers may be in their fastest "
-        f"arithmetic: the rival wins in {_listed(told)}."
+        f"arithmetic: the rival wins in {listed(told)}."
     )
     if slower:
         titles = sorted({f"“{recipes.load(net).title}”" for net in slower})
-        sentence += f" Those are cases of {_listed(titles)}."
+        sentence += f" Those are cases of {listed(titles)}."
     if lacking:
-        sentence += f" PyTorch was not measured in {_listed(lacking)}, so a faster rival is possible there."
+        sentence += f" PyTorch was not measured in {listed(lacking)}, so a faster rival is possible there."
     if before:
-        sentence += f" On {_listed(before)} our form in int8 is an older one, which rounded the weights alone."
+        sentence += f" On {listed(before)} our form in int8 is an older one, which rounded the weights alone."
     shown = tables.markdown(rows)
     caption = (
         "The best rival's time over ours, from the slowest to the fastest case: whole networks at batch 1 and 128, one thread. Float32 "
@@ -139,7 +137,3 @@ def whole_nets(folder: Path) -> str:
         "ours is slower."
     )
     return f"{sentence}\n\n{tables.captioned(shown, caption, 'tab-pays-nets')}"
-
-
-def _listed(parts: list[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from bnnlib.book import figures as style
+from bnnlib.book import tables
 from bnnlib.book.pages import figures, packed_files
 
 _CAPTION = (
@@ -21,7 +21,7 @@ def accuracy_against_size(root: Path) -> str:
         return "*None yet.*\n"
     names = sorted({net.about["dataset"] for net in found})
     label = "Accuracy against file size. " + "; ".join(
-        f"{net.title} ({net.about['dataset']}): {packed_files.file_size(net.size)}, {net.top1:.2f} %" for net in found
+        f"{net.title} ({net.about['dataset']}): {tables.file_size(net.size)}, {net.top1:.2f} %" for net in found
     )
     drawn = figures.as_inline(_draw(found, names), label.replace('"', "&quot;"), "sizes-")
     return f"```{{raw}} html\n<figure>\n{drawn}\n<figcaption>{_CAPTION}</figcaption>\n</figure>\n```\n"
@@ -46,14 +46,12 @@ def _draw(found: list[packed_files.Net], names: list[str]) -> str:
                 axes.plot(net.size, net.top1, "o", color=_colour(net), ms=7)
             axes.set(xscale="log", xlim=(4e4, 2e7), ylabel="top-1, %", title=name)
             axes.margins(y=0.25)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: packed_files.file_size(int(size)).replace(".0", "")))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: tables.file_size(int(size)).replace(".0", "")))
         panels[-1].set_xlabel("size of the file")
         figure.draw_without_rendering()
         for axes, name in zip(panels, names, strict=True):
             _label(axes, [net for net in found if net.about["dataset"] == name])
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+        return style.saved(figure)
 
 
 def _colour(net: packed_files.Net) -> str:

@@ -1,7 +1,7 @@
 """What the records say about a claim: the difference in accuracy of two recipes, with its interval.
 
     claim = Claim("rank-1 against analytic scale", "tiny-s5-resnet18-xnorpp", "tiny-s5-resnet18-xnor", source=5.9)
-    Markdown(answer(claim, found.records))
+    Markdown(answers([claim], found.records))
 
 The same net may have been trained under a long and under a short schedule, whose recipe has the long one's name
 and an ending (``-7ep``). Runs of different schedules, data or profiles are never compared.
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bnnlib import recipes, statistics
-from bnnlib.experiments.report import command, made_with
+from bnnlib.experiments.report import made_with
 from bnnlib.records import Record
 
 Runs = Mapping[str, Sequence[Record]]
@@ -130,15 +130,14 @@ def _settings(runs: Sequence[Record]) -> tuple[tuple[str, str], ...]:
 class Claim:
     """That the recipe ``first`` differs from ``second``; names without the ending of a short schedule.
 
-    ``says``: in words. ``source``: the source's own difference, in points, on its own data; ``where``: that data.
-    ``field``: of the records, what is compared.
+    ``says``: in words. ``source``: the source's own difference, in points, on ImageNet. ``field``: of the records, what is
+    compared.
     """
 
     says: str
     first: str
     second: str
     source: float | None = None
-    where: str = "ImageNet"
     field: str = "top1_last"
 
 
@@ -166,13 +165,6 @@ def measured(claim: Claim, runs: Runs) -> dict[int, Difference]:
     return found
 
 
-def answer(claim: Claim, runs: Runs) -> str:
-    """What the records in ``runs`` say about ``claim``, or the commands that are missing: Markdown."""
-    if not measured(claim, runs):
-        return f"{claim.says}: *not measured yet.* {missing(claim, runs)}"
-    return answers([claim], runs)
-
-
 def _said(claim: Claim, epochs: int, one: Difference, p: float | None, tests: int) -> str:
     """``p``: corrected for the ``tests`` of its family."""
     a, b = one.values
@@ -182,25 +174,18 @@ def _said(claim: Claim, epochs: int, one: Difference, p: float | None, tests: in
     )
     if claim.source is None:
         return text + "."
-    return f"{text}. The source has {statistics.signed(claim.source, 1)} on {claim.where}, another data set."
+    return f"{text}. The source has {statistics.signed(claim.source, 1)} on ImageNet, another data set."
 
 
 def _verdict(one: Difference, p: float | None, tests: int) -> str:
     if p is None:
-        images = "more" if one.clear else "no more"
-        return f"One run: it is {images} than another choice of test images explains, and what another seed would give is not known"
+        return f"One run: it is {one.beside_chance}, and what another seed would give is not known"
     corrected = f", corrected for {tests} comparisons" if tests > 1 else ""
     return f"{'A' if p < 1 - statistics.LEVEL else 'No'} difference is shown ({statistics.p_in_words(p)}{corrected})"
 
 
-def missing(claim: Claim, runs: Runs) -> str:
-    """The commands that would answer ``claim`` soonest, under the schedule that has most of its records already
-    and is shortest: Markdown."""
-    absent = _absent(claim, runs)
-    return f"{' and '.join(command(r) for r in absent)}{_hours(absent)}."
-
-
 def _absent(claim: Claim, runs: Runs) -> list[recipes.Recipe]:
+    """The recipes that would answer ``claim`` soonest, under the schedule that has most of its records already and is shortest."""
     wanted = [[recipes.load(name) for name in pair if not runs.get(name)] for pair in pairs(claim)]
     return min(reversed(wanted), key=len)
 
@@ -227,15 +212,3 @@ def _hours(wanted: Iterable[recipes.Recipe]) -> str:
     if not all(costs):
         return ""
     return f" (about {sum(c.hours for c in costs):g} h on {costs[0].hardware})"
-
-
-def names(claims: Iterable[Claim], runs: Runs) -> list[str]:
-    """The recipes of ``claims`` in the order in which they first occur, schedule by schedule: the schedules that
-    have a record in ``runs``, or the shortest alone where none has."""
-    by_epochs: dict[int, dict[str, None]] = {}
-    for claim in claims:
-        for pair in pairs(claim):
-            for name in reversed(pair):
-                by_epochs.setdefault(recipes.load(name).epochs, {})[name] = None
-    kept = [e for e, group in by_epochs.items() if any(runs.get(n) for n in group)] or [min(by_epochs)]
-    return [name for epochs in sorted(kept, reverse=True) for name in by_epochs[epochs]]

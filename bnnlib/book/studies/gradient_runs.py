@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +21,8 @@ import torch
 import typer
 from torch import Tensor
 
-from bnnlib import data, layers, recipes, records, storage
+from bnnlib import data, layers, recipes, storage
+from bnnlib.book.studies import measured
 from bnnlib.book.studies.gradients import (
     FOLDER,
     GRADIENTS,
@@ -150,7 +150,7 @@ def measure(
 
     Raises ``ValueError`` for impossible numbers, and for a recipe without scaled signs.
     """
-    started, before = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    made = measured.about(dataset)
     points = [
         point
         for seed in seeds
@@ -164,19 +164,9 @@ def measure(
         recipe_hash=recipe.hash(),
         steps=steps,
         seeds=list(seeds),
-        dataset={
-            "name": dataset.name,
-            "fingerprint": dataset.fingerprint,
-            "train": len(dataset.train),
-            "test": len(dataset.test),
-        },
         points=points,
         costs=timed,
-        wall_time_s=time.perf_counter() - before,
-        started=started,
-        commit=records.commit(),
-        versions=records.versions(),
-        hardware=records.hardware(torch.device("cpu")),
+        **made(),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from bnnlib import quantizers, records
@@ -81,12 +81,10 @@ class Measurement(_Strict):
     hardware: dict[str, Any]
 
 
-def scaled_sign_gradient(
-    w: Tensor, g: Tensor, gradient: quantizers.WeightGradient = "corrected", gain: float = 1.0
-) -> Tensor:
+def scaled_sign_gradient(w: Tensor, g: Tensor, gradient: quantizers.WeightGradient = "corrected") -> Tensor:
     """``dC/dW`` under ``gradient`` from ``g = dC/dW~``; shape and dtype of ``w``, ``(C_out, C_in, ...)``."""
     w = w.detach().requires_grad_()
-    return torch.autograd.grad(quantizers.scaled_sign(w, gradient, gain), w, g)[0]
+    return torch.autograd.grad(quantizers.scaled_sign(w, gradient), w, g)[0]
 
 
 def adam_path(
@@ -94,7 +92,6 @@ def adam_path(
     start: Tensor,
     *,
     factor: float = 1.0,
-    lr: float = 0.01,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> Tensor:
@@ -103,7 +100,7 @@ def adam_path(
     Returns ``(steps, *start.shape)``. The factor does what dividing ``eps`` and ``weight_decay`` by it does.
     """
     w = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([w], lr=lr, eps=eps, weight_decay=weight_decay)
+    optimizer = torch.optim.Adam([w], lr=0.01, eps=eps, weight_decay=weight_decay)
     path = []
     for g in gradients:
         w.grad = factor * g
@@ -145,15 +142,4 @@ def compare(w: Tensor, g: Tensor) -> dict[str, Any]:
 
 def read(path: Path) -> Measurement:
     """Read and check a measurement. Raises :class:`bnnlib.records.RecordError` for one absent or damaged."""
-    try:
-        return Measurement.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise records.RecordError(
-            f"measurement {path}: {error.strerror}; make it with python -m bnnlib.gradients"
-        ) from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise records.RecordError(
-            f"measurement {path} is damaged: {where}: {first['msg']}; restore it from git, or make it again"
-        ) from None
+    return records.read_measurement(Measurement, path, "python -m bnnlib.gradients")

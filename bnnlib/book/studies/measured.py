@@ -11,21 +11,21 @@ normalisation and before the whitening of :mod:`bnnlib.data.whitening`.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 import typer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from bnnlib import data, deploy, records, storage
 from bnnlib.data import evaluate, whitening
+from bnnlib.experiments import predictions
 from bnnlib.paths import RESULTS
 
 FOLDER = RESULTS / "measured"
@@ -82,25 +82,14 @@ def path_of(kind: type[Measured], folder: Path = FOLDER) -> Path:
 def read(kind: type[Kind], folder: Path = FOLDER) -> Kind:
     """Read and check a measurement. Raises :class:`bnnlib.records.RecordError` for one absent, damaged or of another packed file."""
     path, again = path_of(kind, folder), f"python -m bnnlib.book.studies.measured {kind.NAME}"
-    try:
-        found = kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise records.RecordError(f"measurement {path}: {error.strerror}; make it with {again}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise records.RecordError(f"measurement {path} is damaged: {where}: {first['msg']}; restore it from git, or make it again") from None
-    if isinstance(found, Channels) and found.file != _digest(_file(found.net)):
+    found = records.read_measurement(kind, path, again)
+    if isinstance(found, Channels) and found.file != predictions.sha256(_file(found.net)):
         raise records.RecordError(f"measurement {path} is of another file of {found.net}; make it again with {again}")
     return found
 
 
 def _file(net: str) -> Path:
     return deploy.FOLDER / f"{net}.safetensors"
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @torch.no_grad()
@@ -120,7 +109,7 @@ def accuracy_with_flipped(model: nn.Module, channels: Iterable[int], inputs: Ten
 
 def channels(dataset: data.Dataset, net: str = NET, sizes: Iterable[int] = SIZES, draws: int = DRAWS, seed: int = 0) -> Channels:
     """Measure :class:`Channels` on the test images of ``dataset``. Of all channels there is one set, which is measured once."""
-    made = _about(dataset)
+    made = about(dataset)
     model = deploy.load(_file(net)).eval()
     transform = evaluate.input_transform(deploy.info(_file(net))["input"], dataset)
     inputs, labels = transform(dataset.test.images), dataset.test.labels
@@ -135,12 +124,12 @@ def channels(dataset: data.Dataset, net: str = NET, sizes: Iterable[int] = SIZES
         size: [accuracy(*torch.randperm(count, generator=draw)[:size].tolist()) for _ in range(draws if size < count else 1)]
         for size in sizes
     }
-    return Channels(net=net, file=_digest(_file(net)), seed=seed, top1=accuracy(), single=single, sets=sets, **made())
+    return Channels(net=net, file=predictions.sha256(_file(net)), seed=seed, top1=accuracy(), single=single, sets=sets, **made())
 
 
 def spectrum(dataset: data.Dataset) -> Spectrum:
     """Measure :class:`Spectrum` on the training images of ``dataset``."""
-    made = _about(dataset)
+    made = about(dataset)
     inverse_root = torch.linalg.eigvalsh(whitening.fitted(dataset.train).matrix.double())  # of P, ascending
     variances = (inverse_root**-2 - whitening.EPS).clamp(min=0)
     return Spectrum(
@@ -148,7 +137,8 @@ def spectrum(dataset: data.Dataset) -> Spectrum:
     )
 
 
-def _about(dataset: data.Dataset):
+def about(dataset: data.Dataset) -> Callable[[], dict[str, Any]]:
+    """To be called when what begins now is done: the fields of :class:`Measured`."""
     started, before = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
 
     def made() -> dict[str, Any]:

@@ -36,11 +36,6 @@ def of(recipe: str, seed: int = 0, folder: Path = records.FOLDER) -> Signs | Non
     return found
 
 
-def layers(watched: Signs) -> list[str]:
-    """The binary layers' names, in the net's order."""
-    return [layer.name for layer in watched.epochs[0].layers]
-
-
 def series(watched: Signs, layer: str, field: str) -> np.ndarray:
     """``field`` of a layer after each epoch, NaN where it is None."""
     values = [next(getattr(x, field) for x in epoch.layers if x.name == layer) for epoch in watched.epochs]
