@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from bnnlib import data, deploy, models, recipes
 from bnnlib.deploy import container, images, run, whitened
+from bnnlib.deploy.files import WHITENING
 
 
 def pictures(count, shape, seed=0):
@@ -26,7 +27,7 @@ def fitted():
 def decoded(tensors, shape):
     """The matrix by the definition, entry by entry."""
     c, h, w = shape
-    mean, kernel, step, rest = (tensors[name] for name in whitened.NAMES)
+    mean, kernel, step, rest = (tensors[name] for name in WHITENING)
     size, at = c * h * w, 0
     matrix = np.zeros((size, size))
     for p in range(size):
@@ -48,7 +49,7 @@ def test_the_matrix_is_the_formats_and_within_half_a_step_of_the_fitted_one(shap
     got, want = whitened.unpack(tensors, shape, fitted.scale), decoded(tensors, shape)
     np.testing.assert_allclose(got.matrix.double().numpy(), want, rtol=1e-6, atol=1e-7)
     assert torch.equal(got.mean, fitted.mean) and got.scale == fitted.scale
-    largest = float(tensors[whitened.NAMES[2]].astype(np.float64).max())
+    largest = float(tensors[WHITENING[2]].astype(np.float64).max())
     assert np.abs(want - fitted.matrix.double().numpy()).max() <= 0.51 * largest + 4e-3 * np.abs(want).max() / 7
 
 
@@ -117,7 +118,7 @@ def test_a_file_of_whitened_images_is_whole(net, tmp_path, monkeypatch):
             patch.setattr("bnnlib.deploy.commands.cost", lambda *_: "")
             assert command("export", path, out, *options).exit_code == 0
         ours, theirs = (images.expected(p, deploy.info(p)) for p in (path, out))
-        assert all(np.array_equal(ours.whitening[k], theirs.whitening[k]) for k in whitened.NAMES) and ours.scale == theirs.scale
+        assert all(np.array_equal(ours.whitening[k], theirs.whitening[k]) for k in WHITENING) and ours.scale == theirs.scale
         assert "whitening of the images" in command("info", out).stdout
     assert command("run", tmp_path / "graph", tmp_path / "x.png").stdout == said.stdout
     assert run.load(tmp_path / "graph")(got.numpy()).shape == (4, 10)
@@ -144,10 +145,10 @@ def test_whitening_goes_with_images_that_are_whitened(net, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda a, t: t.pop(whitened.NAMES[0]), "holds as images.whitening.mean nothing"),
-        (lambda a, t: t.update({whitened.NAMES[3]: t[whitened.NAMES[3]][:-1]}), "holds as images.whitening.rest uint8"),
-        (lambda a, t: t.update({whitened.NAMES[1]: t[whitened.NAMES[1]].astype("f4")}), "images.whitening.kernel float32"),
-        (lambda a, t: t[whitened.NAMES[2]].fill(np.inf), "has values that are not finite"),
+        (lambda a, t: t.pop(WHITENING[0]), "holds as images.whitening.mean nothing"),
+        (lambda a, t: t.update({WHITENING[3]: t[WHITENING[3]][:-1]}), "holds as images.whitening.rest uint8"),
+        (lambda a, t: t.update({WHITENING[1]: t[WHITENING[1]].astype("f4")}), "images.whitening.kernel float32"),
+        (lambda a, t: t[WHITENING[2]].fill(np.inf), "has values that are not finite"),
         (lambda a, t: a["images"].update(shape=[1, 512, 512]), "whitens images of 262144 values, more than 4096"),
         (lambda a, t: a["images"]["whitening"].update(scale="55"), "does not say in a way known here"),
         (lambda a, t: a["images"]["whitening"].update(scale=1e999), "does not say in a way known here"),
