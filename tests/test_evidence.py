@@ -151,10 +151,21 @@ def test_claims_that_are_told_together_are_corrected_together(run):
     """Of two comparisons with p = .03, one is a finding by itself, and neither is beside the other."""
     real = "tiny-s5-resnet18-real"
     values = {f"{real}-7ep": [23.6, 22.9, 24.0], f"{XNORPP}-7ep": [20.0, 21.0, 22.0], f"{XNOR}-7ep": [18.0, 19.1, 18.4]}
-    runs = {n: [run(n, v, s) for s, v in enumerate(each)] for n, each in values.items()}
+    models = {n: {"model": {"name": "resnet18-real" if n.startswith(real) else "resnet18"}} for n in values}
+    runs = {n: [run(n, v, s, resolved=models[n]) for s, v in enumerate(each)] for n, each in values.items()}
     gap = Claim("Real-valued less binary", real, XNORPP)
     alone = evidence.measured(CLAIM, runs)[7].p
     assert 0.025 < alone < 0.05
     assert f"A difference is shown (p = {alone:.2g})" in evidence.answers([CLAIM], runs)
     said = evidence.answers([gap, CLAIM], runs).split("\n\n")
     assert [f"No difference is shown (p = {2 * alone:.2g}, corrected for 2 comparisons)" in one for one in said] == [True, True]
+
+
+def test_recipes_that_spread_alike_lend_a_claim_their_deviation(run):
+    third = "tiny-s5-resnet18-none-7ep"
+    values = {f"{XNORPP}-7ep": [20.0, 21.0], f"{XNOR}-7ep": [18.0, 19.0], third: [19.0, 19.2, 18.9, 19.1]}
+    runs = {n: [run(n, v, s) for s, v in enumerate(each)] for n, each in values.items()}
+    lent, alone = (evidence.measured(CLAIM, found)[7] for found in (runs, {n: runs[n] for n in list(runs)[:2]}))
+    assert lent.mean == alone.mean == 2 and lent.half_width < alone.half_width
+    longer = {**runs, third: [run(third, v, s, epochs=9) for s, v in enumerate(values[third])]}
+    assert evidence.measured(CLAIM, longer)[7] == alone, "of other epochs"

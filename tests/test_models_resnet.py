@@ -235,6 +235,8 @@ def test_a_step_reaches_every_parameter(options):
         ({"real_blocks": 3}, "real_blocks is 3: it is a list of blocks"),
         ({"real_blocks": "0"}, "real_blocks is '0': it is a list of blocks"),
         ({"real_blocks": [True]}, "real_blocks is [True]: it is a list of blocks"),
+        ({"norm_eps": 0}, "norm_eps is 0: it must lie between 0 and 1"),
+        ({"norm_eps": 1}, "norm_eps is 1: it must lie between 0 and 1"),
         ({"real_blocks": [1, 1]}, "real_blocks is [1, 1]: name each block once"),
     ],
 )
@@ -370,3 +372,26 @@ def test_weight_decay_falls_on_real_valued_weights_alone():
     assert (decayed["weight_decay"], spared["weight_decay"]) == (1e-5, 0)
     assert sum(p.numel() for p in decayed["params"]) == STEM + DOWN + NORMS + head(200)
     assert sum(p.numel() for p in spared["params"]) == BODY + CHANNELS + 8 * sum(SIDES[64])
+
+
+def after_steps(scale: str, eps: float) -> torch.Tensor:
+    """The binary weights of a small net after two steps of SGD, in float64. Random shifts in the batch norms keep values off
+    zero, and there is no ReLU, since rounding would decide what it passes where a sum is zero."""
+    torch.manual_seed(0)
+    net = models.build("resnet18", image=32, classes=10, width=8, scale=scale, order="bireal", norm_eps=eps).double().train()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias, 0, 0.1)
+    sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        sgd.zero_grad()
+        nn.functional.cross_entropy(net(torch.randn(8, 3, 32, 32).double()), torch.randint(10, (8,))).backward()
+        sgd.step()
+    return torch.cat([layer.weight.detach().flatten() for layer in layers.binary_layers(net).values()])
+
+
+def test_without_epsilon_a_scale_for_each_channel_changes_no_step():
+    plain = after_steps("none", 1e-300)
+    for scale in ("mean", "learned"):
+        torch.testing.assert_close(after_steps(scale, 1e-300), plain, rtol=1e-6, atol=1e-12)
+    assert after_steps("mean", 1e-5).norm() > 2 * after_steps("none", 1e-5).norm()

@@ -140,8 +140,8 @@ class ResNet18(nn.Module):
     :class:`bnnlib.layers.Options` (``mean``: XNOR-Net). ``weights_below``: binary weights start uniform
     between 0 and this; None: PyTorch's default. ``real_blocks``: indices (0 to 7) of blocks that are not
     binarised: their convs have real weights and a real input, no scale, and PyTorch's default start.
-    ``binary=False``: the same layers in the same order without signs and scales. ``layer``: further options of
-    the binary convs.
+    ``norm_eps``: the ε of all batch norms. ``binary=False``: the same layers in the same order without signs and scales.
+    ``layer``: further options of the binary convs.
     """
 
     def __init__(
@@ -156,6 +156,7 @@ class ResNet18(nn.Module):
         scale: str = "xnorpp",
         weights_below: float | None = 0.001,
         real_blocks: Sequence[int] = (),
+        norm_eps: float = 1e-5,
         binary: bool = True,
         layer: dict[str, Any] | None = None,
     ) -> None:
@@ -170,6 +171,8 @@ class ResNet18(nn.Module):
                 raise ValueError(f"unknown {what} {value!r}: choose one of {', '.join(kind.__args__)}")
         if image < 8:
             raise ValueError(f"image is {image}: it must be at least 8 pixels")
+        if not 0 < norm_eps < 1:
+            raise ValueError(f"norm_eps is {norm_eps}: it must lie between 0 and 1, as 1e-5 does")
         real = _real_blocks(real_blocks)
         large = stem == "imagenet"
         self.stem = nn.Sequential(
@@ -200,6 +203,9 @@ class ResNet18(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.last = nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()) if order == "xnor" else nn.Identity()
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = norm_eps
         if weights_below is not None:
             with torch.no_grad():
                 for module in binary_layers(self).values():

@@ -50,8 +50,11 @@ class Book:
         values = [r.curve[epoch].test_top1 for r in self.of(name)]
         return f"{statistics.Spread.of(values)} % ({_runs(len(values))})" if values else "not run"
 
+    def compare(self, first: str, second: str, field: str = "top1_last") -> evidence.Difference | None:
+        return evidence.difference(self.of(first), self.of(second), field, family=evidence.alike(self.runs, first, second))
+
     def difference(self, first: str, second: str, field: str = "top1_last") -> str:
-        one = evidence.difference(self.of(first), self.of(second), field)
+        one = self.compare(first, second, field)
         return f"{one} points ({one.basis})" if one else "not run"
 
 
@@ -133,7 +136,7 @@ def _s1(book: Book) -> Iterator[Claim]:
 
 def _shown(book: Book, first: str, second: str) -> str:
     """What a difference of two recipes, or the lack of one, shows by itself."""
-    one = evidence.difference(book.of(first), book.of(second))
+    one = book.compare(first, second)
     if one is None:
         return UNTESTED
     if one.one_run:
@@ -351,7 +354,7 @@ def _s5(book: Book) -> Iterator[Claim]:
 
 def _elsewhere(book: Book, first: str, second: str) -> str:
     """The verdict of a difference on another data set than the source's."""
-    one = evidence.difference(book.of(first), book.of(second))
+    one = book.compare(first, second)
     if one is None:
         return UNTESTED
     return "one run on another set, no verdict" if one.one_run else "another set, no verdict on the source's"

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bnnlib import recipes, statistics
-from bnnlib.experiments.report import made_with
+from bnnlib.experiments.report import family_of, made_with
 from bnnlib.records import Record
 
 Runs = Mapping[str, Sequence[Record]]
@@ -154,12 +154,22 @@ def pairs(claim: Claim) -> list[tuple[str, str]]:
     return [(name, second[epochs]) for epochs, name in first.items() if epochs in second]
 
 
+def alike(runs: Runs, first: str, second: str) -> Runs | None:
+    """The recipes of ``runs`` that are taken to spread as ``first`` and ``second`` do: same data, network and epochs. None where
+    these two differ in that."""
+    kinds = {family_of(runs[name][0]) for name in (first, second) if runs.get(name)}
+    if len(kinds) != 1:
+        return None
+    return {name: found for name, found in runs.items() if found and family_of(found[0]) in kinds}
+
+
 def measured(claim: Claim, runs: Runs) -> dict[int, Difference]:
     """The claim's difference under each schedule that both recipes were run with, by its number of epochs (of the
-    records: a quick run has fewer)."""
+    records: a quick run has fewer). Recipes of ``runs`` that spread alike lend their deviation."""
     found = {}
     for first, second in pairs(claim):
-        one = difference(runs.get(first, ()), runs.get(second, ()), claim.field)
+        family = alike(runs, first, second)
+        one = difference(runs.get(first, ()), runs.get(second, ()), claim.field, family=family)
         if one is not None:
             found[len(runs[first][0].curve)] = one
     return found
