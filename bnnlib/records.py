@@ -140,22 +140,21 @@ def write(record: Record, path: Path) -> Path:
 def read(path: Path) -> Record:
     """Read and check one record. Raises :class:`RecordError` naming the file for one that is absent,
     truncated or does not fit."""
-    try:
-        return Record.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise RecordError(f"record {path}: {error.strerror}") from None
-    except ValidationError as error:
-        raise RecordError(f"record {path} is damaged: {_first_fault(error)}; restore it from git, or run its recipe again") from None
+    return _checked(Record, path, "record", again="run its recipe again")
 
 
 def read_measurement(kind: type[Measurement], path: Path, command: str) -> Measurement:
     """Read and check another file of results, which ``command`` makes. Raises :class:`RecordError` for one absent or damaged."""
+    return _checked(kind, path, "measurement", absent=f"; make it with {command}", again="make it again")
+
+
+def _checked(kind: type[Measurement], path: Path, what: str, *, absent: str = "", again: str) -> Measurement:
     try:
         return kind.model_validate_json(Path(path).read_bytes())
     except OSError as error:
-        raise RecordError(f"measurement {path}: {error.strerror}; make it with {command}") from None
+        raise RecordError(f"{what} {path}: {error.strerror}{absent}") from None
     except ValidationError as error:
-        raise RecordError(f"measurement {path} is damaged: {_first_fault(error)}; restore it from git, or make it again") from None
+        raise RecordError(f"{what} {path} is damaged: {_first_fault(error)}; restore it from git, or {again}") from None
 
 
 def _first_fault(error: ValidationError) -> str:
