@@ -281,3 +281,8 @@ def test_what_is_faster_in_rounds_alone_and_in_shared_ones():
     assert speed.counted_faster(run) == {"all": (1, 2), "alone": (0, 1), "shared": (2, 2)}
     assert speed.shares(run, "alone") == [pytest.approx(100 * 3e6 / (10e-6 * 3e9) / 1000)]
     assert speed.shares(run, "shared") == [pytest.approx(100 * 3e6 / (20e-6 * 3e9) / 1000)] * 2
+
+
+def test_only_records_of_kernels_that_measure_their_choice_say_so():
+    run = speed.runs(record(variant="amx"))[0]
+    assert not speed.measures_choice(run) and speed.measures_choice(run | {"choice": "measured"})

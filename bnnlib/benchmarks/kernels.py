@@ -74,6 +74,7 @@ def work(cpus: list[int], quick: bool, layer=LAYERS[-1], layers_only: bool = Fal
         "threads": threads,
         "torch_threads": torch.get_num_threads(),
         "variant": ops.backend().variant,
+        "choice": "measured",  # between multiplying bytes and counting bits: by the times of calls (kernels/conv/choice.h)
         "peaks": peaks,
     }
     cases = [(layer, 1)] if quick else [(one, batch) for batch in (1, 16) for one in LAYERS]

@@ -167,6 +167,12 @@ def counted_faster(run: dict) -> dict[str, tuple[int, int]]:
     return found
 
 
+def measures_choice(run: dict) -> bool:
+    """Whether the kernels of a run chose by the times of their calls between multiplying bytes and counting bits, and not by
+    an estimate alone, as those of older records did."""
+    return run.get("choice") == "measured"
+
+
 def _of_rounds(case: dict, wanted: Sequence[bool]) -> dict:
     """``case`` with the times of some of its rounds."""
     found = {}

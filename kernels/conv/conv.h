@@ -5,8 +5,8 @@
 // counts straight from lines of the input saves most of the gathering: neighbouring pixels share taps, and each is
 // copied once a line, not once a pixel.
 //
-// Zero padding costs nothing in a loop: plan.h. A variant that multiplies bytes does so where it is faster by an
-// estimate (images.h).
+// Zero padding costs nothing in a loop: plan.h. A variant that multiplies bytes does so where it is faster
+// (choice.h, images.h).
 #pragma once
 #include "conv/count.h"
 #include "conv/pool.h"

@@ -1,12 +1,13 @@
 // How images of bytes (images.h) are laid out and cut, how their weights lie, and an estimate of the cycles they take,
 // by which they are used or not.
 #pragma once
+#include "conv/choice.h"
 #include "isa/variant.h"
 
 namespace bnn {
 
 struct ImagePlan {
-    bool use;
+    bool possible, use;
     Conv g;                                 // where the kernel is 1 x 1: one image, with a line for each pixel
     isize rows, columns;                    // of the result that are needed
     isize side, lines, of_image,
@@ -110,11 +111,12 @@ inline double image_cycles(const Images& v, const ImagePlan& m) {
            v.expand_cycles * ((double)panels * (double)m.panel / BYTES_STEP + products * SUMS_TILE * (double)m.items());
 }
 
-// The plan that takes the fewest cycles by the estimate; `use` is false where counting bits takes fewer. conv: with its
-// batch. pool: side of the windows that lines and columns must fill. planes: pixels of a tile must be neighbours.
-inline ImagePlan plan_images(const Images& v, const Conv& conv, isize pool, bool planes, isize threads) {
+// The plan that takes the fewest cycles by the estimate, if one is `possible` and the way is not counting. `use`: the
+// way is images, or counting bits takes more cycles by the estimate. conv: with its batch. pool: side of the windows
+// that lines and columns must fill. planes: pixels of a tile must be neighbours.
+inline ImagePlan plan_images(const Images& v, const Conv& conv, isize pool, bool planes, isize threads, Way way) {
     ImagePlan best = {};
-    if (conv.groups != 1 || (conv.c % BYTES_STEP && conv.dw != 1) || conv.n == 0) return best;
+    if (way == Way::counting || conv.groups != 1 || (conv.c % BYTES_STEP && conv.dw != 1) || conv.n == 0) return best;
     const double pixels = ((double)conv.h + 2 * conv.ph + conv.sh) * ((double)conv.w + 2 * conv.pw + conv.sw);
     if (pixels * (double)conv.c > 1 << 30) return best;                 // an image with its border
     ImagePlan m = {};
@@ -136,15 +138,17 @@ inline ImagePlan plan_images(const Images& v, const Conv& conv, isize pool, bool
             for (isize cuts = fewest; cuts < fewest + m.side && cuts <= m.rows / pool; ++cuts) {
                 m.lines = round_up(ceil_div(m.rows, cuts), pool), lay_out(&m);
                 const double cycles = image_cycles(v, m);
-                if (!best.use || cycles < least_cycles) best = m, best.use = true, least_cycles = cycles;
+                if (!best.possible || cycles < least_cycles) best = m, best.possible = true, least_cycles = cycles;
             }
         }
-    if (!best.use) return best;
+    if (!best.possible) return best;
     // several small panels are one item, and every thread gets equally many items
     const isize all = ceil_div(best.strips(), best.side);
     best.panels = most(1, least(all, least(IMAGE_TILES / best.tiles, IMAGE_BYTES / best.panel)));
     while (threads > 1 && best.panels > 1 && best.items() < 4 * threads && best.items() % threads) --best.panels;
-    best.use = image_cycles(v, best) < v.count_cycles * (double)conv.pixels() * (double)conv.o * (double)conv.k();
+    best.use = way == Way::images ||
+               (way == Way::estimated && image_cycles(v, best) < v.count_cycles * (double)conv.pixels() *
+                                                                     (double)conv.o * (double)conv.k());
     return best;
 }
 

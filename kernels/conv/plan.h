@@ -138,10 +138,13 @@ inline const char* check(const Conv& g, const Epilogue& e) {
     return nullptr;
 }
 
-// Chooses tiles so that a tile's rows and counts stay in the second-level cache and every thread has work.
-inline void choose_tiles(Plan* p, isize threads) {
+// Chooses tiles, for the way that is asked for, so that a tile's rows and counts stay in the second-level cache and
+// every thread has work.
+inline void choose_tiles(Plan* p, isize threads, Way way) {
     const Conv& g = p->g;
-    if (p->v->images && (p->images = plan_images(*p->v->images, g, p->e.pool, p->e.channels_first, threads)).use) {
+    p->images = {};
+    if (p->v->images) p->images = plan_images(*p->v->images, g, p->e.pool, p->e.channels_first, threads, way);
+    if (p->images.use) {
         p->tiles = p->images.items();
         p->chunk = g.o;
         if (p->tiles < threads) p->chunk = least(g.o, round_up(ceil_div(g.o, ceil_div(threads, p->tiles)), 64));
@@ -164,6 +167,11 @@ inline void choose_tiles(Plan* p, isize threads) {
     p->chunks = ceil_div(g.o, p->chunk);
 }
 
+// The way that a plan takes, where it was asked for `way`; Way::estimated where there is no other.
+inline Way way_of(const Plan& p, Way way) {
+    return p.images.use ? Way::images : p.images.possible ? Way::counting : way;
+}
+
 // Whether it saves time to leave out lines of taps. There must be enough of them, and lines of output long enough to
 // fill a kernel's block, since lines of pixels that see different taps are counted apart. Pooling windows mix lines, so
 // they leave out none.
@@ -180,7 +188,7 @@ inline bool skips_lines(const Variant& v, const Conv& g, const Epilogue& e) {
 // Plans a call. memory: plan_bytes(g), aligned to 64. g and e have passed check(). once: the plan serves a batch of
 // this size alone.
 inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const Blob& blob, const uint64_t* activations,
-                      isize threads, uint8_t* memory, bool once = true) {
+                      isize threads, uint8_t* memory, bool once = true, Way way = Way::estimated) {
     Plan p = {};
     p.g = g, p.v = &v, p.e = e, p.blob = blob, p.activations = activations;
     const PlanSizes s = plan_sizes(g);
@@ -193,7 +201,7 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
     p.threshold = (int32_t*)(memory + s.ids + s.spans + s.base + s.limit);
     for (isize o = 0; o < round_up(g.o, 64); ++o)
         p.threshold[o] = o >= g.o ? INT32_MAX : e.threshold ? e.threshold[o] : 0;
-    choose_tiles(&p, threads);
+    choose_tiles(&p, threads, way);
     if (p.images.use && once) return p;
     row_classes(g, p.row_class, spans);
     column_classes(g, p.column_class, spans + s.rows);

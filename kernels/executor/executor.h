@@ -43,9 +43,11 @@ struct Unwatched { void operator()(isize) const {} };
 
 namespace net {
 
+// Runs an operation, and returns way_of its plan.
 template <class Parallel>
-void run_op(const Net& n, const NetOp& o, const Frame& f, isize threads, uint8_t* work, const Parallel& parallel) {
-    const Cut c = cut(n, o, f, threads);
+Way run_way(const Net& n, const NetOp& o, const Frame& f, isize threads, uint8_t* work, const Parallel& parallel,
+            Way way) {
+    const Cut c = cut(n, o, f, threads, way);
     if (o.source == Source::real_conv && o.kind == Weights::int8) {
         const auto quantize = in_bytes(n, o) ? quantize_image<uint8_t> : quantize_image<int16_t>;
         if (threads == 1 || f.n == 1) for (isize i = 0; i < f.n; ++i) quantize(n, o, f, i);
@@ -55,6 +57,19 @@ void run_op(const Net& n, const NetOp& o, const Frame& f, isize threads, uint8_t
         for (isize i = 0; i < c.items; ++i) run_item(n, o, f, c, i, work);
     } else {
         parallel(threads, c.items, c.work, [&](isize i, uint8_t* mine) { run_item(n, o, f, c, i, mine); });
+    }
+    return way_of(c.plan, way);
+}
+
+template <class Parallel>
+void run_op(const Net& n, const NetOp& o, const Frame& f, isize threads, uint8_t* work, const Parallel& parallel) {
+    const auto run = [&](Way way) { return run_way(n, o, f, threads, work, parallel, way); };
+    if (!o.choice) {
+        run(Way::counting);
+    } else if (f.n < (o.phase ? f.chunk_room : f.micro_room)) {
+        run(next_way(*o.choice, get(o.choice->key)));       // the last images, too few to compare
+    } else {
+        run_faster(*o.choice, (uint64_t)f.n << 32 | (uint64_t)threads, n.v->images->ticks, run);
     }
 }
 
@@ -75,7 +90,8 @@ inline isize work_of(const Net& n, const Outside* outside, isize images, isize t
     for (isize i = 0; i < n.ops; ++i) {
         if (n.op[i].phase != phase) continue;
         Frame f = {(uint8_t*)nowhere, (uint8_t*)nowhere, 0, 0, 0, 0, images, outside, {}};
-        work = most(work, cut(n, n.op[i], f, threads).work);
+        work = most(work, cut(n, n.op[i], f, threads, Way::counting).work);
+        if (n.op[i].choice) work = most(work, cut(n, n.op[i], f, threads, Way::images).work);
     }
     return round_up(work, 64);
 }

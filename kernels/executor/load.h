@@ -127,6 +127,7 @@ inline void load_binary(Loader* l, const OpRecord& f, const Conv& g, NetOp* o) {
     if (!l->wrong) l->wrong = open_blob(*n.v, g, blob, blob_bytes(*n.v, g), &b);
     if (l->wrong) return;
     o->plan = make_plan(*n.v, g, e, b, nullptr, 1, memory, false);
+    if (n.v->images && (o->choice = l->make<Choice>(1))) *o->choice = {};
     o->plan.e.threshold = own_bits ? l->keep<int32_t>(f.threshold, o->c, o->c) : nullptr;
 }
 

@@ -40,6 +40,7 @@ struct NetOp {
     isize first_stage, stages;
     // prepared once
     Plan plan;                          // binary_conv
+    Choice* choice;                     // binary_conv, where the variant has images; else null
     const uint8_t* weights;             // real_conv: panels of each group
     const uint16_t* pairs;              // the same for products of bf16, or null
     const int32_t* sums;                // of each channel's int8 weights, if Int8Products multiply them; else null

@@ -56,8 +56,8 @@ inline isize stage_window(const Net& n, const NetOp& o) {
     return 1;
 }
 
-// Cuts an operation on these images into pieces for `threads` threads.
-inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
+// Cuts an operation on these images into pieces for `threads` threads. way: of a binary convolution.
+inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads, Way way) {
     Cut c = {};
     const NetSlot& in = n.slot[o.input];
     const isize pool = o.output >= 0 ? o.pool : stage_window(n, o);
@@ -68,7 +68,7 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads) {
         c.plan.g.n = f.n;
         c.plan.activations = (const uint64_t*)locate(in, f);
         c.plan.e.to = o.output >= 0 ? (void*)locate(n.slot[o.output], f) : nullptr;
-        choose_tiles(&c.plan, threads);
+        choose_tiles(&c.plan, threads, way);
         c.tile = c.plan.tile, c.tiles = c.plan.tiles, c.chunk = c.plan.chunk, c.chunks = c.plan.chunks;
         c.float_stride = round_up(c.chunk, 64);
         const isize rows = c.plan.images.use ? image_pixels(c.plan.images) : most(ROWS_AT_ONCE, c.window);

@@ -215,8 +215,10 @@ inline void finish(const Finish& f) {
 
 inline bool supported() { return cpu().amx_int8 && cpu().avx512vpopcntdq && cpu().gfni && amx_permitted(); }
 
-constexpr Images images = {begin, end, expand, expand_weights, multiply, store, finish, 21.4, 4, 1.0 / 285, 5.5};
-// Where counting is faster by the estimate, it counts as avx512vpopcnt does.
+inline uint64_t ticks() { return __rdtsc(); }
+
+constexpr Images images = {begin, end, expand, expand_weights, multiply, store, finish, ticks, 21.4, 4, 1.0 / 285, 5.5};
+// Where counting is faster, it counts as avx512vpopcnt does.
 constexpr Variant with_images(Variant variant) {
     variant.name = "amx";
     variant.needs = "AMX INT8, AVX-512 F, BW, VL and VPOPCNTDQ, GFNI";

@@ -83,6 +83,7 @@ struct Images {
     void (*multiply)(const Block& block, const Beside& beside);
     void (*store)(int32_t* to, bool two);                       // stores the sums of the last block
     void (*finish)(const Finish& block);
+    uint64_t (*ticks)();                                        // a clock of short times, of any unit
     // Times, for the estimate in conv/image_plan.h. In cycles: of 16 x 16 sums over one step; of one step of a
     // pixel, expanded; of one product that the variant's other kernels count. In steps: of the other work of a block.
     double tile_cycles, expand_cycles, count_cycles, block_steps;

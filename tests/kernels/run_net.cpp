@@ -91,7 +91,16 @@ static int run(const char* path, const bnn::Variant* v, const char* result) {
     const bnn::RunPlan plan = bnn::plan_run(net, arrays.data(), images, 1);
     uint8_t* memory = (uint8_t*)allocate(nullptr, plan.bytes);
     if (!memory) return refused("there is not enough memory");
-    bnn::run(net, plan, arrays.data(), images, memory, bnn::Serial{memory + plan.chunk + plan.micro}, bnn::Unwatched());
+    // Where convolutions choose between two ways by their times, every choice gives the same.
+    std::vector<uint8_t> first;
+    for (int repeat = 0; repeat < (v->images ? 8 : 1); ++repeat) {
+        bnn::run(net, plan, arrays.data(), images, memory, bnn::Serial{memory + plan.chunk + plan.micro}, bnn::Unwatched());
+        const std::vector<uint8_t> got(arrays.back().at, arrays.back().at + bytes.back());
+        if (repeat && got != first) return printf("run %d gives another result\n", repeat), 1;
+        first = got;
+        memset(arrays.back().at, 0, (size_t)bytes.back());
+    }
+    memcpy(arrays.back().at, first.data(), first.size());
     FILE* out = fopen(result, "wb");
     if (!out || fwrite(arrays.back().at, (size_t)bytes.back(), 1, out) != 1) return 2;
     return fclose(out);
