@@ -95,7 +95,7 @@ from typing import Any
 import numpy as np
 
 from bnnlib.deploy import graphchecks
-from bnnlib.deploy.operations import VERSION, GraphError, Op, Slot, _need
+from bnnlib.deploy.operations import VERSION, GraphError, Op, Slot, need
 
 __all__ = ["Graph", "GraphError", "Op", "Slot"]
 
@@ -153,10 +153,10 @@ class Graph:
             if type(version) is not int or not 1 <= version <= VERSION:
                 raise GraphError(f"the graph is of version {version!r:.40}, this library reads 1 to {VERSION}")
             fields = {"version", "inputs", "outputs", "slots", "ops"} | ({"takes", "gives"} if version > 1 else set())
-            _need(set(document) == fields, f"has fields {sorted(document)}")
+            need(set(document) == fields, f"has fields {sorted(document)}")
             for op in document["ops"]:
                 fields = {"kind", "inputs", "attributes", "constants", "stages", "name"}
-                _need(set(op) == fields, f"an operation has fields {sorted(op)}")
+                need(set(op) == fields, f"an operation has fields {sorted(op)}")
             slots = {name: Slot(kind, tuple(shape)) for name, (kind, *shape) in document["slots"].items()}
             ops = [
                 Op(

@@ -123,16 +123,18 @@ class Op:
         return self.kind == "binary_conv" or self.attributes.get("weights") == "bits"
 
 
-def _need(condition: bool, what: str) -> None:
+def need(condition: bool, what: str) -> None:
+    """Raises :class:`GraphError`, which says ``what``, unless the condition holds."""
     if not condition:
         raise GraphError(what)
 
 
-def _whole(value: Any, least: int) -> bool:
+def is_whole(value: Any, least: int) -> bool:
+    """Whether the value is a whole number from ``least`` to below ``LIMIT``."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < LIMIT
 
 
-def _fits_float32(value: Any) -> bool:
+def fits_float32(value: Any) -> bool:
     """Whether float32 holds the number: infinities count, a NaN does not, nor a finite number that becomes infinite."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
@@ -141,17 +143,18 @@ def _fits_float32(value: Any) -> bool:
 
 def _pair(attributes: Mapping[str, Any], name: str, least: int) -> tuple[int, int]:
     value = attributes[name]
-    _need(
-        isinstance(value, (list, tuple)) and len(value) == 2 and all(_whole(v, least) for v in value),
+    need(
+        isinstance(value, (list, tuple)) and len(value) == 2 and all(is_whole(v, least) for v in value),
         f"{name} is {value!r}, not two whole numbers of at least {least}",
     )
     return value[0], value[1]
 
 
-def _constant(tensors: Mapping[str, np.ndarray], name: Any, dtype: Any, shapes: Iterable[tuple[int, ...]]) -> np.ndarray:
-    _need(isinstance(name, str) and name in tensors, f"the constant {name!r} is missing")
+def constant_of(tensors: Mapping[str, np.ndarray], name: Any, dtype: Any, shapes: Iterable[tuple[int, ...]]) -> np.ndarray:
+    """The constant of that name, if it has the type and one of the shapes; else a :class:`GraphError` says what it is."""
+    need(isinstance(name, str) and name in tensors, f"the constant {name!r} is missing")
     value, shapes = tensors[name], tuple(shapes)
-    _need(
+    need(
         isinstance(value, np.ndarray) and value.dtype == dtype and value.shape in shapes,
         f"the constant {name} is {getattr(value, 'dtype', type(value).__name__)} {list(getattr(value, 'shape', ()))}, "
         f"not {np.dtype(dtype)} {' or '.join(str(list(shape)) for shape in shapes)}",
@@ -167,62 +170,62 @@ def output_shape(
     shape = h, w, c = shapes[0]
     a = op.attributes
     if op.kind == "torch":
-        _need(isinstance(a["module"], str), f"module is {a['module']!r}")
+        need(isinstance(a["module"], str), f"module is {a['module']!r}")
         return shape
     if op.kind in ("move", "reduce", "resample"):
         return _tensor_shape(op, shape, tensors)
     if op.kind == "join":
         return _joined_shape(op, shapes)
     if op.kind == "map":
-        _need(_whole(a["repeat"], 1), f"repeat is {a['repeat']!r}")
+        need(is_whole(a["repeat"], 1), f"repeat is {a['repeat']!r}")
         return h, w, c * a["repeat"]
     if op.kind == "bit_pad":
         ph, pw = _pair(a, "padding", 0)
-        _need(a["value"] in (-1, 1), f"value is {a['value']!r}, neither 1 nor -1")
+        need(a["value"] in (-1, 1), f"value is {a['value']!r}, neither 1 nor -1")
         return h + 2 * ph, w + 2 * pw, c
     kernel, stride, padding = _pair(a, "kernel", 1), _pair(a, "stride", 1), _pair(a, "padding", 0)
     if op.kind in ("max_pool", "avg_pool", "bit_pool"):
-        _need(isinstance(a["ceil"], bool), f"ceil is {a['ceil']!r}")
+        need(isinstance(a["ceil"], bool), f"ceil is {a['ceil']!r}")
         if op.kind == "avg_pool":
-            _need(isinstance(a["count_padding"], bool), f"count_padding is {a['count_padding']!r}")
+            need(isinstance(a["count_padding"], bool), f"count_padding is {a['count_padding']!r}")
         sizes = []
         for size, k, s, p in zip((h, w), kernel, stride, padding, strict=True):
-            _need(2 * p <= k, f"pads {p}, more than half of the window {k}")
-            _need(k <= size + 2 * p or a["ceil"], f"the window {k} is larger than the padded input {size + 2 * p}")
+            need(2 * p <= k, f"pads {p}, more than half of the window {k}")
+            need(k <= size + 2 * p or a["ceil"], f"the window {k} is larger than the padded input {size + 2 * p}")
             sizes.append(pooled_size(size, k, s, p, a["ceil"]))
-            _need(sizes[-1] >= 1, f"the window {k} leaves nothing of {size}")
+            need(sizes[-1] >= 1, f"the window {k} leaves nothing of {size}")
         return sizes[0], sizes[1], c
     dilation, groups = _pair(a, "dilation", 1), a["groups"]
-    _need(_whole(groups, 1) and c % groups == 0, f"{groups!r} groups do not divide {c} channels")
+    need(is_whole(groups, 1) and c % groups == 0, f"{groups!r} groups do not divide {c} channels")
     weight = tensors.get(op.constants.get("weight", ""))
-    _need(isinstance(weight, np.ndarray) and weight.ndim in (2, 4), "the weight is missing")
+    need(isinstance(weight, np.ndarray) and weight.ndim in (2, 4), "the weight is missing")
     o, k = weight.shape[0], c // groups * kernel[0] * kernel[1]
-    _need(o >= 1 and o % groups == 0, f"{groups} groups do not divide {o} output channels")
-    _need(k < LIMIT, f"the dot products are {k} long")
+    need(o >= 1 and o % groups == 0, f"{groups} groups do not divide {o} output channels")
+    need(k < LIMIT, f"the dot products are {k} long")
     kind = "bits" if op.kind == "binary_conv" else a["weights"]
-    _need(isinstance(kind, str) and kind in WEIGHTS, f"weights is {kind!r}: it must be one of {', '.join(WEIGHTS)}")
-    _need(
+    need(isinstance(kind, str) and kind in WEIGHTS, f"weights is {kind!r}: it must be one of {', '.join(WEIGHTS)}")
+    need(
         set(op.constants) == ({"weight", "scale"} if kind == "int8" else {"weight"}),
         f"has constants {sorted(op.constants)}",
     )
     stored = (o, -(-k // 8)) if kind == "bits" else (o, *kernel, c // groups)
-    _constant(tensors, op.constants["weight"], WEIGHTS[kind], (stored,))
+    constant_of(tensors, op.constants["weight"], WEIGHTS[kind], (stored,))
     if kind == "int8":
-        _constant(tensors, op.constants["scale"], np.float32, ((o,),))
+        constant_of(tensors, op.constants["scale"], np.float32, ((o,),))
     sizes = []
     for size, kk, s, p, d in zip((h, w), kernel, stride, padding, dilation, strict=True):
-        _need(d * (kk - 1) + 1 <= size + 2 * p, f"the kernel {kk} is larger than the padded input {size + 2 * p}")
+        need(d * (kk - 1) + 1 <= size + 2 * p, f"the kernel {kk} is larger than the padded input {size + 2 * p}")
         sizes.append((size + 2 * p - d * (kk - 1) - 1) // s + 1)
     return sizes[0], sizes[1], o
 
 
 def _joined_shape(op: Op, shapes: Sequence[tuple[int, int, int]]) -> tuple[int, int, int]:
     axis = op.attributes["axis"]
-    _need(_whole(axis, 0) and axis <= 2, f"axis is {axis!r:.40}, not 0, 1 or 2")
+    need(is_whole(axis, 0) and axis <= 2, f"axis is {axis!r:.40}, not 0, 1 or 2")
     rest = {tuple(size for i, size in enumerate(shape) if i != axis) for shape in shapes}
-    _need(len(rest) == 1, f"joins slots of shapes {shapes!r:.200} along axis {axis}")
+    need(len(rest) == 1, f"joins slots of shapes {shapes!r:.200} along axis {axis}")
     size = sum(shape[axis] for shape in shapes)
-    _need(size < LIMIT, "joins too much")
+    need(size < LIMIT, "joins too much")
     first = list(shapes[0])
     first[axis] = size
     return first[0], first[1], first[2]
@@ -230,34 +233,34 @@ def _joined_shape(op: Op, shapes: Sequence[tuple[int, int, int]]) -> tuple[int, 
 
 def _tensor_shape(op: Op, shape: tuple[int, int, int], tensors: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
     a, wanted = op.attributes, {"move": {"tables"}, "resample": {"start", "weight"}, "reduce": set()}[op.kind]
-    _need(set(op.constants) == wanted, f"has constants {sorted(op.constants)}")
+    need(set(op.constants) == wanted, f"has constants {sorted(op.constants)}")
     if op.kind == "reduce":
-        _need(isinstance(a["function"], str) and a["function"] in REDUCTIONS, f"function is {a['function']!r:.40}")
+        need(isinstance(a["function"], str) and a["function"] in REDUCTIONS, f"function is {a['function']!r:.40}")
         axes = a["axes"]
-        _need(isinstance(axes, (list, tuple)) and all(_whole(i, 0) and i <= 2 for i in axes) and len(set(axes)) == len(axes), f"axes is {axes!r:.40}")
+        need(isinstance(axes, (list, tuple)) and all(is_whole(i, 0) and i <= 2 for i in axes) and len(set(axes)) == len(axes), f"axes is {axes!r:.40}")
         h, w, c = (1 if i in axes else size for i, size in enumerate(shape))
         return h, w, c
     if op.kind == "move":
         result, sizes = a["shape"], a["sizes"]
         for name, value in (("shape", result), ("sizes", sizes)):
-            _need(isinstance(value, (list, tuple)) and 1 <= len(value) <= 32 and all(_whole(s, 1) for s in value), f"{name} is {value!r:.80}")
-        _need(len(result) == 3 and math.prod(result) < LIMIT, f"shape is {result!r:.80}")
-        _need(math.prod(sizes) == math.prod(result), f"the sizes {sizes!r:.80} are not those of {result!r:.40}")
-        _need(_fits_float32(a["value"]), f"value is {a['value']!r:.40}, not a number of float32")
-        tables = _constant(tensors, op.constants["tables"], np.int32, ((sum(sizes),),))
+            need(isinstance(value, (list, tuple)) and 1 <= len(value) <= 32 and all(is_whole(s, 1) for s in value), f"{name} is {value!r:.80}")
+        need(len(result) == 3 and math.prod(result) < LIMIT, f"shape is {result!r:.80}")
+        need(math.prod(sizes) == math.prod(result), f"the sizes {sizes!r:.80} are not those of {result!r:.40}")
+        need(fits_float32(a["value"]), f"value is {a['value']!r:.40}, not a number of float32")
+        tables = constant_of(tensors, op.constants["tables"], np.int32, ((sum(sizes),),))
         at, reach = 0, 0
         for size in sizes:  # the largest place, without building any
             part, at = tables[at : at + size], at + size
             reach += max(0, int(part.max()))
-        _need(reach < math.prod(shape), f"takes place {reach} of {math.prod(shape)}")
+        need(reach < math.prod(shape), f"takes place {reach} of {math.prod(shape)}")
         return result[0], result[1], result[2]
     axis = a["axis"]
-    _need(_whole(axis, 0) and axis <= 1, f"axis is {axis!r:.40}, not 0 or 1")
+    need(is_whole(axis, 0) and axis <= 1, f"axis is {axis!r:.40}, not 0 or 1")
     weight = tensors.get(op.constants["weight"]) if isinstance(op.constants["weight"], str) else None
-    _need(isinstance(weight, np.ndarray) and weight.ndim == 2 and weight.dtype == np.float32 and weight.size > 0, "the weight is missing")
+    need(isinstance(weight, np.ndarray) and weight.ndim == 2 and weight.dtype == np.float32 and weight.size > 0, "the weight is missing")
     size, taps = weight.shape
-    start = _constant(tensors, op.constants["start"], np.int32, ((size,),))
-    _need(int(start.min()) >= 0 and int(start.max()) + taps <= shape[axis], f"takes places beyond {shape[axis]}")
+    start = constant_of(tensors, op.constants["start"], np.int32, ((size,),))
+    need(int(start.min()) >= 0 and int(start.max()) + taps <= shape[axis], f"takes places beyond {shape[axis]}")
     h, w, c = (size if i == axis else old for i, old in enumerate(shape))
     return h, w, c
 
