@@ -176,7 +176,9 @@ def narrow(figure: Figure) -> str | None:
                 drawn = saved(figure)
                 fits = float(_DRAWN_WIDTH.search(drawn)[1]) <= 1.1 * 72 * PHONE
                 if fits and all(ax.get_position().width > _LEAST for ax in plots):
-                    return drawn
+                    with _named(figure) as found:
+                        if found or letters == _LETTERS[-1]:
+                            return drawn
         return None
 
 
@@ -406,11 +408,11 @@ def name_points(
 
 
 @contextlib.contextmanager
-def _named(figure: Figure) -> Iterator[None]:
-    """For a while, the names of :func:`name_points` at their places."""
+def _named(figure: Figure) -> Iterator[bool]:
+    """For a while, the names of :func:`name_points` at their places; gives whether there was one for each."""
     from matplotlib.transforms import Bbox
 
-    written = []
+    written, found = [], True
     if any(ax in _NAMES for ax in figure.axes):
         figure.draw_without_rendering()
     for ax in (ax for ax in figure.axes if ax in _NAMES):
@@ -433,10 +435,12 @@ def _named(figure: Figure) -> Iterator[None]:
                     break
                 if place != _PLACES[-1]:
                     text.remove()
+            else:
+                found = False
             taken.append(box)
             written.append(text)
     try:
-        yield
+        yield found
     finally:
         for text in written:
             text.remove()
