@@ -377,13 +377,14 @@ def test_an_older_packed_file_says_nothing_of_its_images(tmp_path):
 
 
 def test_packed_nets_have_a_figure_with_a_place_for_each_name():
+    from bnnlib.book import tables
     from bnnlib.book.pages import sizes
 
     shown = sizes.accuracy_against_size(ROOT)
-    assert shown.count("<svg") == 1 and "var(--book-ours)" in shown
+    assert shown.count("<svg") == 2 and 'class="drawn narrow"' in shown and "var(--book-ours)" in shown
     for net in packed_files.nets(ROOT):
         assert 0 <= net.whitening < net.size
-        assert f"{net.title} ({net.about['dataset']})" in shown
+        assert f"{net.title} ({tables.DATA_SETS[net.about['dataset']]})" in shown
     assert sizes.accuracy_against_size(ROOT / "tests") == "*None yet.*\n"
 
 

@@ -31,6 +31,7 @@ SEEN = """async () => {
     'is wider than the window': Math.max(0, page.scrollWidth - window.innerWidth),
     'blocks of code are cut': wide.filter(e => e.matches('pre') && e.scrollWidth > e.clientWidth + 1 && e.clientWidth).length,
     'tables are cut': window.innerWidth < 1000 ? 0 : tables.filter(t => t.offsetWidth > holder(t).clientWidth + 1).length,
+    'figures scroll sideways': [...document.querySelectorAll('.bd-article figure')].filter(f => f.scrollWidth > f.clientWidth + 1).length,
     'captions are squeezed': tables.filter(t => t.caption && t.caption.offsetWidth < 0.6 * Math.min(t.offsetWidth, holder(t).clientWidth)).length,
     'formulas are tab stops': document.querySelectorAll('mjx-container[tabindex="0"]').length,
     'formulas are not set': document.querySelectorAll('mjx-merror').length

@@ -1,18 +1,21 @@
-"""The curves of a chapter, read back from the axes."""
+"""Figures: curves read back from the axes, layouts for a page and for a phone, and the figures of the chapters."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import re
 
 import matplotlib
+import numpy as np
 import pytest
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from bnnlib.book import figures
+from bnnlib.book import chapters, figures
 from bnnlib.book.pages import figures as pages
+from bnnlib.paths import ROOT
 
 
 def test_curves_are_the_records(a_record):
@@ -112,24 +115,196 @@ def test_on_a_phone_panels_stand_one_above_the_other(panels):
         plt.close()
 
 
-def test_grids_rows_of_pictures_and_diagrams_have_one_layout():
+def at(drawn: str) -> int:
+    """Panels with something drawn in an SVG."""
+    return len(re.findall(r'<g id="axes_\d+">', drawn))
+
+
+@pytest.mark.parametrize(("rows", "columns", "across"), [(2, 2, 1), (3, 1, 1), (2, 10, 5), (1, 12, 6), (4, 6, 3), (1, 5, 2), (1, 2, 1)])
+def test_on_a_phone_plots_stand_in_one_column_and_pictures_in_half_as_many(rows, columns, across, monkeypatch):
+    pictures = (rows, columns) not in [(2, 2), (3, 1), (1, 2)]
     with plt.rc_context():
         figures.use_style()
-        for shape in ((2, 2), (1, 8), (2, 1)):
-            fig, _ = plt.subplots(*shape, figsize=(figures.WIDTH, 3))
-            assert figures.narrow(fig) is None and figures.split(figures.svg(fig))[1] is None
-        fig, ax = plt.subplots()
+        fig, axes = plt.subplots(rows, columns, figsize=(figures.WIDTH, 4), squeeze=False)
+        for ax in axes.flat:
+            ax.imshow([[0, 1], [1, 0]]) if pictures else ax.plot([0, 1])
+        if pictures:
+            figures.bare(axes)
+            axes[0, 0].set_ylabel("one")
+        before = figures.saved(fig)
+        places, seen = {}, figures.saved
+
+        def look(figure):
+            figure.draw_without_rendering()
+            places.update({ax: ax.get_window_extent().frozen() for ax in axes.flat})
+            return seen(figure)
+
+        monkeypatch.setattr(figures, "saved", look)
+        small = figures.narrow(fig)
+        monkeypatch.undo()
+        assert box(small)[0] <= figures.PHONE * 1.05 and at(small) == rows * columns
+        assert len({round(place.x0) for place in places.values()}) == across
+        if pictures:
+            one, other = places[axes[0, 0]], places[axes[-1, 0]]
+            later = places[axes[0, across]] if columns > across else None
+            assert later is None or later.y0 < other.y0 <= one.y0, "rows that belong together stay together"
+        else:
+            order = [places[ax].y0 for ax in axes.flat]
+            assert order == sorted(order, reverse=True), "in the order in which they are read"
+        assert figures.saved(fig) == before, "the figure is left as it was"
+        assert [ax.get_ylabel() for ax in axes.flat] == ["one" if pictures else ""] + [""] * (rows * columns - 1)
+        plt.close()
+
+
+def test_a_drawing_has_smaller_letters_on_a_phone_and_loses_what_is_empty():
+    with plt.rc_context():
+        figures.use_style()
+        fig, ax = plt.subplots(figsize=(figures.WIDTH, 3))
+        ax.text(0.5, 0.5, "words", fontsize=8)
         ax.axis("off")
-        assert figures.narrow(fig) is None
+        before = figures.saved(fig)
+        assert box(figures.narrow(fig))[0] <= figures.PHONE * 1.05
+        assert figures.saved(fig) == before and ax.texts[0].get_fontsize() == 8
+        fig, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 5))
+        figures.flow(axes[0], [("a", figures.REAL)] * 2 + [("+", figures.REAL)], "long", rows=9, between=["x"], shortcut="around")
+        figures.flow(axes[1], [("a", figures.BINARY)], "short", rows=9)
+        assert box(figures.narrow(fig))[1] < 3.5
+        assert axes[0].get_ylim() == axes[1].get_ylim() == (-8.8, 0.75)
+        plt.close("all")
+
+
+def test_what_is_no_wider_than_a_phone_or_cannot_be_has_one_layout():
+    with plt.rc_context():
+        figures.use_style()
+        fig, ax = plt.subplots(figsize=(figures.PHONE, 3))
+        assert figures.narrow(fig) is None and not figures.is_too_wide(figures.svg(fig))
         fig, ax = plt.subplots()
         ax.barh(["w" * 48], [1])
-        assert figures.narrow(fig) is None
+        assert figures.narrow(fig) is None and figures.is_too_wide(figures.svg(fig))
         fig, axes = plt.subplots(1, 3, figsize=(figures.WIDTH, 2.5))
         for ax in axes:
             ax.imshow([[0, 1], [1, 0], [0, 1], [1, 1]])
         width, height = box(figures.narrow(fig))
         assert 3 * 1.6 * width < height < 3 * 2.4 * width, "a picture of two columns and four rows is twice as high as wide"
         plt.close("all")
+
+
+def test_names_below_an_axis_are_turned_where_they_would_touch(monkeypatch):
+    with plt.rc_context():
+        figures.use_style()
+        fig, ax = plt.subplots()
+        ax.plot(range(5))
+        turned = []
+        seen = figures.saved
+
+        def look(figure):
+            turned.append({label.get_rotation() for label in ax.get_xticklabels()})
+            return seen(figure)
+
+        monkeypatch.setattr(figures, "saved", look)
+        for names in (["a", "b"], ["identity", "detached"], [f"a longer name {i}" for i in range(5)]):
+            ax.set_xticks(range(len(names)), names)
+            assert figures.narrow(fig)
+        assert turned == [{0.0}, {0.0}, {40.0}] and {label.get_rotation() for label in ax.get_xticklabels()} == {0.0}
+        plt.close()
+
+
+def test_a_logarithmic_axis_says_that_it_is_one():
+    with plt.rc_context():
+        figures.use_style()
+        fig, ax = plt.subplots()
+        ax.loglog([1, 10], [1, 10])
+        ax.set(xlabel="size", ylabel="a label that is as high as the axis is")
+        figures.svg(fig)
+        figures.svg(fig)
+        assert ax.get_xlabel() == "size (log scale)" and ax.get_ylabel() == "a label that is as high as the axis is\n(log scale)"
+        plt.close()
+
+
+def test_names_of_points_cover_no_point_and_no_name():
+    with plt.rc_context():
+        figures.use_style()
+        fig, ax = plt.subplots(figsize=(figures.WIDTH, 3))
+        points = [(0, 0), (0.02, 0), (1, 1), (1, 0.97)]
+        ax.plot(*zip(*points, strict=True), "o")
+        figures.name_points(ax, points, ["one", "two", "at the right end", "at the right end too"], [figures.BINARY] * 4)
+        boxes = []
+        with figures._named(fig):
+            boxes = [text.get_window_extent() for text in ax.texts]
+        dots = ax.transData.transform(points)
+        assert len(boxes) == 4 and not ax.texts
+        assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[i + 1 :])
+        assert not any(one.contains(x, y) for one in boxes for x, y in dots)
+        assert figures.narrow(fig) and not ax.texts
+        plt.close()
+
+
+# What a reader without green or red cones sees, linear RGB (Machado, Oliveira and Fernandes, 2009).
+VISION = {
+    "all cones": np.eye(3),
+    "no green": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]),
+    "no red": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+}
+TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]])
+
+
+def linear(colour: str) -> np.ndarray:
+    value = np.array(matplotlib.colors.to_rgb(colour))
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    xyz = TO_XYZ @ np.clip(rgb, 0, 1) / [0.95047, 1, 1.08883]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize(("theme", "ground"), [("light", "#ffffff"), ("dark", "#121212")])
+def test_colours_are_told_apart_without_red_or_green_and_from_the_page(theme, ground):
+    style = (ROOT / "book" / "_static" / "book.css").read_text()
+    rules = re.search(rf'html\[data-theme="{theme}"\] \{{(.*?)\}}', style, re.DOTALL)[1]
+    named = dict(re.findall(r"--((?:book|figure)-(?:binary|source|ours|real|fifth|sixth)): (#[0-9a-f]{6})", rules))
+    assert len(named) == 6
+    if theme == "light":
+        assert list(named.values())[:4] == [figures.BINARY, figures.SOURCE, figures.OURS, figures.REAL]
+        assert list(named.values())[4:] == list(figures.FURTHER)
+    for seen, matrix in VISION.items():
+        for one, other in itertools.combinations(named, 2):
+            apart = np.linalg.norm(lab(matrix @ linear(named[one])) - lab(matrix @ linear(named[other])))
+            assert apart >= 20, (seen, one, other, apart)
+    for colour in named.values():
+        light, dark = sorted((float(linear(c) @ TO_XYZ[1]) for c in (colour, ground)), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 3
+
+
+# ------------------------------------------------------------------------------------------ figures of the chapters
+
+
+def cells():
+    for path in chapters.sources():
+        notebook = chapters.read(path)
+        for cell in notebook.cells:
+            yield path.stem, notebook, cell, cell.metadata.get("mystnb", {}).get("figure")
+
+
+def test_captions_name_panels_by_their_titles_since_a_phone_has_them_elsewhere():
+    place = re.compile(r"\b(left|right|middle)\b ?[:,)]|\bon the (left|right)\b|\b(left|right|middle) (panel|picture|plot)s?\b", re.IGNORECASE)
+    found = [(name, figure["name"], place.search(figure["caption"])) for name, _, _, figure in cells() if figure]
+    assert [(name, figure, hit[0]) for name, figure, hit in found if hit] == []
+
+
+def test_the_text_refers_to_every_figure():
+    missing = []
+    for name, notebook, cell, figure in cells():
+        if figure and not any(f"numref}}`{figure['name']}`" in other.source.replace("}}`", "}`") for other in notebook.cells if other is not cell):
+            missing.append((name, figure["name"]))
+    assert missing == []
+
+
+def test_figures_take_their_colours_from_the_book_and_their_legends_stand_where_there_is_room():
+    typed = re.compile(r'"#[0-9a-fA-F]{3,8}"|"C\d|f"C\{|bbox_to_anchor|facecolor="(?:white|black)"')
+    found = [(name, hit[0]) for name, _, cell, _ in cells() if cell.cell_type == "code" for hit in typed.finditer(cell.source)]
+    assert found == []
 
 
 @pytest.mark.parametrize("by_hand", [False, True], ids=["categories", "ticks by hand"])

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from IPython.display import Markdown
 
 ABSENT = "–"
-_FIGURE = re.compile(r"[-+−]?[\d,]+(\.\d+)?( ± [\d.]+)?[*?]?( ?[%×])?")
+DATA_SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "tiny-imagenet": "Tiny-ImageNet"}  # in words
+_RAISED = str.maketrans("-−0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_FIGURE = re.compile(r"[-+−]?[\d,]+(\.\d+)?((×10)?[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)?( ± [\d.]+)?[*?]?( ?[%×])?")
+_POWER = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e\+?([-−]?)0*(\d+)\b")
 
 
 def number(value: Any, digits: int | None = None) -> str:
@@ -39,6 +42,20 @@ def number(value: Any, digits: int | None = None) -> str:
     if isinstance(value, Real):
         return (f"{value:,.{digits}f}" if digits is not None else f"{value:,g}").replace("-", "−")
     return str(value)
+
+
+def powers(text: str) -> str:
+    """Powers of ten as they are written by hand; code stays as it is.
+
+    >>> powers("1e-05"), powers("−2.4e+12"), powers("p = 1.7e-20, `lr1e-3`"), powers("p = 2e-10")
+    ('10⁻⁵', '−2.4×10¹²', 'p = 1.7e-20, `lr1e-3`', 'p = 2×10⁻¹⁰')
+    """
+
+    def raised(found: re.Match[str]) -> str:
+        factor = "" if found[1] == "1" else f"{found[1]}×"
+        return f"{factor}10{(found[2] + found[3]).translate(_RAISED)}"
+
+    return text if "`" in text else _POWER.sub(raised, text)
 
 
 def markdown(rows: Any, *, digits: Mapping[str, int] | None = None, right: Iterable[str] = ()) -> str:
@@ -63,7 +80,7 @@ def markdown(rows: Any, *, digits: Mapping[str, int] | None = None, right: Itera
     unknown = {*(digits or {}), *right} - set(columns)
     if unknown:
         raise ValueError(f"the table has no column {', '.join(sorted(unknown))}; it has {', '.join(columns)}")
-    shown = [[number(row[c], (digits or {}).get(c)).replace("|", "\\|") for c in columns] for row in rows]
+    shown = [[powers(number(row[c], (digits or {}).get(c))).replace("|", "\\|") for c in columns] for row in rows]
     held = {c: [line[i] for line in shown] for i, c in enumerate(columns)}
     rules = ["---:" if c in right or _figures(cells) else "---" for c, cells in held.items()]
     lines = [[str(c).replace("|", "\\|") for c in columns], *shown]

@@ -12,6 +12,7 @@ import nbformat
 from bnnlib.book.chapters import solutions
 from bnnlib.book.chapters.notebooks import ChapterError, parameters, read
 from bnnlib.book.chapters.values import SHORT
+from bnnlib.book.figures import is_too_wide
 from bnnlib.paths import ROOT
 
 COLUMNS = 76  # of code that a page shows without wrapping it
@@ -69,6 +70,8 @@ def _cell_problems(cell: nbformat.NotebookNode) -> Iterator[str]:
             yield f"prints to stderr: {first[:120] or '(blank lines)'}"
         data = output.get("data", {})
         figures += any(kind.startswith("image/") for kind in data)
+        if is_too_wide(str(data.get("image/svg+xml", ""))):
+            yield "shows a figure that has no layout for a phone: see bnnlib.book.figures.narrow for what has none"
         if _WIDGET in data and "remove-output" not in cell.metadata.get("tags", []):
             yield "shows a widget, of which a page has nothing: tag it remove-output, show a figure beside it"
         for image in re.findall(r"<img\b[^>]*>", str(data.get("text/html", ""))):

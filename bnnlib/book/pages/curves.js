@@ -5,7 +5,7 @@
   const recipes = new Map(JSON.parse(byId("curves-data").textContent).map(r => [r.name, r]));
   const plot = byId("curves-plot"), told = byId("curves-told");
   const choices = ["first", "second", "value"].map(name => byId("curves-" + name));
-  const WIDTH = 720, HEIGHT = 380, LEFT = 64, RIGHT = 12, TOP = 10, BOTTOM = 42;
+  const WIDTH = 720, HEIGHT = 380, LEFT = 72, RIGHT = 12, TOP = 10, BOTTOM = 54;
   let lines = [], at = null;  // lines: {recipe, run, points: [x, y, value]}; at: [line, epoch]
 
   function element(name, attributes, text) {
@@ -40,10 +40,10 @@
       plot.append(element("text", {x: LEFT - 8, y: y(v) + 5, "text-anchor": "end"}, v));
     }
     for (const e of ticks(1, epochs).filter(Number.isInteger)) {
-      plot.append(element("text", {x: x(e), y: HEIGHT - BOTTOM + 20, "text-anchor": "middle"}, e));
+      plot.append(element("text", {x: x(e), y: HEIGHT - BOTTOM + 22, "text-anchor": "middle"}, e));
     }
-    plot.append(element("text", {x: (LEFT + WIDTH) / 2, y: HEIGHT - 6, "text-anchor": "middle"}, "epoch"));
-    plot.append(element("text", {x: -(HEIGHT - BOTTOM) / 2, y: 14, "text-anchor": "middle", transform: "rotate(-90)"}, label));
+    plot.append(element("text", {x: (LEFT + WIDTH) / 2, y: HEIGHT - 5, "text-anchor": "middle"}, "epoch"));
+    plot.append(element("text", {x: -(HEIGHT - BOTTOM) / 2, y: 20, "text-anchor": "middle", transform: "rotate(-90)"}, label));
     lines = shown.flatMap((recipe, i) => recipe.runs.map(run => {
       const points = run[value].map((v, e) => [x(e + 1), y(v), v]);
       const of = {class: `curves-line curves-${i}`};

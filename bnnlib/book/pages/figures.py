@@ -45,12 +45,7 @@ def inline(site: Path) -> int:
             used.add(file)
             alt = re.search(r'\balt="([^"]*)"', found[0])
             label = alt[1] if alt else ""
-            wide, narrow = figures.split(drawn)
-            shown = as_inline(wide, label, f"f{count}-")
-            if narrow is None:
-                return shown
-            shown = shown.replace('class="drawn"', 'class="drawn wide"', 1)
-            return shown + as_inline(narrow, label, f"n{count}-").replace('class="drawn"', 'class="drawn narrow"', 1)
+            return both(drawn, label, f"f{count}-")
 
         new = _IMAGE.sub(put, text)
         if new != text:
@@ -58,6 +53,16 @@ def inline(site: Path) -> int:
     for file in used:
         file.unlink()
     return count
+
+
+def both(drawn: str, label: str, prefix: str) -> str:
+    """A figure with its layout for a phone, where it has one, as elements of a page: see :func:`as_inline`."""
+    wide, narrow = figures.split(drawn)
+    shown = as_inline(wide, label, prefix)
+    if narrow is None:
+        return shown
+    shown = shown.replace('class="drawn"', 'class="drawn wide"', 1)
+    return shown + as_inline(narrow, label, f"n{prefix}").replace('class="drawn"', 'class="drawn narrow"', 1)
 
 
 def as_inline(svg: str, label: str, prefix: str) -> str:

@@ -66,11 +66,11 @@ def hero(root: Path) -> str:
     beside the measured ones."""
     found = speeds(root / "results" / "bench")
     panels = [_products()]
-    caption = "Left: eight products of ±1 take one XNOR and one count of ones."
+    caption = "Eight products of ±1 take one XNOR and one count of ones."
     if found:
         panels.append(_bars(found))
         caption += (
-            " Right: speed-ups. S2, one of the five systems, claims the first for inference. The others are measured on one core: the "
+            " The bars are speed-ups. S2, one of the five systems, claims the dashed one for inference. The others are measured on one core: the "
             "median 1-bit convolution with floats in and out, over PyTorch's float32 and over the best rival, which is the fastest of "
             f"PyTorch and ONNX Runtime in float32, bfloat16 and int8.{_makers(found)}"
         )

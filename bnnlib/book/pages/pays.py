@@ -20,7 +20,6 @@ TWINS = {
     "Network in Network": ("s4-nin-60ep", "s4-nin-real-60ep"),
     "ResNet-18": ("tiny-s5-resnet18-xnorpp-7ep", "tiny-s5-resnet18-real-7ep"),
 }
-DATA = {"mnist": "MNIST", "cifar10": "CIFAR-10", "tiny-imagenet": "Tiny-ImageNet"}
 
 
 def accuracy(folder: Path) -> str:
@@ -36,7 +35,7 @@ def accuracy(folder: Path) -> str:
         rows.append(
             {
                 "network": name,
-                "data": DATA.get(recipe.dataset, recipe.dataset),
+                "data": tables.DATA_SETS.get(recipe.dataset, recipe.dataset),
                 "epochs": recipe.epochs,
                 "real-valued %": theirs,
                 "1 bit %": ours,

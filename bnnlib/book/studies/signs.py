@@ -52,21 +52,22 @@ def draw(watched: Signs, names: Mapping[str, str]) -> Figure:
     fig, ((flips, weights), (cosine, norm)) = plt.subplots(2, 2, figsize=(figures.WIDTH, 5.2))
     epochs = [e.epoch for e in watched.epochs]
     centres = (np.array(diagnostics.EDGES)[1:] + np.array(diagnostics.EDGES)[:-1]) / 2
-    for layer, name in names.items():
-        (line,) = flips.plot(epochs, 100 * series(watched, layer, "flipped"), marker=".", label=name)
-        cosine.plot(epochs, series(watched, layer, "cosine"), marker=".", color=line.get_color())
+    looks = [{"color": figures.BINARY, "marker": marker, "ls": ls, "ms": 4} for marker, ls in (("o", "-"), ("^", "--"))]
+    for (layer, name), look in zip(names.items(), looks, strict=True):
+        flips.plot(epochs, 100 * series(watched, layer, "flipped"), label=name, **look)
+        cosine.plot(epochs, series(watched, layer, "cosine"), **look)
     layer = next(iter(names))
     for epoch, colour in ((watched.epochs[0], figures.FAINT), (watched.epochs[-1], figures.BINARY)):
         found = next(x for x in epoch.layers if x.name == layer)
         share = 100 * np.array(found.histogram) / found.weights
         weights.step(centres, share, where="mid", color=colour, label=f"epoch {epoch.epoch}")
-    norm.plot(epochs, [e.test_top1 for e in watched.epochs], marker=".", color=figures.BINARY, label="as trained")
-    norm.plot(epochs, [e.renormed_top1 for e in watched.epochs], marker=".", color=figures.OURS, label="estimated anew")
-    flips.set(xlabel="epoch", ylabel="signs flipped in the epoch, %", yscale="log")
-    weights.set(xlabel=f"latent weight of {names[layer]} / mean |W|", ylabel="weights, %")
-    cosine.set(xlabel="epoch", ylabel="cosine with flips of the loss")
+    norm.plot(epochs, [e.test_top1 for e in watched.epochs], label="as trained", **looks[0])
+    norm.plot(epochs, [e.renormed_top1 for e in watched.epochs], label="estimated anew", **looks[1])
+    flips.set(title="flips", xlabel="epoch", ylabel="of the signs, %", yscale="log")
+    weights.set(title="latent weights", xlabel=f"latent weight of {names[layer]} / mean |W|", ylabel="of the weights, %")
+    cosine.set(title="gradient", xlabel="epoch", ylabel="cosine with single flips")
     cosine.axhline(0, color=figures.FAINT, lw=1)
-    norm.set(xlabel="epoch", ylabel="test accuracy, %")
+    norm.set(title="batch norm", xlabel="epoch", ylabel="test accuracy, %")
     for ax in (flips, weights, norm):
         ax.legend(fontsize=8)
     for ax in (flips, cosine, norm):
