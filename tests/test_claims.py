@@ -1,6 +1,8 @@
 """The page of claims: every source, every published accuracy, evidence from the records and nothing typed."""
 
+import json
 import re
+from statistics import fmean
 
 from bnnlib import recipes, records
 from bnnlib.book.pages import claims
@@ -40,6 +42,50 @@ def test_one_run_has_no_verdict():
     assert row.verdict == expected.verdict
     if expected.last.n == 1:
         assert row.verdict.startswith("one run")
+
+
+def curves(recipe):
+    """Test accuracy after each epoch of each run, read from the files themselves."""
+    files = (ROOT / "results" / "runs" / recipe).glob("seed*.json")
+    return [[epoch["test_top1"] for epoch in json.loads(path.read_text())["curve"]] for path in sorted(files)]
+
+
+def test_numbers_of_the_rows_are_those_of_the_records_by_hand():
+    said = {c.says: c for c in ROWS}
+
+    def mean(recipe, epoch=-1):
+        return fmean(curve[epoch] for curve in curves(recipe))
+
+    def ahead(source, one, other):
+        return sources.figure(source, one).value - sources.figure(source, other).value
+
+    def signed(value, digits):
+        return f"{value:+.{digits}f}".replace("-", "−")
+
+    base, student, teacher = "s1-vgg-lr1e-3", "s2-student", "s2-teacher"
+    jump = signed(mean(student, 0) - mean(base, 0), 1), signed(ahead("S2", "epoch1", "epoch1-base"), 1)
+    assert "{} points in place of {}".format(*jump) in said["epoch 1 jumps by distillation, from"].verdict
+    gaps = [f"{mean(teacher) - mean(one):.1f}" for one in (base, student)]
+    assert "{} to {}:".format(*gaps) in said["gap to full precision, points, from"].evidence
+    whole, rate = mean(student) - mean(base), mean(base) - mean("s1-vgg")
+    points = said["points over the baseline by three changes"]
+    assert f"{whole:+.2f} ±" in points.evidence and f"{rate:.2f} points lower" in points.evidence
+    assert f"of our {whole + rate:.1f} points {whole:.1f} are the three changes; {rate:.1f} are the step" in points.verdict
+    passed = [next(i for i, top1 in enumerate(curve, 1) if top1 >= mean(base)) for curve in curves(student)]
+    faster = f"{mean(base):.2f} %, in epoch {' and '.join(map(str, passed))} of {len(curves(base)[0])}"
+    assert faster in said["times faster convergence (it does not say of what)"].evidence
+    fourth = [re.escape(f"{mean(one, 3):.2f} ±") for one in (student, base)]
+    assert re.match("{} .* against {} ".format(*fourth), said["after epoch 4, %, against the baseline"].evidence)
+    ends = [curve[-1] for curve in curves("s1-vgg-5ep-identity")]
+    assert f"lie {max(ends) - min(ends):.2f} points apart" in said["no ReLU between binary layers"].evidence
+    lenet = said["LeNet-5, binary less real-valued, points"]
+    assert lenet.figure == signed(ahead("S4", "lenet", "lenet-real"), 2)
+    assert f"last epochs: {signed(mean('s4-lenet5') - mean('s4-lenet5-real'), 2)} ±" in lenet.evidence
+    ones, means = (student, "s2-ablation-shortcut-ce-one"), ("s2-ablation-shortcut-kd-mean", "s2-ablation-shortcut-ce-mean")
+    shortcuts = [mean(one) - mean(other) for one, other in zip(ones, means, strict=True)]
+    assert f"→ 1 is worth {signed(fmean(shortcuts), 2)} ±" in said["a learned scale adapts to the data"].evidence
+    tiny = said["real-valued less binary (with the higher of its two figures) on ImageNet, points"]
+    assert tiny.figure == f"{ahead('S5', 'real', 'downsample'):.1f}"
 
 
 def test_without_records_the_page_says_what_it_needs(tmp_path):

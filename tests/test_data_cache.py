@@ -65,7 +65,7 @@ def test_a_damaged_cache_file_is_made_anew(alone, tmp_path, damage):
             path.write_bytes(damage(content))
     assert data.load(f"imagefolder:{tmp_path / 't'}").fingerprint == want
     if damage is not None:
-        assert all(cache.read(path) is not None for path in cached(alone))
+        assert cached(alone) and all(cache.read(path) is not None for path in cached(alone))
 
 
 def test_no_room_for_the_cache_is_no_obstacle(alone, tmp_path, monkeypatch):

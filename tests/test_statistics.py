@@ -184,6 +184,13 @@ def test_families_too_small_for_an_effect_of_the_seeds():
     assert seed_effect(same).p == 1.0 and difference(same["a"], same["b"], same).p == 1.0
 
 
+def test_a_family_without_a_common_seed_is_not_paired_but_lends_its_deviation():
+    runs = {k: {2 * k: float(k), 2 * k + 1: k + 1.0} for k in range(3)}
+    found = difference(runs[2], runs[0], runs)
+    assert not found.paired and found.freedom == 3 and found.mean == 2.0
+    assert found.error == pytest.approx(math.sqrt(0.5))  # variance 1/2 of each run, two runs a side
+
+
 def test_the_images_alone():
     """Against draws of test sets for two nets that are right on 30 and 25 % of images."""
     draw = np.random.default_rng(0)
