@@ -411,6 +411,16 @@ def test_binary_layers_are_found_by_name():
     assert list(layers.binary_layers(net)) == ["1.0", "2"]
 
 
+def test_layers_of_one_channel():
+    x, row = torch.randn(2, 1, 4, 5), torch.randn(3, 1)
+    conv, linear = BinaryConv2d(1, 1, 3, padding=1, bias=True), BinaryLinear(1, 1, bias=True)
+    weight = torch.where(conv.weight >= 0, 1.0, -1.0) * conv.weight.abs().mean()
+    for mode in (True, False):
+        wanted = F.conv2d(torch.where(x >= 0, 1.0, -1.0), weight, conv.bias, padding=1)
+        torch.testing.assert_close(conv.train(mode)(x), wanted, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(linear.train(mode)(row), torch.where(row >= 0, 1.0, -1.0) * linear.weight + linear.bias)
+
+
 # ---- bad input ---------------------------------------------------------------------------------------------
 
 
@@ -434,6 +444,7 @@ def test_binary_layers_are_found_by_name():
             lambda: BinaryLinear(3, 4, latent="center"),
             "unknown latent 'center': choose one of free, clip, center-clip",
         ),
+        (lambda: BinaryLinear(3, 4, latent=["clip"]), "unknown latent ['clip']: choose one of free"),
         (
             lambda: BinaryLinear(3, 4, transform="standardise"),
             "unknown transform 'standardise': choose one of none, center, standardize",
@@ -523,6 +534,9 @@ def test_binary_layers_are_found_by_name():
             lambda: BinaryConv2d(3, 4, 3)(torch.zeros(4, 5, 5)),
             "BinaryConv2d expects (N, 3, H, W) or (3, H, W), got (4, 5, 5)",
         ),
+        (lambda: layers.BinaryConv1d(3, 4, 3)(torch.zeros(2, 4, 7)), "BinaryConv1d expects (N, 3, L) or (3, L), got (2, 4, 7)"),
+        (lambda: layers.BinaryConv1d(3, 4, 3)(torch.zeros(2, 3, 5, 5)), "BinaryConv1d expects (N, 3, L) or (3, L), got (2, 3, 5, 5)"),
+        (lambda: layers.BinaryConv1d(3, 4, (3, 3)), "kernel_size is (3, 3)"),
         (lambda: BinaryLinear(3, 4)(torch.zeros(2, 4)), "BinaryLinear expects (..., 3), got (2, 4)"),
         (
             lambda: BinaryConv2d(3, 4, 1, scale="xnorpp", output_size=(1, 5))(torch.zeros(1, 3, 6, 5)),
