@@ -117,6 +117,7 @@ def test_the_net_learns_and_is_packed():
 BAD = [
     (lambda: binarize_(nn.Linear(3, 4)), "the model itself is a Linear"),
     (lambda: binarize_(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3))), "no layer would be replaced: .* are 0, 1"),
+    (lambda: binarize_(nn.Sequential(nn.ReLU())), "no layer would be replaced: .* are none"),
     (lambda: binarize_(net(), keep="first"), r"keep is 'first': give a list of names, such as \['first'\]"),
     (lambda: binarize_(net(), keep=("7.1",)), "keep names '7.1', which is no module of the model; .*: 0, 2, 3.1, 6, 8"),
     (lambda: binarize_(net(), keep=(), scale="xnorpp"), r"0, Conv2d\(.*needs output_size.*; leave it out by filter_fn or keep"),
@@ -140,6 +141,10 @@ def test_weight_norm_and_hooks_are_not_lost_and_an_error_leaves_the_model():
     with pytest.raises(ValueError, match="6 has hooks or parameters of its own"):
         binarize_(model)
     assert not layers.binary_layers(model)
+    model = net()
+    model[6].register_parameter("gate", nn.Parameter(torch.ones(8)))
+    with pytest.raises(ValueError, match="6 has hooks or parameters of its own"):
+        binarize_(model)
     model = net()
     model[6] = nn.utils.parametrizations.weight_norm(model[6])  # of a type of its own, which stays
     assert binarize_(model) == ["2", "3.1"]

@@ -214,6 +214,9 @@ def test_same_and_valid_are_numbers(kernel, dilation):
 def test_a_row_may_be_padded_as_its_output():
     assert layers.BinaryConv1d(3, 4, 5, padding="same")(torch.randn(2, 3, 9)).shape == (2, 4, 9)
     assert layers.BinaryConv1d(3, 4, (5,), padding=(2,)).padding == (0, 2)
+    row, x = layers.BinaryConv1d(3, 4, 3, padding=2, padding_value=-1, scale="none"), torch.randn(2, 3, 9)
+    wanted = torch.nn.functional.conv1d(torch.nn.functional.pad(sign(x), (2, 2), value=-1), sign(row.weight[:, :, 0]))
+    assert torch.equal(row(x), wanted) and torch.equal(row.eval()(x), wanted)
 
 
 @pytest.mark.parametrize(
@@ -227,8 +230,9 @@ def test_a_row_may_be_padded_as_its_output():
 )
 @pytest.mark.parametrize("training", [True, False])
 def test_one_image_may_come_without_a_batch(layer, shape, training):
-    x = torch.randn(shape)
-    assert torch.equal(layer.train(training)(x), layer(x[None])[0])
+    x = torch.randn(3, *shape)  # as many images as channels
+    assert torch.equal(layer.train(training)(x[0]), layer(x[:1])[0])
+    torch.testing.assert_close(layer(x), torch.stack([layer(one) for one in x]))
 
 
 def test_device_and_type_are_those_asked_for():
