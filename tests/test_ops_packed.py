@@ -97,18 +97,19 @@ def test_linear_epilogues(variant):
 
 
 @pytest.mark.parametrize("pool", [1, 2, 3])
-def test_thresholds_flips_and_pooling(variant, pool):
-    x, w = randn(2, 70, 10, 11), randn(131, 70, 3, 3, seed=1)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_thresholds_flips_and_pooling(variant, pool, kernel):
+    x, w = randn(2, 70, 10, 11), randn(131, 70, kernel, kernel, seed=1)
     threshold = torch.randint(-60, 60, (131,), generator=torch.Generator().manual_seed(2)).to(torch.int32)
     threshold[:2] = torch.tensor([-(2**31), 2**31 - 1])  # always, never
     falls = torch.arange(131) % 3 == 0
-    dot = conv_reference(x, w, 1, 1)
+    dot = conv_reference(x, w, 1, kernel // 2)
     expected = (F.max_pool2d(dot, pool) >= threshold[:, None, None]) ^ falls[:, None, None]
     bits = ops.conv2d_packed(
         x,
         ops.pack_weight(w),
         w.shape,
-        padding=1,
+        padding=kernel // 2,
         threshold=threshold,
         flip=ops.pack_words(falls),
         pool=pool,
