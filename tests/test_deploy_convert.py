@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import warnings
 
 import numpy as np
@@ -477,6 +478,12 @@ def test_thresholds_of_reals_are_the_expressions():
         assert torch.equal(expression(x)[finite], ((x >= low) & (x <= high))[finite])
 
 
+def test_thresholds_of_reals_that_never_change_the_bit():
+    inf, shift = float("inf"), torch.tensor([2.0**120, -(2.0**120), 1.0, -1.0])
+    low, high = thresholds.of_reals(lambda x: x * torch.tensor([1.0, 1.0, 0.0, 0.0]) + shift >= 0, torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    assert low.tolist() == [-inf, inf, -inf, inf] and high.tolist() == [inf, -inf, inf, -inf]
+
+
 def test_complement_is_the_opposite_bit():
     low = torch.tensor([1.0, -torch.inf, -torch.inf, torch.inf, 0.0])
     high = torch.tensor([torch.inf, 2.0, torch.inf, -torch.inf, torch.inf])
@@ -485,6 +492,31 @@ def test_complement_is_the_opposite_bit():
     before, after = (x >= low) & (x <= high), (x >= new_low) & (x <= new_high)
     assert torch.equal(before[:, :4], ~after[:, :4])
     assert torch.equal(before[:, 4], after[:, 4])
+
+
+@pytest.mark.parametrize("at_once", [1 << 22, 12], ids=["whole", "in parts"])
+def test_thresholds_of_integers_are_the_expressions(monkeypatch, at_once):
+    """By hand, for channels that rise, fall and stay: of each integer, and of the larger one of each pair behind a pool."""
+    monkeypatch.setattr(thresholds, "_AT_ONCE", at_once)
+    first, second = torch.tensor([1.0, -1.0, 0.0, 2.0, -3.0, 0.5]), torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, 0.0])
+    before, behind = (lambda x: x * first + 0.25), (lambda x: x * second - 1.0)
+    as_pixels = lambda f: lambda x: f(x[..., 0, 0])[..., None, None]  # noqa: E731
+    threshold, falls, (pool,) = thresholds.of_integers([as_pixels(before), as_pixels(behind)], lambda x: x >= 0, 6, 5)
+    dot = torch.arange(-5.0, 6.0)[:, None]
+    pooled = before(dot)
+    bit = behind(pooled) >= 0
+    assert torch.equal((dot >= threshold) ^ falls, bit)
+    for one, other in itertools.product(range(11), repeat=2):
+        either = torch.where(pool, bit[one] & bit[other], bit[one] | bit[other])
+        assert torch.equal(either, behind(torch.maximum(pooled[one], pooled[other])) >= 0)
+
+
+def test_a_pool_of_what_turns_is_refused_where_the_bit_depends_on_it():
+    turns = lambda x: torch.where(x == 2, 0.0, x)  # noqa: E731
+    with pytest.raises(thresholds.NotMonotone, match="what is pooled is not monotone"):
+        thresholds.of_integers([turns, lambda x: x + 1], lambda x: x >= 0, 2, 4)
+    threshold, falls, _ = thresholds.of_integers([turns, lambda x: x + 9], lambda x: x >= 0, 2, 4)
+    assert threshold.tolist() == [-4, -4] and not falls.any()  # always
 
 
 def test_a_chain_that_turns_is_refused():
