@@ -34,7 +34,7 @@ def test_long_dot_products_in_every_epilogue(variant):
     dot = signs(x) @ signs(w).t()
     assert torch.equal(ops.binary_linear(x, w).double(), dot)
     threshold = torch.linspace(-500, 500, o).to(torch.int32)
-    threshold[:2] = torch.tensor([-(2**31), 2**31 - 1])  # always, never
+    threshold[:4] = torch.tensor([-(2**31), 2**31 - 1, -k, k + 1])  # always, never, and so as fold_threshold says it
     bits = ops.linear_packed(x, ops.pack_weight(w), w.shape, threshold=threshold, out="bits")
     assert torch.equal(bits, ops.pack_words(dot >= threshold))
 
@@ -42,14 +42,20 @@ def test_long_dot_products_in_every_epilogue(variant):
 @pytest.mark.parametrize("sign", [1.0, -1.0, None], ids=["alike", "opposite", "random"])
 def test_long_rows_with_padding_and_pooling(variant, sign):
     """More products than 16 bits count, of which a border lies outside the image."""
-    x = randn(1, 7400, 4, 4) if sign is None else torch.ones(1, 7400, 4, 4)
-    w = randn(3, 7400, 3, 3, seed=1) if sign is None else torch.full((3, 7400, 3, 3), sign)
+    x = randn(1, 7680, 4, 4) if sign is None else torch.ones(1, 7680, 4, 4)
+    w = randn(3, 7680, 3, 3, seed=1) if sign is None else torch.full((3, 7680, 3, 3), sign)
     dot = conv_reference(x, w, 1, 1)
-    ready, threshold = ops.pack_weight(w), torch.tensor([-300, 0, 29_600], dtype=torch.int32)
+    ready, threshold = ops.pack_weight(w), torch.tensor([-300, 0, 30_000], dtype=torch.int32)
     assert torch.equal(ops.binary_conv2d(x, w, padding=1).double(), dot)
     for pool in (1, 2):
         bits = ops.conv2d_packed(x, ready, w.shape, padding=1, threshold=threshold, pool=pool, out="bits")
         assert torch.equal(ops.unpack_activation(bits, 3) > 0, F.max_pool2d(dot, pool) >= threshold[:, None, None])
+
+
+@pytest.mark.parametrize(("stride", "padding"), [((2, 1), 0), ((1, 2), 0), (1, (1, 0)), (1, (0, 1)), ((3, 2), (0, 2))])
+def test_one_tap_with_a_stride_or_a_border_along_one_side(variant, stride, padding):
+    x, w = randn(2, 70, 5, 6), randn(37, 70, 1, 1, seed=1)
+    assert torch.equal(ops.binary_conv2d(x, w, stride, padding).double(), conv_reference(x, w, stride, padding))
 
 
 def test_result_follows_the_memory_format_of_the_input(variant):
