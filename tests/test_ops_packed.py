@@ -125,6 +125,13 @@ def test_thresholds_flips_and_pooling(variant, pool, channels, kernel):
     assert torch.equal(bits, ops.pack_activation(expected.float() - 0.5)), "and the bits behind the last channel are 0"
 
 
+def test_flips_of_more_outputs_than_a_piece_of_work_has(variant):
+    x, w = randn(3, 70), randn(4200, 70, seed=1)
+    threshold, falls = torch.arange(4200, dtype=torch.int32) % 41 - 20, torch.arange(4200) % 3 == 0
+    bits = ops.linear_packed(x, ops.pack_weight(w), w.shape, threshold=threshold, flip=ops.pack_words(falls), out="bits")
+    assert torch.equal(bits, ops.pack_words((signs(x) @ signs(w).t() >= threshold) ^ falls))
+
+
 @pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 0), (2, 3, 1)])
 def test_or_pool_is_max_pooling(variant, window, stride, padding):
     x = signs(randn(2, 70, 9, 8)).float()

@@ -66,6 +66,14 @@ def test_conv2d_of_signs_is_conv2d(variant, dtype, channels_last, dropout, biase
         assert e.grad.dtype == torch.float32 and torch.allclose(e.grad.double(), f.grad, rtol=1e-5, atol=1e-4)
 
 
+def test_bf16_of_more_outputs_than_are_rounded_at_once(variant):
+    x, bias = signs(randn(2, 64, 3, 3)).bfloat16().to(memory_format=torch.channels_last), randn(1100, seed=3)
+    w = signs(randn(1100, 64, 1, 1, seed=1)).float() * randn(1100, 1, 1, 1, seed=2).abs()
+    y, exact = ops.conv2d_of_signs(x, w, bias), F.conv2d(x.double(), w.double(), bias.double())
+    near = torch.finfo(torch.bfloat16).eps * (64 if variant == "pytorch" else 1)
+    assert y.dtype == torch.bfloat16 and torch.allclose(y.double(), exact, rtol=near, atol=near)
+
+
 def test_conv2d_of_signs_follows_autocast():
     x, w = (signs(randn(*shape)).float() for shape in ((2, 64, 5, 5), (8, 64, 3, 3)))
     w.requires_grad_()
