@@ -418,7 +418,9 @@ def test_layers_of_one_channel():
     for mode in (True, False):
         wanted = F.conv2d(torch.where(x >= 0, 1.0, -1.0), weight, conv.bias, padding=1)
         torch.testing.assert_close(conv.train(mode)(x), wanted, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(linear.train(mode)(row), torch.where(row >= 0, 1.0, -1.0) * linear.weight + linear.bias)
+        torch.testing.assert_close(
+            linear.train(mode)(row), torch.where(row >= 0, 1.0, -1.0) * linear.weight + linear.bias
+        )
 
 
 # ---- bad input ---------------------------------------------------------------------------------------------
@@ -534,8 +536,14 @@ def test_layers_of_one_channel():
             lambda: BinaryConv2d(3, 4, 3)(torch.zeros(4, 5, 5)),
             "BinaryConv2d expects (N, 3, H, W) or (3, H, W), got (4, 5, 5)",
         ),
-        (lambda: layers.BinaryConv1d(3, 4, 3)(torch.zeros(2, 4, 7)), "BinaryConv1d expects (N, 3, L) or (3, L), got (2, 4, 7)"),
-        (lambda: layers.BinaryConv1d(3, 4, 3)(torch.zeros(2, 3, 5, 5)), "BinaryConv1d expects (N, 3, L) or (3, L), got (2, 3, 5, 5)"),
+        (
+            lambda: layers.BinaryConv1d(3, 4, 3)(torch.zeros(2, 4, 7)),
+            "BinaryConv1d expects (N, 3, L) or (3, L), got (2, 4, 7)",
+        ),
+        (
+            lambda: layers.BinaryConv1d(3, 4, 3)(torch.zeros(2, 3, 5, 5)),
+            "BinaryConv1d expects (N, 3, L) or (3, L), got (2, 3, 5, 5)",
+        ),
         (lambda: layers.BinaryConv1d(3, 4, (3, 3)), "kernel_size is (3, 3)"),
         (lambda: BinaryLinear(3, 4)(torch.zeros(2, 4)), "BinaryLinear expects (..., 3), got (2, 4)"),
         (

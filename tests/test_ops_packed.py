@@ -50,13 +50,19 @@ def test_long_rows_with_padding_and_pooling(variant, sign):
     assert torch.equal(ops.binary_conv2d(x, w, padding=1).double(), dot)
     for pool in (1, 2):
         bits = ops.conv2d_packed(x, ready, w.shape, padding=1, threshold=threshold, pool=pool, out="bits")
-        assert torch.equal(ops.unpack_activation(bits, 3) > 0, F.max_pool2d(dot, pool) >= threshold[:, None, None])
+        assert torch.equal(
+            ops.unpack_activation(bits, 3) > 0, F.max_pool2d(dot, pool) >= threshold[:, None, None]
+        )
 
 
-@pytest.mark.parametrize(("stride", "padding"), [((2, 1), 0), ((1, 2), 0), (1, (1, 0)), (1, (0, 1)), ((3, 2), (0, 2))])
+@pytest.mark.parametrize(
+    ("stride", "padding"), [((2, 1), 0), ((1, 2), 0), (1, (1, 0)), (1, (0, 1)), ((3, 2), (0, 2))]
+)
 def test_one_tap_with_a_stride_or_a_border_along_one_side(variant, stride, padding):
     x, w = randn(2, 70, 5, 6), randn(37, 70, 1, 1, seed=1)
-    assert torch.equal(ops.binary_conv2d(x, w, stride, padding).double(), conv_reference(x, w, stride, padding))
+    assert torch.equal(
+        ops.binary_conv2d(x, w, stride, padding).double(), conv_reference(x, w, stride, padding)
+    )
 
 
 def test_result_follows_the_memory_format_of_the_input(variant):
@@ -122,13 +128,17 @@ def test_thresholds_flips_and_pooling(variant, pool, channels, kernel):
         pool=pool,
         out="bits",
     )
-    assert torch.equal(bits, ops.pack_activation(expected.float() - 0.5)), "and the bits behind the last channel are 0"
+    assert torch.equal(bits, ops.pack_activation(expected.float() - 0.5)), (
+        "and the bits behind the last channel are 0"
+    )
 
 
 def test_flips_of_more_outputs_than_a_piece_of_work_has(variant):
     x, w = randn(3, 70), randn(4200, 70, seed=1)
     threshold, falls = torch.arange(4200, dtype=torch.int32) % 41 - 20, torch.arange(4200) % 3 == 0
-    bits = ops.linear_packed(x, ops.pack_weight(w), w.shape, threshold=threshold, flip=ops.pack_words(falls), out="bits")
+    bits = ops.linear_packed(
+        x, ops.pack_weight(w), w.shape, threshold=threshold, flip=ops.pack_words(falls), out="bits"
+    )
     assert torch.equal(bits, ops.pack_words((signs(x) @ signs(w).t() >= threshold) ^ falls))
 
 

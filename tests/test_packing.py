@@ -59,7 +59,10 @@ def test_any_number_of_dimensions(shape):
 
 def test_eight_bits_of_activations_against_float64():
     """The steps reach over all values and 0, which stays 0, also where an image has values of one sign alone."""
-    x = torch.rand(4, 3, 50) * torch.tensor([1.0, 1.0, -1.0, 0.0])[:, None, None] + torch.tensor([-0.3, 5.0, -5.0, 2.0])[:, None, None]
+    x = (
+        torch.rand(4, 3, 50) * torch.tensor([1.0, 1.0, -1.0, 0.0])[:, None, None]
+        + torch.tensor([-0.3, 5.0, -5.0, 2.0])[:, None, None]
+    )
     x[:, :, 0] = torch.tensor([0.0, 5.0, -5.0, 2.0])[:, None]
     integers, scale = quantize_activations(x)
     for image, found, step in zip(x.double(), integers.double(), scale.double().flatten(), strict=True):
@@ -68,8 +71,12 @@ def test_eight_bits_of_activations_against_float64():
         zero = round(-low / step.item())
         assert torch.equal(found, (image / step).round().clamp(max=255 - zero))
         assert (found + zero).min() >= 0 and (found + zero).max() <= 255 and not found[image == 0].any()
-    nothing, scale = quantize_activations(torch.tensor([[0.0, 0.0], [1e-37, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]]))
-    assert not nothing.any() and scale.flatten().tolist() == pytest.approx([0, 0, math.nan, math.nan], nan_ok=True)
+    nothing, scale = quantize_activations(
+        torch.tensor([[0.0, 0.0], [1e-37, 0.0], [float("nan"), 1.0], [float("inf"), 1.0]])
+    )
+    assert not nothing.any() and scale.flatten().tolist() == pytest.approx(
+        [0, 0, math.nan, math.nan], nan_ok=True
+    )
 
 
 @pytest.mark.parametrize("k", [5, 16, 24])

@@ -36,6 +36,7 @@ def test_half_width_of_a_table():
 def test_a_spread_of_one_value_has_no_deviation():
     assert str(Spread.of([70.0])) == "70.00" and Spread.of([70.0]).sd is None
     assert str(Spread.of([70.0, 71.0])) == "70.50 ± 0.71"
+    assert (Spread.of([2.0, 1.0, 4.0]).low, Spread.of([2.0, 1.0, 4.0]).high, Spread.of([2.0, 1.0, 4.0]).n) == (1.0, 4.0, 3)
     with pytest.raises(ValueError, match="one run or more"):
         Spread.of([])
 
@@ -216,9 +217,19 @@ def test_a_detectable_difference_is_found_that_often(n, power):
 def test_more_seeds_find_smaller_differences():
     sizes = [detectable(1 / math.sqrt(n), n - 1) for n in (2, 3, 5, 10, 100)]
     assert sizes == sorted(sizes, reverse=True)
-    assert detectable(1.0, 0) == math.inf
+    assert detectable(1.0, 0) == math.inf > detectable(1.0, 1)
     assert detectable(0.0, 4) == 0.0
     assert detectable(1.0, 4, level=0.5, power=0.3) == 0.0  # found as often as that by chance alone
+
+
+@pytest.mark.parametrize(("level", "power"), [(0.95, 0.8), (0.5, 0.55)])
+def test_a_detectable_difference_is_that_of_the_noncentral_t(level, power):
+    bar, shift = stats.t.ppf((1 + level) / 2, 60), detectable(1.0, 60, level, power)
+    assert stats.nct.sf(bar, 60, shift) + stats.nct.cdf(-bar, 60, shift) == pytest.approx(power, abs=1e-4)
+
+
+def test_the_smallest_p_that_is_told():
+    assert [statistics.p_in_words(p) for p in (0.001, 0.0012, 0.00099)] == ["p = 0.001", "p = 0.0012", "p < 0.001"]
 
 
 def test_holm_by_hand():
@@ -266,6 +277,7 @@ def test_paired_by_image_one_run_each_is_mcnemars_test():
     first, second = [*both, *range(1000, 1060)], [*both, *range(2000, 2100)]
     found = statistics.by_image([first], [second], images)
     assert found.values == (pytest.approx(97.4), pytest.approx(97.0)) and found.mean == pytest.approx(0.4)
+    assert found.paired and found.n == (1, 1)
     table = [[images - 360, 100], [60, 200]]
     assert found.p == pytest.approx(mcnemar(table, exact=False, correction=False).pvalue, rel=0.02)
     assert found.half_width == pytest.approx(1.96 * 100 * np.sqrt(160 - 40**2 / images) / images, rel=1e-3)
