@@ -92,123 +92,6 @@ def test_a_sites_figures_stand_in_its_pages(tmp_path):
     assert not (images / "a.svg").exists() and (images / "logo.svg").exists()
 
 
-def box(drawn: str) -> tuple[float, float]:
-    """Width and height of an SVG, inches."""
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn).groups()
-    return float(width) / 72, float(height) / 72
-
-
-@pytest.mark.parametrize("panels", [1, 2, 3])
-def test_on_a_phone_panels_stand_one_above_the_other(panels):
-    with plt.rc_context():
-        figures.use_style()
-        fig, axes = plt.subplots(1, panels, figsize=(figures.WIDTH, 3), sharey=True, squeeze=False)
-        axes[0, 0].set_ylabel("accuracy")
-        for ax in axes.flat:
-            ax.plot([0, 1])
-        before = box(figures.saved(fig))
-        wide, small = figures.split(figures.svg(fig))
-        assert box(wide) == pytest.approx(before, rel=0.01) == box(figures.saved(fig)), "the figure is left as it was"
-        assert "<metadata>narrow" not in wide
-        assert box(small)[0] <= figures.PHONE * 1.05 and box(small)[1] == pytest.approx(before[1] * panels, rel=0.15)
-        assert [ax.get_ylabel() for ax in axes.flat] == ["accuracy"] + [""] * (panels - 1)
-        plt.close()
-
-
-def at(drawn: str) -> int:
-    """Panels with something drawn in an SVG."""
-    return len(re.findall(r'<g id="axes_\d+">', drawn))
-
-
-@pytest.mark.parametrize(("rows", "columns", "across"), [(2, 2, 1), (3, 1, 1), (2, 10, 5), (1, 12, 6), (4, 6, 3), (1, 5, 2), (1, 2, 1)])
-def test_on_a_phone_plots_stand_in_one_column_and_pictures_in_half_as_many(rows, columns, across, monkeypatch):
-    pictures = (rows, columns) not in [(2, 2), (3, 1), (1, 2)]
-    with plt.rc_context():
-        figures.use_style()
-        fig, axes = plt.subplots(rows, columns, figsize=(figures.WIDTH, 4), squeeze=False)
-        for ax in axes.flat:
-            ax.imshow([[0, 1], [1, 0]]) if pictures else ax.plot([0, 1])
-        if pictures:
-            figures.bare(axes)
-            axes[0, 0].set_ylabel("one")
-        before = figures.saved(fig)
-        places, seen = {}, figures.saved
-
-        def look(figure):
-            figure.draw_without_rendering()
-            places.update({ax: ax.get_window_extent().frozen() for ax in axes.flat})
-            return seen(figure)
-
-        monkeypatch.setattr(figures, "saved", look)
-        small = figures.narrow(fig)
-        monkeypatch.undo()
-        assert box(small)[0] <= figures.PHONE * 1.05 and at(small) == rows * columns
-        assert len({round(place.x0) for place in places.values()}) == across
-        if pictures:
-            one, other = places[axes[0, 0]], places[axes[-1, 0]]
-            later = places[axes[0, across]] if columns > across else None
-            assert later is None or later.y0 < other.y0 <= one.y0, "rows that belong together stay together"
-        else:
-            order = [places[ax].y0 for ax in axes.flat]
-            assert order == sorted(order, reverse=True), "in the order in which they are read"
-        assert figures.saved(fig) == before, "the figure is left as it was"
-        assert [ax.get_ylabel() for ax in axes.flat] == ["one" if pictures else ""] + [""] * (rows * columns - 1)
-        plt.close()
-
-
-def test_a_drawing_has_smaller_letters_on_a_phone_and_loses_what_is_empty():
-    with plt.rc_context():
-        figures.use_style()
-        fig, ax = plt.subplots(figsize=(figures.WIDTH, 3))
-        ax.text(0.5, 0.5, "words", fontsize=8)
-        ax.axis("off")
-        before = figures.saved(fig)
-        assert box(figures.narrow(fig))[0] <= figures.PHONE * 1.05
-        assert figures.saved(fig) == before and ax.texts[0].get_fontsize() == 8
-        fig, axes = plt.subplots(1, 2, figsize=(figures.WIDTH, 5))
-        figures.flow(axes[0], [("a", figures.REAL)] * 2 + [("+", figures.REAL)], "long", rows=9, between=["x"], shortcut="around")
-        figures.flow(axes[1], [("a", figures.BINARY)], "short", rows=9)
-        assert box(figures.narrow(fig))[1] < 3.5
-        assert axes[0].get_ylim() == axes[1].get_ylim() == (-8.8, 0.75)
-        plt.close("all")
-
-
-def test_what_is_no_wider_than_a_phone_or_cannot_be_has_one_layout():
-    with plt.rc_context():
-        figures.use_style()
-        fig, ax = plt.subplots(figsize=(figures.PHONE, 3))
-        assert figures.narrow(fig) is None and not figures.is_too_wide(figures.svg(fig))
-        fig, ax = plt.subplots()
-        ax.barh(["w" * 48], [1])
-        assert figures.narrow(fig) is None and figures.is_too_wide(figures.svg(fig))
-        fig, axes = plt.subplots(1, 3, figsize=(figures.WIDTH, 2.5))
-        for ax in axes:
-            ax.imshow([[0, 1], [1, 0], [0, 1], [1, 1]])
-        width, height = box(figures.narrow(fig))
-        assert 3 * 1.6 * width < height < 3 * 2.4 * width, "a picture of two columns and four rows is twice as high as wide"
-        plt.close("all")
-
-
-def test_names_below_an_axis_are_turned_where_they_would_touch(monkeypatch):
-    with plt.rc_context():
-        figures.use_style()
-        fig, ax = plt.subplots()
-        ax.plot(range(5))
-        turned = []
-        seen = figures.saved
-
-        def look(figure):
-            turned.append({label.get_rotation() for label in ax.get_xticklabels()})
-            return seen(figure)
-
-        monkeypatch.setattr(figures, "saved", look)
-        for names in (["a", "b"], ["identity", "detached"], [f"a longer name {i}" for i in range(5)]):
-            ax.set_xticks(range(len(names)), names)
-            assert figures.narrow(fig)
-        assert turned == [{0.0}, {0.0}, {40.0}] and {label.get_rotation() for label in ax.get_xticklabels()} == {0.0}
-        plt.close()
-
-
 def test_a_logarithmic_axis_says_that_it_is_one():
     with plt.rc_context():
         figures.use_style()
@@ -218,24 +101,6 @@ def test_a_logarithmic_axis_says_that_it_is_one():
         figures.svg(fig)
         figures.svg(fig)
         assert ax.get_xlabel() == "size (log scale)" and ax.get_ylabel() == "a label that is as high as the axis is\n(log scale)"
-        plt.close()
-
-
-def test_names_of_points_cover_no_point_and_no_name():
-    with plt.rc_context():
-        figures.use_style()
-        fig, ax = plt.subplots(figsize=(figures.WIDTH, 3))
-        points = [(0, 0), (0.02, 0), (1, 1), (1, 0.97)]
-        ax.plot(*zip(*points, strict=True), "o")
-        figures.name_points(ax, points, ["one", "two", "at the right end", "at the right end too"], [figures.BINARY] * 4)
-        boxes = []
-        with figures._named(fig):
-            boxes = [text.get_window_extent() for text in ax.texts]
-        dots = ax.transData.transform(points)
-        assert len(boxes) == 4 and not ax.texts
-        assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[i + 1 :])
-        assert not any(one.contains(x, y) for one in boxes for x, y in dots)
-        assert figures.narrow(fig) and not ax.texts
         plt.close()
 
 
@@ -305,23 +170,6 @@ def test_figures_take_their_colours_from_the_book_and_their_legends_stand_where_
     typed = re.compile(r'"#[0-9a-fA-F]{3,8}"|"C\d|f"C\{|bbox_to_anchor|facecolor="(?:white|black)"')
     found = [(name, hit[0]) for name, _, cell, _ in cells() if cell.cell_type == "code" for hit in typed.finditer(cell.source)]
     assert found == []
-
-
-@pytest.mark.parametrize("by_hand", [False, True], ids=["categories", "ticks by hand"])
-def test_long_names_are_broken_on_a_phone_alone(by_hand):
-    names = ["a name that is as long as the column of a phone", "short", "another that is as long as the column is"]
-    with plt.rc_context():
-        figures.use_style()
-        fig, ax = plt.subplots(figsize=(figures.WIDTH, 2))
-        ax.barh(range(3) if by_hand else names, [1, 2, 3])
-        if by_hand:
-            ax.set_yticks(range(3), names, fontsize=8.5)
-        fig.legend(*[[plt.Rectangle((0, 0), 1, 1)] * 3, ["what a bar of this colour means"] * 3], loc="outside lower center", ncols=3)
-        before = figures.saved(fig)
-        small = figures.narrow(fig)
-        assert box(small)[0] <= figures.PHONE * 1.05
-        assert figures.saved(fig) == before and [t.get_text() for t in ax.get_yticklabels()] == names
-        plt.close()
 
 
 def test_a_figure_with_two_layouts_stands_in_the_page_twice(tmp_path):

@@ -71,7 +71,7 @@ def _cell_problems(cell: nbformat.NotebookNode) -> Iterator[str]:
         data = output.get("data", {})
         figures += any(kind.startswith("image/") for kind in data)
         if is_too_wide(str(data.get("image/svg+xml", ""))):
-            yield "shows a figure that has no layout for a phone: see bnnlib.book.figures.narrow for what has none"
+            yield "shows a figure that has no layout for a phone: see bnnlib.book.phone_layout.narrow for what has none"
         if _WIDGET in data and "remove-output" not in cell.metadata.get("tags", []):
             yield "shows a widget, of which a page has nothing: tag it remove-output, show a figure beside it"
         for image in re.findall(r"<img\b[^>]*>", str(data.get("text/html", ""))):
