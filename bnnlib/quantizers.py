@@ -48,7 +48,7 @@ def _sign(x: Tensor) -> Tensor:
     return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2).sub_(1)
 
 
-def _transformed() -> bool:
+def in_transform() -> bool:
     """Whether this code runs below ``torch.func.grad``, ``vmap`` or another transform of functions."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
@@ -56,7 +56,7 @@ def _transformed() -> bool:
 def _apply(function: type[torch.autograd.Function], *args):
     """``function`` applied. The transforms of :mod:`torch.func` want its context set up apart from its forward pass, which costs 20 us
     a call: so they get a class of their own."""
-    return (function.transformable if _transformed() else function).apply(*args)
+    return (function.transformable if in_transform() else function).apply(*args)
 
 
 def _transformable(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:

@@ -45,8 +45,6 @@ from bnnlib.layers.scales import (
     OutputScale,
 )
 
-counting = popcount_forward  # its older name
-
 __all__ = [
     "EDE",
     "ESTIMATORS",

@@ -85,7 +85,7 @@ class BinaryConv2d(BinaryLayer):
 
     def _counts_bits(self, x: Tensor) -> bool:
         """Whether this pass takes the signs of ``x`` and counts bits."""
-        if not (self.exact and x.is_cpu) or quantizers._transformed():
+        if not (self.exact and x.is_cpu) or quantizers.in_transform():
             return False
         return not (self.dropout and self.padding_value) if self.training else self.popcount_in_evaluation
 
