@@ -11,6 +11,7 @@ import nbformat
 import yaml
 
 from bnnlib.book import chapters, figures
+from bnnlib.book.pages.grid import card, grid
 
 _LARGEST = 150_000  # bytes of a picture on a card; a larger figure would make the first page slow
 _KINDS = {"image/svg+xml": "svg", "image/png": "png"}
@@ -33,16 +34,13 @@ def chapter_cards(
     for path in notebooks:
         title, asked = opening(path)
         asked = (questions or {}).get(path.stem, asked)
-        picture = ""
+        picture = {}
         if path.stem in (pictures or {}):
-            picture = f":img-top: pictures/{path.stem}.{pictures[path.stem][0]}\n:img-alt: {title}\n"
-        made.append(
-            f"::::{{grid-item-card}} {title}\n:link: notebooks/{path.stem}\n:link-type: doc\n{picture}\n{asked}\n"
-            f":::{{card-footer}}\n{reading_minutes(path)} min to read\n:::\n::::"
-        )
+            picture = {"img-top": f"pictures/{path.stem}.{pictures[path.stem][0]}", "img-alt": title}
+        made.append(card(title, asked, f"notebooks/{path.stem}", f"{reading_minutes(path)} min to read", picture))
     if not made:
         return "*None yet.*\n"
-    return ":::::{grid} 1 1 2 3\n:gutter: 3\n\n" + "\n\n".join(made) + "\n:::::\n"
+    return grid(made, "1 1 2 3")
 
 
 def pictures(notebooks: Iterable[Path]) -> dict[str, tuple[str, bytes]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bnnlib import __version__, recipes
 from bnnlib.benchmarks import speed
+from bnnlib.book.pages.grid import card, grid
 from bnnlib.deploy.sizes import Sizes, of
 from bnnlib.experiments import report, sources
 
@@ -175,9 +176,8 @@ def findings(root: Path, chapters: Iterable[str]) -> str:
     cards = []
     # The first has a table, which takes the whole width.
     for columns, (title, text, chapter) in ((12, _speed(root)), ("12 12 6 6", _size()), ("12 12 6 6", _scale(root))):
-        link = f":link: notebooks/{chapter}\n:link-type: doc\n" if chapter in there else ""
-        cards.append(f":::{{grid-item-card}} {title}\n:columns: {columns}\n{link}\n{text}\n:::")
-    return "::::{grid}\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::\n"
+        cards.append(card(title, text, f"notebooks/{chapter}" if chapter in there else None, options={"columns": columns}))
+    return grid(cards)
 
 
 def _speed(root: Path) -> tuple[str, str, str]:
@@ -245,18 +245,9 @@ def citation() -> str:
 def start(chapters: Iterable[str]) -> str:
     """The three ways in, as a grid of cards; the first chapter is the one to read."""
     first = next(iter(chapters), None)
-    read = f"notebooks/{first}" if first else "notation"
     cards = [
-        ("Read", read, "Begin with chapter 1. You need Python and the idea of a gradient."),
-        (
-            "Run",
-            "reproduce",
-            "`make book` rebuilds every figure from the stored records. No long training, no GPU.",
-        ),
-        ("Build", "your-own-net", "Make a net of binary layers, train it, and ship it as one file of bits."),
+        card("Read", "Begin with chapter 1. You need Python and the idea of a gradient.", f"notebooks/{first}" if first else "notation"),
+        card("Run", "`make book` rebuilds every figure from the stored records. No long training, no GPU.", "reproduce"),
+        card("Build", "Make a net of binary layers, train it, and ship it as one file of bits.", "your-own-net"),
     ]
-    made = [
-        f":::{{grid-item-card}} {title}\n:link: {link}\n:link-type: doc\n\n{text}\n:::"
-        for title, link, text in cards
-    ]
-    return "::::{grid} 1 1 3 3\n:gutter: 3\n\n" + "\n\n".join(made) + "\n::::\n"
+    return grid(cards, "1 1 3 3")

@@ -13,6 +13,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import ModuleType
 from typing import Any
 
+from bnnlib.book.pages.grid import card, grid
 from bnnlib.paths import ROOT
 
 # page: title, what it is for, and the modules with their names; no names: those of the module's __all__.
@@ -275,12 +276,6 @@ def _as_code(found: re.Match[str]) -> str:
 
 def home() -> str:
     """The page that leads to the others: a card for each."""
-    cards = [
-        f":::{{grid-item-card}} {title}\n:link: reference/{name}\n:link-type: doc\n\n{about}\n:::"
-        for name, (title, about, _) in PAGES.items()
-    ]
-    cards.append(
-        ":::{grid-item-card} Command line\n:link: reference/commands\n:link-type: doc\n\n"
-        "Every command of `bnn`, with its options.\n:::"
-    )
-    return "::::{grid} 1 1 2 3\n:gutter: 3\n\n" + "\n\n".join(cards) + "\n::::\n"
+    cards = [card(title, about, f"reference/{name}") for name, (title, about, _) in PAGES.items()]
+    cards.append(card("Command line", "Every command of `bnn`, with its options.", "reference/commands"))
+    return grid(cards, "1 1 2 3")
