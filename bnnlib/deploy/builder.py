@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,12 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from bnnlib import layers
 from bnnlib.deploy import layerkinds as known
 from bnnlib.deploy.operations import Op, Slot, output_shape
+from bnnlib.deploy.places import Shape, places_of
 from bnnlib.deploy.tensorkinds import Stages
-
-Shape = tuple[int, int, int]
+from bnnlib.deploy.torch_parts import TorchPart
 
 
 def settled_shape(shape: tuple[int, ...]) -> Shape:
@@ -52,32 +54,24 @@ class Point:
     stage: dict | None
 
 
-Maker = Callable[[Any, torch.fx.Node], Point]
-_MAKERS: dict[str, Maker] = {}  # by kind of node
-
-
-def makes(*kinds: str) -> Callable[[Maker], Maker]:
-    """Marks the method of :class:`Builder` that makes the value of nodes of these kinds."""
-
-    def marked(method: Maker) -> Maker:
-        _MAKERS.update(dict.fromkeys(kinds, method))
-        return method
-
-    return marked
-
-
 SINKS = ("store", "sign", "threshold", "bits")
 
 
 @dataclass
 class Builder:
-    """What all parts of the converter share. Each kind of node (:meth:`kind`) has a method, marked by :func:`makes`."""
+    """What all parts of the converter share.
+
+    real, keep: as :func:`bnnlib.deploy.convert` takes them. reasons: why modules are kept whole, by name. find_kind: what a node is, one
+    of the keys of ``makers``, whose functions give the point behind the value of a node of their kind.
+    """
 
     model: nn.Module
     graph: torch.fx.Graph
     real: str | Mapping[str, str]
     keep: set[str]
-    reasons: Mapping[str, str] = field(default_factory=dict)
+    reasons: Mapping[str, str]
+    find_kind: Callable[[Builder, torch.fx.Node], str]
+    makers: Mapping[str, Callable[[Builder, torch.fx.Node], Point]]
     drafts: list[Draft] = field(default_factory=list)
     slots: dict[str, Slot] = field(default_factory=dict)
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
@@ -86,11 +80,30 @@ class Builder:
     packed_inputs: dict[tuple, str] = field(default_factory=dict)
     notes: list[dict[str, Any]] = field(default_factory=list)
     labels: dict[torch.fx.Node, str] = field(default_factory=dict)
+    torch_parts: dict[str, TorchPart] = field(default_factory=dict)
 
     # ---- what a node is
 
     def kind(self, node: torch.fx.Node) -> str:
-        raise NotImplementedError
+        if "kind" not in node.meta:
+            node.meta["kind"] = "torch"  # while it is being found
+            node.meta["kind"] = self.find_kind(self, node)
+        return node.meta["kind"]
+
+    def kept(self, node: torch.fx.Node) -> bool:
+        return node.op == "call_module" and self.why_kept(node) is not None
+
+    def why_kept(self, node: torch.fx.Node) -> str | None:
+        inside = lambda name: node.target == name or str(node.target).startswith(f"{name}.")  # noqa: E731
+        if any(map(inside, self.keep)):
+            return "asked for"
+        return next((f"kept whole: {why}" for name, why in self.reasons.items() if inside(name)), None)
+
+    @cached_property
+    def first_layer(self) -> torch.fx.Node | None:
+        """The first layer with weights."""
+        kinds = (nn.modules.conv._ConvNd, nn.Linear, layers.BinaryLayer)
+        return next((n for n in self.graph.nodes if isinstance(self.module(n), kinds)), None)
 
     def module(self, node: torch.fx.Node) -> nn.Module | None:
         return known.module_of(node, self.model)
@@ -171,7 +184,7 @@ class Builder:
     def point(self, node: torch.fx.Node) -> Point:
         """The node's value in real numbers, computed where it is still in the cache."""
         if node not in self.points:
-            self.points[node] = _MAKERS[self.kind(node)](self, node)
+            self.points[node] = self.makers[self.kind(node)](self, node)
         return self.points[node]
 
     def store(self, node: torch.fx.Node) -> str:
@@ -267,8 +280,21 @@ class Builder:
 
     # ---- values that only move
 
-    def moved(self, node: torch.fx.Node, move: Any) -> torch.fx.Node:
-        raise NotImplementedError
+    def moved(self, node: torch.fx.Node, move: Callable[[Tensor], Tensor]) -> torch.fx.Node:
+        """A new value: those of ``node``, where ``move`` puts them."""
+        found = places_of(move, node.meta["shape"])
+        trial = move(torch.empty(node.meta["shape"]))
+        return self.made("move", (node,), tuple(trial.shape), origin=(node, *found))
+
+    def made(self, kind: str, args: tuple, shape: tuple[int, ...], op: str = "call_function", target: Any = None, **meta: Any) -> torch.fx.Node:
+        """A node that stands in no trace."""
+        new = self.graph.create_node(op, target or _made, args)
+        new.meta.update(kind=kind, shape=shape, made=True, depends=True, value=torch.empty(0), **meta)
+        return new
+
+
+def _made(*_: Any) -> None:
+    """Stands in the graph for operations that no trace has."""
 
 
 def joined(*names: str) -> str:

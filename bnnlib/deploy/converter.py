@@ -22,15 +22,15 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from bnnlib.deploy import bits, kinds, moves, reals, tensors
 from bnnlib.deploy import layerkinds as known
-from bnnlib.deploy.builder import Draft, Point, makes, settled_shape
+from bnnlib.deploy.builder import Builder, Draft, Point, settled_shape
 from bnnlib.deploy.graph import Graph, Op, Slot
-from bnnlib.deploy.kinds import Kinds
 from bnnlib.deploy.network import PackedNetwork
 from bnnlib.deploy.preparing import ConvertError, State, finite, hooked, prepared
 from bnnlib.deploy.torch_parts import TorchPart, carried
 from bnnlib.deploy.tracer import depends
-from bnnlib.deploy.tracing import BATCH, OTHER_BATCH, Trace, trace
+from bnnlib.deploy.tracing import BATCH, OTHER_BATCH, trace
 
 RealWeights = Literal["float32", "bfloat16", "int8", "1-bit"]
 
@@ -91,14 +91,17 @@ def convert(
             made = trace(model, set(keep), inputs, others, reasons)
         finally:
             state.restore()
-        return _Converter.of(made, real, set(keep)).run(shapes)
+        for node in made.graph.nodes:
+            node.meta["shape"] = tuple(node.meta["value"].shape) if carried(node) else None
+        builder = Builder(made.model, made.graph, real, set(keep), made.kept, kinds.find, MAKERS)
+        return _converted(builder, made.result, shapes)
 
 
 def _shapes(given: Any) -> list[tuple[int, ...]]:
-    tensors = [given] if isinstance(given, Tensor) else [x for x in given if isinstance(x, Tensor)] if isinstance(given, (tuple, list)) else []
-    if tensors and any(x.dim() != 0 for x in tensors):
+    arrays = [given] if isinstance(given, Tensor) else [x for x in given if isinstance(x, Tensor)] if isinstance(given, (tuple, list)) else []
+    if arrays and any(x.dim() != 0 for x in arrays):
         way = "give tuple(x.shape[1:]) of it" if isinstance(given, Tensor) else "give [tuple(x.shape[1:]) for x in them]"
-        raise ConvertError(f"input_shape is a tensor of shape {list(tensors[0].shape)}, expected a shape without the batch: {way}")
+        raise ConvertError(f"input_shape is a tensor of shape {list(arrays[0].shape)}, expected a shape without the batch: {way}")
     try:
         given = given.tolist() if isinstance(given, np.ndarray) else given
         several = [given] if all(_size(s) is not None for s in given) else given
@@ -122,81 +125,81 @@ def _size(value: Any) -> int | None:
         return None
 
 
-class _Converter(Kinds):
-    @classmethod
-    def of(cls, made: Trace, real: str | Mapping[str, str], keep: set[str]) -> _Converter:
-        self = cls(made.model, made.graph, real, keep, made.kept)
-        self.result = made.result
-        self.torch_parts: dict[str, TorchPart] = {}
-        for node in made.graph.nodes:
-            node.meta["shape"] = tuple(node.meta["value"].shape) if carried(node) else None
-        return self
+def torch_part(b: Builder, node: torch.fx.Node) -> Point:
+    if not carried(node):
+        value = node.meta.get("value")
+        what = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        where = f"{b.label(node)} ({node.meta.get('line', '')})"
+        if isinstance(value, Tensor) and not depends(node):
+            raise ConvertError(f"{where} gives the same whatever the images are: a network carries what comes from its input")
+        raise ConvertError(
+            f"{where} gives {what} for {BATCH} images: a network carries float32 with the batch in front; convert what comes before, "
+            "and do this with the network's result"
+        )
+    label, part = b.label(node), TorchPart(node, b.model)
+    if not part.sources:
+        raise ConvertError(f"{label} takes no activation: the network carries values that come from its input")
+    op = Op("torch", [b.store(n) for n in part.sources], {"module": label}, name=label)
+    draft = Draft(op, b.shape(node))
+    b.drafts.append(draft)
+    how = b.why_kept(node) if node.op == "call_module" else None
+    line = node.meta.get("line", "")
+    b.notes.append({"layer": label, "as": "PyTorch", "how": how or known.why_not(node, b.model), "line": line})
+    b.torch_parts[label] = part
+    return Point(draft, None)
 
-    # ---- what is left to PyTorch
 
-    @makes("torch")
-    def _torch(self, node: torch.fx.Node) -> Point:
+MAKERS = {
+    "input": reals.given, "identity": reals.same, "flatten": reals.same, "elementwise": reals.elementwise, "apply": reals.apply,
+    "scalar": reals.apply, "conv": reals.conv, "max_pool": reals.pool, "avg_pool": reals.pool, "add": reals.add, "repeat": reals.repeat,
+    "binary": bits.binary,
+    "move": moves.move, "constant": moves.constant, "join": moves.join, "rows_joined": moves.rows_joined,
+    "pair": tensors.pair, "reduce": tensors.reduce, "softmax": tensors.softmax, "normalise": tensors.normalise,
+    "resample": tensors.resample,
+    "torch": torch_part,
+}  # fmt: skip
+"""By kind of node: what computes its value."""
+
+
+def _converted(b: Builder, result: Any, shapes: list[tuple[int, ...]]) -> PackedNetwork:
+    """``result``: what the model returns, as nodes."""
+    inputs = [n for n in b.graph.nodes if n.op == "placeholder"]
+    names, takes = [], []
+    for i, (node, shape) in enumerate(zip(inputs, shapes, strict=False)):
         if not carried(node):
-            value = node.meta.get("value")
-            what = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            where = f"{self.label(node)} ({node.meta.get('line', '')})"
-            if isinstance(value, Tensor) and not depends(node):
-                raise ConvertError(f"{where} gives the same whatever the images are: a network carries what comes from its input")
-            raise ConvertError(
-                f"{where} gives {what} for {BATCH} images: a network carries float32 with the batch in front; convert what comes before, "
-                "and do this with the network's result"
-            )
-        label, part = self.label(node), TorchPart(node, self.model)
-        if not part.sources:
-            raise ConvertError(f"{label} takes no activation: the network carries values that come from its input")
-        op = Op("torch", [self.store(n) for n in part.sources], {"module": label}, name=label)
-        draft = Draft(op, self.shape(node))
-        self.drafts.append(draft)
-        how = self.why_kept(node) if node.op == "call_module" else None
-        line = node.meta.get("line", "")
-        self.notes.append({"layer": label, "as": "PyTorch", "how": how or known.why_not(node, self.model), "line": line})
-        self.torch_parts[label] = part
-        return Point(draft, None)
+            node.meta["shape"] = (BATCH, *shape)
+        name = "input" if len(shapes) == 1 else b.slot(f"input {i}", "float32", settled_shape(shape))
+        b.slots[name] = Slot("float32", settled_shape(shape))
+        b.stored[node], node.meta["kind"] = name, "input"
+        names.append(name)
+        takes.append({"name": str(node.target), "shape": list(shape)})
+    if len(inputs) < len(shapes):
+        raise ConvertError(f"the model takes {len(inputs)} inputs, and {len(shapes)} shapes were given")
+    outputs: list[str] = []
+    gives = _result(b, result, outputs)
+    graph = Graph(names, outputs, b.slots, [d.op for d in b.drafts], b.tensors, takes, gives)
+    if not graph.ops:
+        raise ConvertError("the model does nothing with its input")
+    for name in set(graph.tensors) - graph.named():  # of folds that were tried in vain
+        del graph.tensors[name]
+    graph.validate()
+    for part in b.torch_parts.values():
+        part.sources = []
+    return PackedNetwork(graph, b.torch_parts, b.notes)
 
-    # ---- all of it
 
-    def run(self, shapes: list[tuple[int, ...]]) -> PackedNetwork:
-        inputs = [n for n in self.graph.nodes if n.op == "placeholder"]
-        names, takes = [], []
-        for i, (node, shape) in enumerate(zip(inputs, shapes, strict=False)):
-            if not carried(node):
-                node.meta["shape"] = (BATCH, *shape)
-            name = "input" if len(shapes) == 1 else self.slot(f"input {i}", "float32", settled_shape(shape))
-            self.slots[name] = Slot("float32", settled_shape(shape))
-            self.stored[node], node.meta["kind"] = name, "input"
-            names.append(name)
-            takes.append({"name": str(node.target), "shape": list(shape)})
-        if len(inputs) < len(shapes):
-            raise ConvertError(f"the model takes {len(inputs)} inputs, and {len(shapes)} shapes were given")
-        outputs: list[str] = []
-        gives = self._result(self.result, outputs)
-        graph = Graph(names, outputs, self.slots, [d.op for d in self.drafts], self.tensors, takes, gives)
-        if not graph.ops:
-            raise ConvertError("the model does nothing with its input")
-        for name in set(graph.tensors) - graph.named():  # of folds that were tried in vain
-            del graph.tensors[name]
-        graph.validate()
-        for part in self.torch_parts.values():
-            part.sources = []
-        return PackedNetwork(graph, self.torch_parts, self.notes)
-
-    def _result(self, value: Any, outputs: list[str]) -> dict[str, Any]:
-        """``gives`` of the graph; ``outputs`` grows."""
-        if isinstance(value, torch.fx.Node):
-            held = value.meta.get("value")
-            if isinstance(held, (tuple, list)):  # of a module that stayed whole
-                raise ConvertError(f"{self.label(value)} gives a {type(held).__name__}: name its parts in the model's forward")
-            slot = self.store(value)
-            if slot not in outputs:
-                outputs.append(slot)
-            return {"tensor": outputs.index(slot), "shape": list(value.meta["shape"][1:])}
-        if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
-            return {"dict": [[key, self._result(one, outputs)] for key, one in value.items()]}
-        if isinstance(value, (tuple, list)) and value:
-            return {"list" if type(value).__name__ in ("list", "immutable_list") else "tuple": [self._result(one, outputs) for one in value]}
-        raise ConvertError(f"the model returns {value!r:.80}, expected tensors, or tuples, lists, dictionaries of them")
+def _result(b: Builder, value: Any, outputs: list[str]) -> dict[str, Any]:
+    """``gives`` of the graph; ``outputs`` grows."""
+    if isinstance(value, torch.fx.Node):
+        held = value.meta.get("value")
+        if isinstance(held, (tuple, list)):  # of a module that stayed whole
+            raise ConvertError(f"{b.label(value)} gives a {type(held).__name__}: name its parts in the model's forward")
+        slot = b.store(value)
+        if slot not in outputs:
+            outputs.append(slot)
+        return {"tensor": outputs.index(slot), "shape": list(value.meta["shape"][1:])}
+    if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
+        return {"dict": [[key, _result(b, one, outputs)] for key, one in value.items()]}
+    if isinstance(value, (tuple, list)) and value:
+        return {"list" if type(value).__name__ in ("list", "immutable_list") else "tuple": [_result(b, one, outputs) for one in value]}
+    raise ConvertError(f"the model returns {value!r:.80}, expected tensors, or tuples, lists, dictionaries of them")

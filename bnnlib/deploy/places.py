@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnnlib.deploy.builder import Shape
+Shape = tuple[int, int, int]  # height, width, channels of a slot
 
 _FAR = (2.0**40, 2.0**41)
 
