@@ -182,9 +182,14 @@ def test_cells_of_wide_tables_know_their_column():
     both = finish.stacked(f"<p>{table(4)}</p>{table(6)}")
     assert both.startswith(f"<p>{table(4)}</p>"), "narrow ones stay"
     assert both.count("data-stacked") == 1 and both.count('data-column="Column 5"><p>5</p>') == 2
-    assert "data-long" not in both
+    assert "data-long" not in both and "data-empty" not in both
+    assert finish.stacked(table(6).replace("<p>2</p>", "<p></p>", 1)).count('data-column="Column 2" data-empty=""') == 1
     text = "a claim with its evidence, told in words that fill more than a line"
     assert finish.stacked(table(6).replace("<p>2</p>", f"<p><em>{text}</em></p>")).count(f'data-column="Column 2" data-long=""><p><em>{text}') == 2
+    figures = table(3).replace("<td><p>1", '<td class="text-right"><p>0.99 (0.93 to 1.06)').replace("<td><p>2", '<td class="text-right"><p>1.00 (0.97 to 1.02)')
+    assert finish.stacked(figures).count('data-column="Column 2"') == 2, "figures that a phone would cut"
+    assert finish.stacked(figures.replace(' class="text-right"', "")).count("data-stacked") == 0, "text wraps"
+    assert finish.stacked(table(3).replace("<p>1</p>", f"<p>{'x' * 40}</p>")).count("data-stacked") == 1, "so does no long word"
     spanned = table(6).replace("<td>", '<td colspan="2">', 1)
     assert finish.stacked(spanned) == spanned
 

@@ -22,6 +22,8 @@ from bnnlib.book.pages import share
 TITLE = "Binary neural networks, reproduced"
 _NO_PAGE = {"search.html", "genindex.html", "404.html"}
 _LONG = 60  # letters; a cell with more does not stand well beside the name of its column
+_PHONE = 50  # letters across a phone's column
+_FIRST = 16  # letters that the first column takes there (book.css)
 _TAGS = re.compile(r"<(script|style|svg|mjx-container)\b.*?</\1>|<[^>]+>", re.DOTALL)
 
 
@@ -106,8 +108,8 @@ def finish(site: Path, root: Path, published: Published) -> None:
 
 
 def stacked(text: str) -> str:
-    """Cells of tables with five columns or more know their column, and whether they hold a text: a phone shows each row as a
-    list of its cells."""
+    """Cells of tables with five columns or more, or with words and figures too wide for a phone, know their column, and whether they
+    hold a text: a phone shows each row as a list of its cells."""
     return re.sub(r"<table\b(?:(?!<table\b).)*?</table>", lambda found: _stacked(found[0]), text, flags=re.DOTALL)
 
 
@@ -115,19 +117,32 @@ def _stacked(text: str) -> str:
     """One table. Attributes are put into its text where the parser found the tags; all else stays as it is."""
     table = BeautifulSoup(text, "html.parser").table
     names = [_words(cell) for cell in table.thead.find_all("th")] if table.thead else []
-    if len(names) < 5 or not table.tbody or table.find(rowspan=True) or table.find(colspan=True):
+    if not names or not table.tbody or table.find(rowspan=True) or table.find(colspan=True):
+        return text
+    if len(names) < 5 and _least(table) <= _PHONE:
         return text
     more = [(table, ' data-stacked=""')]
     for row in table.tbody.find_all("tr"):
         for number, cell in enumerate(row.find_all("td")):
             name = names[number] if number < len(names) else ""
-            long = ' data-long=""' if len(_words(cell)) > _LONG else ""
-            more.append((cell, f' data-column="{html.escape(name, quote=True)}"{long}'))
+            kind = ' data-long=""' if len(_words(cell)) > _LONG else "" if cell.get_text(strip=True) or cell.find("img") else ' data-empty=""'
+            more.append((cell, f' data-column="{html.escape(name, quote=True)}"{kind}'))
     lines = [0, *(found.end() for found in re.finditer("\n", text))]
     for tag, attributes in reversed(more):
         at = lines[tag.sourceline - 1] + tag.sourcepos + len(f"<{tag.name}")
         text = text[:at] + attributes + text[at:]
     return text
+
+
+def _least(table: Tag) -> int:
+    """Letters across that a table needs at least: of each column its longest word, or its longest figure, and room on both sides."""
+    widths: dict[int, int] = {}
+    for row in table.find_all("tr"):
+        for number, cell in enumerate(row.find_all(["td", "th"])):
+            told = _words(cell)
+            parts = [told] if cell.name == "td" and "text-right" in cell.get("class", []) else told.split()
+            widths[number] = max(widths.get(number, 0 if number else _FIRST), *map(len, parts), 0)
+    return sum(width + 2 for width in widths.values())
 
 
 def _words(cell: Tag) -> str:
