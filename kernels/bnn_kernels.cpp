@@ -1,6 +1,7 @@
 // cppimport
-// The Python shell: NumPy arrays in, checks, threads, the kernels, NumPy arrays out. Everything it computes is in the
-// headers. Kept free of PyTorch's headers so that it compiles in seconds; bnnlib/ops is what puts it under PyTorch.
+// The Python shell: NumPy arrays in, checks, threads, the kernels, NumPy arrays out; what each layer calls takes
+// addresses, as an array costs a microsecond to make. Everything it computes is in the headers. Kept free of PyTorch's
+// headers so that it compiles in seconds; bnnlib/ops is what puts it under PyTorch.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -91,29 +92,33 @@ void prepack(const std::string& name, const std::vector<isize>& conv, py::array 
     bnn::prepack(v, g, from, to, scratch.data());
 }
 
-// x: float32 [N][C][H][W], any strides, or bf16 as uint16 [N][H][W][C], contiguous; bits: int64 [N][H][W][words(C)].
-void pack(const std::string& name, py::array x, py::array bits, isize threads) {
+// What lies at an address that the caller vouches for. Only nothing may lie nowhere.
+template <class T>
+T* at(isize address, const char* name, bool nothing) {
+    if (!address && !nothing) fail(std::string(name) + " has no memory: it is no plain tensor of the CPU");
+    return (T*)address;
+}
+
+// x: float32 [N][C][H][W] or, with `halves`, bf16; sizes: n, c, h, w, and the strides of x in elements, which are those
+// of [N][H][W][C], contiguous, for bf16. bits: int64 [N][H][W][words(C)].
+void pack(const std::string& name, isize x, bool halves, const std::vector<isize>& sizes, isize bits, isize threads) {
     const bnn::Variant& v = variant_named(name);
-    if (x.ndim() == 4 && x.dtype().equal(py::dtype::of<uint16_t>())) {
-        const isize n = x.shape(0), h = x.shape(1), w = x.shape(2), c = x.shape(3), words = bnn::words(c);
-        const uint16_t* from = data<const uint16_t>(x, "x", {n, h, w, c});
-        uint64_t* to = (uint64_t*)data<int64_t>(bits, "bits", {n, h, w, words});
-        py::gil_scoped_release release;
+    if (sizes.size() != 8) fail("pack takes four sizes and four strides, got " + std::to_string(sizes.size()));
+    const isize n = sizes[0], c = sizes[1], h = sizes[2], w = sizes[3], words = bnn::words(c);
+    const isize sn = sizes[4], sc = sizes[5], sh = sizes[6], sw = sizes[7];
+    const bool nothing = !(n * c * h * w);
+    const void* data = at<const void>(x, "x", nothing);
+    uint64_t* to = at<uint64_t>(bits, "bits", nothing);
+    py::gil_scoped_release release;
+    if (halves) {
         const isize piece = bnn::most(16, 16384 / bnn::most(c, 1));
         bnn::parallel_for(threads, bnn::ceil_div(n * h * w, piece), 0, [&](isize item, uint8_t*) {
             for (isize p = item * piece; p < bnn::least(n * h * w, (item + 1) * piece); ++p)
-                v.pack_bf16(from + p * c, c, to + p * words);
+                v.pack_bf16((const uint16_t*)data + p * c, c, to + p * words);
         });
         return;
     }
-    if (x.ndim() != 4 || !x.dtype().equal(py::dtype::of<float>())) fail("pack needs a float32 array of 4 dimensions");
-    const isize n = x.shape(0), c = x.shape(1), h = x.shape(2), w = x.shape(3), words = bnn::words(c);
-    uint64_t* to = (uint64_t*)data<int64_t>(bits, "bits", {n, h, w, words});
-    for (int i = 0; i < 4; ++i)
-        if (x.strides(i) % 4) fail("the strides of x are not multiples of 4 bytes");
-    const isize sn = x.strides(0) / 4, sc = x.strides(1) / 4, sh = x.strides(2) / 4, sw = x.strides(3) / 4;
-    const float* from = (const float*)x.data();
-    py::gil_scoped_release release;
+    const float* from = (const float*)data;
     // Lines that follow one another in memory are one long line: fewer, larger pieces of work.
     const bool joined = h > 1 && sh == w * sw;
     const isize lines = joined ? 1 : h, length = joined ? h * w : w,
@@ -134,43 +139,34 @@ void pack(const std::string& name, py::array x, py::array bits, isize threads) {
     });
 }
 
-void conv2d(const std::string& name, const std::vector<isize>& conv, py::array bits, py::array blob, py::array to,
-            bool channels_first, py::object scale, py::object bias, py::object residual, py::object threshold,
-            py::object flip, isize pool, isize threads) {
+bnn::Out out_named(const std::string& name) {
+    if (name == "float32") return bnn::Out::float32;
+    if (name == "bfloat16") return bnn::Out::bfloat16;
+    if (name == "int16") return bnn::Out::int16;
+    if (name == "bits") return bnn::Out::bits;
+    fail("no result is \"" + name + "\"");
+}
+
+void conv2d(const std::string& name, const std::vector<isize>& conv, isize bits, isize blob, isize bytes, isize to,
+            const std::string& out, bool channels_first, isize scale, isize bias, isize residual, isize threshold,
+            isize flip, isize pool, isize threads) {
     const bnn::Variant& v = variant_named(name);
     const bnn::Conv g = geometry(conv);
-    bnn::Epilogue e;
-    e.channels_first = channels_first, e.pool = pool;
-    e.scale = optional_data<const float>(scale, "scale", {g.o});
-    e.bias = optional_data<const float>(bias, "bias", {g.o});
-    e.threshold = optional_data<const int32_t>(threshold, "threshold", {g.o});
-    e.flip = (const uint64_t*)optional_data<const int64_t>(flip, "flip", {bnn::words(g.o)});
     if (pool < 1) fail("pool is " + std::to_string(pool) + ", expected 1 or more");
-    const isize oh = g.oh() / pool, ow = g.ow() / pool;
-    if (to.dtype().equal(py::dtype::of<float>())) {
-        const std::vector<isize> shape =
-            channels_first ? std::vector<isize>{g.n, g.o, oh, ow} : std::vector<isize>{g.n, oh, ow, g.o};
-        e.out = bnn::Out::float32;
-        e.to = data<float>(to, "result", shape);
-        e.residual = optional_data<const float>(residual, "residual", shape);
-    } else if (to.dtype().equal(py::dtype::of<uint16_t>())) {
-        e.out = bnn::Out::bfloat16;
-        e.channels_first = false;
-        e.to = data<uint16_t>(to, "result", {g.n, oh, ow, g.o});
-    } else if (to.dtype().equal(py::dtype::of<int16_t>())) {
-        e.out = bnn::Out::int16;
-        e.to = data<int16_t>(to, "result", {g.n, oh, ow, g.o});
-    } else {
-        e.out = bnn::Out::bits;
-        e.to = data<int64_t>(to, "result", {g.n, oh, ow, bnn::words(g.o)});
-    }
+    const bool nothing = !(g.n * g.h * g.w * g.c);
+    bnn::Epilogue e;
+    e.out = out_named(out);
+    e.channels_first = channels_first && e.out == bnn::Out::float32;
+    e.pool = pool;
+    e.scale = (const float*)scale, e.bias = (const float*)bias, e.residual = (const float*)residual;
+    e.threshold = (const int32_t*)threshold, e.flip = (const uint64_t*)flip;
+    e.to = at<void>(to, "the result", nothing || !(g.oh() / pool) || !(g.ow() / pool));
     if (const char* wrong = bnn::check(g, e))
         fail(std::string("cannot convolve: ") + wrong + "; K = " + std::to_string(g.k()));
-    const uint64_t* from = (const uint64_t*)data<const int64_t>(bits, "bits", {g.n, g.h, g.w, bnn::words(g.c)});
-    if (blob.ndim() != 1) fail("prepacked weights have one dimension");
-    const uint8_t* packed = data<const uint8_t>(blob, "prepacked weights", {blob.shape(0)});
+    const uint64_t* from = at<const uint64_t>(bits, "bits", nothing);
     bnn::Blob b;
-    if (const char* wrong = bnn::open_blob(v, g, packed, blob.shape(0), &b)) fail(wrong);
+    const uint8_t* packed = at<const uint8_t>(blob, "prepacked weights", !bytes);
+    if (const char* wrong = bnn::open_blob(v, g, packed, bytes, &b)) fail(wrong);
 
     py::gil_scoped_release release;
     static thread_local bnn::Memory memory;
@@ -299,16 +295,18 @@ PYBIND11_MODULE(bnn_kernels, m) {
         "prepack", prepack, py::arg("variant"), py::arg("conv"), py::arg("weights"), py::arg("blob"),
         "Write weights, uint8 [O, ceil(K / 8)], a bit each, as the variant reads them into blob, uint8 [blob_bytes].");
     m.def(
-        "pack", pack, py::arg("variant"), py::arg("x"), py::arg("bits"), py::arg("threads"),
-        "Write the signs of x, float32 [N, C, H, W] with any strides or bf16 as uint16 [N, H, W, C], into bits, int64\n"
-        "[N, H, W, words(C)].");
+        "pack", pack, py::arg("variant"), py::arg("x"), py::arg("halves"), py::arg("sizes"), py::arg("bits"),
+        py::arg("threads"),
+        "Write the signs of x, float32 [N, C, H, W] with any strides or, with halves, bf16 [N, H, W, C], into bits,\n"
+        "int64 [N, H, W, words(C)]. sizes: [n, c, h, w] and the strides of each in elements. x, bits: addresses, of\n"
+        "memory that the caller has checked.");
     m.def(
-        "conv2d", conv2d, py::arg("variant"), py::arg("conv"), py::arg("bits"), py::arg("blob"), py::arg("to"),
-        py::arg("channels_first"), py::arg("scale"), py::arg("bias"), py::arg("residual"), py::arg("threshold"),
-        py::arg("flip"), py::arg("pool"), py::arg("threads"),
-        "Convolve bits with prepacked weights into to: float32, bf16 as uint16, int16, or bits as int64. scale, bias:\n"
-        "float32 [O] or None; residual: as to, or None; threshold: int32 [O]; flip: int64 [words(O)]; pool: side of a\n"
-        "window whose largest sum is kept.");
+        "conv2d", conv2d, py::arg("variant"), py::arg("conv"), py::arg("bits"), py::arg("blob"), py::arg("blob_bytes"),
+        py::arg("to"), py::arg("out"), py::arg("channels_first"), py::arg("scale"), py::arg("bias"),
+        py::arg("residual"), py::arg("threshold"), py::arg("flip"), py::arg("pool"), py::arg("threads"),
+        "Convolve bits with prepacked weights into to, which is float32, bfloat16, int16 or bits, as out says. Tensors\n"
+        "are addresses, of contiguous memory that the caller has checked; 0 is none. scale, bias: float32 [O]; residual:\n"
+        "as to; threshold: int32 [O]; flip: int64 [words(O)]; pool: side of a window whose largest sum is kept.");
     m.def("gradients", list_gradients, "(name, whether this CPU has them) of each kind of gradients, best first.");
     m.def("gradients_of", gradients_of, py::arg("variant"),
           "The name of the gradients that go with a variant, or None.");

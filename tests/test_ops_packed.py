@@ -96,6 +96,32 @@ def test_scale_bias_and_residual_round_as_pytorch_does(variant, channels_last, o
     assert torch.equal(ops.conv2d_packed(x, ready, w.shape, padding=1, bias=bias), dot + bias[:, None, None])
 
 
+def negative_view(t: torch.Tensor) -> torch.Tensor:
+    """The values of ``t`` as PyTorch keeps the imaginary part of a conjugate: memory holds -t."""
+    view = torch.complex(torch.zeros_like(t), -t).conj().imag
+    assert view.is_neg() and torch.equal(view, t)
+    return view
+
+
+def test_values_whose_memory_holds_their_negatives(variant):
+    x, w, scale, bias, residual = randn(2, 70, 5, 4), randn(9, 70, 3, 3, seed=1), randn(9, seed=2), randn(9, seed=3), randn(2, 9, 5, 4, seed=4)
+    ready = ops.prepack(ops.pack_weight(w), w.shape)
+    assert torch.equal(ops.pack_weight(negative_view(w)), ops.pack_weight(w))
+    assert torch.equal(ops.pack_activation(negative_view(x)), ops.pack_activation(x))
+    expected = ops.conv2d_packed(x, ready, w.shape, 1, 1, scale=scale, bias=bias, residual=residual)
+    views = {"scale": negative_view(scale), "bias": negative_view(bias), "residual": negative_view(residual)}
+    assert torch.equal(ops.conv2d_packed(negative_view(x), ready, w.shape, 1, 1, **views), expected)
+
+
+def test_tensors_without_memory_are_refused():
+    x, w = randn(1, 70, 3, 3), randn(4, 70, 3, 3, seed=1)
+    zeros = torch._efficientzerotensor
+    with pytest.raises(ValueError, match="no memory"):
+        ops.conv2d_packed(zeros((1, 70, 3, 3)), ops.pack_weight(w), w.shape, 1, 1)
+    with pytest.raises(ValueError, match="no memory"):
+        ops.conv2d_packed(x, ops.pack_weight(w), w.shape, 1, 1, scale=zeros((4,)))
+
+
 def test_linear_epilogues(variant):
     x, w = randn(2, 3, 77), randn(45, 77, seed=1)
     dot = (signs(x) @ signs(w).t()).float()

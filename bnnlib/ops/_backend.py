@@ -22,6 +22,18 @@ from bnnlib import native
 Geometry = Sequence[int]  # n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups
 
 
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int16: "int16", torch.int64: "bits"}  # of results
+
+
+def _address(t: Tensor | None) -> int:
+    if t is None:
+        return 0
+    address = t.data_ptr()
+    if not address and t.numel():  # 0 says that there is no tensor
+        raise ValueError("a tensor has no memory: give plain tensors of the CPU")
+    return address
+
+
 def _array(t: Tensor | None):
     if t is not None and t.dtype == torch.bfloat16:  # which NumPy lacks
         t = t.view(torch.uint16)
@@ -38,7 +50,11 @@ class Native:
         self.gradients = module.gradients_of(variant)  # the name of those it has, or None
 
     def pack(self, x: Tensor, out: Tensor) -> None:
-        self.module.pack(self.variant, _array(x), _array(out), torch.get_num_threads())
+        x = x.resolve_neg()
+        halves = x.dtype == torch.bfloat16  # [N, H, W, C]
+        n, c, h, w = (*x.shape[:1], *x.shape[3:], *x.shape[1:3]) if halves else x.shape
+        strides = [h * w * c, 1, w * c, c] if halves else x.stride()
+        self.module.pack(self.variant, x.data_ptr(), halves, [n, c, h, w, *strides], out.data_ptr(), torch.get_num_threads())
 
     def blob_bytes(self, geometry: Geometry) -> int:
         return self.module.blob_bytes(self.variant, geometry)
@@ -50,8 +66,8 @@ class Native:
         self, geometry, bits, blob, out, channels_first, scale, bias, residual, threshold, flip, pool
     ) -> None:
         self.module.conv2d(
-            self.variant, geometry, _array(bits), _array(blob), _array(out), channels_first, _array(scale), _array(bias),
-            _array(residual), _array(threshold), _array(flip), pool, torch.get_num_threads(),
+            self.variant, geometry, bits.data_ptr(), blob.data_ptr(), blob.numel(), out.data_ptr(), _NAMES[out.dtype], channels_first,
+            _address(scale), _address(bias), _address(residual), _address(threshold), _address(flip), pool, torch.get_num_threads(),
         )  # fmt: skip
 
     def gradient_of_input(self, geometry: Geometry, dy: Tensor, weights: Tensor, scale: Tensor, out: Tensor) -> None:
@@ -152,7 +168,7 @@ def variants() -> list[tuple[str, str, bool]]:
 
 def of(t: Tensor):
     """What computes where ``t`` lies: :func:`backend`, or the kernels for its GPU."""
-    if t.device.type != "cuda":
+    if not t.is_cuda:
         return backend()
     from bnnlib.ops import cuda
 

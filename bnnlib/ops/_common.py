@@ -91,18 +91,19 @@ def float32(x: Tensor) -> Tensor:
 
 def same_device(x: Tensor, **others: Tensor | None) -> None:
     """Raises ``ValueError`` for one of ``others`` that lies elsewhere than ``x``."""
+    device = x.device
     for name, t in others.items():
-        if t is not None and t.device != x.device:
+        if t is not None and t.device != device:
             raise ValueError(f"x is on {x.device} and {name} on {t.device}: move one of them")
 
 
 def vector(t: Tensor | None, name: str, dtype: torch.dtype, size: int) -> Tensor | None:
-    """``t``, contiguous, if it is of this type and ``[size]``; None where it is None. Else raises ``ValueError`` that says ``name``."""
+    """``t``, contiguous, as memory holds it, if it is of this type and ``[size]``; None where it is None. Else raises ``ValueError`` that says ``name``."""
     if t is None:
         return None
     if t.dtype != dtype or t.dim() != 1 or t.shape[0] != size:
         raise ValueError(f"{name} must be {str(dtype).removeprefix('torch.')} [{size}], got {describe(t)}")
-    return t.contiguous()
+    return t.resolve_neg().contiguous()
 
 
 def direct(x: Tensor) -> bool:

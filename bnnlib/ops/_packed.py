@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -161,31 +162,34 @@ def convolved(
     scale=None, bias=None, residual=None, threshold=None, flip=None, pool=1, out="float32",
 ) -> Tensor:  # fmt: skip
     """:func:`conv2d_now` behind its checks: of ``bits`` int64 ``[N, H, W, words]``; ``channels_first``: the result's memory."""
-    (o, cg, kh, kw), (n, h, w, _) = shape, bits.shape
-    c = cg * groups
-    geometry = [n, h, w, c, o, kh, kw, *stride, *padding, *dilation, groups]
+    n, h, w, _ = bits.shape
+    o = shape[0]
     same_device(bits, weight=weight, scale=scale, bias=bias, residual=residual, threshold=threshold, flip=flip)
     scale, bias, threshold, flip = _epilogue(o, scale, bias, residual, threshold, flip, pool, out)
     blob = _blob(weight, shape, groups)
-    if min(stride) < 1 or pool < 1:
-        raise ValueError(f"stride and pool must be 1 or more, got {list(stride)} and {pool}")
-    if min(dilation) >= 1 and min(padding) >= 0:
-        for size, kernel, pad, step in zip((h, w), (kh, kw), padding, dilation, strict=True):
-            if step * (kernel - 1) + 1 > size + 2 * pad:
-                raise ValueError(
-                    f"the kernel is larger than the padded input: kernel {kh} x {kw}, dilation {list(dilation)}, input {h} x {w} with padding "
-                    f"{list(padding)}"
-                )
-    oh = max(0, output_size(h, kh, stride[0], padding[0], dilation[0]) // pool)
-    ow = max(0, output_size(w, kw, stride[1], padding[1], dilation[1]) // pool)
+    geometry, oh, ow = _sizes(n, h, w, *shape, *stride, *padding, *dilation, groups, pool)
     last = words(o) if out == "bits" else o
     y = torch.empty((n, o, oh, ow) if channels_first else (n, oh, ow, last), dtype=DTYPES[out], device=bits.device)
     if residual is not None:
         if residual.dtype != torch.float32 or list(residual.shape) != [n, o, oh, ow]:
             raise ValueError(f"residual must be float32 {[n, o, oh, ow]}, got {describe(residual)}")
+        residual = residual.resolve_neg()
         residual = residual.contiguous() if channels_first else residual.permute(0, 2, 3, 1).contiguous()
     _backend.of(bits).conv2d(geometry, bits, blob, y, channels_first, scale, bias, residual, threshold, flip, pool)
     return y if channels_first or out == "bits" else y.permute(0, 3, 1, 2)
+
+
+@lru_cache(4096)
+def _sizes(n, h, w, o, cg, kh, kw, sh, sw, ph, pw, dh, dw, groups, pool) -> tuple[tuple[int, ...], int, int]:
+    """(the kernels' geometry, height, width of the result). Kept, as it takes as long as a small layer. Raises ``ValueError``."""
+    if min(sh, sw, pool) < 1:
+        raise ValueError(f"stride and pool must be 1 or more, got {[sh, sw]} and {pool}")
+    if min(dh, dw) >= 1 and min(ph, pw) >= 0 and (dh * (kh - 1) + 1 > h + 2 * ph or dw * (kw - 1) + 1 > w + 2 * pw):
+        raise ValueError(
+            f"the kernel is larger than the padded input: kernel {kh} x {kw}, dilation {[dh, dw]}, input {h} x {w} with padding {[ph, pw]}"
+        )
+    oh, ow = output_size(h, kh, sh, ph, dh) // pool, output_size(w, kw, sw, pw, dw) // pool
+    return (n, h, w, cg * groups, o, kh, kw, sh, sw, ph, pw, dh, dw, groups), max(0, oh), max(0, ow)
 
 
 def _conv2d_packed_fake(
@@ -227,7 +231,7 @@ def linear_now(
     if residual is not None:
         if residual.dtype != torch.float32 or list(residual.shape) != [*x.shape[:-1], o]:
             raise ValueError(f"residual must be float32 {[*x.shape[:-1], o]}, got {describe(residual)}")
-        residual = residual.reshape(1, 1, m, o).contiguous()
+        residual = residual.resolve_neg().reshape(1, 1, m, o).contiguous()
     # The rows of a linear layer are the pixels of one line of a 1 x 1 convolution.
     geometry = [1, 1, m, k, o, 1, 1, 1, 1, 0, 0, 1, 1, 1]
     if m:
