@@ -165,7 +165,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "pays-accuracy": pays.accuracy(folder),
         "pays-files": pays.files(),
         "pays-nets": pays.whole_nets(root / "results" / "bench"),
-        "headlines": scoreboard.headline_table(folder),
+        "headlines": scoreboard.headline_table(folder, how=scoreboard.IN_SHORT),
         "claims": claims.page(root, listed),
         "literature": literature.table(folder),
         "scoreboard": scoreboard.grouped_tables(folder),

@@ -263,7 +263,7 @@ SUPPORTED: tuple[tuple[str, str, str], ...] = (
      "1e-6 and 1e-5 of the value"),
     ("piecewise activations", "`Hardsigmoid`, `Hardswish`, `abs`, `square`, `sqrt`, `rsqrt`, `reciprocal`, `torch.sign`; `where`, "
      "`masked_fill` and `(x > c).float()` where the condition compares a value with a number and no choice can be infinite or NaN", "1e-6"),
-    ("arithmetic", "`+ - * /`, `maximum`, `minimum` of two values (with broadcasting), with numbers, parameters and buffers", "exact; `c / x` 1e-6"),
+    ("arithmetic", "`+ - * /`, `maximum`, `minimum` of two values (with broadcasting), with numbers, parameters and buffers", "exact; `c / x` 10⁻⁶"),
     ("moving values", "`view`, `reshape`, `flatten`, `permute`, `transpose`, slices, `chunk`, `split`, `flip`, `roll`, `expand`, `repeat`, "
      "`pad` in every mode, `PixelShuffle`, channel shuffle, nearest resizing", "exact"),
     ("joining", "`cat`, `stack`, also with a parameter or a constant for every image "

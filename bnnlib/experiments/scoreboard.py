@@ -46,6 +46,10 @@ HOW_P = (
     "teacher counts as the same, a real-valued twin as another), raised by Holm's method because all rows of two runs or more are "
     "tested at once; raised, it is no longer the probability of one run."
 )
+IN_SHORT = (
+    "p: how likely one more run of ours is to lie as far from our mean as the source's figure; a small p speaks for a difference. "
+    "The [scoreboard](scoreboard.md) says how it is computed."
+)
 
 
 def markdown_table(folder: Path = records.FOLDER, names: list[str] | None = None) -> str:
@@ -75,9 +79,9 @@ def markdown_table(folder: Path = records.FOLDER, names: list[str] | None = None
     return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
 
 
-def headline_table(folder: Path = records.FOLDER, *, links: bool = False) -> str:
+def headline_table(folder: Path = records.FOLDER, *, links: bool = False, how: str = HOW_P) -> str:
     """The rows that have both a published figure and a record, as a Markdown table. ``links``: to the recipes'
-    files."""
+    files. ``how``: what is said below it of p."""
     lines = [
         "| network | claimed % | measured % | seeds | verdict |",
         "|---|---:|---:|---:|---|",
@@ -94,7 +98,7 @@ def headline_table(folder: Path = records.FOLDER, *, links: bool = False) -> str
     return (
         "\n".join(lines)
         + "\n\n\\* best epoch, picked on the test set by the source; ours is picked the same way. All are top-1 accuracies. "
-        + HOW_P
+        + how
         + "\n"
     )
 

@@ -193,8 +193,9 @@ def _speed(root: Path) -> tuple[str, str, str]:
         for one in found
     )
     text = (
-        f"S2 claims **{_CLAIMED_SPEED}×**. Measured, for single layers, over the best rival of each and over PyTorch's float32:\n\n"
-        "| core | over the best rival | with bits in and out | over float32 |\n|---|---|---|---|\n"
+        f"S2 claims **{_CLAIMED_SPEED}×**. Measured, for single layers with floats in and out, over the best rival of each and over "
+        "PyTorch's float32:\n\n"
+        "| core | over the best rival | the same, bits in and out | over float32 |\n|---|---|---|---|\n"
         f"{rows}\n\n"
         "The best rival is the fastest in float32, bfloat16 or int8 on the same core; below 1× it is faster than ours."
         + " ≈: a ratio of median times." * any(one.unpaired for one in found)

@@ -89,9 +89,10 @@ def told(watched: Signs, names: Mapping[str, str]) -> str:
     gains = np.array([e.renormed_top1 - e.test_top1 for e in watched.epochs])
     widest = watched.epochs[int(np.abs(gains).argmax())]
     return (
-        f"One run, seed {watched.seed}. From epoch {first.epoch} to epoch {last.epoch} the share of signs that an epoch flips falls "
-        f"{' and '.join(parts)}. The cosine between the estimator's gradient and the effect of single flips on the loss, over "
-        f"{diagnostics.SAMPLED} weights of a layer, is {agreed}. "
-        f"Batch norm estimated anew on {diagnostics.RENORM:,} training images changes the test accuracy by {signed(gains.mean())} points on "
-        f"average; the largest change is {signed(widest.renormed_top1 - widest.test_top1)} points, after epoch {widest.epoch}."
+        f"One run, seed {watched.seed}:\n\n"
+        f"- **Flips.** From epoch {first.epoch} to epoch {last.epoch} the share of signs that an epoch flips falls {' and '.join(parts)}.\n"
+        f"- **Gradient.** The cosine between the estimator's gradient and the effect of single flips on the loss, over "
+        f"{diagnostics.SAMPLED} weights of a layer, is {agreed}.\n"
+        f"- **Batch norm.** Estimating it anew on {diagnostics.RENORM:,} training images changes the test accuracy by {signed(gains.mean())} "
+        f"points on average; the largest change is {signed(widest.renormed_top1 - widest.test_top1)} points, after epoch {widest.epoch}."
     )
