@@ -66,7 +66,8 @@ def test_numbers_of_the_rows_are_those_of_the_records_by_hand():
     jump = signed(mean(student, 0) - mean(base, 0), 1), signed(ahead("S2", "epoch1", "epoch1-base"), 1)
     assert "{} points in place of {}".format(*jump) in said["epoch 1 jumps by distillation, from"].verdict
     gaps = [f"{mean(teacher) - mean(one):.1f}" for one in (base, student)]
-    assert "{} to {}:".format(*gaps) in said["gap to full precision, points, from"].evidence
+    gap = said["gap to full precision, points, from"].evidence
+    assert "{} to {} below".format(*gaps) in gap and f"baseline: {mean(student) - mean(base):+.2f} ±" in gap
     whole, rate = mean(student) - mean(base), mean(base) - mean("s1-vgg")
     points = said["points over the baseline by three changes"]
     assert f"{whole:+.2f} ±" in points.evidence and f"{rate:.2f} points lower" in points.evidence
@@ -78,6 +79,8 @@ def test_numbers_of_the_rows_are_those_of_the_records_by_hand():
     assert re.match("{} .* against {} ".format(*fourth), said["after epoch 4, %, against the baseline"].evidence)
     ends = [curve[-1] for curve in curves("s1-vgg-5ep-identity")]
     assert f"lie {max(ends) - min(ends):.2f} points apart" in said["no ReLU between binary layers"].evidence
+    order = signed(mean("s1-vgg-5ep-bn-after") - mean("s1-vgg-5ep-no-stem-relu"), 2)
+    assert f"both without the first ReLU, 5 epochs: {order} ±" in said["batch norm must come after the binary convolution"].evidence
     lenet = said["LeNet-5, binary less real-valued, points"]
     assert lenet.figure == signed(ahead("S4", "lenet", "lenet-real"), 2)
     assert f"last epochs: {signed(mean('s4-lenet5') - mean('s4-lenet5-real'), 2)} ±" in lenet.evidence

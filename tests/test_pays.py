@@ -86,3 +86,35 @@ def test_files_are_those_of_the_networks_that_are_timed():
     assert len(found) == len(nets.nets())
     # The format's own arithmetic: a whole net of bits could shrink by 32 at most.
     assert all(1 < float(row["times smaller"]) <= float(row["with int8"]) < 32 for row in found)
+
+
+def test_other_networks_are_described_as_their_records_and_files_are():
+    text = pays.others(RUNS)
+    found = rows(text)
+    names = [name for pair in pays.OTHERS for name in pair]
+    assert len(found) == len(names)
+    factors = []
+    for name, row in zip(names, found, strict=True):
+        runs = last(name)
+        assert float(row["last epoch %"].split(" ± ")[0]) == pytest.approx(statistics.mean(runs.values()), abs=0.006)
+        assert int(row["runs"]) == len(runs)
+        one_bit = float(row["of 1 bit"].replace(",", ""))
+        assert (one_bit > 0) == (name in dict(pays.OTHERS))
+        factors.append(float(row["file with int8, kB"].replace(",", "")))
+    ratios = [real / bits for bits, real in zip(factors[::2], factors[1::2], strict=True)]
+    assert float(re.search(r"its file is ([\d.]+) to", text)[1]) == pytest.approx(min(ratios), rel=0.01)
+    # The first convolution of S2's student: 3 × 128 × 9 products at 32 × 32 places, and two shortcuts of 1 × 1.
+    real = 3 * 128 * 9 * 32**2 + 128 * 256 * 16**2 + 256 * 512 * 8**2
+    real += 8192 * 1024 + 1024 * 10
+    assert float(found[4]["real-valued"]) == pytest.approx(real / 1e6, abs=0.06)
+
+
+def test_a_real_valued_network_that_is_no_better_is_a_claim_that_failed(tmp_path, a_record):
+    for recipe in pays.OTHERS[0]:
+        record = a_record(seed=0).model_copy(update={"recipe": recipe})
+        path = records.path_of(recipe, 0, tmp_path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        records.write(record, path)
+    with pytest.raises(ClaimFailed, match="the real-valued network has the higher accuracy"):
+        pays.others(tmp_path)
+    assert pays.others(tmp_path / "none") == "*There is no pair of runs to compare.*\n"

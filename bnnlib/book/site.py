@@ -164,6 +164,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "citation": landing.citation(),
         "pays-accuracy": pays.accuracy(folder),
         "pays-files": pays.files(),
+        "pays-others": pays.others(folder),
         "pays-nets": pays.whole_nets(root / "results" / "bench"),
         "headlines": scoreboard.headline_table(folder, how=scoreboard.IN_SHORT),
         "claims": claims.page(root, listed),

@@ -72,7 +72,7 @@ def hero(root: Path) -> str:
         panels.append(_bars(found))
         caption += (
             " The bars are speed-ups. S2, one of the five systems, claims the dashed one for inference. The others are measured on one core: the "
-            "median 1-bit convolution with floats in and out, over PyTorch's float32 and over the best rival, which is the fastest of "
+            "median 1-bit convolution with floats in and out (channels last), over PyTorch's float32 and over the best rival, which is the fastest of "
             f"PyTorch and ONNX Runtime in float32, bfloat16 and int8.{_makers(found)}"
         )
     return (

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bnnlib import recipes, records
+import torch
+
+from bnnlib import models, recipes, records
 from bnnlib.benchmarks import nets, networks, speed
 from bnnlib.book import tables
 from bnnlib.book.pages.landing import sizes, times
 from bnnlib.book.prose import claim, listed
-from bnnlib.book.studies import evidence
+from bnnlib.book.studies import evidence, inventory
+from bnnlib.statistics import Spread
 
 # A net with one bit, and the same net with real-valued weights and activations, trained alike.
 TWINS = {
@@ -20,6 +23,9 @@ TWINS = {
     "Network in Network": ("s4-nin-60ep", "s4-nin-real-60ep"),
     "ResNet-18": ("tiny-s5-resnet18-xnorpp-7ep", "tiny-s5-resnet18-real-7ep"),
 }
+
+# A net with one bit, and a real-valued one of another shape for the same data, trained as a teacher.
+OTHERS = (("ours-lenet5", "ours-lenet5-teacher"), ("ours-vgg-20ep", "ours-teacher"), ("s2-student", "s2-teacher"))
 
 
 def accuracy(folder: Path) -> str:
@@ -86,6 +92,47 @@ def files() -> str:
         "smaller: the packed file, its real-valued layers in float32; with int8: those as int8."
     )
     return f"{told}\n\n{tables.captioned(shown, caption, 'tab-pays-files')}"
+
+
+def others(folder: Path) -> str:
+    """The pairs of :data:`OTHERS` that have records in ``folder``: accuracy, file and products of both, and a sentence."""
+    rows, ahead, larger = [], [], []
+    for pair in OTHERS:
+        found = [[run.top1_last for run in records.read_all(folder, name)] for name in pair]
+        if not all(found):
+            continue
+        for name, accuracies in zip(pair, found, strict=True):
+            recipe = recipes.load(name)
+            model = models.build(recipe.model.name, **recipe.model.options).eval()
+            products = inventory.operations(model, torch.zeros(1, *nets.shape_of(name)))
+            rows.append(
+                {
+                    "network": recipe.title if recipe.source == "ours" else f"{recipe.source}: {recipe.title}",
+                    "data": tables.DATA_SETS.get(recipe.dataset, recipe.dataset),
+                    "epochs": recipe.epochs,
+                    "last epoch %": str(Spread.of(accuracies)),
+                    "runs": len(accuracies),
+                    "file with int8, kB": sizes(name).int8 / 1e3,
+                    "of 1 bit": products["1-bit"] / 1e6,
+                    "real-valued": products["real"] / 1e6,
+                }
+            )
+        bits, real = found
+        ahead.append(min(real) > max(bits))
+        larger.append(rows[-1]["file with int8, kB"] / rows[-2]["file with int8, kB"])
+    if not rows:
+        return "*There is no pair of runs to compare.*\n"
+    told = claim(
+        all(ahead) and min(larger) > 1,
+        f"In each of these {len(larger)} pairs the real-valued network has the higher accuracy. With its weights as int8 its file is "
+        f"{min(larger):.2f} to {max(larger):.2f} times as large as that of the network with one bit, far less than the factors above. ",
+    )
+    shown = tables.markdown(rows, digits={"file with int8, kB": 0, "of 1 bit": 1, "real-valued": 1}, right=["last epoch %"])
+    caption = (
+        "Networks with one bit, and real-valued ones of another shape for the same data. Last epoch: of the network as it was trained, mean "
+        "± standard deviation over the runs, not of the file. Of 1 bit, real-valued: millions of products for one image."
+    )
+    return f"{told}\n\n{tables.captioned(shown, caption, 'tab-pays-others')}"
 
 
 def _of_nets(record: dict) -> dict[tuple[str, int], tuple[float, float]]:
