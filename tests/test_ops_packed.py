@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from ops_reference import USABLE, conv_reference, randn, signs
 
-from bnnlib import ops
+from bnnlib import native, ops
 
 variant = ops_reference.variant
 
@@ -120,6 +120,18 @@ def test_tensors_without_memory_are_refused():
         ops.conv2d_packed(zeros((1, 70, 3, 3)), ops.pack_weight(w), w.shape, 1, 1)
     with pytest.raises(ValueError, match="no memory"):
         ops.conv2d_packed(x, ops.pack_weight(w), w.shape, 1, 1, scale=zeros((4,)))
+
+
+def test_the_kernels_refuse_addresses_of_nothing_and_unknown_results():
+    kernels = native.kernels()
+    name, geometry = kernels.variants()[-1][0], [1, 3, 3, 70, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1]
+    for at, out, said in (([0, 1, 1], "bits", "bits has no memory"), ([1, 1, 0], "bits", "the result has no memory"), ([1, 1, 1], "fp8", '"fp8"')):
+        with pytest.raises(ValueError, match=said):
+            kernels.conv2d(name, geometry, at[0], at[1], 1, at[2], out, False, 0, 0, 0, 0, 0, 1, 1)
+    with pytest.raises(ValueError, match="x has no memory"):
+        kernels.pack(name, 0, False, [1, 3, 2, 2, 12, 4, 2, 1], 1, 1)
+    with pytest.raises(ValueError, match="four sizes"):
+        kernels.pack(name, 1, False, [1, 3, 2, 2], 1, 1)
 
 
 def test_linear_epilogues(variant):

@@ -50,7 +50,6 @@ class Native:
         self.gradients = module.gradients_of(variant)  # the name of those it has, or None
 
     def pack(self, x: Tensor, out: Tensor) -> None:
-        x = x.resolve_neg()
         halves = x.dtype == torch.bfloat16  # [N, H, W, C]
         n, c, h, w = (*x.shape[:1], *x.shape[3:], *x.shape[1:3]) if halves else x.shape
         strides = [h * w * c, 1, w * c, c] if halves else x.stride()
@@ -116,14 +115,14 @@ class Fallback:
             blob.numpy().reshape(o, -1), axis=1, count=c // groups * kh * kw, bitorder="little"
         )
         weight = torch.from_numpy(rows).double().reshape(o, c // groups, kh, kw) * 2 - 1
-        x = unpack_words(bits, c).permute(0, 3, 1, 2).double() * 2 - 1
+        x = unpack_words(bits.reshape(n, h, w, -1), c).permute(0, 3, 1, 2).double() * 2 - 1
         dot = F.conv2d(x, weight, None, (sh, sw), (ph, pw), (dh, dw), groups).to(torch.int32)
         if out.dtype == torch.int64:
             if pool > 1:
                 dot = F.max_pool2d(dot.double(), pool).to(torch.int32)
             limit = torch.zeros(o, dtype=torch.int32) if threshold is None else threshold
             packed = pack_words(dot.permute(0, 2, 3, 1) >= limit)
-            out.copy_(packed if flip is None else packed ^ flip)
+            out.copy_((packed if flip is None else packed ^ flip).reshape(out.shape))
             return
         y = dot if channels_first else dot.permute(0, 2, 3, 1)
         if out.dtype in (torch.float32, torch.bfloat16):
@@ -131,8 +130,8 @@ class Fallback:
             shape = (-1, 1, 1) if channels_first else (-1,)
             y = y if scale is None else y * scale.reshape(shape)
             y = y if bias is None else y + bias.reshape(shape)
-            y = y if residual is None else y + residual
-        out.copy_(y)
+            y = y if residual is None else y + residual.reshape(y.shape)
+        out.copy_(y.reshape(out.shape))
 
     def or_pool(self, sizes: Sequence[int], bits: Tensor, flip: Tensor | None, out: Tensor) -> None:
         n, h, w, c, k, stride, padding = sizes

@@ -231,13 +231,11 @@ def linear_now(
     if residual is not None:
         if residual.dtype != torch.float32 or list(residual.shape) != [*x.shape[:-1], o]:
             raise ValueError(f"residual must be float32 {[*x.shape[:-1], o]}, got {describe(residual)}")
-        residual = residual.resolve_neg().reshape(1, 1, m, o).contiguous()
+        residual = residual.resolve_neg().reshape(m, o).contiguous()
     # The rows of a linear layer are the pixels of one line of a 1 x 1 convolution.
     geometry = [1, 1, m, k, o, 1, 1, 1, 1, 0, 0, 1, 1, 1]
     if m:
-        _backend.of(bits).conv2d(
-            geometry, bits[None, None], blob, y[None, None], False, scale, bias, residual, threshold, flip, 1
-        )
+        _backend.of(bits).conv2d(geometry, bits, blob, y, False, scale, bias, residual, threshold, flip, 1)
     return y.view(*x.shape[:-1], last)
 
 

@@ -82,7 +82,7 @@ def _check_stored(bits: Tensor, o: int, k: int) -> None:
 def pack_rows(x: Tensor) -> Tensor:
     """The signs of ``x`` ``[M, K]``, any strides, as words int64 ``[M, ceil(K / 64)]``."""
     m, k = x.shape
-    x = float32(x.detach())
+    x = float32(x.detach().resolve_neg())
     out = torch.empty(m, words(k), dtype=torch.int64, device=x.device)
     _backend.of(x).pack(
         x.as_strided((1, k, 1, m), (0, x.stride(1), 0, x.stride(0)), x.storage_offset()), out[None, None]
@@ -93,14 +93,14 @@ def pack_rows(x: Tensor) -> Tensor:
 def pack_images(x: Tensor) -> Tensor:
     """The signs of ``x`` ``[N, C, H, W]``, any strides, as words int64 ``[N, H, W, ceil(C / 64)]``."""
     n, c, h, w = x.shape
+    x, backend = x.detach().resolve_neg(), _backend.of(x)
     out = torch.empty(n, h, w, words(c), dtype=torch.int64, device=x.device)
-    pixels, backend = x.detach().permute(0, 2, 3, 1), _backend.of(x)
-    if backend.halves and x.dtype in (torch.bfloat16, torch.float16):
-        backend.pack(x.detach(), out)
-    elif x.dtype == torch.bfloat16 and pixels.is_contiguous() and backend.compiled:
+    if x.dtype == torch.float32 or backend.halves and x.dtype in (torch.bfloat16, torch.float16):
+        backend.pack(x, out)
+    elif x.dtype == torch.bfloat16 and backend.compiled and (pixels := x.permute(0, 2, 3, 1)).is_contiguous():
         backend.pack(pixels, out)
     else:
-        backend.pack(float32(x.detach()), out)
+        backend.pack(float32(x), out)
     return out
 
 
