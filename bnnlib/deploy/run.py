@@ -150,8 +150,8 @@ def shaped(xs: Sequence[Any], graph: Graph) -> tuple[list[Any], bool]:
         raise ValueError(f"the network takes {len(shapes)} inputs, got {len(xs)}")
     found, alone = [], []
     for i, (x, shape) in enumerate(zip(xs, shapes, strict=True)):
-        dtype = str(x.dtype).removeprefix("torch.")
-        if dtype not in ("float32", "float64", "float16", "bfloat16"):
+        dtype = "" if x.dtype == np.float32 else str(x.dtype).removeprefix("torch.")  # words cost as much as a small layer
+        if dtype not in ("", "float32", "float64", "float16", "bfloat16"):
             how = f": {_SCALE}" if dtype.startswith(("int", "uint")) else ""
             raise ValueError(f"{_which(i, xs)}the network takes float32 images, got {dtype}{how}")
         h, w, c = graph.slots[graph.inputs[i]].shape
