@@ -34,6 +34,32 @@ def test_the_gradient_is_the_clipped_estimators():
     assert torch.allclose(a.grad, c.grad, atol=1e-5) and torch.allclose(b.grad, d.grad, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("through", ["images", "weights"])
+@pytest.mark.parametrize(
+    ("what", "dtype", "near"),
+    [("binary_linear", torch.float32, 1e-5), ("binary_conv2d", torch.float32, 1e-5),
+     ("conv2d_of_signs", torch.float32, 1e-5), ("conv2d_of_signs", torch.bfloat16, 0.05)],
+)  # fmt: skip
+def test_a_gradient_has_the_gradient_of_products_of_signs(what, dtype, near, through):
+    def estimator(t, bound):
+        passes = t.clamp(-bound, bound)
+        return passes + (signs(t) - passes).detach()
+
+    binary, (x, w, factor) = what != "conv2d_of_signs", (randn(2, 70, 6, 6), randn(8, 70, 3, 3, seed=1), randn(2, 70, 6, 6, seed=2))
+    multiply, bound = F.conv2d, 1 if binary else 1000
+    if what == "binary_linear":
+        multiply, x, w, factor = F.linear, x[:, :, 0, 0], w[:, :, 0, 0], factor[:, :, 0, 0]
+    found = []
+    for kind, call in ((dtype, getattr(ops, what)), (torch.float64, lambda x, w: multiply(estimator(x, bound), estimator(w, bound)))):
+        leaves = [t.to(dtype).to(kind).requires_grad_() for t in (x, w if binary else signs(w), factor)]
+        y = call(leaves[0] * leaves[2], leaves[1])
+        (slope,) = torch.autograd.grad(y.square().sum(), leaves[0 if through == "images" else 1], create_graph=True)
+        found.append([t.double() for t in torch.autograd.grad(slope.square().sum(), leaves[1:])])
+    for mine, exact in zip(*found, strict=True):
+        assert exact.any() and (mine - exact).norm() <= near * exact.norm()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.75])
