@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from ops_reference import randn, signs
 
-from bnnlib import native, ops
+from bnnlib import layers, native, ops
 
 variant = ops_reference.variant
 
@@ -111,6 +111,30 @@ def test_conv2d_of_signs_follows_autocast():
     exact = torch.nn.grad.conv2d_weight(x.double(), w.shape, given.double(), padding=1)
     assert w.grad.dtype == torch.float32
     torch.testing.assert_close(w.grad.double(), exact, rtol=0.01, atol=0.01 * exact.abs().max().item())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x, w = x.double(), w.detach().double()
+        assert ops.conv2d_of_signs(x, w).dtype == F.conv2d(x, w).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_new_tensors_may_be_of_another_type_and_lie_elsewhere(variant, dropout):
+    x, w = signs(randn(2, 64, 5, 5)).float(), signs(randn(8, 64, 3, 3)).float()
+
+    def gradient() -> torch.Tensor:
+        torch.manual_seed(0)
+        a, b = layers.dropout(x, dropout).bfloat16().requires_grad_(), w.clone().requires_grad_()
+        ops.conv2d_of_signs(a, b, padding=1, dropout=dropout).float().square().sum().backward()
+        return torch.cat([a.grad.float().flatten(), b.grad.flatten()])
+
+    expected = gradient()
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        found = gradient()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 GRADIENTS = [name for name, usable in native.load().gradients() if usable] if ops.backend().compiled else []

@@ -81,7 +81,8 @@ def conv2d_of_signs(
     """
     real_tensors("conv2d_of_signs", x=x, weight=weight)
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    wanted = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(kind) if wanted else x.dtype
     geometry = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation"), groups
     return OPS.conv2d_of_signs(x, weight, bias, *geometry, dropout, dtype)[0]
 
@@ -225,11 +226,11 @@ def _gradients_of_signs(
         geometry = [n, h, w, c, o, kh, kw, 1, 1, *padding, 1, 1, 1]
         gx, gw, dy = None, None, gradient.permute(0, 2, 3, 1).contiguous()
         if needed[0]:
-            gx = torch.empty(n, h, w, c, dtype=gradient.dtype)
+            gx = dy.new_empty(n, h, w, c)
             _backend.backend().gradient_of_input(geometry, dy, pack_images(weight), _magnitude(weight), gx)
             gx = gx.permute(0, 3, 1, 2)
         if needed[1]:
-            gw = torch.empty(o, kh, kw, c)
+            gw = dy.new_empty(o, kh, kw, c, dtype=torch.float32)
             _backend.backend().gradient_of_weight(geometry, dy, bits[0], gw)
             if dropout:  # as in the forward pass
                 minus = torch.empty_like(gw)
