@@ -9,6 +9,7 @@ for ``bnn bench kernels`` and ``.bench_deploy`` for ``bnn bench networks``.
 
 from __future__ import annotations
 
+import io
 import runpy
 import sys
 from collections.abc import Callable
@@ -52,9 +53,16 @@ def run(command: str, arguments: list[str] | None = None) -> None:
     module, _ = MODULES[command]
     arguments = sys.argv[1:] if arguments is None else arguments
     sys.argv = [f"bnn {command}", *arguments]
+    _escape_what_cannot_be_shown()
     if standins.asks_for_help(arguments):
         standins.install()
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _escape_what_cannot_be_shown() -> None:
+    """In a locale without Unicode a minus sign is printed as ``\\u2212``, and is no error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _delegate(command: str) -> Callable[[typer.Context], None]:
@@ -87,6 +95,7 @@ def recipes(
 
 def main() -> None:
     """The entry point ``bnn``."""
+    _escape_what_cannot_be_shown()
     app()
 
 

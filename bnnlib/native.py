@@ -3,7 +3,8 @@
 The sources in ``kernels/`` are copied into a folder of the cache named after their content, the Python ABI,
 the machine and the compiler with its version, built there by cppimport, and loaded from there ever after. So an
 edit of any header builds anew, as does another compiler; a library made for another Python or machine is never
-picked up, and the installation itself may be read-only. Where there is no compiler any more, what one has built serves.
+picked up, and the installation itself may be read-only. Where there is no compiler any more, what one has built serves, and so it does
+where the cache cannot be written any more.
 Processes that import at once wait for one another on a file lock; a library
 appears under its name only when it is complete.
 """
@@ -47,12 +48,17 @@ class BuildError(ImportError):
     """The kernels could not be compiled or loaded; the message says why and what to do."""
 
 
+def _wanted_folder() -> Path:
+    """``$BNN_KERNEL_CACHE``, else ``bnnlib/kernels`` in the user's cache; an absolute path, since the compiler starts elsewhere."""
+    chosen = os.environ.get("BNN_KERNEL_CACHE")
+    return (Path(chosen).expanduser() if chosen else paths.cache("kernels")).absolute()
+
+
 def cache_folder() -> Path:
-    """Where compiled kernels live: ``$BNN_KERNEL_CACHE``, else ``bnnlib/kernels`` in the user's cache, else
+    """Where kernels are compiled and kept: ``$BNN_KERNEL_CACHE``, else ``bnnlib/kernels`` in the user's cache, else
     a private temporary folder.
     """
-    chosen = os.environ.get("BNN_KERNEL_CACHE")
-    base = Path(chosen) if chosen else paths.cache("kernels")
+    chosen, base = os.environ.get("BNN_KERNEL_CACHE"), _wanted_folder()
     try:
         base.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=base):
@@ -69,21 +75,24 @@ def cache_folder() -> Path:
                 f"BNN_KERNEL_CACHE={chosen} {reason}, and a library in it could be anything: "
                 "set it to a folder of your own (chmod go-w makes yours safe)"
             )
-    private = Path(tempfile.gettempdir()) / f"bnnlib-kernels-{os.getuid()}"
-    private.mkdir(mode=0o700, exist_ok=True)
+    try:
+        private = Path(tempfile.gettempdir()) / f"bnnlib-kernels-{os.getuid()}"
+        private.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"the kernels can be kept neither in {base} nor elsewhere ({error}): set BNN_KERNEL_CACHE to a folder of your own") from error
     if reason := unsafe(private, stat.S_ISDIR):
         raise BuildError(f"{private} {reason}; set BNN_KERNEL_CACHE to a folder that you alone can write")
     return private
 
 
 def unsafe(path: Path, kind: Callable[[int], bool]) -> str:
-    """Why others may have made what lies there, or may change it; empty where they cannot. Links are not followed."""
+    """Why others than root may have made what lies there, or may change it; empty where they cannot. Links are not followed."""
     about = path.lstat()
     if stat.S_ISLNK(about.st_mode):
         return "is a link"
     if not kind(about.st_mode):
         return "is no folder" if kind is stat.S_ISDIR else "is no regular file"
-    if about.st_uid != os.getuid():
+    if about.st_uid not in (os.getuid(), 0):
         return "belongs to another user"
     return _WRITABLE if about.st_mode & 0o022 else ""
 
@@ -147,15 +156,24 @@ def load(sources: Path = SOURCES) -> ModuleType:
     """The compiled module; builds it if need be. Raises :class:`BuildError`."""
     if not (sources / f"{NAME}.cpp").is_file():
         raise BuildError(f"the kernel sources are missing: no {NAME}.cpp in {sources}")
+    # what is built may lie where this process cannot write
+    built = library_file(_wanted_folder(), sources)
+    if _complete(built):
+        # it may be complete, and yet not for this process: built with another C++ runtime, damaged, ...
+        with contextlib.suppress(ImportError):
+            return open_library(built)
     base = cache_folder()
-    library = library_file(base, sources)
+    try:
+        return _build_once(sources, library_file(base, sources))
+    except OSError as error:
+        raise BuildError(f"the kernels cannot be built in {base}: {error.strerror or error}") from error
+
+
+def _build_once(sources: Path, library: Path) -> ModuleType:
+    """The module in ``library``, built if no other process has done so meanwhile."""
     library.parent.mkdir(mode=0o700, exist_ok=True)
     if reason := tightened(library.parent):
         raise BuildError(f"{library.parent} {reason}, and a library in it could be anything: remove it")
-    if _complete(library):
-        # it may be complete, and yet not for this process: built with another C++ runtime, damaged, ...
-        with contextlib.suppress(ImportError):
-            return open_library(library)
     import filelock
 
     with filelock.FileLock(f"{library.parent}.lock"):
@@ -195,9 +213,9 @@ def choose(wanted: str, *others: str) -> str:
 
 
 def _complete(library: Path) -> bool:
-    """Built to the last byte, by this user, and changed by no other."""
+    """Built to the last byte, by this user or root, and changed by no other."""
     try:
-        if unsafe(library, stat.S_ISREG):
+        if any(unsafe(folder, stat.S_ISDIR) for folder in (library.parents[1], library.parent)) or unsafe(library, stat.S_ISREG):
             return False
         with library.open("rb") as file:
             file.seek(-len(TRAILER), os.SEEK_END)

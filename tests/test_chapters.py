@@ -79,6 +79,7 @@ def test_parameters_are_the_literals_of_the_tagged_cell():
     [
         ("fast", 0, "profile is 'fast': it must be one of stored, quick, demo, full"),
         ("quick", -1, "seed is -1"),
+        ("quick", 2**32, "seed is 4294967296: it must be a whole number >= 0 and below"),
         ("full", "3", "seed is '3'"),
     ],
 )

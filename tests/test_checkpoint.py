@@ -59,10 +59,11 @@ def test_the_lock_is_freed_when_its_holder_is_killed(tmp_path):
     ("environment", "expected"),
     [
         ({"BNN_RUNS": "/a"}, "/a"),
+        ({"BNN_RUNS": "~/a", "HOME": "/d"}, "/d/a"),
         ({"XDG_CACHE_HOME": "/b"}, "/b/bnnlib/runs"),
         ({"HOME": "/c"}, "/c/.cache/bnnlib/runs"),
     ],
-    ids=["BNN_RUNS", "XDG_CACHE_HOME", "HOME"],
+    ids=["BNN_RUNS", "in the home", "XDG_CACHE_HOME", "HOME"],
 )
 def test_where_run_folders_go(monkeypatch, environment, expected):
     for name in ("BNN_RUNS", "XDG_CACHE_HOME"):

@@ -1,7 +1,9 @@
 """The bytes of packed files: what is written is read, and damaged and hostile files are named, never crash and take no memory."""
 
 import copy
+import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -241,3 +243,8 @@ def test_not_files(tmp_path):
     refuses(Path("/dev/null"), "no regular file")
     with pytest.raises(DeployError, match="null byte"):
         deploy.read_graph(Path("a\0b"))
+    os.mkfifo(tmp_path / "pipe")
+    refuses(tmp_path / "pipe", "no regular file")
+    for given in (b"bytes of a file", io.BytesIO(), None):
+        with pytest.raises(DeployError, match=f"read from the path of its file, got a {type(given).__name__}$"):
+            deploy.load(given)

@@ -425,6 +425,7 @@ def test_the_model_is_left_as_it_was():
         ({"input_shape": (3, 28, 28)}, "does not take images of shape"),
         ({"input_shape": (1, 28, 28), "real": "int4"}, "unknown real 'int4': choose float32, bfloat16, int8, 1-bit"),
         ({"input_shape": (1, 28, 28), "keep": ["conv9"]}, "keep names 'conv9'"),
+        ({"input_shape": (1, 28, 28), "keep": "conv2"}, r"keep is 'conv2': give a list of names, such as \['conv2'\]"),
         ({"input_shape": (1, 28, 28), "real": {"conv2": "int8"}}, "real names 'conv2'"),
     ],
 )
@@ -539,3 +540,32 @@ def test_conversion_within_inference_mode(built_inside):
     with torch.inference_mode():
         x = torch.randn(3, 1, 28, 28)
         torch.testing.assert_close(deploy.convert(model, (1, 28, 28))(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(params=["float64", "another device"])
+def other_defaults(request):
+    if request.param == "float64":
+        torch.set_default_dtype(torch.float64)
+    else:
+        torch.set_default_device("meta")
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+def test_new_tensors_may_be_of_another_type_or_lie_elsewhere(other_defaults):
+    with torch.device("cpu"):
+        model = shaken(models.build("lenet5")).float()
+    x = torch.randn(3, 1, 28, 28, device="cpu", dtype=torch.float32)
+    defaults = torch.get_default_dtype(), torch.get_default_device()
+    net = deploy.convert(model, (1, 28, 28))
+    assert (torch.get_default_dtype(), torch.get_default_device()) == defaults
+    torch.testing.assert_close(net(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_network_is_not_traced_or_exported():
+    net, x = deploy.convert(nn.Sequential(layers.BinaryConv2d(3, 4, 3)), (3, 6, 6)), torch.randn(2, 3, 6, 6)
+    for call in (lambda: torch.export.export(net, (x,)), lambda: torch.jit.trace(net, x)):
+        with pytest.raises(RuntimeError, match="cannot be traced or exported: export the model"):
+            call()

@@ -74,6 +74,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "modules": one(nn.BatchNorm2d(4), nn.PReLU(4), nn.Hardtanh(-1, 2), nn.LeakyReLU(0.2), layers.RPReLU(4), nn.ReLU6()),
         "functions": do(lambda s, x: F.hardtanh(F.leaky_relu(x.clamp(min=-1), 0.3)) + F.relu6(x) + x.clip(-0.5, 0.5) + F.hardtanh(x, -0.2, 0.7)),
         "on a row": one(nn.BatchNorm1d(6), nn.PReLU(6), nn.PReLU(), shape=ROW),
+        "trained by several processes": one(nn.SyncBatchNorm(4), B(4, 5, 3), nn.SyncBatchNorm(5), B(5, 3, 1)),
+        "trained by several processes, on a row": one(nn.SyncBatchNorm(6), nn.PReLU(6), shape=ROW),
     },
     "smooth activations": {
         "modules": one(nn.Sigmoid(), nn.Tanh(), nn.SiLU(), nn.GELU(), nn.GELU(approximate="tanh"), nn.ELU(0.7), nn.SELU(), nn.Softplus(), nn.LogSigmoid()),

@@ -305,7 +305,7 @@ def test_bad_input_is_named(small, x, message):
 def test_one_image_an_array_and_float64_serve_as_well(small):
     x = images(3)
     want = small[1](x)
-    for same in (x.numpy(), x.double(), x.double().numpy()):
+    for same in (x.numpy(), x.double(), x.double().numpy(), x.numpy().astype(">f4")):
         torch.testing.assert_close(small[1](same), want, rtol=0, atol=0)
     torch.testing.assert_close(small[1](x[1]), want[1], rtol=1e-5, atol=1e-6)
 
@@ -727,6 +727,10 @@ def test_a_pickled_runner_wants_its_file_as_it_was(small, tmp_path):
     deploy.save(small[1].graph, path, about={"recipe": "another"})
     with pytest.raises(deploy.DeployError, match="net has changed since"):
         pickle.loads(pickled)
+    path.unlink()
+    with pytest.raises(deploy.DeployError, match="no packed model .*net"):
+        pickle.loads(pickled)
+    path = deploy.save(small[1].graph, path)
     with pytest.raises(TypeError, match="without take"):
         pickle.dumps(Runner(deploy.read_graph(path)[0], take=True))
 

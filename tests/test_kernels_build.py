@@ -4,6 +4,7 @@ are missing; threads and forks.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -67,6 +68,16 @@ def finish(process: subprocess.Popen) -> str:
     out, errors = process.communicate()
     assert process.returncode == 0, errors
     return out.strip()
+
+
+def belongs_to_another(path: Path, monkeypatch) -> None:
+    """Than this process, and than root."""
+    if os.getuid() == 0:
+        os.chown(path, 12345, -1)
+    else:
+        real = Path.lstat
+        other = os.stat_result((*path.lstat()[:4], 12345, *path.lstat()[5:]))
+        monkeypatch.setattr(native.Path, "lstat", lambda at: other if at == path else real(at))
 
 
 def libraries(folder: Path) -> list[Path]:
@@ -204,6 +215,50 @@ def test_a_library_that_others_may_have_planted_is_not_loaded(stub, tmp_path, mo
     assert opened[1:] == [b"again" + native.TRAILER] and (tmp_path / "planted").read_bytes() == whole
 
 
+@needs_compiler
+def test_what_is_built_serves_where_nothing_can_be_written(stub, tmp_path, monkeypatch):
+    assert finish(start(LOAD, str(stub))) == "1"
+    (library,) = libraries(tmp_path)
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(native.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(native, "open_library", lambda path: path)
+    with pytest.raises(native.BuildError, match="cannot be written: .*Read-only"):
+        native.cache_folder()
+    assert native.load(stub) == library
+    for planted in (library, library.parent, library.parents[1]):
+        with monkeypatch.context() as change:
+            before = planted.stat().st_uid
+            belongs_to_another(planted, change)
+            with pytest.raises(native.BuildError, match="Read-only"):
+                native.load(stub)
+            os.chown(planted, before, -1)
+    if os.getuid() == 0:
+        monkeypatch.setattr(native.os, "getuid", lambda: 12345)
+        assert native.load(stub) == library  # root's
+
+
+@needs_compiler
+@pytest.mark.parametrize("named", ["cache", "~/cache"])
+def test_a_cache_may_be_named_from_the_current_folder_or_the_home(stub, tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert finish(start(LOAD, str(stub), BNN_KERNEL_CACHE=named, PYTHONPATH=str(Path(native.__file__).parents[1]))) == "1"
+    assert len(libraries(tmp_path)) == 1
+
+
+def test_a_full_disk_is_named(stub, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "header.h")
+
+    monkeypatch.setattr(native.shutil, "copy", refuse)
+    with pytest.raises(native.BuildError, match="cannot be built in .*cache: No space left on device$"):
+        native.load(stub)
+    assert not list(tmp_path.glob("cache/*/build-*"))
+
+
 def test_a_cache_that_others_can_write_is_refused_or_tightened(monkeypatch, tmp_path):
     shared = tmp_path / "shared"
     shared.mkdir()
@@ -233,8 +288,9 @@ def test_the_fallback_in_the_temporary_folder_is_ones_own(monkeypatch, tmp_path,
         (tmp_path / "mine").mkdir()
         (tmp_path / f"bnnlib-kernels-{os.getuid()}").symlink_to(tmp_path / "mine")
     else:
-        other = os.getuid() + 1
-        monkeypatch.setattr(native.os, "getuid", lambda: other)
+        folder = tmp_path / f"bnnlib-kernels-{os.getuid()}"
+        folder.mkdir(mode=0o700)
+        belongs_to_another(folder, monkeypatch)
     with pytest.raises(native.BuildError, match="(is a link|belongs to another user); set BNN_KERNEL_CACHE"):
         native.cache_folder()
 

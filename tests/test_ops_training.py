@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from ops_reference import randn, signs
 
-from bnnlib import native, ops
+from bnnlib import layers, native, ops
 
 variant = ops_reference.variant
 
@@ -32,6 +32,32 @@ def test_the_gradient_is_the_clipped_estimators():
     ops.binary_linear(a, b).square().sum().backward()
     F.linear(estimator(c), estimator(d)).square().sum().backward()
     assert torch.allclose(a.grad, c.grad, atol=1e-5) and torch.allclose(b.grad, d.grad, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("through", ["images", "weights"])
+@pytest.mark.parametrize(
+    ("what", "dtype", "near"),
+    [("binary_linear", torch.float32, 1e-5), ("binary_conv2d", torch.float32, 1e-5),
+     ("conv2d_of_signs", torch.float32, 1e-5), ("conv2d_of_signs", torch.bfloat16, 0.05)],
+)  # fmt: skip
+def test_a_gradient_has_the_gradient_of_products_of_signs(what, dtype, near, through):
+    def estimator(t, bound):
+        passes = t.clamp(-bound, bound)
+        return passes + (signs(t) - passes).detach()
+
+    binary, (x, w, factor) = what != "conv2d_of_signs", (randn(2, 70, 6, 6), randn(8, 70, 3, 3, seed=1), randn(2, 70, 6, 6, seed=2))
+    multiply, bound = F.conv2d, 1 if binary else 1000
+    if what == "binary_linear":
+        multiply, x, w, factor = F.linear, x[:, :, 0, 0], w[:, :, 0, 0], factor[:, :, 0, 0]
+    found = []
+    for kind, call in ((dtype, getattr(ops, what)), (torch.float64, lambda x, w: multiply(estimator(x, bound), estimator(w, bound)))):
+        leaves = [t.to(dtype).to(kind).requires_grad_() for t in (x, w if binary else signs(w), factor)]
+        y = call(leaves[0] * leaves[2], leaves[1])
+        (slope,) = torch.autograd.grad(y.square().sum(), leaves[0 if through == "images" else 1], create_graph=True)
+        found.append([t.double() for t in torch.autograd.grad(slope.square().sum(), leaves[1:])])
+    for mine, exact in zip(*found, strict=True):
+        assert exact.any() and (mine - exact).norm() <= near * exact.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -85,6 +111,30 @@ def test_conv2d_of_signs_follows_autocast():
     exact = torch.nn.grad.conv2d_weight(x.double(), w.shape, given.double(), padding=1)
     assert w.grad.dtype == torch.float32
     torch.testing.assert_close(w.grad.double(), exact, rtol=0.01, atol=0.01 * exact.abs().max().item())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x, w = x.double(), w.detach().double()
+        assert ops.conv2d_of_signs(x, w).dtype == F.conv2d(x, w).dtype == torch.float64
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_new_tensors_may_be_of_another_type_and_lie_elsewhere(variant, dropout):
+    x, w = signs(randn(2, 64, 5, 5)).float(), signs(randn(8, 64, 3, 3)).float()
+
+    def gradient() -> torch.Tensor:
+        torch.manual_seed(0)
+        a, b = layers.dropout(x, dropout).bfloat16().requires_grad_(), w.clone().requires_grad_()
+        ops.conv2d_of_signs(a, b, padding=1, dropout=dropout).float().square().sum().backward()
+        return torch.cat([a.grad.float().flatten(), b.grad.flatten()])
+
+    expected = gradient()
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        found = gradient()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
 GRADIENTS = [name for name, usable in native.load().gradients() if usable] if ops.backend().compiled else []

@@ -103,7 +103,11 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The document and the tensors of ``path``, checked. Raises :class:`DeployError` for a file that is absent, damaged,
     hostile, or not one of bnnlib's."""
     try:
-        with open(path, "rb") as file:
+        path = Path(path)
+    except TypeError:
+        raise DeployError(f"a packed model is read from the path of its file, got a {type(path).__name__}") from None
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # a pipe would wait for a writer
             about = os.fstat(file.fileno())
             if not stat.S_ISREG(about.st_mode):
                 raise DeployError(f"packed model {path} cannot be read: it is no regular file")

@@ -13,8 +13,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -35,6 +36,19 @@ from bnnlib.deploy.tracing import BATCH, OTHER_BATCH, trace
 RealWeights = Literal["float32", "bfloat16", "int8", "1-bit"]
 
 
+@contextlib.contextmanager
+def _new_tensors_as_usual() -> Iterator[None]:
+    """Within, new tensors are float32 and on the CPU, whatever ``torch.set_default_dtype`` and ``set_default_device`` were told."""
+    dtype, elsewhere = torch.get_default_dtype(), torch.get_default_device().type != "cpu"
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu") if elsewhere else contextlib.nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@_new_tensors_as_usual()
 def convert(
     model: nn.Module,
     input_shape: Sequence[int] | Sequence[Sequence[int]],
@@ -68,6 +82,8 @@ def convert(
     for name in real if isinstance(real, Mapping) else ():
         if not isinstance(names.get(name), (nn.modules.conv._ConvNd, nn.Linear)):
             raise ConvertError(f"real names {name!r}, which is no real-valued convolution or linear layer of the model")
+    if isinstance(keep, str):
+        raise ConvertError(f"keep is {keep!r}: give a list of names, such as [{keep!r}]")
     for name in keep:
         if name not in names or not name:
             raise ConvertError(f"keep names {name!r}, which is no module of the model")

@@ -16,8 +16,9 @@ from bnnlib import layers
 from bnnlib.layers.quantizers import takes_signs
 
 IDENTITY_MODULES = (nn.Identity, nn.Dropout, layers.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 ELEMENTWISE_MODULES = (
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.PReLU, nn.LeakyReLU, layers.RPReLU, layers.RSign,
+    *BATCH_NORMS, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.PReLU, nn.LeakyReLU, layers.RPReLU, layers.RSign,
 )  # fmt: skip
 LEAVES = (layers.BinaryConv1d, layers.BinaryConv2d, layers.BinaryLinear, layers.RSign, layers.RPReLU)
 ADDITIONS = {operator.add, operator.iadd, torch.add, "add", "add_"}
@@ -82,7 +83,7 @@ def _module_kind(module: nn.Module, before: tuple[int, ...]) -> str:
     if exact in IDENTITY_MODULES:
         return "identity"
     if exact in ELEMENTWISE_MODULES:
-        counted = isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))
+        counted = isinstance(module, BATCH_NORMS)
         return "torch" if counted and module.running_mean is None else "elementwise"
     if exact in (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.MaxPool1d, nn.AvgPool1d):
         known = len(before) == (3 if exact in _OF_A_ROW else 4) and module_window(module, before) is not None
@@ -210,17 +211,17 @@ def evaluate(node: torch.fx.Node, model: nn.Module, x: Tensor) -> Tensor:
     return node.target(x, *node.args[1:], **{**node.kwargs, **({"inplace": False} if "inplace" in node.kwargs else {})})
 
 
-def affine(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor, bool]:
+def affine(bn: nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm) -> tuple[Tensor, Tensor, bool]:
     """``(scale, bias, fused)`` of a batch norm in evaluation, float32 ``[C]``: of the formulas that PyTorch may compute it by (they
     differ between versions and processors in the last bit) the one that reproduces this PyTorch's results best."""
     var, mean = bn.running_var.float(), bn.running_mean.float()
     gamma = torch.ones_like(var) if bn.weight is None else bn.weight.detach().float()
     beta = torch.zeros_like(var) if bn.bias is None else bn.bias.detach().float()
     probe = torch.linspace(-3, 3, 61)[:, None] * (var.sqrt() + 0.1) + mean
-    if isinstance(bn, nn.BatchNorm2d):
-        want = bn(probe[:, :, None, None])[:, :, 0, 0]
-    else:
+    if isinstance(bn, nn.BatchNorm1d):
         want = bn(probe)
+    else:
+        want = bn(probe[:, :, None, None])[:, :, 0, 0]
     best: tuple[int, tuple[Tensor, Tensor, bool]] | None = None
     for inverse in (torch.rsqrt(var + bn.eps), 1 / torch.sqrt(var + bn.eps), (1 / (var.double() + bn.eps).sqrt()).float()):
         scale = inverse * gamma
@@ -241,7 +242,7 @@ def stages(node: torch.fx.Node, model: nn.Module, channels: int) -> list[tuple[s
     module = module_of(node, model)
     if module is None or isinstance(module, nn.ReLU):
         return [("relu", {})]
-    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+    if isinstance(module, BATCH_NORMS):
         scale, bias, fused = affine(module)
         return [("affine", {"scale": scale, "bias": bias, "fused": fused})]
     if isinstance(module, (nn.Hardtanh, nn.ReLU6)):

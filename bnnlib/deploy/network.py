@@ -79,6 +79,8 @@ class PackedNetwork(nn.Module):
         return f"takes {takes}, gives {_form(self.graph.result())}; {len(self.graph.ops)} operations, {binary} of 1-bit weights{parts}; {size} bytes"
 
     def forward(self, *xs: Tensor | np.ndarray) -> Any:
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():  # its results would be constants
+            raise RuntimeError("a packed network runs in bnnlib's executor and cannot be traced or exported: export the model that it was converted from")
         if _elsewhere(xs):
             held, alone = self._on(xs, self.graph.outputs)
             return result(self.graph, [held[name] for name in self.graph.outputs], alone, lambda y: y)

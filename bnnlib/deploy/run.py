@@ -61,9 +61,10 @@ def load(path: Path, threads: int = 1, kernel: str | None = None) -> Runner:
 
 def _load_again(path: Path, digest: str, threads: int, kernel: str | None) -> Runner:
     """What a pickled runner of a file becomes. Raises ``DeployError`` where the file is another by now."""
-    if container.digest(path) != digest:
+    runner = load(path, threads, kernel)
+    if runner._source[1] != digest:
         raise container.DeployError(f"{path} has changed since the runner was made that was pickled or copied")
-    return load(path, threads, kernel)
+    return runner
 
 
 class Runner:
@@ -150,7 +151,8 @@ def shaped(xs: Sequence[Any], graph: Graph) -> tuple[list[Any], bool]:
         raise ValueError(f"the network takes {len(shapes)} inputs, got {len(xs)}")
     found, alone = [], []
     for i, (x, shape) in enumerate(zip(xs, shapes, strict=True)):
-        dtype = "" if x.dtype == np.float32 else str(x.dtype).removeprefix("torch.")  # words cost as much as a small layer
+        # in either order of bytes; words cost as much as a small layer
+        dtype = "" if x.dtype == np.float32 else getattr(x.dtype, "name", str(x.dtype).removeprefix("torch."))
         if dtype not in ("", "float32", "float64", "float16", "bfloat16"):
             how = f": {_SCALE}" if dtype.startswith(("int", "uint")) else ""
             raise ValueError(f"{_which(i, xs)}the network takes float32 images, got {dtype}{how}")

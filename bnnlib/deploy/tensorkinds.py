@@ -258,7 +258,8 @@ def norm(node: torch.fx.Node, module: nn.Module | None) -> dict[str, Any] | None
 SUPPORTED: tuple[tuple[str, str, str], ...] = (
     ("binary layers", "`BinaryConv2d`, `BinaryConv1d`, `BinaryLinear`: any kernel, stride, padding, dilation, groups (depthwise, pointwise)", "exact"),
     ("real layers", "`Conv1d`, `Conv2d` with any padding mode, `ConvTranspose1d`, `ConvTranspose2d`, `Linear`", "sums in another order"),
-    ("batch norms and activations", "`BatchNorm1d`, `BatchNorm2d`, `ReLU`, `ReLU6`, `Hardtanh`, `clamp`, `PReLU`, `LeakyReLU`, `RPReLU`, `RSign`", "exact"),
+    ("batch norms and activations",
+     "`BatchNorm1d`, `BatchNorm2d`, `SyncBatchNorm`, `ReLU`, `ReLU6`, `Hardtanh`, `clamp`, `PReLU`, `LeakyReLU`, `RPReLU`, `RSign`", "exact"),
     ("smooth activations", "`Sigmoid`, `Tanh`, `SiLU`, `GELU`, `ELU`, `SELU`, `Softplus`, `LogSigmoid`, `Mish`, `GLU`, `exp`, `log`",
      "1e-6 and 1e-5 of the value"),
     ("piecewise activations", "`Hardsigmoid`, `Hardswish`, `abs`, `square`, `sqrt`, `rsqrt`, `reciprocal`, `torch.sign`; `where`, "

@@ -14,7 +14,7 @@ def dropout(x: Tensor, share: float) -> Tensor:
     if not x.is_cpu or share > 1 - 2**-16 or torch.compiler.is_compiling():  # which draws in its own way
         return F.dropout(x, share)
     strides = torch.empty_like(x, device="meta").stride()  # dense, in the memory format of x
-    noise = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    noise = x.new_empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     kept = noise[: x.numel()].as_strided(x.shape, strides) >= round(share * 2**16) - 2**15
     return x * (kept / (1 - share)).to(x.dtype)
 

@@ -120,7 +120,7 @@ class Fallback:
         if out.dtype == torch.int64:
             if pool > 1:
                 dot = F.max_pool2d(dot.double(), pool).to(torch.int32)
-            limit = torch.zeros(o, dtype=torch.int32) if threshold is None else threshold
+            limit = dot.new_zeros(o) if threshold is None else threshold
             packed = pack_words(dot.permute(0, 2, 3, 1) >= limit)
             out.copy_((packed if flip is None else packed ^ flip).reshape(out.shape))
             return

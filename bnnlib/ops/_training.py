@@ -22,7 +22,7 @@ from bnnlib.ops._common import (
 )
 from bnnlib.ops._packed import conv2d_now, convolved, linear_now
 from bnnlib.ops._packing import pack_images, pack_weight_now
-from bnnlib.quantizers import sign
+from bnnlib.quantizers import binarize, sign
 
 
 def binary_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -81,7 +81,8 @@ def conv2d_of_signs(
     """
     real_tensors("conv2d_of_signs", x=x, weight=weight)
     kind = x.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    wanted = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    dtype = torch.get_autocast_dtype(kind) if wanted else x.dtype
     geometry = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation"), groups
     return OPS.conv2d_of_signs(x, weight, bias, *geometry, dropout, dtype)[0]
 
@@ -178,9 +179,9 @@ def _binary_linear_backward(ctx, gradient):
     gx = gw = None
     gradient = precision.float32_where_slow(gradient)
     if ctx.needs_input_grad[0]:
-        gx = _clip((gradient @ sign(weight).to(gradient.dtype)).to(x.dtype), x)
+        gx = _clip((gradient @ binarize(weight).to(gradient.dtype)).to(x.dtype), x)
     if ctx.needs_input_grad[1]:
-        rows, signs = gradient.reshape(-1, gradient.shape[-1]), sign(x).reshape(-1, x.shape[-1]).to(gradient.dtype)
+        rows, signs = gradient.reshape(-1, gradient.shape[-1]), binarize(x).reshape(-1, x.shape[-1]).to(gradient.dtype)
         gw = _clip((rows.t() @ signs).to(weight.dtype), weight)
     return gx, gw
 
@@ -195,13 +196,18 @@ def _conv2d_gradients(gradient, x, weight, stride, padding, dilation, groups, ne
 
 def _binary_conv2d_backward(ctx, gradient):
     x, weight = ctx.saved_tensors
-    gx, gw = _conv2d_gradients(gradient, sign(x), sign(weight), *ctx.rest, ctx.needs_input_grad[:2])
+    gx, gw = _conv2d_gradients(gradient, binarize(x), binarize(weight), *ctx.rest, ctx.needs_input_grad[:2])
     return _clip(gx, x), _clip(gw, weight), None, None, None, None
 
 
 def _conv2d_of_signs_backward(ctx, gradient, _):
     needed = ctx.needs_input_grad[:2]
-    found = OPS.conv2d_of_signs_backward(gradient, *ctx.saved_tensors, *ctx.rest, needed)
+    if torch.is_grad_enabled():  # create_graph=True: by operations that PyTorch can differentiate again
+        (x, weight, _), (*geometry, dropout) = ctx.saved_tensors, ctx.rest
+        values = (x if dropout else binarize(x, "identity")).to(gradient.dtype)
+        found = _conv2d_gradients(gradient, values, weight, *geometry, needed)
+    else:
+        found = OPS.conv2d_of_signs_backward(gradient, *ctx.saved_tensors, *ctx.rest, needed)
     gx, gw = (g if wanted else None for g, wanted in zip(found, needed, strict=True))
     gb = gradient.sum((0, 2, 3), dtype=ctx.bias_dtype) if ctx.needs_input_grad[2] else None
     return gx, gw, gb, None, None, None, None, None, None
@@ -220,11 +226,11 @@ def _gradients_of_signs(
         geometry = [n, h, w, c, o, kh, kw, 1, 1, *padding, 1, 1, 1]
         gx, gw, dy = None, None, gradient.permute(0, 2, 3, 1).contiguous()
         if needed[0]:
-            gx = torch.empty(n, h, w, c, dtype=gradient.dtype)
+            gx = dy.new_empty(n, h, w, c)
             _backend.backend().gradient_of_input(geometry, dy, pack_images(weight), _magnitude(weight), gx)
             gx = gx.permute(0, 3, 1, 2)
         if needed[1]:
-            gw = torch.empty(o, kh, kw, c)
+            gw = dy.new_empty(o, kh, kw, c, dtype=torch.float32)
             _backend.backend().gradient_of_weight(geometry, dy, bits[0], gw)
             if dropout:  # as in the forward pass
                 minus = torch.empty_like(gw)

@@ -31,7 +31,7 @@ def runs_folder(folder: Path | None = None) -> Path:
     if folder is not None:
         return Path(folder)
     if os.environ.get("BNN_RUNS"):
-        return Path(os.environ["BNN_RUNS"])
+        return Path(os.environ["BNN_RUNS"]).expanduser()
     return paths.cache("runs")
 
 

@@ -51,8 +51,8 @@ def check_parameters(
     """
     if profile not in PROFILES:
         raise ChapterError(f"profile is {profile!r}: it must be one of {', '.join(PROFILES)}")
-    if type(seed) is not int or seed < 0:
-        raise ChapterError(f"seed is {seed!r}: it must be a whole number, 0 or more")
+    if type(seed) is not int or not 0 <= seed < 2**32:  # of NumPy's generators, too
+        raise ChapterError(f"seed is {seed!r}: it must be a whole number >= 0 and below 2**32")
     _check_given()
     for name, (value, *allowed) in ranges.items():
         if len(allowed) == 1:
