@@ -23,7 +23,7 @@ PAGES: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
         "What makes a network binary: functions with their gradients, and layers for a model of your own.",
         {
             "bnnlib.quantizers": (
-                *("sign", "binarize", "with_slope", "surrogate", "mean_scale", "scaled_sign"),
+                *("sign", "binarize", "with_slope", "surrogate", "mean_scale", "scaled_sign", "in_transform"),
                 *("standardize", "center", "input_scale", "choose"),
             ),
             "bnnlib.layers": (
