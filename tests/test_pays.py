@@ -98,7 +98,7 @@ def test_other_networks_are_described_as_their_records_and_files_are():
         runs = last(name)
         assert float(row["last epoch %"].split(" ± ")[0]) == pytest.approx(statistics.mean(runs.values()), abs=0.006)
         assert int(row["runs"]) == len(runs)
-        one_bit = float(row["of 1 bit"].replace(",", ""))
+        one_bit = float(row["1-bit products, M"].replace(",", ""))
         assert (one_bit > 0) == (name in dict(pays.OTHERS))
         factors.append(float(row["file with int8, kB"].replace(",", "")))
     ratios = [real / bits for bits, real in zip(factors[::2], factors[1::2], strict=True)]
@@ -106,7 +106,7 @@ def test_other_networks_are_described_as_their_records_and_files_are():
     # The first convolution of S2's student: 3 × 128 × 9 products at 32 × 32 places, and two shortcuts of 1 × 1.
     real = 3 * 128 * 9 * 32**2 + 128 * 256 * 16**2 + 256 * 512 * 8**2
     real += 8192 * 1024 + 1024 * 10
-    assert float(found[4]["real-valued"]) == pytest.approx(real / 1e6, abs=0.06)
+    assert float(found[4]["real products, M"]) == pytest.approx(real / 1e6, abs=0.06)
 
 
 def test_a_real_valued_network_that_is_no_better_is_a_claim_that_failed(tmp_path, a_record):

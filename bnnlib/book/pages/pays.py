@@ -113,8 +113,8 @@ def others(folder: Path) -> str:
                     "last epoch %": str(Spread.of(accuracies)),
                     "runs": len(accuracies),
                     "file with int8, kB": sizes(name).int8 / 1e3,
-                    "of 1 bit": products["1-bit"] / 1e6,
-                    "real-valued": products["real"] / 1e6,
+                    "1-bit products, M": products["1-bit"] / 1e6,
+                    "real products, M": products["real"] / 1e6,
                 }
             )
         bits, real = found
@@ -127,10 +127,10 @@ def others(folder: Path) -> str:
         f"In each of these {len(larger)} pairs the real-valued network has the higher accuracy. With its weights as int8 its file is "
         f"{min(larger):.2f} to {max(larger):.2f} times as large as that of the network with one bit, far less than the factors above. ",
     )
-    shown = tables.markdown(rows, digits={"file with int8, kB": 0, "of 1 bit": 1, "real-valued": 1}, right=["last epoch %"])
+    shown = tables.markdown(rows, digits={"file with int8, kB": 0, "1-bit products, M": 1, "real products, M": 1}, right=["last epoch %"])
     caption = (
         "Networks with one bit, and real-valued ones of another shape for the same data. Last epoch: of the network as it was trained, mean "
-        "± standard deviation over the runs, not of the file. Of 1 bit, real-valued: millions of products for one image."
+        "± standard deviation over the runs, not of the file. M: millions, for one image."
     )
     return f"{told}\n\n{tables.captioned(shown, caption, 'tab-pays-others')}"
 
