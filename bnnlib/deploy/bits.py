@@ -62,8 +62,8 @@ def binary_conv(b: Builder, node: torch.fx.Node, negate: Tensor | None = None) -
 
 def note_packed(b: Builder, node: torch.fx.Node, how: str) -> None:
     module = b.module(node)
-    b.notes.append({"layer": b.label(node), "as": "1 bit", "how": how, "values": module.weight.numel(),
-                       "bytes": module.weight.shape[0] * -(-module.weight[0].numel() // 8)})  # fmt: skip
+    size = module.weight.shape[0] * -(-module.weight[0].numel() // 8)
+    b.notes.append({"layer": b.label(node), "as": "1 bit", "how": how, "values": module.weight.numel(), "bytes": size})
 
 
 def bits_read(b: Builder, layer: torch.fx.Node) -> str:

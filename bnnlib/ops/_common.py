@@ -98,7 +98,8 @@ def same_device(x: Tensor, **others: Tensor | None) -> None:
 
 
 def vector(t: Tensor | None, name: str, dtype: torch.dtype, size: int) -> Tensor | None:
-    """``t``, contiguous, as memory holds it, if it is of this type and ``[size]``; None where it is None. Else raises ``ValueError`` that says ``name``."""
+    """``t``, contiguous and with its values in memory, if it is of this type and ``[size]``; None where it is None. Else raises
+    ``ValueError`` that says ``name``."""
     if t is None:
         return None
     if t.dtype != dtype or t.dim() != 1 or t.shape[0] != size:
