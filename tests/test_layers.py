@@ -252,14 +252,15 @@ def test_counting_changes_no_bit_of_an_evaluation(options, monkeypatch):
     "options",
     [{}, {"sign_of_zero": -1}, {"padding_value": 1}, {"ste": "polynomial"}, {"bias": True}],
 )
-@pytest.mark.parametrize("precision", ["float32", "autocast", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "autocast", "autocast of bfloat16"])
 def test_training_multiplies_the_signs_of_its_input(options, precision):
     """Zeros of both signs, and a number that bfloat16 would make a zero, among the inputs; float64 by hand."""
     layer = BinaryConv2d(20, 9, 3, padding=1, **options)
-    x = torch.randn(2, 20, 6, 5).to(torch.bfloat16 if precision == "bfloat16" else torch.float32)
+    half = precision == "autocast of bfloat16"
+    x = torch.randn(2, 20, 6, 5).to(torch.bfloat16 if half else torch.float32)
     x[0, 0, :2], x[0, 1, :2], x[0, 2, 0] = 0.0, -0.0, -1e-40
     a = x.clone().requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision != "float32"):
         y = layer(a)
     assert y.dtype == (torch.float32 if precision == "float32" else torch.bfloat16)
     given = torch.randn_like(y)
@@ -567,3 +568,25 @@ def test_whole_numbers_are_refused_in_training_as_in_evaluation(kind, training):
                      (BinaryConv2d(3, 4, 3, binary_input=False), image), (BinaryLinear(3, 4), row)):  # fmt: skip
         with pytest.raises(ValueError, match=r"floating-point values, got \w+: give x.float\(\)"):
             layer.train(training)(x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layer, shape", [(BinaryConv2d(3, 4, 3, padding=1), (2, 3, 5, 5)), (BinaryLinear(3, 4), (2, 3))], ids=["conv", "linear"])  # fmt: skip
+def test_values_of_another_type_are_refused_unless_autocast_converts_them(layer, shape, training):
+    """A convolution took them in training, and evaluation failed in PyTorch's own words."""
+    layer.float().train(training)
+    x = torch.randn(shape)
+    for kind in (torch.float64, torch.float16, torch.bfloat16):
+        name = str(kind).removeprefix("torch.")
+        with pytest.raises(
+            ValueError, match=rf"float32 weights and got {name} values: give x.to\(torch.float32\)"
+        ):
+            layer(x.to(kind))
+        with pytest.raises(ValueError, match=rf"{name} weights and got float32 values"):
+            layer.to(kind)(x)
+        layer.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = layer(x)
+        assert torch.equal(layer(x.bfloat16()), expected)
+        with pytest.raises(ValueError, match="got float64 values"):
+            layer(x.double())

@@ -193,12 +193,21 @@ def whole_in_onnx(layer: BinaryLayer, sums: Tensor) -> Tensor:
     return torch.round(sums) if whole else sums
 
 
-def check_floating(layer: str, x: Tensor) -> None:
-    """Raises ``ValueError`` for whole numbers, whose gradient would be lost."""
+def check_floating(layer: str, x: Tensor, weight: Tensor) -> None:
+    """Raises ``ValueError`` for whole numbers, whose gradient would be lost, and for values of another type than
+    ``weight`` has, unless autocast converts them."""
+    given, own = (str(t.dtype).removeprefix("torch.") for t in (x, weight))
     if not x.is_floating_point():
         raise ValueError(
-            f"{layer} expects floating-point values, got {str(x.dtype).removeprefix('torch.')}: give x.float(), for images "
+            f"{layer} expects floating-point values, got {given}: give x.float(), for images "
             "scaled as the network was trained to see them"
+        )
+    if x.dtype == weight.dtype:
+        return
+    if torch.float64 in (x.dtype, weight.dtype) or not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"{layer} has {own} weights and got {given} values: give x.to(torch.{own}), or convert the network with "
+            f"model.to(torch.{given})"
         )
 
 

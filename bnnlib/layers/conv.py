@@ -96,7 +96,7 @@ class BinaryConv2d(BinaryLayer):
             raise ValueError(
                 f"BinaryConv2d expects (N, {self.in_channels}, H, W) or ({self.in_channels}, H, W), got {tuple(x.shape)}"
             )
-        check_floating("BinaryConv2d", x)
+        check_floating("BinaryConv2d", x, self.weight)
         k = None
         if self.input_scale:
             k = quantizers.input_scale(x, self.kernel_size, self.stride, self.padding, self.dilation)

@@ -41,7 +41,7 @@ class BinaryLinear(BinaryLayer):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 1 or x.shape[-1] != self.in_features:
             raise ValueError(f"BinaryLinear expects (..., {self.in_features}), got {tuple(x.shape)}")
-        check_floating("BinaryLinear", x)
+        check_floating("BinaryLinear", x, self.weight)
         k = x.abs().mean(dim=-1, keepdim=True) if self.input_scale else None
         b = self.binarize_input(x)
         w, scale = self._weight_and_scale()
