@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from bnnlib.deploy import container, imagefields, memory
+from bnnlib.deploy import container, imagefields, limits
 from bnnlib.deploy.container import FORMAT, DeployError
 from bnnlib.deploy.graph import Graph, GraphError
 from bnnlib.paths import RESULTS
@@ -53,21 +53,6 @@ __all__ = ["FOLDER", "FORMAT", "DeployError", "RealDtype", "info", "load", "read
 
 FOLDER = RESULTS / "models"
 RealDtype = Literal["float32", "bfloat16", "int8"]
-LARGEST_ACTIVATIONS = 1 << 30
-"""Bytes that all the activations of one image may take; the book's largest network takes a fiftieth."""
-
-LARGEST_PREPARED = 256 << 20
-PREPARED_TO_STORED = 64
-"""What the executor makes of a file's constants may take so many bytes, and so many times what they take in the file: a
-bit becomes a float where its layer is real-valued, and a whole row of them in a small group of channels."""
-IMAGES_AT_ONCE = 128
-"""That the executor takes through layers of one pixel (``CHUNK`` in ``kernels/executor/net.h``)."""
-LONGEST_SUM = 1 << 20
-"""Products to a value; the book's longest has 9216."""
-MOST_OPERATIONS = 4096
-MOST_STAGES = 16384
-MOST_STEPS = 1 << 30
-
 WHITENING = tuple(f"images.whitening.{name}" for name in ("mean", "kernel", "step", "rest"))
 """Tensors that are not the network's (:mod:`bnnlib.deploy.whitened`)."""
 
@@ -229,24 +214,11 @@ def _write_graph(
     return container.write(path, {**described, "graph": graph.to_json()}, {**graph.tensors, **before})
 
 
-def _bound(document: Any) -> None:
-    """Raises :class:`GraphError` for a graph of more parts than any network has."""
-    if isinstance(document, dict) and isinstance(document.get("ops"), list) and isinstance(document.get("slots"), dict):
-        stages = sum(len(op["stages"]) for op in document["ops"] if isinstance(op, dict) and isinstance(op.get("stages"), list))
-        for what, count, most in (
-            ("operations", len(document["ops"]), MOST_OPERATIONS),
-            ("slots", len(document["slots"]), 2 * MOST_OPERATIONS),
-            ("stages", stages, MOST_STAGES),
-        ):
-            if count > most:
-                raise GraphError(f"the graph has {count} {what}, more than {most}")
-
-
 def _graph(path: Path, document: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Graph:
     if "model" in document or "packed" in document:
         raise DeployError(f"{path} claims to hold both a trained model and a packed network")
     try:
-        _bound(document["graph"])
+        limits.check_parts(document["graph"])
         graph = Graph.from_json(document["graph"], tensors)
     except (GraphError, OverflowError, RecursionError) as error:
         raise DeployError(f"{path} holds no network that can run: {str(error)[:500]}") from None
@@ -254,36 +226,11 @@ def _graph(path: Path, document: Mapping[str, Any], tensors: Mapping[str, np.nda
         raise DeployError(f"{path} holds no network that can run: a part of it is PyTorch's, which no file holds")
     if unused := sorted(set(tensors) - graph.named()):
         raise DeployError(f"{path} holds tensors that its network does not use: {', '.join(unused)[:200]}")
-    total = sum(slot.bytes for slot in graph.slots.values())
-    if total > LARGEST_ACTIVATIONS:
-        raise DeployError(
-            f"{path} holds a network whose activations take {total} bytes an image, more than {LARGEST_ACTIVATIONS}"
-        )
-    pixels = sum(slot.bytes for slot in graph.slots.values() if slot.shape[:2] == (1, 1))
-    if pixels * IMAGES_AT_ONCE > LARGEST_ACTIVATIONS:
-        raise DeployError(
-            f"{path} holds a network whose vectors take {pixels} bytes an image, {IMAGES_AT_ONCE} images at once: more than "
-            f"{LARGEST_ACTIVATIONS}"
-        )
-    (prepared, steps), stored = memory.prepared(graph), sum(tensor.nbytes for tensor in tensors.values())
-    if steps > MOST_STEPS:
-        raise DeployError(f"{path} holds a network that takes {steps} steps to be made ready, more than {MOST_STEPS}")
-    if prepared > (limit := LARGEST_PREPARED + PREPARED_TO_STORED * stored):
-        raise DeployError(
-            f"{path} holds a network whose weights take {stored} bytes, and {prepared} when they are made ready to run: "
-            f"more than {limit}"
-        )
+    limits.check(path, graph)
     checked = set()
     for op in graph.ops:
-        if "conv" in op.kind:
-            a = op.attributes
-            length = graph.slots[op.inputs[0]].shape[2] // a["groups"] * a["kernel"][0] * a["kernel"][1]
-            if length > LONGEST_SUM:
-                raise DeployError(f"{path} holds a network with sums of {length} products, more than {LONGEST_SUM}")
         if op.one_bit:
-            a, channels = op.attributes, graph.slots[op.inputs[0]].shape[2]
-            rest = channels // a["groups"] * a["kernel"][0] * a["kernel"][1] % 8
-            name = op.constants["weight"]
+            name, rest = op.constants["weight"], graph.products(op) % 8
             if rest and (name, rest) not in checked and (graph.tensors[name][:, -1] >> rest).any():
                 raise DeployError(f"{path}: the weights of {op.name or op.kind} have bits beyond the last one")
             checked.add((name, rest))

@@ -88,6 +88,7 @@ any other (C, H, W).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,6 +121,11 @@ class Graph:
     def named(self) -> set[str]:
         """The constants that operations and stages name."""
         return {name for op in self.ops for name in op.names()}
+
+    def products(self, op: Op) -> int:
+        """The products in one value of a convolution."""
+        a = op.attributes
+        return self.slots[op.inputs[0]].shape[2] // a["groups"] * math.prod(a["kernel"])
 
     def input_shapes(self) -> list[tuple[int, ...]]:
         """The shape of each input without the batch, as the caller gives it."""
