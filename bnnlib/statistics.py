@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, stdev, variance
 from typing import TypeVar
 
 Name = TypeVar("Name", bound=Hashable)
@@ -48,7 +48,7 @@ class Spread:
         values = list(values)
         if not values:
             raise ValueError("no values: a mean takes one run or more")
-        sd = math.sqrt(_variance(values)) if len(values) > 1 else None
+        sd = stdev(values) if len(values) > 1 else None
         return cls(fmean(values), sd, min(values), max(values), len(values))
 
     def __str__(self) -> str:
@@ -63,12 +63,11 @@ def quantile(freedom: int, level: float = LEVEL) -> float:
     return float(special.stdtrit(freedom, (1 + level) / 2)) if freedom > 0 else math.inf
 
 
-def half_width(values: Sequence[float], level: float = LEVEL) -> float:
+def half_width(values: Sequence[float]) -> float:
     """Half the width of the t interval for the mean of ``values``; infinite for fewer than two of them."""
-    _share("level", level)
     if len(values) < 2:
         return math.inf
-    return quantile(len(values) - 1, level) * math.sqrt(_variance(values)) / math.sqrt(len(values))
+    return quantile(len(values) - 1) * stdev(values) / math.sqrt(len(values))
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def pooled(groups: Iterable[Sequence[float]]) -> Pooled:
     """The deviation within groups that are taken to spread alike; groups of one value add nothing."""
     groups = [list(group) for group in groups if len(group) > 1]
     freedom = sum(len(group) - 1 for group in groups)
-    squares = sum((len(group) - 1) * _variance(group) for group in groups)
+    squares = sum((len(group) - 1) * variance(group) for group in groups)
     return Pooled(math.sqrt(squares / freedom) if freedom else math.nan, freedom)
 
 
@@ -99,22 +98,19 @@ class Prediction:
     p: float | None = None
 
 
-def prediction(
-    values: Sequence[float], figure: float | None = None, spread: Pooled | None = None, level: float = LEVEL
-) -> Prediction | None:
+def prediction(values: Sequence[float], figure: float | None = None, spread: Pooled | None = None) -> Prediction | None:
     """The interval for one more run like ``values``, and how well ``figure`` fits into it.
 
     ``spread``: the pooled deviation of the family, these values among them; by default of the values alone. None for
     fewer than two values: one run gives no verdict.
     """
-    _share("level", level)
     if len(values) < 2:
         return None
     spread = spread or pooled([values])
     n, mean = len(values), fmean(values)
     error = spread.sd * math.sqrt(1 + 1 / n)
     p = None if figure is None else p_value(figure - mean, error, spread.freedom)
-    return Prediction(mean, quantile(spread.freedom, level) * error, n, spread.freedom, p)
+    return Prediction(mean, quantile(spread.freedom) * error, n, spread.freedom, p)
 
 
 def detectable(error: float, freedom: int, level: float = LEVEL, power: float = 0.8) -> float:
@@ -207,78 +203,68 @@ def seed_effect(family: Mapping[Name, Seeds]) -> SeedEffect | None:
     return SeedEffect(correlation, p, math.sqrt(within), freedom, tuple(seeds))
 
 
-def difference(
-    first: Seeds, second: Seeds, family: Mapping[Name, Seeds] | None = None, level: float = LEVEL
-) -> Difference | None:
+def difference(first: Seeds, second: Seeds, family: Mapping[Name, Seeds] | None = None) -> Difference | None:
     """Compare two recipes by the values of their seeds; None where one of them has fewer than two runs.
 
     ``family``: recipes that are taken to spread alike, these two among them. It decides whether runs are paired (the
     module says how), and its pooled deviation is that of each run. Without a family, or with one of these two alone,
     the two are not paired and may spread differently: Welch's test.
     """
-    _share("level", level)
     if min(len(first), len(second)) < 2:
         return None
+    a, b = list(first.values()), list(second.values())
     if family is not None and len(family) > 2:
         seeds = seed_effect(family)
         common = sorted(first.keys() & second.keys() & set(seeds.seeds)) if seeds else []
         if seeds and seeds.p < PAIRED_BELOW and len(common) > 1:
             a, b = [first[s] for s in common], [second[s] for s in common]
-            return _difference(a, b, seeds.error * math.sqrt(2 / len(common)), seeds.freedom, True, level)
+            return _difference(a, b, seeds.error * math.sqrt(2 / len(common)), seeds.freedom, True)
         spread = pooled([list(runs.values()) for runs in family.values()])
         error = spread.sd * math.sqrt(1 / len(first) + 1 / len(second))
-        return _difference(list(first.values()), list(second.values()), error, spread.freedom, False, level)
-    a, b = list(first.values()), list(second.values())
-    parts = [_variance(v) / len(v) for v in (a, b)]
+        return _difference(a, b, error, spread.freedom, False)
+    parts = [variance(v) / len(v) for v in (a, b)]
     total = sum(parts)
     freedom = total**2 / sum(part**2 / (len(v) - 1) for part, v in zip(parts, (a, b), strict=True)) if total else 1.0
-    return _difference(a, b, math.sqrt(total), freedom, False, level)
+    return _difference(a, b, math.sqrt(total), freedom, False)
 
 
-def _difference(
-    a: Sequence[float], b: Sequence[float], error: float, freedom: float, paired: bool, level: float
-) -> Difference:
+def _difference(a: Sequence[float], b: Sequence[float], error: float, freedom: float, paired: bool) -> Difference:
+    """Of the means of ``a`` and ``b``."""
     values = fmean(a), fmean(b)
     mean = values[0] - values[1]
-    width = quantile(freedom, level) * error
-    return Difference(mean, width, p_value(mean, error, freedom), error, freedom, (len(a), len(b)), values, paired)
+    width, p = quantile(freedom) * error, p_value(mean, error, freedom)
+    return Difference(mean, width, p, error, freedom, (len(a), len(b)), values, paired)
 
 
-def of_images(first: float, second: float, images: int, level: float = LEVEL) -> float:
+def of_images(first: float, second: float, images: int) -> float:
     """Half the width of the interval for a difference of two accuracies in per cent, each of one run on ``images`` test
     images: what another choice of images would do, as if the two runs' errors were independent of each other. What
     another seed would do is not in it."""
-    _share("level", level)
     error = math.sqrt(sum(value * (100 - value) for value in (first, second)) / images)
-    return NormalDist().inv_cdf((1 + level) / 2) * error
+    return NormalDist().inv_cdf((1 + LEVEL) / 2) * error
 
 
-def by_image(
-    first: Sequence[Collection[int]], second: Sequence[Collection[int]], images: int, level: float = LEVEL
-) -> Difference:
+def by_image(first: Sequence[Collection[int]], second: Sequence[Collection[int]], images: int) -> Difference:
     """Compare two recipes on the same ``images`` test images by which of them each run got wrong, one collection of image
     numbers a run: the interval is what another choice of images would do to these very runs. Accuracies in per cent.
 
     An image's value is the share of runs that got it right, of the first recipe less of the second. The values of all
     images are a sample, and the interval is their mean's. For one run each, p is McNemar's to a part in the number of images.
     """
-    _share("level", level)
     import numpy as np
 
-    def share(runs: Sequence[Collection[int]]) -> np.ndarray:
+    def right(runs: Sequence[Collection[int]]) -> np.ndarray:
+        """(runs, images): 100 where an image is right, 0 where it is wrong."""
         if not runs:
             raise ValueError("no runs to compare: each side takes one or more")
-        wrong = np.zeros(images)
-        for run in runs:
-            wrong[sorted(set(run))] += 1  # an image number beyond the last one raises IndexError
-        return 1 - wrong / len(runs)
+        found = np.full((len(runs), images), 100.0)
+        for row, wrong in zip(found, runs, strict=True):
+            row[sorted(wrong)] = 0  # an image number beyond the last one raises IndexError
+        return found
 
-    a, b = share(first), share(second)
-    error = 100 * float(np.std(a - b, ddof=1)) / math.sqrt(images)
-    values = 100 * float(a.mean()), 100 * float(b.mean())
-    mean, freedom = values[0] - values[1], images - 1
-    width = quantile(freedom, level) * error
-    return Difference(mean, width, p_value(mean, error, freedom), error, freedom, (len(first), len(second)), values, True)
+    a, b = right(first), right(second)
+    error = float(np.std(a.mean(0) - b.mean(0), ddof=1)) / math.sqrt(images)
+    return _difference(a.mean(1).tolist(), b.mean(1).tolist(), error, images - 1, True)
 
 
 def holm(p: Mapping[Name, float]) -> dict[Name, float]:
@@ -291,12 +277,6 @@ def holm(p: Mapping[Name, float]) -> dict[Name, float]:
         largest = max(largest, min(1.0, (len(p) - rank) * p[name]))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p}
-
-
-def _variance(values: Sequence[float]) -> float:
-    """Of a sample of two values or more."""
-    mean = fmean(values)
-    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def p_value(apart: float, error: float, freedom: float) -> float:

@@ -254,10 +254,9 @@ def test_holm_keeps_the_chance_of_a_false_finding_in_a_family():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: half_width([1, 2], level=95),
+        lambda: statistics.quantile(4, level=95),
+        lambda: statistics.quantile(4, level=0.0),
         lambda: detectable(1.0, 4, level=1.0),
-        lambda: prediction([1.0, 2.0], level=0.0),
-        lambda: difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}, level=95),
     ],
 )
 def test_a_level_that_is_no_share_is_named(call):

@@ -30,7 +30,7 @@ Runs = Mapping[str, Sequence[Record]]
 class Difference:
     """First less second, in points of accuracy. ``seeds``: runs of each side; ``images``: of the test set; ``values``: mean
     of the two sides; ``p``: of no difference, None for one run; ``settings``: processors and PyTorch versions of the
-    runs, where these differ; ``level``: of the interval."""
+    runs, where these differ."""
 
     mean: float
     half_width: float
@@ -40,7 +40,6 @@ class Difference:
     p: float | None = None
     paired: bool = False
     settings: tuple[tuple[str, str], ...] = ()
-    level: float = statistics.LEVEL
 
     @property
     def one_run(self) -> bool:
@@ -68,7 +67,7 @@ class Difference:
     @property
     def basis(self) -> str:
         """What the interval is about, in words."""
-        text = f"{self.runs}, {'paired, ' * self.paired}{100 * self.level:g} % interval"
+        text = f"{self.runs}, {'paired, ' * self.paired}{100 * statistics.LEVEL:g} % interval"
         if self.one_run:
             text += f" from the {self.images:,} test images alone"
         if not self.settings:
@@ -85,7 +84,6 @@ def difference(
     first: Sequence[Record],
     second: Sequence[Record],
     field: str = "top1_last",
-    level: float = statistics.LEVEL,
     family: Mapping[str, Sequence[Record]] | None = None,
 ) -> Difference | None:
     """Compare two recipes' records, ``field`` by ``field``; None where one has none. Where one has one run, runs of the
@@ -104,16 +102,16 @@ def difference(
     one, other = _by_seed(first, field), _by_seed(second, field)
     images = first[0].dataset.test
     among = None if family is None else {name: _by_seed(runs, field) for name, runs in family.items()}
-    found = statistics.difference(one, other, among, level)
+    found = statistics.difference(one, other, among)
     if found is not None:
         places = _settings((*first, *second))
-        return Difference(found.mean, found.half_width, found.n, images, found.values, found.p, found.paired, places, level)
+        return Difference(found.mean, found.half_width, found.n, images, found.values, found.p, found.paired, places)
     seed = min(one.keys() & other.keys(), default=None)
     seeds = [seed if seed is not None else min(side) for side in (one, other)]
     a, b = one[seeds[0]], other[seeds[1]]
-    width = statistics.of_images(a, b, images, level)
+    width = statistics.of_images(a, b, images)
     used = [next(r for r in runs if r.seed == s) for runs, s in zip((first, second), seeds, strict=True)]
-    return Difference(a - b, width, (1, 1), images, (a, b), settings=_settings(used), level=level)
+    return Difference(a - b, width, (1, 1), images, (a, b), settings=_settings(used))
 
 
 def _by_seed(runs: Sequence[Record], field: str) -> dict[int, float]:
