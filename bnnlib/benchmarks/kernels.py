@@ -56,7 +56,7 @@ from bnnlib.benchmarks.contenders import GEMMS, LADDER_LAYERS, LAYERS
 from bnnlib.benchmarks.peaks import measure_peaks
 from bnnlib.benchmarks.summary import summary
 from bnnlib.ops import _backend
-from bnnlib.paths import RESULTS, folder_to_write
+from bnnlib.paths import folder_to_write
 from bnnlib.training import memory
 
 
@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(summary(record))
-    folder = options.out or (None if options.quick or options.layers else RESULTS / "bench")
+    folder = options.out or (None if options.quick or options.layers else bench_record.FOLDER)
     if folder:
         print(f"\nwritten: {bench_record.write(record, folder)}")
     return 0

@@ -36,13 +36,13 @@ from pathlib import Path
 import torch
 
 from bnnlib import deploy, layers, recipes
+from bnnlib.benchmarks import BenchError, speed, workers
 from bnnlib.benchmarks import onnx_runtime as bench_onnx
 from bnnlib.benchmarks import record as bench_record
-from bnnlib.benchmarks import speed, workers
 from bnnlib.benchmarks.contenders import compiled, multiplies_bf16
 from bnnlib.benchmarks.nets import full_precision_twin, int8_twin, model_of, nets, shape_of, topology
 from bnnlib.benchmarks.peaks import TileUnit
-from bnnlib.benchmarks.record import FOLDER, BenchError
+from bnnlib.benchmarks.record import FOLDER
 from bnnlib.benchmarks.turns import Contenders, alternate, times
 from bnnlib.deploy import onnx_export
 from bnnlib.paths import folder_to_write

@@ -10,7 +10,6 @@ import json
 import os
 import platform
 import re
-import subprocess
 from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
@@ -71,7 +70,6 @@ class Record(pydantic.BaseModel):
 
 def environment() -> dict[str, Any]:
     """This machine and software, as :class:`Environment` has it."""
-    compiler = subprocess.run([os.environ.get("CXX", "g++"), "--version"], capture_output=True, text=True).stdout.splitlines()
     commit = records.commit()
     return Environment(
         cpu=records.cpu_name(),
@@ -80,7 +78,7 @@ def environment() -> dict[str, Any]:
         system=platform.system(),
         python=platform.python_version(),
         torch=torch.__version__,
-        compiler=compiler[0] if compiler else "",
+        compiler=native.version(native.compiler()),
         variants=[tuple(variant) for variant in native.load().variants()],
         commit=commit.hash,
         dirty=commit.dirty,

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from bnnlib import data, deploy, layers, recipes
+from bnnlib.benchmarks import BenchError, workers
 from bnnlib.benchmarks import record as bench_record
-from bnnlib.benchmarks import workers
 from bnnlib.benchmarks.nets import (
     full_precision_twin,
     model_of,
@@ -34,7 +34,6 @@ from bnnlib.benchmarks.nets import (
     topology,
 )
 from bnnlib.benchmarks.networks import BATCHES, REALS
-from bnnlib.benchmarks.record import BenchError
 from bnnlib.data import evaluate
 from bnnlib.deploy import images, whitened
 from bnnlib.experiments import predictions
