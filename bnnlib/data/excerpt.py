@@ -18,9 +18,7 @@ from bnnlib.data.folders import Tree, open_image
 
 
 @contextmanager
-def excerpt(
-    root: Path | None = None, *, classes: int = 8, train: int = 8, test: int = 4, seed: int = 0
-) -> Iterator[str]:
+def excerpt(root: Path | None = None, *, classes: int = 8, train: int = 8, test: int = 4) -> Iterator[str]:
     """A tree of ``train`` and ``test`` images (64x64) of each of ``classes`` classes, for as long as the context
     lasts: its name, as :func:`bnnlib.data.load` takes it. ``root``: as there; nothing is downloaded. Raises
     :class:`DataNotFound` where the set is not here."""
@@ -28,7 +26,7 @@ def excerpt(
         raise ValueError(f"an excerpt of {classes} classes, {train} and {test} images has nothing in it")
     source = registry.find("tiny-imagenet", root)
     with tempfile.TemporaryDirectory(prefix="bnn-excerpt-") as folder:
-        _copy(source, Path(folder), classes, {"train": train, "test": test}, seed)
+        _copy(source, Path(folder), classes, {"train": train, "test": test})
         yield f"imagefolder:{folder}"
 
 
@@ -48,9 +46,9 @@ def photographs(count: int, root: Path | None = None, *, seed: int = 0) -> list[
     return found
 
 
-def _copy(source: Path, folder: Path, classes: int, wanted: dict[str, int], seed: int) -> None:
+def _copy(source: Path, folder: Path, classes: int, wanted: dict[str, int]) -> None:
     trees = {"train": tiny_imagenet.list_train(source / "train"), "test": _validation(source)}
-    draw = random.Random(seed)
+    draw = random.Random(0)
     chosen = draw.sample(range(len(trees["train"].classes)), min(classes, len(trees["train"].classes)))
     for part, tree in trees.items():
         by_class = _by_class(tree)

@@ -25,7 +25,7 @@ PER_CLASS = {"train": (732, 1300), "val": (50, 50)}  # fewest and most images of
 def find(root: Path) -> Path | None:
     """The folder that holds ImageNet, unpacked or as archives; or None."""
     for folder in (root / "imagenet", root / "ImageNet", root / "ILSVRC2012", root):
-        if any((folder / name).is_file() for name in ARCHIVES[:2]) or _is_tree(folder, "n01440764"):
+        if any((folder / name).is_file() for name in ARCHIVES[:2]) or _is_tree(folder):
             return folder
     return None
 
@@ -33,13 +33,14 @@ def find(root: Path) -> Path | None:
 def find_imagenette(root: Path) -> Path | None:
     """The folder under `root` that holds Imagenette, or None."""
     for folder in (root / "imagenette2-320", root):
-        if folder.name.startswith("imagenette") and _is_tree(folder, "n01440764"):
+        if folder.name.startswith("imagenette") and _is_tree(folder):
             return folder
     return None
 
 
-def _is_tree(folder: Path, wnid: str) -> bool:
-    return any((folder / part / wnid).is_dir() for part in PER_CLASS)
+def _is_tree(folder: Path) -> bool:
+    """Whether the first class of both sets has a folder here."""
+    return any((folder / part / "n01440764").is_dir() for part in PER_CLASS)
 
 
 def read(folder: Path) -> tuple[lazy.LazySplit, lazy.LazySplit, tuple[str, ...]]:

@@ -30,7 +30,7 @@ from bnnlib.paths import RESULTS
 
 FOLDER = RESULTS / "measured"
 NET = "ours-lenet5"
-SIZES, DRAWS = (2, 4, 6, 8, 10, 20), 10
+SIZES, DRAWS, SEED = (2, 4, 6, 8, 10, 20), 10, 0
 
 
 class Measured(BaseModel):
@@ -107,14 +107,15 @@ def accuracy_with_flipped(model: nn.Module, channels: Iterable[int], inputs: Ten
     return evaluate.top1(scores, labels)
 
 
-def channels(dataset: data.Dataset, net: str = NET, sizes: Iterable[int] = SIZES, draws: int = DRAWS, seed: int = 0) -> Channels:
+def channels(dataset: data.Dataset, sizes: Iterable[int] = SIZES, draws: int = DRAWS) -> Channels:
     """Measure :class:`Channels` on the test images of ``dataset``. Of all channels there is one set, which is measured once."""
     made = about(dataset)
-    model = deploy.load(_file(net)).eval()
-    transform = evaluate.input_transform(deploy.info(_file(net))["input"], dataset)
+    file = _file(NET)
+    model = deploy.load(file).eval()
+    transform = evaluate.input_transform(deploy.info(file)["input"], dataset)
     inputs, labels = transform(dataset.test.images), dataset.test.labels
     count = model.conv2.bn.num_features
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(SEED)
 
     def accuracy(*which: int) -> float:
         return accuracy_with_flipped(model, which, inputs, labels)
@@ -124,7 +125,7 @@ def channels(dataset: data.Dataset, net: str = NET, sizes: Iterable[int] = SIZES
         size: [accuracy(*torch.randperm(count, generator=draw)[:size].tolist()) for _ in range(draws if size < count else 1)]
         for size in sizes
     }
-    return Channels(net=net, file=predictions.sha256(_file(net)), seed=seed, top1=accuracy(), single=single, sets=sets, **made())
+    return Channels(net=NET, file=predictions.sha256(file), seed=SEED, top1=accuracy(), single=single, sets=sets, **made())
 
 
 def spectrum(dataset: data.Dataset) -> Spectrum:
