@@ -8,6 +8,7 @@ from sklearn import metrics
 from bnnlib import deploy, models, recipes
 from bnnlib.benchmarks import verify
 from bnnlib.data import evaluate
+from bnnlib.deploy import files
 from bnnlib.experiments import predictions
 from bnnlib.experiments.predictions import PredictionError
 from bnnlib.ops import _backend
@@ -91,7 +92,7 @@ def test_verify_keeps_what_the_packed_net_answers(tmp_path, monkeypatch):
     model = models.build("lenet5").eval()
     path = tmp_path / "s4-lenet5.safetensors"
     deploy.save(model, path, recipe=recipe, seed=0, top1=12.34, fingerprint="sha256:0")
-    monkeypatch.setattr(deploy, "FOLDER", tmp_path)
+    monkeypatch.setattr(files, "FOLDER", tmp_path)
     assert verify.main(["s4-lenet5", "--only", "predictions", "--out", str(tmp_path / "out")]) == 0
     found = predictions.read("s4-lenet5", path, tmp_path / "out")
     from bnnlib import data

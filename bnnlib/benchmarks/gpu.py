@@ -48,7 +48,7 @@ def measure(bench: Bench, sizes=SIZES, layers=LAYERS, batches=BATCHES, nets=NETS
             say(_line(f"{label(layer)}, batch {batch}", found["layers"][-1]["seconds"]))
     for name in nets:
         for batch in batches:
-            if not (deploy.FOLDER / f"{name}.safetensors").exists():
+            if not deploy.path_of(name).exists():
                 continue
             found["networks"].append(bench.network(name, batch))
             say(_line(f"{name}, batch {batch}", found["networks"][-1]["seconds"]))

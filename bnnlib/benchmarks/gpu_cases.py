@@ -164,7 +164,7 @@ class Bench:
 
     def network(self, name: str, batch: int) -> dict[str, Any]:
         """Seconds of a packed file and of its model, each captured once, and how many classes agree."""
-        path = deploy.FOLDER / f"{name}.safetensors"
+        path = deploy.path_of(name)
         model, shape = deploy.load(path), images.expected(path, deploy.info(path)).shape
         net = deploy.convert(model, shape)
         model = model.eval().to(self.device)

@@ -25,7 +25,7 @@ def shape_of(name: str) -> tuple[int, int, int]:
 
 def model_of(name: str) -> tuple[nn.Module, bool]:
     """The packed file's model of the recipe ``name`` and True, or an untrained one and False."""
-    path = deploy.FOLDER / f"{name}.safetensors"
+    path = deploy.path_of(name)
     if path.is_file():
         return deploy.load(path), True
     recipe = recipes.load(name)

@@ -180,16 +180,11 @@ def measure(names: list[str] | None = None, quick: bool = False) -> dict:
     return record
 
 
-def is_shipped(name: str) -> bool:
-    """Whether a packed file of the recipe ``name`` comes with the book."""
-    return (deploy.FOLDER / f"{name}.safetensors").is_file()
-
-
 def describe(name: str) -> dict:
     """What a record says of a network: title, source, topology, data, shape of an image, and whether it is trained."""
     recipe = recipes.load(name)
     return {
-        "title": recipe.title, "source": recipe.source, "topology": topology(name), "trained": is_shipped(name),
+        "title": recipe.title, "source": recipe.source, "topology": topology(name), "trained": deploy.path_of(name).is_file(),
         "dataset": recipe.dataset, "shape": list(shape_of(name)),
     }  # fmt: skip
 

@@ -83,7 +83,7 @@ def measure_memory(names: Iterable[str], batches: Iterable[int] = BATCHES) -> li
 def _shipped_with_images(name: str) -> tuple[Path, data.Dataset, tuple[int, int, int], Callable[[Tensor], Tensor]] | None:
     """The shipped file of ``name``, its data set, and the shape and the transform of its images; None where the file or the
     images are not here."""
-    path = deploy.FOLDER / f"{name}.safetensors"
+    path = deploy.path_of(name)
     if not path.is_file():
         return None
     about = deploy.info(path)

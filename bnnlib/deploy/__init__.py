@@ -21,6 +21,7 @@ _HOME = {
     "app": "commands",
     "info": "files",
     "load": "files",
+    "path_of": "files",
     "read_graph": "files",
     "save": "files",
     "ConvertError": "preparing",

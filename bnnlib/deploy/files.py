@@ -49,12 +49,17 @@ if TYPE_CHECKING:
     from bnnlib.data import Dataset, ZCAWhitening
     from bnnlib.recipes import Recipe
 
-__all__ = ["FOLDER", "FORMAT", "DeployError", "RealDtype", "info", "load", "read_graph", "save"]
+__all__ = ["FOLDER", "FORMAT", "DeployError", "RealDtype", "info", "load", "path_of", "read_graph", "save"]
 
 FOLDER = RESULTS / "models"
 RealDtype = Literal["float32", "bfloat16", "int8"]
 WHITENING = tuple(f"images.whitening.{name}" for name in ("mean", "kernel", "step", "rest"))
 """Tensors that are not the network's (:mod:`bnnlib.deploy.whitened`)."""
+
+
+def path_of(name: str) -> Path:
+    """Where the trained model of the recipe ``name`` lies that comes with the book, if one does."""
+    return FOLDER / f"{name}.safetensors"
 
 
 def save(

@@ -23,7 +23,7 @@ def table(words: Sequence[str] = ()) -> str:
                 str(recipe.epochs),
                 *(str(each or "-") for each in hours.of(recipe, every).values()),
                 "-" if row.last is None else f"{row.last} ({row.last.n})",
-                file if (deploy.FOLDER / (file := f"{recipe.name}.safetensors")).is_file() else "-",
+                file.name if (file := deploy.path_of(recipe.name)).is_file() else "-",
                 recipe.title,
             )
         )

@@ -118,7 +118,7 @@ def read(name: str, file: Path | None = None, folder: Path = FOLDER) -> Predicti
     import safetensors
     import safetensors.torch
 
-    path, file = path_of(name, folder), file or deploy.FOLDER / f"{name}.safetensors"
+    path, file = path_of(name, folder), file or deploy.path_of(name)
     if not path.is_file():
         return None
     again = f"run `bnn verify {name}` again"

@@ -83,13 +83,9 @@ def read(kind: type[Kind], folder: Path = FOLDER) -> Kind:
     """Read and check a measurement. Raises :class:`bnnlib.records.RecordError` for one absent, damaged or of another packed file."""
     path, again = path_of(kind, folder), f"python -m bnnlib.book.studies.measured {kind.NAME}"
     found = records.read_measurement(kind, path, again)
-    if isinstance(found, Channels) and found.file != predictions.sha256(_file(found.net)):
+    if isinstance(found, Channels) and found.file != predictions.sha256(deploy.path_of(found.net)):
         raise records.RecordError(f"measurement {path} is of another file of {found.net}; make it again with {again}")
     return found
-
-
-def _file(net: str) -> Path:
-    return deploy.FOLDER / f"{net}.safetensors"
 
 
 @torch.no_grad()
@@ -110,7 +106,7 @@ def accuracy_with_flipped(model: nn.Module, channels: Iterable[int], inputs: Ten
 def channels(dataset: data.Dataset, sizes: Iterable[int] = SIZES, draws: int = DRAWS) -> Channels:
     """Measure :class:`Channels` on the test images of ``dataset``. Of all channels there is one set, which is measured once."""
     made = about(dataset)
-    file = _file(NET)
+    file = deploy.path_of(NET)
     model = deploy.load(file).eval()
     transform = evaluate.input_transform(deploy.info(file)["input"], dataset)
     inputs, labels = transform(dataset.test.images), dataset.test.labels
