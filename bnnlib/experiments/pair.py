@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from bnnlib import recipes, records, storage
-from bnnlib.experiments import in_columns, scoreboard
+from bnnlib.experiments import in_columns, report, scoreboard
 from bnnlib.records import Record
 from bnnlib.training import repeat, status
 
@@ -90,9 +90,7 @@ def _figure(name: str, a: float, b: float, form: str) -> tuple[str, str, str, st
 
 
 def _machine(record: Record) -> str:
-    hardware = record.hardware
-    name = records.plain(hardware.get("gpu") or hardware.get("cpu", "unknown"))[:34]
-    return f"{name}, {hardware.get('threads', '?')} threads"
+    return f"{report.processor(record.hardware)[:34]}, {record.hardware.get('threads', '?')} threads"
 
 
 def _epochs(count: int) -> list[int]:

@@ -144,13 +144,18 @@ def command(recipe: Recipe) -> str:
     return f"`python -m bnnlib.train {recipe.name}`{before}"
 
 
+def processor(hardware: Mapping[str, Any]) -> str:
+    """The GPU that a run ran on, else its CPU."""
+    return records.plain(hardware.get("gpu") or hardware.get("cpu", "unknown processor"))
+
+
 def machine(hardware: Mapping[str, Any]) -> str:
     """What a run ran on, in words.
 
     >>> machine({"cpu": "AMD EPYC", "threads": 2})
     'AMD EPYC, 2 threads'
     """
-    parts = [records.plain(hardware.get("gpu") or hardware.get("cpu", "unknown processor"))]
+    parts = [processor(hardware)]
     for kind in ("processes", "threads"):
         count = hardware.get(kind, 1)
         if isinstance(count, int) and count > 1 and not (kind == "threads" and "gpu" in hardware):
@@ -160,8 +165,7 @@ def machine(hardware: Mapping[str, Any]) -> str:
 
 def made_with(record: Record) -> tuple[str, str]:
     """Where a run was made, as far as its arithmetic may depend on it: the processor and the version of PyTorch."""
-    part = records.plain(record.hardware.get("gpu") or record.hardware.get("cpu", "unknown processor"))
-    return part, record.versions.get("torch", "unknown")
+    return processor(record.hardware), record.versions.get("torch", "unknown")
 
 
 def setting(record: Record) -> str:

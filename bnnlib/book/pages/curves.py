@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bnnlib import recipes, records
+from bnnlib.experiments import report
 from bnnlib.records import Record
 
 SCRIPT = Path(__file__).with_name("curves.js")
@@ -39,7 +40,7 @@ def data(folder: Path) -> list[dict[str, Any]]:
 
 def _run(record: Record) -> dict[str, Any]:
     values = {field: [_short(getattr(epoch, field)) for epoch in record.curve] for field in VALUES}
-    return {"seed": record.seed, "machine": str(record.hardware.get("gpu") or record.hardware["cpu"]), **values}
+    return {"seed": record.seed, "machine": report.processor(record.hardware), **values}
 
 
 def _short(value: float) -> float:
