@@ -11,6 +11,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bnnlib.deploy.layerkinds import ADDITIONS
 from bnnlib.deploy.rewriting import within
 
 Stages = list[tuple[str, dict[str, Any]]]
@@ -108,12 +109,11 @@ def one_value(node: torch.fx.Node, module: nn.Module | None) -> Stages | None:
 
 # ------------------------------------------------------------------------------------------------ arithmetic of two
 
-_PLUS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 _MINUS = {operator.sub, operator.isub, torch.sub, torch.subtract, "sub", "sub_"}
 _TIMES = {operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_"}
 _OVER = {operator.truediv, operator.itruediv, torch.div, torch.divide, torch.true_divide, "div", "div_", "true_divide"}
 _PAIRS = {
-    **dict.fromkeys(_PLUS, ("plus", "plus")), **dict.fromkeys(_MINUS, ("minus", "minus_from")), **dict.fromkeys(_TIMES, ("times", "times")),
+    **dict.fromkeys(ADDITIONS, ("plus", "plus")), **dict.fromkeys(_MINUS, ("minus", "minus_from")), **dict.fromkeys(_TIMES, ("times", "times")),
     **dict.fromkeys(_OVER, ("over", "over_from")), **dict.fromkeys({torch.maximum, "maximum"}, ("larger", "larger")),
     **dict.fromkeys({torch.minimum, "minimum"}, ("smaller", "smaller")),
 }  # fmt: skip
