@@ -11,7 +11,7 @@ from torch.nn.modules.utils import _pair
 
 
 def flag(what: str, value: object) -> bool:
-    """``value`` as true or false.: ``"no"`` would count as true."""
+    """``value`` as true or false; text is refused, of which ``"no"`` would count as true."""
     if isinstance(value, bool | np.bool_) or (isinstance(value, int) and value in (0, 1)):
         return bool(value)
     raise ValueError(f"{what} is {value!r}: it must be True or False")

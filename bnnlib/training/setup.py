@@ -95,7 +95,7 @@ def load_data(fabric, recipe: Recipe, profile: str, root: Path | None) -> data.D
 def setup(
     fabric, recipe: Recipe, dataset: data.Dataset, seed: int, *, profile: str = "full", runs: Path | None = None
 ) -> Net:
-    """The net of ``recipe`` with its initial weights, ready for :func:`bnnlib.training.loop.train_step`. ``runs``: where
+    """The net of ``recipe`` with its initial weights, ready for :func:`bnnlib.training.steps.train_step`. ``runs``: where
     the run folders of teachers lie."""
     train, validation, test = batches(fabric, recipe, dataset, seed)
     torch.manual_seed(seed)
