@@ -6,6 +6,8 @@ import itertools
 
 import torch
 
+from bnnlib.quantizers import sign
+
 
 def pm(*shape, seed=0):
     """Normal numbers with a few exact zeros of both signs among them."""
@@ -13,6 +15,12 @@ def pm(*shape, seed=0):
     x.view(-1)[::7] = 0.0
     x.view(-1)[3::11] = -0.0
     return x
+
+
+def weights(n: int, seed: int = 0) -> torch.Tensor:
+    """``(n,)`` float64 weights, none nearer to zero than 0.05, so that a sign has a derivative there."""
+    w = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) / 2
+    return w + 0.05 * sign(w)
 
 
 def conv_loops(b, w, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1, padding_value=0.0):

@@ -5,17 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from layers_reference import weights
 from torch import nn
 
 from bnnlib import data, layers
 from bnnlib.book.studies import gradients
 from bnnlib.quantizers import mean_scale, sign
-
-
-def weights(n: int, seed: int = 0) -> torch.Tensor:
-    """``(n,)`` float64 weights, none nearer to zero than 0.05, so that a sign has a derivative there."""
-    w = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) / 2
-    return w + 0.05 * sign(w)
 
 
 @pytest.fixture(scope="module")

@@ -10,17 +10,12 @@ import re
 
 import pytest
 import torch
+from layers_reference import weights
 
 from bnnlib.book.studies import gradients, jacobians
-from bnnlib.quantizers import scaled_sign, sign
+from bnnlib.quantizers import scaled_sign
 
 SIZES = [1, 2, 3, 8, 75, 500]  # 75 and 500: a filter of a first and of LeNet-5's binary convolution
-
-
-def weights(n: int, seed: int = 0) -> torch.Tensor:
-    """``(n,)`` float64 weights, none nearer to zero than 0.05, so that a sign has a derivative there."""
-    w = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) / 2
-    return w + 0.05 * sign(w)
 
 
 def check_smooth_sign(formula: str, n: int) -> None:

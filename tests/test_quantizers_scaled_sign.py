@@ -9,17 +9,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from layers_reference import weights
 
 from bnnlib.book.studies import gradients
 from bnnlib.quantizers import mean_scale, scaled_sign, sign
 
 GRADIENTS = ["identity", "detached", "paper", "corrected", "s4"]
-
-
-def weights(n: int, seed: int = 0) -> torch.Tensor:
-    """``(n,)`` float64 weights, none nearer to zero than 0.05, so that a sign has a derivative there."""
-    w = torch.randn(n, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) / 2
-    return w + 0.05 * sign(w)
 
 
 def test_the_error_of_the_best_scale_is_the_variance_of_the_magnitudes():
