@@ -1,5 +1,5 @@
 """What the tests share: where the real data sets lie, for the few tests that read them; a user who has none; a record to vary;
-one thread."""
+a browser; one thread."""
 
 import os
 import urllib.error
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from toolchains import CHROMIUM
 
 from bnnlib import recipes, records
 from bnnlib.data import mnist
@@ -113,6 +114,18 @@ def put_record(a_record):
         return records.write(a_record(**{**fields, **changes}), records.path_of(recipe, seed, folder))
 
     return put
+
+
+@pytest.fixture(scope="module")
+def chromium(request):
+    """The system's Chromium, which finds no host but this machine; a module may name further ``CHROMIUM_OPTIONS``."""
+    from playwright.sync_api import sync_playwright
+
+    options = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE localhost", *getattr(request.module, "CHROMIUM_OPTIONS", [])]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from toolchains import CHROMIUM, in_chromium
+from toolchains import in_chromium
 
 from bnnlib import records
 from bnnlib.book import chapters
@@ -19,7 +19,7 @@ from bnnlib.book import site as book
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = {"desktop": 1280, "phone": 390}
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--allow-file-access-from-files"]
+CHROMIUM_OPTIONS = ["--disable-gpu", "--disable-dev-shm-usage", "--allow-file-access-from-files"]
 SEEN = """async () => {
   if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
   document.querySelectorAll('.bd-article details').forEach(d => { d.open = true; });
@@ -66,16 +66,6 @@ def site(tmp_path_factory):
     toc = f"format: jb-book\nroot: index\nchapters: [{pages.replace('{file: index}, ', '')}]\n"
     (root / "_toc.yml").write_text(toc)
     return book.build(root)[0]
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from toolchains import CHROMIUM, in_chromium
+from toolchains import in_chromium
 
 from bnnlib.book import chapters, lab
 
 ROOT = Path(__file__).resolve().parents[1]
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 pytest.importorskip("jupyterlab")
 pytestmark = in_chromium
 ASKED = os.environ.get("BNN_LAB_CHAPTERS", "one-binary-neuron")
@@ -57,14 +57,6 @@ def server(tmp_path_factory):
     finally:
         running.terminate()
         running.wait()
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as api:
-        browser = api.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

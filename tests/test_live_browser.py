@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from toolchains import CHROMIUM, in_chromium
+from toolchains import in_chromium
 
 from bnnlib import data
 from bnnlib.book.live import digits, pictures
@@ -17,7 +17,7 @@ from bnnlib.book.live import page as live
 from bnnlib.deploy import operations
 
 ROOT = Path(__file__).resolve().parents[1]
-playwright = pytest.importorskip("playwright.sync_api")
+pytest.importorskip("playwright.sync_api")
 pytestmark = in_chromium
 STARTED = "document.querySelector('.live').dataset.state"
 
@@ -43,14 +43,6 @@ def folder(tmp_path_factory):
         head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width"><link rel="stylesheet" href="_static/live.css">'
         (made / f"{name}.html").write_text(f"<!doctype html><html lang=en data-theme=light><head>{head}</head><body>{body}</body></html>")
     return made
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright.sync_playwright() as api:
-        browser = api.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

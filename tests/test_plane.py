@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from toolchains import CHROMIUM, in_chromium
+from toolchains import in_chromium
 
 from bnnlib.book.studies import jacobians, plane
 
@@ -31,16 +31,6 @@ def test_the_descent_is_minus_the_gradient_times_the_jacobian_of_the_formula(gra
 def test_without_scripts_it_takes_no_room_and_names_no_host():
     text = plane.live("fig").data
     assert text.startswith("<div class='plane' hidden") and "http" not in text
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
