@@ -108,7 +108,6 @@ def write(name: str, file: Path, scores: Tensor, labels: Tensor, fingerprint: st
     }
     data = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, {"about": json.dumps(about)})
     path = path_of(name, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
     storage.write_atomically(path, data)
     return path
 

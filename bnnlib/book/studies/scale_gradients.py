@@ -108,7 +108,6 @@ def run(net: str, data_root: Path | None = None) -> dict:
 def _keep(found: dict, path: Path) -> None:
     found["commit"] = records.commit().model_dump()
     found["versions"] = records.versions()
-    path.parent.mkdir(parents=True, exist_ok=True)
     storage.write_atomically(path, (json.dumps(found) + "\n").encode())
 
 
