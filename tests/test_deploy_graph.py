@@ -175,6 +175,28 @@ def test_one_weight_in_two_geometries(tmp_path):
     assert np.allclose(a, w @ x.ravel(), atol=1e-3) and np.array_equal(a, z) and np.allclose(y, w @ a, atol=1e-2)
 
 
+@pytest.mark.parametrize("kind", ["real_conv", "binary_conv"])
+def test_one_weight_in_geometries_that_differ_in_one_number(kind):
+    """Stored, it has as many bytes in each: a row's four or eight bits."""
+    from bnnlib.deploy import interpreter, run
+
+    rng, real = np.random.default_rng(0), kind == "real_conv"
+    slots, ops = {"x": Slot("float32", (3, 4, 2)), "b": Slot("bits", (3, 4, 2))}, []
+    for name, (kh, kw), groups in (("y", (2, 2), 1), ("lower", (1, 2), 1), ("narrower", (2, 1), 1), ("grouped", (2, 2), 2), ("again", (2, 2), 1)):
+        slots[name] = Slot("float32", (4 - kh, 5 - kw, 4))
+        attributes = {**conv(weights="bits"), "kernel": [kh, kw], "groups": groups}
+        if not real:
+            del attributes["weights"]
+        ops.append(Op(kind, ["x" if real else "b"], attributes, {"weight": "w"}, [{"op": "store", "slot": name}]))
+    sign = {"op": "sign", "low": "low", "high": "high", "slot": "b"}
+    tensors = {"w": rng.integers(0, 16, (4, 1), np.uint8), "low": np.zeros(2, np.float32), "high": np.full(2, np.inf, np.float32)}
+    graph = Graph(["x"], [op.stages[0]["slot"] for op in ops], slots, [Op("map", ["x"], {"repeat": 1}, {}, [sign]), *ops], tensors)
+    x = rng.standard_normal((2, 2, 3, 4), np.float32)
+    wanted = interpreter.interpret(graph, x)
+    for name, found in zip(graph.outputs, run.Runner(graph).arrays([x]), strict=True):
+        np.testing.assert_allclose(found, wanted[name], atol=1e-5, err_msg=name)
+
+
 def expanding() -> Graph:
     """One-bit weights in groups of one channel, which take as many floats a bit as stand side by side."""
     width, tensors = 1 << 16, {}

@@ -144,7 +144,8 @@ def test_bfloat16_weights(variant):
 INT8 = [  # channels, outputs, kernel, stride, padding, dilation, groups, height, width, pool
     (5, 37, (7, 9), 1, 0, 1, 1, 7, 9, 1), (3, 64, 7, 2, 3, 1, 1, 31, 17, 1), (1, 20, 5, 1, 0, 1, 1, 28, 28, 2), (64, 96, 1, 1, 0, 1, 1, 6, 5, 1),
     (64, 40, 1, 2, 0, 1, 1, 7, 5, 1), (12, 70, 3, 1, (2, 1), (2, 1), 2, 9, 8, 2), (8, 8, 3, 1, 1, 1, 8, 5, 6, 1), (500, 130, 1, 1, 0, 1, 1, 1, 1, 1),
-    (3, 33, 3, 1, 1, 1, 1, 11, 7, 3), (17, 9, (2, 3), (2, 1), (0, 2), 1, 1, 8, 3, 1), (2, 5, 3, (5, 1), (9, 2), 1, 1, 4, 6, 1),
+    (3, 33, 3, 1, 1, (1, 2), 1, 11, 7, 3), (17, 9, (2, 3), (2, 1), (0, 2), 1, 1, 8, 3, 1), (2, 5, 3, (5, 1), (9, 2), 1, 1, 4, 6, 1),
+    (130, 20, 3, 1, 1, 1, 1, 3, 4, 1), (6, 600, 1, 1, 0, 1, 1, 2, 3, 1),
 ]  # fmt: skip
 
 
@@ -184,8 +185,10 @@ def test_int8_layers_on_extreme_values(variant):
     assert not y[1].any() and not y[4].any() and np.isnan(y[2:4]).all()
     assert np.isfinite(y[[0, 5]]).all() and y[[0, 5]].all()
     wide = nn.Linear(70_000, 3, bias=False)  # more than int32 is sure to hold
+    wide.weight.data[0] = 1
     graph = deploy.convert(wide, (70_000,), real="int8").graph
     x = torch.rand(5, 70_000)
+    x[4] = 1
     integers, scale = quantize_activations(x)
     stored, scales = (torch.from_numpy(graph.tensors[graph.ops[0].constants[name]]) for name in ("weight", "scale"))
     want = integers.double() @ stored.reshape(3, -1).double().T * scale * scales
@@ -542,6 +545,14 @@ def test_weights_that_are_taken_over_give_the_same(variant, real, size, tmp_path
     changed = {name for name, t in taken.tensors.items() if not np.array_equal(before[name], t)}
     assert changed - {"1.weight"} == {"3.weight", "5.weight"}
     assert "1.weight" in changed or real == "int8"  # products of bytes may want 70 filled up to a multiple of 4 or 64
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_weights_in_no_whole_panels_are_not_rearranged_where_they_lie(variant, tmp_path):
+    torch.manual_seed(3)
+    graph = deploy.convert(nn.Sequential(nn.Linear(64, 130), nn.ReLU(), nn.Linear(130, 64)), (64,)).graph
+    x = images(5, shape=(64,)).numpy()
+    assert np.array_equal(run.load(deploy.save(graph, tmp_path / "net"), kernel=variant)(x), Runner(graph, kernel=variant)(x))
 
 
 @pytest.mark.parametrize("how", ["twice", "read-only", "odd place"])

@@ -99,6 +99,8 @@ def test_shares_of_the_limit_are_those_of_the_variant():
     one, many = speed.runs(record())
     assert speed.shares(one) == pytest.approx([100 * 200 / 270, 100 * 110 / 270])
     assert speed.shares(many) == speed.shares(one | {"variant": "other"}) == []
+    del one["layers"][0]["bits_macs_per_cycle"]
+    assert speed.shares(one) == pytest.approx([100 * 110 / 270])
 
 
 def test_every_unit_is_a_limit_of_the_kernels():
@@ -169,6 +171,9 @@ def test_packing_is_a_part_of_what_floats_add():
     one, many = speed.runs(record())
     assert speed.packing_of_added(one, 1) == pytest.approx(100 * 5 / (100 - 75))
     assert speed.packing_of_added(one, 16) is speed.packing_of_added(many, 1) is None
+    for layer in one["layers"]:
+        layer["times"]["channels_last"] = layer["times"]["bits"]
+    assert speed.packing_of_added(one, 1) is None, "floats add nothing"
 
 
 def test_a_caption_says_where_its_numbers_come_from():
@@ -216,7 +221,18 @@ def test_shares_of_the_limit_on_a_cpu_with_vpopcntdq():
     goals = {t.what: t for t in targets.targets(its)}
     assert goals["share of the 1-bit limit, K >= 1152"].values == (100.0,)
     assert goals["share of the 1-bit limit, 1x1, K = 192"].met is False
+    assert goals["matrix product 4096^3 over FP32"].values == (11.0,)
     assert goals["AVX2: products a cycle"].met is None
+
+
+def test_what_was_not_measured_leaves_its_targets_open():
+    its = record(variant="avx512vpopcnt")  # whose limit is not among the units
+    del its["runs"][0]["ladders"][0]["fp32_over"]["scalar"], its["import"]
+    its["runs"][0]["gemms"][0]["n"] = 4095
+    goals = {t.what: t for t in targets.targets(its)}
+    unmeasured = ["share of the 1-bit limit, K >= 1152", "scalar: bits to bits over FP32", "matrix product 4096^3 over FP32", "later imports"]
+    assert all(goals[what].met is None for what in unmeasured)
+    assert goals["bits to bits over FP32, k x k"].values == (8.0,)
 
 
 def test_targets_of_tiles_are_set_against_the_best_of_each_rival():
@@ -257,6 +273,7 @@ def test_rounds_in_which_the_tiles_were_shared_stand_apart():
         "alone": (2, [10.0, 16.0]),
         "shared": (2, [45.0, 32.0]),
     }
+    assert [(one["times"]["bits"]["best_us"], one["times"]["bits"]["median_us"]) for one in found.values()] == [(10.0, 13.0), (32.0, 38.5)]
     assert speed.ratio(found["alone"], "int8-x86", "bits").median == pytest.approx((3 + 2) / 2)
     assert speed.ratio(found["shared"], "int8-x86", "bits").median == pytest.approx((2 + 3) / 2)
     # a contender that left after three rounds has those of them that were alike

@@ -154,6 +154,8 @@ def machine(hardware: Mapping[str, Any]) -> str:
 
     >>> machine({"cpu": "AMD EPYC", "threads": 2})
     'AMD EPYC, 2 threads'
+    >>> machine({"gpu": "NVIDIA H200", "cpu": "AMD EPYC", "processes": 2, "threads": 8})
+    'NVIDIA H200, 2 processes'
     """
     parts = [processor(hardware)]
     for kind in ("processes", "threads"):

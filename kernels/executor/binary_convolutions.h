@@ -5,9 +5,10 @@
 namespace bnn::net {
 
 // The stages that are part of the conversion from integers, the first of an operation: a scale, a bias, a residual, in
-// this order, each where there is one. behind: a residual may stand behind a scale or a bias.
+// this order, each where there is one. behind: a residual may stand behind a scale or a bias. No
+// pooling follows a residual.
 struct Prefix { isize stages; const float *scale, *bias, *residual; };
-inline Prefix fused_prefix(const Net& n, const NetOp& o, const Frame& f, isize window, bool behind) {
+inline Prefix fused_prefix(const Net& n, const NetOp& o, const Frame& f, bool behind) {
     const NetStage* const s = n.stage + o.first_stage;
     Prefix p = {};
     const auto next = [&](Do what) {
@@ -15,7 +16,7 @@ inline Prefix fused_prefix(const Net& n, const NetOp& o, const Frame& f, isize w
     };
     if (next(Do::scale)) p.scale = s[p.stages++].a;
     if (next(Do::bias)) p.bias = s[p.stages++].a;
-    if (window == 1 && (behind || !p.stages) && next(Do::residual)) p.residual = alongside(n, o, s[p.stages], f);
+    if ((behind || !p.stages) && next(Do::residual)) p.residual = alongside(n, o, s[p.stages], f);
     p.stages += p.residual != nullptr;
     return p;
 }
@@ -25,7 +26,7 @@ inline void run_binary_images(const Net& n, const NetOp& o, const Frame& f, cons
     const Plan& p = c.plan;
     const isize low = item % p.chunks * p.chunk, high = least(o.c, low + p.chunk);
     float* const floats = (float*)(memory + round_up(work_bytes(p), 64));
-    const Prefix fused = fused_prefix(n, o, f, c.window, true);
+    const Prefix fused = fused_prefix(n, o, f, true);
     const float* const residual = fused.residual;
     const NetSlot* const to = home(n, o, c.window);
     const isize stride = to ? to->c : 64;
@@ -65,7 +66,7 @@ inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& 
     Tile t;
     count_tile(c.plan, item, memory, &t);
     float* x = (float*)(memory + round_up(work_bytes(c.plan), 64));
-    const Prefix fused = fused_prefix(n, o, f, c.window, false);
+    const Prefix fused = fused_prefix(n, o, f, false);
     const float* const scale = fused.scale ? fused.scale + t.first : nullptr;
     const float* const bias = fused.bias ? fused.bias + t.first : nullptr;
     const isize at_once = most(1, ROWS_AT_ONCE / c.window);

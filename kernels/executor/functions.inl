@@ -19,7 +19,7 @@ inline float f_exp(float x) {
     const float y = p * r * r + r + 1.0f;
     const int32_t e = f_pattern(shifted) - 0x4b400000, half = e >> 1;            // 2^e in two steps: 2^128 is none
     const float up = f_bits((half + 127) << 23), rest = f_bits((e - half + 127) << 23);
-    return x != x ? x : y * up * rest;
+    return y * up * rest;
 }
 
 inline float f_log(float x) {

@@ -123,8 +123,8 @@ inline void run_quantized(const Net& n, const NetOp& o, const Frame& f, const Cu
             }
         }
     }
-    const bool own = stride == c.float_stride;                                  // with zeros behind the last channel
-    const isize wide = own ? round_up(channels, r.panel) : channels;
+    // zeros stand behind the last channel; a slot has whole panels
+    const isize wide = round_up(channels, r.panel);
     run_stages(n, o, f, 0, x, stride, start, many, c.window, first, channels, wide);
 }
 

@@ -78,7 +78,7 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads, Way 
         const bool bf16 = n.r->bf16 && o.kind == Weights::bfloat16, integers = o.sums;
         const isize k = o.kh * o.kw * in.c / o.groups, panel = n.r->panel, size = integers ? n.r->int8->size : 4;
         const View v = view(in, f);
-        const bool whole = o.kh == in.h && o.kw == in.w && o.ph == 0 && o.pw == 0 && o.dh == 1 && o.dw == 1;
+        const bool whole = o.kh == in.h && o.kw == in.w && o.ph == 0 && o.pw == 0;
         const bool point = o.kh == 1 && o.kw == 1 && o.ph == 0 && o.pw == 0 && o.sh == 1 && o.sw == 1;
         c.direct = o.groups == 1 && c.window == 1 && (whole || point);
         if (!integers)                  // all images' pixels evenly apart, and not to be rounded in place
@@ -137,7 +137,7 @@ inline Cut cut(const Net& n, const NetOp& o, const Frame& f, isize threads, Way 
 inline const float* alongside(const Net& n, const NetOp& o, const NetStage& s, const Frame& f) {
     const NetSlot& t = n.slot[s.slot];
     const View v = view(t, f);
-    return t.c == o.c && v.sc == 1 && joined(v, t) && v.sn == t.h * t.w * t.c ? v.at : nullptr;
+    return t.c == o.c && joined(v, t) && v.sn == t.h * t.w * t.c ? v.at : nullptr;
 }
 
 // Makes a step (real.h) of a stage, for rows of x from pixel `start` on and channels from `first` on. Returns false
