@@ -26,10 +26,7 @@ def check_names(names: Collection[str]) -> None:
     """Raises :class:`RecipeError` for the first of ``names`` that no recipe of the library has."""
     shipped = _shipped()
     for name in names:
-        if name not in shipped:
-            close = difflib.get_close_matches(str(name), shipped, n=3)
-            hint = f"did you mean {', '.join(close)}?" if close else "`bnn recipes` lists all"
-            raise RecipeError(f"no recipe {str(name)!r}; {hint} (a file's path must end in .yaml)")
+        _named(name, shipped)
 
 
 def file_of(name: str) -> Path:
@@ -84,6 +81,14 @@ def _shipped() -> dict[str, _Source]:
     return found
 
 
+def _named(name: str, shipped: dict[str, _Source]) -> _Source:
+    if name in shipped:
+        return shipped[name]
+    close = difflib.get_close_matches(str(name), shipped, n=3)
+    hint = f"did you mean {', '.join(close)}?" if close else "`bnn recipes` lists all"
+    raise RecipeError(f"no recipe {str(name)!r}; {hint} (a file's path must end in .yaml)")
+
+
 def _find(name: str | Path) -> _Source:
     file, colon, variant = str(name).rpartition(":")
     if not colon or not file.endswith((".yaml", ".yml")):
@@ -96,8 +101,7 @@ def _find(name: str | Path) -> _Source:
             stated = ", ".join(_variants(_parse(path), path)) or "none"
             raise RecipeError(f"recipe {path.name} has no variant {variant!r}; it has {stated}")
         return _Source(path, variant or None)
-    check_names([str(name)])
-    return _shipped()[str(name)]
+    return _named(str(name), _shipped())
 
 
 _files: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
