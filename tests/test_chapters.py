@@ -122,6 +122,9 @@ def test_every_parameter_that_can_be_turned_has_a_range(path):
         ({"level": ("x", 0.5, 0.99)}, "level is 'x'"),
         ({"kernel": (4, (1, 3, 5))}, "kernel is 4: it must be one of 1, 3, 5"),
         ({"low": (12, range(3))}, "low is 12: it must be one of 0, 1, 2"),
+        ({"low": (True, range(3))}, "low is True: it must be one of 0, 1, 2"),
+        ({"kernel": (3.0, (1, 3, 5))}, "kernel is 3.0: it must be one of 1, 3, 5"),
+        ({"low": ([1], {0, 1, 2})}, r"low is \[1\]: it must be one of 0, 1, 2"),
         ({"net": ("s2", ("s2-student", "s3-mlp"))}, "net is 's2': it must be one of s2-student, s3-mlp"),
     ],
 )
@@ -143,6 +146,8 @@ CHECKED = "from bnnlib.book import chapters\nchapters.check_parameters(profile, 
         ("seed", "one", "seed is 'one'"),
         ("rate", "fast", "rate is 'fast': it must be of type float"),
         ("rate", "2.5", "rate is 2.5: it must be a number from 0.0 to 1.0"),
+        ("rate", "nan", "rate is nan: it must be a number from 0.0 to 1.0"),
+        ("seed", "-inf", "seed is -inf: it must be a whole number"),
     ],
 )
 def test_plain_papermill_stops_at_once_with_one_sentence(root, name, value, message):

@@ -56,7 +56,7 @@ def check_parameters(
     _check_given()
     for name, (value, *allowed) in ranges.items():
         if len(allowed) == 1:
-            if value not in allowed[0]:
+            if not any(type(value) is type(one) and value == one for one in allowed[0]):  # True and 1.0 are no 1
                 raise ChapterError(f"{name} is {value!r}: it must be one of {', '.join(map(str, allowed[0]))}")
             continue
         low, high = allowed
@@ -83,11 +83,18 @@ def _check_given() -> None:
             close = difflib.get_close_matches(name, types, n=1)
             hint = f": did you mean {close[0]}?" if close else ""
             raise ChapterError(f"there is no parameter {name!r}{hint or '.'} This chapter has {', '.join(types)}")
-        value, kind = ast.literal_eval(statement.value), types[name]
+        value, kind = _written(statement.value), types[name]
         kind = {"str": str, "int": int, "float": float}.get(kind, kind)  # a notebook may postpone annotations
         fits = type(value) is kind or (kind is float and type(value) is int)
         if isinstance(kind, type) and not fits:
             raise ChapterError(f"{name} is {value!r}: it must be of type {kind.__name__}")
+
+
+def _written(node: ast.expr) -> Any:
+    """A value as papermill writes it: a literal, or, as Python has none for these, a call such as ``float('nan')``."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "float" and len(node.args) == 1:
+        return float(ast.literal_eval(node.args[0]))
+    return ast.literal_eval(node)
 
 
 def _announce(profile: str, name: str) -> dict[str, str]:
