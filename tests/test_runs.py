@@ -39,7 +39,7 @@ def test_quick_trains_teachers_first_and_leaves_nothing_behind(digits, tmp_path)
     (record,) = found["small"]
     assert (record.profile, record.seed, record.dataset.train) == ("quick", 2, runs.SMALL["quick.train"])
     assert record.teacher.recipe == "big" and record.teacher.seed == 2
-    assert "mean nothing" in found.note
+    assert "mean nothing" in found.note and " and 1 epoch:" in found.note
     assert not digits.exists() and not (tmp_path / "runs").exists()
 
 

@@ -131,7 +131,8 @@ def _note(profile: str, found: dict[str, list[Record]]) -> str:
         return ""
     made = [record for runs in found.values() for record in runs]
     images = " or ".join(f"{n:,}" for n in sorted({record.dataset.train for record in made}))
-    epochs = " or ".join(map(str, sorted({len(record.curve) for record in made})))
+    lengths = sorted({len(record.curve) for record in made})
+    epochs = f"{' or '.join(map(str, lengths))} epoch{'s' * (lengths != [1])}"
     means = (
         "they show that everything runs, and their numbers mean nothing"
         if profile == "quick"
@@ -141,7 +142,7 @@ def _note(profile: str, found: dict[str, list[Record]]) -> str:
     on = " of scikit-learn's digits" if digits else ""
     if any(record.dataset.name.startswith("imagefolder:") for record in made):
         on += f" of {DEMO_CLASSES} classes of Tiny-ImageNet-200 (chance gives {100 / DEMO_CLASSES:g} %)"
-    return f"**These are {profile} runs, of {images} images{on} and {epochs} epochs: {means}.**"
+    return f"**These are {profile} runs, of {images} images{on} and {epochs}: {means}.**"
 
 
 def _full(names: list[str], seed: int, folder: Path) -> Runs:
