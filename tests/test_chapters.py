@@ -11,7 +11,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from bnnlib.book import chapters
+from bnnlib import statistics
+from bnnlib.book import chapters, prose
 from bnnlib.book.chapters.__main__ import main
 
 PARAMETERS = """
@@ -108,6 +109,33 @@ def test_every_parameter_that_can_be_turned_has_a_range(path):
     calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == "chapters.check_parameters"]
     ranged = {keyword.arg for keyword in calls[0].keywords}
     assert numbers <= ranged, "no range"
+
+
+@pytest.mark.parametrize("path", chapters.sources(), ids=lambda p: p.stem)
+def test_a_line_of_one_epoch_is_seen(path):
+    """A quick run has one epoch, and a line through one point shows nothing: it needs a marker."""
+    for cell in (c.source for c in chapters.read(path).cells if c.cell_type == "code"):
+        own = re.search(r"\b(?:curve|e)\.epoch\b", cell) and ".plot(" in cell
+        if own and not re.search(r"records\.read_all|draw_curves", cell):
+            assert "marker" in cell, cell
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_the_ablations_findings_hold_at_the_books_level_and_may_be_left_out_at_another(level):
+    """A level of a reader's stops no chapter; the book's own still does where a finding does not hold."""
+    cells = [c.source for c in chapters.read(chapters.source("ablation-eleven-points")).cells if c.cell_type == "code"]
+    (cell,) = [c for c in cells if "def claim(" in c]
+    (function,) = [n for n in ast.parse(cell).body if isinstance(n, ast.FunctionDef) and n.name == "claim"]
+    names = {"level": level, "statistics": statistics, "prose": prose}
+    exec(ast.unparse(function), names)
+    assert names["claim"](True, "so it is") == "so it is"
+    if level == statistics.LEVEL:
+        with pytest.raises(prose.ClaimFailed, match="so it is"):
+            names["claim"](False, "so it is")
+    else:
+        assert names["claim"](False, "so it is") == ""
+    clear = [c for c in cells if "prose.claim(" in c and re.search(r"is_clear|\.clear\b", c.split("prose.claim(", 1)[1][:120])]
+    assert all("level != statistics.LEVEL" in c for c in clear)
 
 
 @pytest.mark.parametrize(
