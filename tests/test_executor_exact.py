@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from bnnlib.deploy import convert
 from bnnlib.deploy.graph import Graph, Op, Slot
 from bnnlib.deploy.interpreter import interpret
 from bnnlib.deploy.operations import output_shape
@@ -145,3 +146,22 @@ def test_the_largest_and_the_smallest_of_a_nan_are_nan(variant, function, axes):
     slots = {"x": Slot("float32", (2, 3, 17)), "y": Slot("float32", output_shape(op, [(2, 3, 17)], {}))}
     graph = Graph(["x"], ["y"], slots, [op], {})
     np.testing.assert_array_equal(Runner(graph, kernel=variant).arrays([x])[0], interpret(graph, x)["y"])
+
+
+@every_variant
+@pytest.mark.parametrize("stride", [1, 2], ids=["pooling alone", "pooling behind a convolution"])
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)], ids=str)
+def test_a_nan_anywhere_in_a_window_is_its_largest_value(variant, stride, place):
+    """Values that overflow inside a network make one; PyTorch is the reference."""
+    nn = torch.nn
+    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.ReLU(), nn.Conv2d(1, 19, 1, bias=False), nn.MaxPool2d(2, stride))
+    with torch.no_grad():
+        network[0].weight.fill_(3.0)
+        network[2].weight[::2] = 0.0
+        x = torch.ones(2, 1, 4, 4)
+        x[1, 0, place[0], place[1]] = 3e38  # infinity behind the first layer, of which 0 makes a NaN
+        wanted = network(x).permute(0, 2, 3, 1).numpy()
+    graph = convert(network.eval(), (1, 4, 4)).graph
+    assert ("max_pool" in [op.kind for op in graph.ops]) == (stride == 1)
+    found = Runner(graph, kernel=variant).arrays([x.numpy()])[0]
+    assert np.isnan(wanted).any() and np.array_equal(np.isnan(found), np.isnan(wanted))

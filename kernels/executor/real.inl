@@ -183,7 +183,7 @@ inline void stage(Do what, float* __restrict x, isize n, const float* __restrict
 
 inline void add(float* __restrict x, const float* __restrict y, isize n) { for (isize i = 0; i < n; ++i) x[i] += y[i]; }
 inline void larger(float* __restrict x, const float* __restrict y, isize n) {
-    for (isize i = 0; i < n; ++i) x[i] = y[i] > x[i] ? y[i] : x[i];
+    for (isize i = 0; i < n; ++i) x[i] = y[i] > x[i] || y[i] != y[i] ? y[i] : x[i];      // a NaN stays, as in PyTorch
 }
 inline void divide(float* x, float by, isize n) { for (isize i = 0; i < n; ++i) x[i] /= by; }
 inline void rescale(float* __restrict x, float by, const float* __restrict scales, isize n) {
