@@ -516,6 +516,9 @@ def test_a_pool_of_what_turns_is_refused_where_the_bit_depends_on_it():
     turns = lambda x: torch.where(x == 2, 0.0, x)  # noqa: E731
     with pytest.raises(thresholds.NotMonotone, match="what is pooled is not monotone"):
         thresholds.of_integers([turns, lambda x: x + 1], lambda x: x >= 0, 2, 4)
+    one = lambda x: torch.cat([x[:, :1], turns(x[:, 1:])], 1)  # noqa: E731  # and the channel beside it rises
+    with pytest.raises(thresholds.NotMonotone, match="what is pooled is not monotone"):
+        thresholds.of_integers([one, lambda x: x + 1], lambda x: x >= 0, 2, 4)
     threshold, falls, _ = thresholds.of_integers([turns, lambda x: x + 9], lambda x: x >= 0, 2, 4)
     assert threshold.tolist() == [-4, -4] and not falls.any()  # always
 
@@ -523,6 +526,8 @@ def test_a_pool_of_what_turns_is_refused_where_the_bit_depends_on_it():
 def test_a_chain_that_turns_is_refused():
     with pytest.raises(thresholds.NotMonotone):
         thresholds.of_integers([lambda x: x], lambda x: x.abs() > 2, 3, 5)
+    with pytest.raises(thresholds.NotMonotone, match="channel 2 is not monotone"):
+        thresholds.of_integers([lambda x: x], lambda x: torch.cat([x[:, :2], x[:, 2:].abs() - 2], 1) > 0, 3, 5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         threshold, falls, pools = thresholds.of_integers([lambda x: -x, lambda x: x + 0.5], lambda x: x >= 0, 2, 4)

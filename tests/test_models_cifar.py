@@ -133,6 +133,8 @@ def test_vgg_block_in_both_orders_and_with_its_shortcut():
     side = norm(F.conv2d(x, conv.weight))
     main = F.conv2d(quantizers.sign(block.bn(x)), quantizers.sign(block.conv.weight), padding=1)
     torch.testing.assert_close(block(x), main + side)
+    block.pool = True
+    torch.testing.assert_close(block(x), F.max_pool2d(main, 2) + F.max_pool2d(side, 2))
     assert isinstance(models.build("vgg", shortcut=True).blocks[0].shortcut, nn.Identity)
 
 

@@ -145,7 +145,51 @@ def test_empty_batches():
         ),
         (
             lambda: ops.or_pool(torch.zeros(1, 4, 4, 1, dtype=torch.int64), 64, 5),
-            "larger than the padded input",
+            "window 5 is larger than the padded input, 4 x 4 with padding 0",
+        ),
+        (
+            lambda: ops.or_pool(torch.zeros(1, 4, 4, 1, dtype=torch.int64), 65, 2),
+            r"65 channels are int64 \[N, H, W, 2\], got int64 \[1, 4, 4, 1\]",
+        ),
+        (lambda: ops.or_pool(torch.zeros(1, 4, 4, 1), 64, 2), r"got float32 \[1, 4, 4, 1\]"),
+        (lambda: ops.or_pool(torch.zeros(4, 4, 1, dtype=torch.int64), 64, 2), r"got int64 \[4, 4, 1\]"),
+        (
+            lambda: ops.or_pool(torch.zeros(1, 4, 4, 1, dtype=torch.int64), 64, 3, padding=2),
+            "cannot pool with window 3, stride 3, padding 2",
+        ),
+        (
+            lambda: ops.or_pool(torch.zeros(1, 4, 4, 1, dtype=torch.int64), 64, 2, flip=torch.zeros(2, dtype=torch.int64)),
+            r"flip must be int64 \[1\], got int64 \[2\]",
+        ),
+        (
+            lambda: ops.conv2d_packed(torch.ones(1, 5, 4, 4), ops.pack_weight(torch.ones(3, 5, 1, 1)), (3, 5)),
+            r"4-dimensional x and weight, got x \[1, 5, 4, 4\] and weight shape \[3, 5\]",
+        ),
+        (
+            lambda: ops.binary_conv2d(torch.ones(1, 5, 4, 4), torch.ones(3, 5)),
+            r"x \[N, C, H, W\] and weight \[O, C/groups, kh, kw\], got \[1, 5, 4, 4\] and \[3, 5\]",
+        ),
+        (
+            lambda: ops.linear_packed(
+                torch.ones(2, 4, 9), ops.pack_weight(torch.ones(3, 9)), (3, 9), residual=torch.ones(8, 3)
+            ),
+            r"residual must be float32 \[2, 4, 3\], got float32 \[8, 3\]",
+        ),
+        (
+            lambda: ops.linear_packed(
+                torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)), (3, 9), residual=torch.ones(2, 3).double()
+            ),
+            r"residual must be float32 \[2, 3\], got float64 \[2, 3\]",
+        ),
+        (
+            lambda: ops.conv2d_packed(
+                torch.ones(2, 9, 4, 4), ops.pack_weight(torch.ones(3, 9, 1, 1)), (3, 9, 1, 1), residual=torch.ones(1, 3, 4, 4)
+            ),
+            r"residual must be float32 \[2, 3, 4, 4\], got float32 \[1, 3, 4, 4\]",
+        ),
+        (
+            lambda: ops.linear_packed(torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)).to("meta"), (3, 9)),
+            "x is on cpu and weight on meta",
         ),
     ],
 )

@@ -113,6 +113,19 @@ def test_values_whose_memory_holds_their_negatives(variant):
     assert torch.equal(ops.conv2d_packed(negative_view(x), ready, w.shape, 1, 1, **views), expected)
 
 
+def test_epilogues_of_every_other_number_of_a_tensor(variant):
+    x, w, spread = randn(2, 70, 5, 4), randn(9, 70, 3, 3, seed=1), slice(None, None, 2)
+    ready = ops.prepack(ops.pack_weight(w), w.shape)
+    scale, bias, threshold = randn(18, seed=2)[spread], randn(18, seed=3)[spread], torch.arange(18, dtype=torch.int32)[spread]
+    residual = randn(2, 5, 4, 18, seed=4).permute(0, 3, 1, 2)[:, spread]
+    assert not any(t.is_contiguous() for t in (scale, bias, threshold, residual))
+    apart = ops.conv2d_packed(x, ready, w.shape, 1, 1, scale=scale, bias=bias, residual=residual)
+    dense = {"scale": scale.clone(), "bias": bias.clone(), "residual": residual.contiguous()}
+    assert torch.equal(apart, ops.conv2d_packed(x, ready, w.shape, 1, 1, **dense))
+    bits = ops.conv2d_packed(x, ready, w.shape, 1, 1, threshold=threshold, out="bits")
+    assert torch.equal(bits, ops.pack_activation((conv_reference(x, w, 1, 1) >= threshold[:, None, None]).float() - 0.5))
+
+
 def test_tensors_without_memory_are_refused():
     x, w = randn(1, 70, 3, 3), randn(4, 70, 3, 3, seed=1)
     zeros = torch._efficientzerotensor
@@ -211,6 +224,10 @@ def test_folded_batch_norm_and_sign_are_exact(variant):
 def test_folding_refuses_what_no_threshold_describes():
     with pytest.raises(ValueError, match="channel 0 is not monotone"):
         ops.fold_threshold(lambda v: 4 - v.square(), 3, 10)
+    with pytest.raises(ValueError, match="channel 2 is not monotone"):  # and its neighbours are
+        ops.fold_threshold(lambda v: torch.stack([v[:, 0], -v[:, 1], 4 - v[:, 2].square()], 1), 3, 10)
+    with pytest.raises(ValueError, match=r"gave \[21, 1\] for \[21, 3\]"):
+        ops.fold_threshold(lambda v: v[:, :1], 3, 10)
 
 
 def test_int16_and_where_it_could_overflow(variant):
