@@ -113,8 +113,9 @@ void pack(const std::string& name, isize x, bool halves, const std::vector<isize
     if (halves) {
         const isize piece = bnn::most(16, 16384 / bnn::most(c, 1));
         bnn::parallel_for(threads, bnn::ceil_div(n * h * w, piece), 0, [&](isize item, uint8_t*) {
-            for (isize p = item * piece; p < bnn::least(n * h * w, (item + 1) * piece); ++p)
-                v.pack_bf16((const uint16_t*)data + p * c, c, to + p * words);
+            const isize first = item * piece, many = bnn::least(piece, n * h * w - first), joined = c % 64 ? 1 : many;
+            for (isize p = first; p < first + many; p += joined)
+                v.pack_bf16((const uint16_t*)data + p * c, joined * c, to + p * words);
         });
         return;
     }
@@ -129,7 +130,9 @@ void pack(const std::string& name, isize x, bool halves, const std::vector<isize
         const isize many = bnn::least(piece, length - first);
         const float* a = from + image * sn + line * sh + first * sw;
         uint64_t* out = to + ((image * lines + line) * length + first) * words;
-        if (sc == 1 || c == 1) {
+        if (sc == 1 && sw == c && c % 64 == 0) {        // whole words, one pixel behind the other
+            v.pack_channels(a, many * c, out);
+        } else if (sc == 1 || c == 1) {
             for (isize p = 0; p < many; ++p) v.pack_channels(a + p * sw, c, out + p * words);
         } else if (sw == 1 || many == 1) {
             v.pack_planes(a, sc, c, many, out, words);

@@ -20,6 +20,17 @@ def test_zeros_and_nans_have_the_documented_sign(variant):
     assert torch.equal(ops.unpack_activation(ops.pack_activation(x), 5), torch.tensor([[1.0, 1, -1, 1, -1]]))
 
 
+@pytest.mark.parametrize("channels", [64, 70])
+def test_every_kind_of_zero_and_nan_in_planes_and_in_pixels(variant, channels):
+    values = torch.tensor([0.0, -0.0, math.nan, -math.nan, 1e-45, -1e-45, math.inf, -math.inf])
+    x = values[torch.randint(8, (2, channels, 5, 19), generator=torch.Generator().manual_seed(0))]
+    for seen in (x, x.bfloat16()):
+        expected = np.packbits((seen >= 0).permute(0, 2, 3, 1).numpy(), axis=-1, bitorder="little")
+        for view in (seen, seen.to(memory_format=torch.channels_last)):
+            packed = ops.pack_activation(view).numpy().view(np.uint8)
+            assert np.array_equal(packed[..., : expected.shape[-1]], expected)
+
+
 def test_stored_weights_are_numpys_packbits():
     w = randn(5, 3, 3, 3)
     expected = np.packbits(w.reshape(5, -1).numpy() >= 0, axis=1, bitorder="little")
@@ -27,7 +38,7 @@ def test_stored_weights_are_numpys_packbits():
     assert torch.equal(ops.unpack_weight(ops.pack_weight(w), w.shape).double(), signs(w))
 
 
-@pytest.mark.parametrize("channels", [1, 20, 63, 64, 65, 130])
+@pytest.mark.parametrize("channels", [1, 20, 33, 63, 64, 65, 128, 130])
 def test_packed_activations_are_numpys_packbits(variant, channels):
     x = randn(2, channels, 5, 19)
     expected = np.packbits((x >= 0).permute(0, 2, 3, 1).numpy(), axis=-1, bitorder="little")

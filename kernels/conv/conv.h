@@ -72,11 +72,11 @@ inline void run_image_item(const Plan& p, isize item, uint8_t* memory) {
 // count_tile.
 inline void run(const Plan& p, isize item, uint8_t* memory) {
     if (p.images.use) return run_image_item(p, item, memory);
-    Tile t;
-    count_tile(p, item, memory, &t);
     const Conv& g = p.g;
     const Variant& v = *p.v;
     const Epilogue& e = p.e;
+    Tile t;
+    count_tile(p, item, memory, &t);
     const Work& w = t.w;
     const isize window = e.pool * e.pool, start = t.start, many = t.many, pixels = t.pixels, first = t.first,
                 channels = t.channels;
@@ -85,12 +85,10 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
     const int32_t* const* base = t.base;
 
     if (e.out == Out::float32) {
-        for (isize i = 0; i < pixels; ++i) {
-            float* to = e.channels_first ? w.floats + i * base_stride : (float*)e.to + (start + i) * g.o + first;
-            const float* residual = e.residual && !e.channels_first ? e.residual + (start + i) * g.o + first : nullptr;
-            v.to_float(w.counts + i * w.count_stride, base[i], channels, e.scale ? e.scale + first : nullptr,
-                       e.bias ? e.bias + first : nullptr, residual, to);
-        }
+        const isize at = start * g.o + first;
+        v.to_float(w.counts, w.count_stride, base, pixels, channels, e.scale ? e.scale + first : nullptr,
+                   e.bias ? e.bias + first : nullptr, e.residual && !e.channels_first ? e.residual + at : nullptr,
+                   e.channels_first ? w.floats : (float*)e.to + at, e.channels_first ? base_stride : g.o);
         if (e.channels_first) store_planes(p, w.floats, base_stride, start, pixels, first, channels);
     } else if (e.out == Out::bfloat16) {
         constexpr isize SOME = 512;
@@ -98,8 +96,9 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
         for (isize i = 0; i < pixels; ++i)
             for (isize o = 0; o < channels; o += SOME) {
                 const isize n = least(SOME, channels - o), at = first + o;
-                v.to_float(w.counts + i * w.count_stride + o, base[i] + o, n, e.scale ? e.scale + at : nullptr,
-                           e.bias ? e.bias + at : nullptr, nullptr, sums);
+                const int32_t* const its = base[i] + o;
+                v.to_float(w.counts + i * w.count_stride + o, 0, &its, 1, n, e.scale ? e.scale + at : nullptr,
+                           e.bias ? e.bias + at : nullptr, nullptr, sums, 0);
                 v.to_bf16(sums, n, (uint16_t*)e.to + (start + i) * g.o + at);
             }
     } else if (e.out == Out::int16) {

@@ -75,16 +75,14 @@ inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& 
     for (isize i = 0; i < t.many; i += at_once) {
         const isize some = least(at_once, t.many - i);
         if (to) x = (float*)locate(*to, f) + (t.start + i) * to->c + t.first;
-        for (isize p = 0; p < some * c.window; ++p) {
-            const isize at = i * c.window + p;
-            const uint16_t* counts = t.w.counts + at * t.w.count_stride;
-            if (fused.residual) {
-                n.r->convert_add(counts, t.base[at], t.channels, fused.residual + (t.start + at) * o.c + t.first,
-                                 x + p * stride);
-            } else {
-                n.v->to_float(counts, t.base[at], t.channels, scale, bias, nullptr, x + p * stride);
-            }
-        }
+        const isize begin = i * c.window;
+        const uint16_t* counts = t.w.counts + begin * t.w.count_stride;
+        if (!fused.residual)
+            n.v->to_float(counts, t.w.count_stride, t.base + begin, some * c.window, t.channels, scale, bias, nullptr, x,
+                          stride);
+        for (isize p = 0; fused.residual && p < some * c.window; ++p)
+            n.r->convert_add(counts + p * t.w.count_stride, t.base[begin + p], t.channels,
+                             fused.residual + (t.start + begin + p) * o.c + t.first, x + p * stride);
         run_stages(n, o, f, fused.stages, x, stride, t.start + i, some, c.window, t.first, t.channels);
     }
 }

@@ -67,30 +67,36 @@ inline void pack_channels(const float* x, isize channels, uint64_t* to) {
     if (c < channels) plain::pack_channels(x + c, channels - c, to + c / 64);
 }
 
-// Gathers the signs of up to 32 channels of 16 pixels, a cache line of each plane, one pixel to a 32-bit lane. Each
-// step doubles the lanes and adds the next sign, the last channel first.
-inline void half_words(const float* x, isize stride, isize channels, uint32_t* to) {
-    V a = v_zero(), b = v_zero();
-    for (isize i = channels; i-- > 0;) {
-        const float* v = x + i * stride;
-        const V p = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(v), _mm256_setzero_ps(), _CMP_GE_OQ));
-        const V q = _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(v + 8), _mm256_setzero_ps(), _CMP_GE_OQ));
-        a = _mm256_sub_epi32(_mm256_add_epi32(a, a), p);            // true is -1
-        b = _mm256_sub_epi32(_mm256_add_epi32(b, b), q);
+// Gathers the signs of up to 32 channels of 8 N pixels, one pixel to a 32-bit lane. Each step doubles the lanes and
+// adds the next sign, the last channel first. The cache lines of a plane that follow one another are read together,
+// since each plane may lie in a page of its own.
+template <int N>
+void half_words(const float* x, isize stride, isize channels, uint32_t* to) {
+    V a[N];
+    BNN_UNROLL for (int j = 0; j < N; ++j) a[j] = v_zero();
+    for (isize i = channels; i-- > 0;)
+        BNN_UNROLL for (int j = 0; j < N; ++j) {
+            const __m256 v = _mm256_loadu_ps(x + i * stride + 8 * j);
+            const V sign = _mm256_castps_si256(_mm256_cmp_ps(v, _mm256_setzero_ps(), _CMP_GE_OQ));
+            a[j] = _mm256_sub_epi32(_mm256_add_epi32(a[j], a[j]), sign);        // true is -1
+        }
+    BNN_UNROLL for (int j = 0; j < N; ++j) v_store(to + 8 * j, a[j]);
+}
+
+template <int N>
+void pack_some_planes(const float* x, isize stride, isize channels, uint64_t* to, isize to_stride) {
+    for (isize c = 0; c < channels; c += 64) {
+        uint32_t low[8 * N], high[8 * N];
+        half_words<N>(x + c * stride, stride, least(32, channels - c), low);
+        half_words<N>(x + (c + 32) * stride, stride, most(0, least(32, channels - c - 32)), high);
+        for (int i = 0; i < 8 * N; ++i) to[i * to_stride + c / 64] = low[i] | (uint64_t)high[i] << 32;
     }
-    v_store(to, a);
-    v_store(to + 8, b);
 }
 
 inline void pack_planes(const float* x, isize stride, isize channels, isize pixels, uint64_t* to, isize to_stride) {
     isize p = 0;
-    for (; p + 16 <= pixels; p += 16)
-        for (isize c = 0; c < channels; c += 64) {
-            uint32_t low[16], high[16];
-            half_words(x + c * stride + p, stride, least(32, channels - c), low);
-            half_words(x + (c + 32) * stride + p, stride, most(0, least(32, channels - c - 32)), high);
-            for (int i = 0; i < 16; ++i) to[(p + i) * to_stride + c / 64] = low[i] | (uint64_t)high[i] << 32;
-        }
+    for (; p + 64 <= pixels; p += 64) pack_some_planes<8>(x + p, stride, channels, to + p * to_stride, to_stride);
+    for (; p + 16 <= pixels; p += 16) pack_some_planes<2>(x + p, stride, channels, to + p * to_stride, to_stride);
     if (p < pixels) plain::pack_planes(x + p, stride, channels, pixels - p, to + p * to_stride, to_stride);
 }
 

@@ -20,6 +20,111 @@ inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, c
     }
 }
 
+// 16 floats a step, the last ones by a mask.
+template <bool SCALE, bool BIAS, bool RESIDUAL>
+void floats(const uint16_t* counts, isize counts_stride, const int32_t* const* base, isize pixels, isize channels,
+            const float* scale, const float* bias, const float* residual, float* to, isize to_stride) {
+    for (isize p = 0; p < pixels; ++p, counts += counts_stride, to += to_stride, residual += RESIDUAL ? to_stride : 0) {
+        const auto some = [&](isize o, __mmask16 m) {
+            const __m512i count = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(counts + o)));
+            const __m512i dot = _mm512_sub_epi32(_mm512_maskz_loadu_epi32(m, base[p] + o), _mm512_add_epi32(count, count));
+            __m512 v = _mm512_cvtepi32_ps(dot);
+            if (SCALE) v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(m, scale + o));
+            if (BIAS) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(m, bias + o));
+            if (RESIDUAL) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(m, residual + o));
+            return v;
+        };
+        isize o = 0;
+        for (; o + 16 <= channels; o += 16) _mm512_storeu_ps(to + o, some(o, 0xffff));
+        const __mmask16 rest = (__mmask16)((1 << (channels - o)) - 1);
+        if (rest) _mm512_mask_storeu_ps(to + o, rest, some(o, rest));
+    }
+}
+
+inline void to_float(const uint16_t* counts, isize counts_stride, const int32_t* const* base, isize pixels,
+                     isize channels, const float* scale, const float* bias, const float* residual, float* to,
+                     isize to_stride) {
+    constexpr decltype(&to_float) ways[] = {
+        floats<false, false, false>, floats<true, false, false>, floats<false, true, false>, floats<true, true, false>,
+        floats<false, false, true>,  floats<true, false, true>,  floats<false, true, true>,  floats<true, true, true>};
+    ways[(scale ? 1 : 0) + (bias ? 2 : 0) + (residual ? 4 : 0)](counts, counts_stride, base, pixels, channels, scale,
+                                                                bias, residual, to, to_stride);
+}
+
+inline void pack_channels(const float* x, isize channels, uint64_t* to) {
+    const __m512 zero = _mm512_setzero_ps();
+    isize c = 0;
+    for (; c + 64 <= channels; c += 64) {
+        uint64_t word = 0;
+        BNN_UNROLL for (int i = 0; i < 4; ++i)
+            word |= (uint64_t)_mm512_cmp_ps_mask(_mm512_loadu_ps(x + c + 16 * i), zero, _CMP_GE_OQ) << (16 * i);
+        to[c / 64] = word;
+    }
+    if (c < channels) avx2::plain::pack_channels(x + c, channels - c, to + c / 64);
+}
+
+// As in avx2.h, of 16 N pixels.
+template <int N>
+void half_words(const float* x, isize stride, isize channels, uint32_t* to) {
+    const __m512 zero = _mm512_setzero_ps();
+    const __m512i one = _mm512_set1_epi32(1);
+    __m512i a[N];
+    BNN_UNROLL for (int j = 0; j < N; ++j) a[j] = _mm512_setzero_si512();
+    for (isize i = channels; i-- > 0;)
+        BNN_UNROLL for (int j = 0; j < N; ++j) {
+            const __mmask16 m = _mm512_cmp_ps_mask(_mm512_loadu_ps(x + i * stride + 16 * j), zero, _CMP_GE_OQ);
+            const __m512i twice = _mm512_add_epi32(a[j], a[j]);
+            a[j] = _mm512_mask_add_epi32(twice, m, twice, one);
+        }
+    BNN_UNROLL for (int j = 0; j < N; ++j) _mm512_storeu_si512((void*)(to + 16 * j), a[j]);
+}
+
+template <int N>
+void pack_some_planes(const float* x, isize stride, isize channels, uint64_t* to, isize to_stride) {
+    for (isize c = 0; c < channels; c += 64) {
+        uint32_t low[16 * N], high[16 * N];
+        half_words<N>(x + c * stride, stride, least(32, channels - c), low);
+        half_words<N>(x + (c + 32) * stride, stride, most(0, least(32, channels - c - 32)), high);
+        for (int i = 0; i < 16 * N; ++i) to[i * to_stride + c / 64] = low[i] | (uint64_t)high[i] << 32;
+    }
+}
+
+inline void pack_planes(const float* x, isize stride, isize channels, isize pixels, uint64_t* to, isize to_stride) {
+    isize p = 0;
+    for (; p + 64 <= pixels; p += 64) pack_some_planes<4>(x + p, stride, channels, to + p * to_stride, to_stride);
+    for (; p + 16 <= pixels; p += 16) pack_some_planes<1>(x + p, stride, channels, to + p * to_stride, to_stride);
+    if (p < pixels) avx2::plain::pack_planes(x + p, stride, channels, pixels - p, to + p * to_stride, to_stride);
+}
+
+// Transposes 16 pixels x 4 channels in registers: whole cache lines are written. The rest by AVX2.
+inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride) {
+    const isize p16 = pixels / 16 * 16, o4 = channels / 4 * 4;
+    const auto four = [&](const float* at, float* line) {
+        __m512 r[4];                                // of pixels i, i + 4, i + 8 and i + 12, four channels each
+        BNN_UNROLL for (int i = 0; i < 4; ++i) {
+            const float* row = at + i * from_stride;
+            r[i] = _mm512_castps128_ps512(_mm_loadu_ps(row));
+            r[i] = _mm512_insertf32x4(r[i], _mm_loadu_ps(row + 4 * from_stride), 1);
+            r[i] = _mm512_insertf32x4(r[i], _mm_loadu_ps(row + 8 * from_stride), 2);
+            r[i] = _mm512_insertf32x4(r[i], _mm_loadu_ps(row + 12 * from_stride), 3);
+        }
+        const __m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]),
+                     c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
+        _mm512_storeu_ps(line, _mm512_shuffle_ps(a, c, 0x44));
+        _mm512_storeu_ps(line + to_stride, _mm512_shuffle_ps(a, c, 0xee));
+        _mm512_storeu_ps(line + 2 * to_stride, _mm512_shuffle_ps(b, d, 0x44));
+        _mm512_storeu_ps(line + 3 * to_stride, _mm512_shuffle_ps(b, d, 0xee));
+    };
+    for (isize first = 0; first < o4; first += 16)  // a cache line of each pixel is read for all its channels
+        for (isize p = 0; p < p16; p += 16)
+            for (isize o = first; o < least(o4, first + 16); o += 4)
+                four(from + p * from_stride + o, to + o * to_stride + p);
+    if (p16 < pixels && o4)
+        avx2::transpose(from + p16 * from_stride, from_stride, pixels - p16, o4, to + p16, to_stride);
+    if (o4 < channels)
+        avx2::plain::transpose(from + o4, from_stride, pixels, channels - o4, to + o4 * to_stride, to_stride);
+}
+
 }  // namespace bnn::avx512bw
 BNN_TARGET_END
 
@@ -121,14 +226,14 @@ constexpr Variant variant = {"avx512vpopcnt",
                              scratch_bytes,
                              4,
                              count_lines,
-                             avx2::plain::to_float,
+                             avx512bw::to_float,
                              avx2::plain::to_int16,
                              avx2::plain::to_bf16,
                              avx512bw::to_bits,
-                             avx2::transpose,
-                             avx2::pack_channels,
+                             avx512bw::transpose,
+                             avx512bw::pack_channels,
                              avx2::plain::pack_bf16,
-                             avx2::pack_planes};
+                             avx512bw::pack_planes};
 
 }  // namespace bnn::avx512vpopcnt
 BNN_TARGET_END
@@ -169,14 +274,14 @@ constexpr Variant variant = {"avx512bw",
                              scratch_bytes,
                              STEP,
                              nullptr,
-                             avx2::plain::to_float,
+                             avx512bw::to_float,
                              avx2::plain::to_int16,
                              avx2::plain::to_bf16,
                              to_bits,
-                             avx2::transpose,
-                             avx2::pack_channels,
+                             avx512bw::transpose,
+                             avx512bw::pack_channels,
                              avx2::plain::pack_bf16,
-                             avx2::pack_planes};
+                             avx512bw::pack_planes};
 
 }  // namespace bnn::avx512bw
 BNN_TARGET_END

@@ -1,8 +1,8 @@
 // The functions of variant.h around the kernels, as loops that a compiler vectorises. Included once for each
 // instruction set, inside its namespace and target attribute; for that reason there is no #pragma once.
 
-inline void to_float(const uint16_t* counts, const int32_t* base, isize channels, const float* scale, const float* bias,
-                     const float* residual, float* to) {
+inline void to_float_pixel(const uint16_t* counts, const int32_t* base, isize channels, const float* scale,
+                           const float* bias, const float* residual, float* to) {
     if (scale && bias && !residual) {
         for (isize o = 0; o < channels; ++o) to[o] = (float)(base[o] - 2 * (int32_t)counts[o]) * scale[o] + bias[o];
         return;
@@ -11,6 +11,14 @@ inline void to_float(const uint16_t* counts, const int32_t* base, isize channels
     if (scale) for (isize o = 0; o < channels; ++o) to[o] *= scale[o];
     if (bias) for (isize o = 0; o < channels; ++o) to[o] += bias[o];
     if (residual) for (isize o = 0; o < channels; ++o) to[o] += residual[o];
+}
+
+inline void to_float(const uint16_t* counts, isize counts_stride, const int32_t* const* base, isize pixels,
+                     isize channels, const float* scale, const float* bias, const float* residual, float* to,
+                     isize to_stride) {
+    for (isize p = 0; p < pixels; ++p)
+        to_float_pixel(counts + p * counts_stride, base[p], channels, scale, bias,
+                       residual ? residual + p * to_stride : nullptr, to + p * to_stride);
 }
 
 inline void to_int16(const uint16_t* counts, const int32_t* base, isize channels, int16_t* to) {

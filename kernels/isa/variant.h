@@ -115,11 +115,13 @@ struct Variant {
                         const uint8_t* weights, isize row_bytes, isize from, isize to, isize first, isize last,
                         uint16_t* counts, isize counts_stride, uint8_t* scratch);
 
-    // Writes one pixel: to[o] = (base[o] - 2 counts[o]) * scale[o] + bias[o] + residual[o]. scale, bias and residual
-    // may be null, and are then left out. Each step rounds on its own (no fused multiply-add), so that results equal
-    // the framework's. to_int16 writes base[o] - 2 counts[o].
-    void (*to_float)(const uint16_t* counts, const int32_t* base, isize channels, const float* scale, const float* bias,
-                     const float* residual, float* to);
+    // to[p * to_stride + o] = (base[p][o] - 2 counts[p * counts_stride + o]) * scale[o] + bias[o] + residual[p *
+    // to_stride + o]. scale, bias and residual may be null, and are then left out. Each step rounds on its own (no fused
+    // multiply-add), so that results equal the framework's. counts can be read up to a multiple of 64 channels.
+    // to_int16 writes base[o] - 2 counts[o] of one pixel.
+    void (*to_float)(const uint16_t* counts, isize counts_stride, const int32_t* const* base, isize pixels,
+                     isize channels, const float* scale, const float* bias, const float* residual, float* to,
+                     isize to_stride);
     void (*to_int16)(const uint16_t* counts, const int32_t* base, isize channels, int16_t* to);
     // Rounds n floats to bf16, to the nearest, ties to even; a NaN stays a NaN.
     void (*to_bf16)(const float* x, isize n, uint16_t* to);
