@@ -96,6 +96,21 @@ def test_scale_bias_and_residual_round_as_pytorch_does(variant, channels_last, o
     assert torch.equal(ops.conv2d_packed(x, ready, w.shape, padding=1, bias=bias), dot + bias[:, None, None])
 
 
+@pytest.mark.parametrize(("o", "side"), [(80, 40), (70, 44), (64, 41)])
+def test_results_too_large_for_the_cache(variant, o, side):
+    """Written past it where rows begin with cache lines; an image alone is not."""
+    images = 1 + (4 << 20) // (o * side * side * 4)
+    x, w, scale, bias = randn(images, 20, side, side), randn(o, 20, 1, 1, seed=1), randn(o, seed=2), randn(o, seed=3)
+    ready = ops.prepack(ops.pack_weight(w), w.shape)
+    for view in (x, x.to(memory_format=torch.channels_last)):
+        whole = ops.conv2d_packed(view, ready, w.shape, scale=scale, bias=bias)
+        assert whole.numel() * 4 > 4 << 20 and whole.is_contiguous(memory_format=torch.contiguous_format) == view.is_contiguous()
+        for i in range(images):
+            assert torch.equal(whole[i : i + 1], ops.conv2d_packed(view[i : i + 1], ready, w.shape, scale=scale, bias=bias))
+        assert torch.equal(whole[1], conv_reference(x[1:2], w)[0].float() * scale[:, None, None] + bias[:, None, None])
+        assert torch.equal(ops.conv2d_packed(view, ready, w.shape, scale=scale, bias=bias, residual=whole), whole + whole)
+
+
 def negative_view(t: torch.Tensor) -> torch.Tensor:
     """The values of ``t`` as PyTorch keeps the imaginary part of a conjugate: memory holds -t."""
     view = torch.complex(torch.zeros_like(t), -t).conj().imag

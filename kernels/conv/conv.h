@@ -13,9 +13,6 @@
 
 namespace bnn {
 
-// Float results of more bytes than this do not stay in one core's own cache, so they are written past it.
-constexpr isize STREAM_BYTES = 4 << 20;
-
 // Runs one work item where images of bytes are multiplied. memory: work_bytes(p), aligned to 64, of this thread alone.
 inline void run_image_item(const Plan& p, isize item, uint8_t* memory) {
     const Epilogue& e = p.e;
@@ -44,8 +41,7 @@ inline void run_image_item(const Plan& p, isize item, uint8_t* memory) {
             f.kind = Finish::int16, f.to = (int16_t*)e.to + at;
         } else if (!e.channels_first) {
             f.kind = Finish::float32, f.to = (float*)e.to + at, f.residual = e.residual ? e.residual + at : nullptr;
-            f.stream =
-                !f.residual && (intptr_t)f.to % 64 == 0 && o % SUMS_TILE == 0 && p.g.pixels() * o * 4 > STREAM_BYTES;
+            f.stream = !f.residual && past_the_caches(p, f.to, o);
         } else {
             f.kind = Finish::float32, f.to = floats, f.stride = SUMS_CHANNELS, f.s.at = IN_ORDER;
         }
@@ -85,10 +81,12 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
     const int32_t* const* base = t.base;
 
     if (e.out == Out::float32) {
-        const isize at = start * g.o + first;
+        const isize at = start * g.o + first, stride = e.channels_first ? base_stride : g.o;
+        float* const to = e.channels_first ? w.floats : (float*)e.to + at;
+        const float* const residual = e.residual && !e.channels_first ? e.residual + at : nullptr;
+        const bool stream = !e.channels_first && !residual && past_the_caches(p, to, stride);
         v.to_float(w.counts, w.count_stride, base, pixels, channels, e.scale ? e.scale + first : nullptr,
-                   e.bias ? e.bias + first : nullptr, e.residual && !e.channels_first ? e.residual + at : nullptr,
-                   e.channels_first ? w.floats : (float*)e.to + at, e.channels_first ? base_stride : g.o);
+                   e.bias ? e.bias + first : nullptr, residual, to, stride, stream);
         if (e.channels_first) store_planes(p, w.floats, base_stride, start, pixels, first, channels);
     } else if (e.out == Out::bfloat16) {
         constexpr isize SOME = 512;
@@ -98,7 +96,7 @@ inline void run(const Plan& p, isize item, uint8_t* memory) {
                 const isize n = least(SOME, channels - o), at = first + o;
                 const int32_t* const its = base[i] + o;
                 v.to_float(w.counts + i * w.count_stride + o, 0, &its, 1, n, e.scale ? e.scale + at : nullptr,
-                           e.bias ? e.bias + at : nullptr, nullptr, sums, 0);
+                           e.bias ? e.bias + at : nullptr, nullptr, sums, 0, false);
                 v.to_bf16(sums, n, (uint16_t*)e.to + (start + i) * g.o + at);
             }
     } else if (e.out == Out::int16) {

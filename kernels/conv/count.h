@@ -16,6 +16,13 @@ struct Work {
     isize count_stride;
 };
 
+// Whether float results are written past the caches: there are many, and rows of `stride` floats from `to` on begin
+// with a cache line. Other threads see them behind the barrier of a parallel loop, which uses locked instructions.
+inline bool past_the_caches(const Plan& p, const void* to, isize stride) {
+    constexpr isize LINE = 64, FEW = 4 << 20;   // bytes that may stay in one core's own cache
+    return p.g.pixels() * p.g.o * 4 > FEW && (intptr_t)to % LINE == 0 && stride * 4 % LINE == 0;
+}
+
 // Writes float results, from[pixels][stride], as planes. Pixels that lie side by side in one image are written
 // together.
 inline void store_planes(const Plan& p, const float* from, isize stride, isize start, isize pixels, isize first,
@@ -24,7 +31,8 @@ inline void store_planes(const Plan& p, const float* from, isize stride, isize s
     for (isize i = 0; i < pixels;) {
         const isize image = (start + i) / plane, at = (start + i) % plane, run = least(pixels - i, plane - at);
         float* to = (float*)p.e.to + (image * p.g.o + first) * plane + at;
-        p.v->transpose(from + i * stride, stride, run, channels, to, plane);
+        p.v->transpose(from + i * stride, stride, run, channels, to, plane,
+                       !p.e.residual && past_the_caches(p, to, plane));
         if (p.e.residual) {
             const float* residual = p.e.residual + (image * p.g.o + first) * plane + at;
             for (isize o = 0; o < channels; ++o)

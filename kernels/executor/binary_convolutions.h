@@ -78,8 +78,8 @@ inline void run_binary(const Net& n, const NetOp& o, const Frame& f, const Cut& 
         const isize begin = i * c.window;
         const uint16_t* counts = t.w.counts + begin * t.w.count_stride;
         if (!fused.residual)
-            n.v->to_float(counts, t.w.count_stride, t.base + begin, some * c.window, t.channels, scale, bias, nullptr, x,
-                          stride);
+            n.v->to_float(counts, t.w.count_stride, t.base + begin, some * c.window, t.channels, scale, bias, nullptr,
+                          x, stride, false);
         for (isize p = 0; fused.residual && p < some * c.window; ++p)
             n.r->convert_add(counts + p * t.w.count_stride, t.base[begin + p], t.channels,
                              fused.residual + (t.start + begin + p) * o.c + t.first, x + p * stride);

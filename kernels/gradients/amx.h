@@ -230,7 +230,7 @@ struct Weight {
             for (isize k = 0; k < SIDE; ++k)
                 _mm512_store_si512(pairs_of + k * SIDE,
                                    _mm512_or_si512(load(2 * k), _mm512_slli_epi32(load(2 * k + 1), 16)));
-            avx2::transpose(pairs_of, SIDE, SIDE, SIDE, (float*)(left + (block * depths + depth) * TILE), SIDE);
+            avx2::transpose(pairs_of, SIDE, SIDE, SIDE, (float*)(left + (block * depths + depth) * TILE), SIDE, false);
         }
     }
 

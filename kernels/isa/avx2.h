@@ -101,7 +101,8 @@ inline void pack_planes(const float* x, isize stride, isize channels, isize pixe
 }
 
 // Transposes blocks of 8 x 8 in registers, and the rest by plain loops.
-inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride) {
+inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride,
+                      bool) {
     const isize p8 = pixels / 8 * 8, o8 = channels / 8 * 8;
     for (isize o = 0; o < o8; o += 8)
         for (isize p = 0; p < p8; p += 8) {
@@ -122,8 +123,10 @@ inline void transpose(const float* from, isize from_stride, isize pixels, isize 
                 _mm256_storeu_ps(to + (o + i + 4) * to_stride + p, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
             }
         }
-    if (p8 < pixels && o8) plain::transpose(from + p8 * from_stride, from_stride, pixels - p8, o8, to + p8, to_stride);
-    if (o8 < channels) plain::transpose(from + o8, from_stride, pixels, channels - o8, to + o8 * to_stride, to_stride);
+    if (p8 < pixels && o8)
+        plain::transpose(from + p8 * from_stride, from_stride, pixels - p8, o8, to + p8, to_stride, false);
+    if (o8 < channels)
+        plain::transpose(from + o8, from_stride, pixels, channels - o8, to + o8 * to_stride, to_stride, false);
 }
 
 inline bool supported() { return cpu().avx2; }

@@ -20,22 +20,27 @@ inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, c
     }
 }
 
+inline void store(float* to, __m512 v, bool past_the_caches) {
+    if (past_the_caches) _mm512_stream_ps(to, v);
+    else _mm512_storeu_ps(to, v);
+}
+
 // 16 floats a step, the last ones by a mask.
 template <bool SCALE, bool BIAS, bool RESIDUAL>
 void floats(const uint16_t* counts, isize counts_stride, const int32_t* const* base, isize pixels, isize channels,
-            const float* scale, const float* bias, const float* residual, float* to, isize to_stride) {
+            const float* scale, const float* bias, const float* residual, float* to, isize to_stride, bool stream) {
     for (isize p = 0; p < pixels; ++p, counts += counts_stride, to += to_stride, residual += RESIDUAL ? to_stride : 0) {
         const auto some = [&](isize o, __mmask16 m) {
             const __m512i count = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(counts + o)));
-            const __m512i dot = _mm512_sub_epi32(_mm512_maskz_loadu_epi32(m, base[p] + o), _mm512_add_epi32(count, count));
-            __m512 v = _mm512_cvtepi32_ps(dot);
+            const __m512i from = _mm512_maskz_loadu_epi32(m, base[p] + o);
+            __m512 v = _mm512_cvtepi32_ps(_mm512_sub_epi32(from, _mm512_add_epi32(count, count)));
             if (SCALE) v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(m, scale + o));
             if (BIAS) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(m, bias + o));
             if (RESIDUAL) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(m, residual + o));
             return v;
         };
         isize o = 0;
-        for (; o + 16 <= channels; o += 16) _mm512_storeu_ps(to + o, some(o, 0xffff));
+        for (; o + 16 <= channels; o += 16) store(to + o, some(o, 0xffff), stream);
         const __mmask16 rest = (__mmask16)((1 << (channels - o)) - 1);
         if (rest) _mm512_mask_storeu_ps(to + o, rest, some(o, rest));
     }
@@ -43,12 +48,12 @@ void floats(const uint16_t* counts, isize counts_stride, const int32_t* const* b
 
 inline void to_float(const uint16_t* counts, isize counts_stride, const int32_t* const* base, isize pixels,
                      isize channels, const float* scale, const float* bias, const float* residual, float* to,
-                     isize to_stride) {
+                     isize to_stride, bool stream) {
     constexpr decltype(&to_float) ways[] = {
         floats<false, false, false>, floats<true, false, false>, floats<false, true, false>, floats<true, true, false>,
         floats<false, false, true>,  floats<true, false, true>,  floats<false, true, true>,  floats<true, true, true>};
     ways[(scale ? 1 : 0) + (bias ? 2 : 0) + (residual ? 4 : 0)](counts, counts_stride, base, pixels, channels, scale,
-                                                                bias, residual, to, to_stride);
+                                                                bias, residual, to, to_stride, stream);
 }
 
 inline void pack_channels(const float* x, isize channels, uint64_t* to) {
@@ -97,7 +102,8 @@ inline void pack_planes(const float* x, isize stride, isize channels, isize pixe
 }
 
 // Transposes 16 pixels x 4 channels in registers: whole cache lines are written. The rest by AVX2.
-inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride) {
+inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride,
+                      bool stream) {
     const isize p16 = pixels / 16 * 16, o4 = channels / 4 * 4;
     const auto four = [&](const float* at, float* line) {
         __m512 r[4];                                // of pixels i, i + 4, i + 8 and i + 12, four channels each
@@ -110,19 +116,19 @@ inline void transpose(const float* from, isize from_stride, isize pixels, isize 
         }
         const __m512 a = _mm512_unpacklo_ps(r[0], r[1]), b = _mm512_unpackhi_ps(r[0], r[1]),
                      c = _mm512_unpacklo_ps(r[2], r[3]), d = _mm512_unpackhi_ps(r[2], r[3]);
-        _mm512_storeu_ps(line, _mm512_shuffle_ps(a, c, 0x44));
-        _mm512_storeu_ps(line + to_stride, _mm512_shuffle_ps(a, c, 0xee));
-        _mm512_storeu_ps(line + 2 * to_stride, _mm512_shuffle_ps(b, d, 0x44));
-        _mm512_storeu_ps(line + 3 * to_stride, _mm512_shuffle_ps(b, d, 0xee));
+        store(line, _mm512_shuffle_ps(a, c, 0x44), stream);
+        store(line + to_stride, _mm512_shuffle_ps(a, c, 0xee), stream);
+        store(line + 2 * to_stride, _mm512_shuffle_ps(b, d, 0x44), stream);
+        store(line + 3 * to_stride, _mm512_shuffle_ps(b, d, 0xee), stream);
     };
     for (isize first = 0; first < o4; first += 16)  // a cache line of each pixel is read for all its channels
         for (isize p = 0; p < p16; p += 16)
             for (isize o = first; o < least(o4, first + 16); o += 4)
                 four(from + p * from_stride + o, to + o * to_stride + p);
     if (p16 < pixels && o4)
-        avx2::transpose(from + p16 * from_stride, from_stride, pixels - p16, o4, to + p16, to_stride);
+        avx2::transpose(from + p16 * from_stride, from_stride, pixels - p16, o4, to + p16, to_stride, false);
     if (o4 < channels)
-        avx2::plain::transpose(from + o4, from_stride, pixels, channels - o4, to + o4 * to_stride, to_stride);
+        avx2::plain::transpose(from + o4, from_stride, pixels, channels - o4, to + o4 * to_stride, to_stride, false);
 }
 
 }  // namespace bnn::avx512bw

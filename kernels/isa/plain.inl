@@ -15,7 +15,7 @@ inline void to_float_pixel(const uint16_t* counts, const int32_t* base, isize ch
 
 inline void to_float(const uint16_t* counts, isize counts_stride, const int32_t* const* base, isize pixels,
                      isize channels, const float* scale, const float* bias, const float* residual, float* to,
-                     isize to_stride) {
+                     isize to_stride, bool) {
     for (isize p = 0; p < pixels; ++p)
         to_float_pixel(counts + p * counts_stride, base[p], channels, scale, bias,
                        residual ? residual + p * to_stride : nullptr, to + p * to_stride);
@@ -51,7 +51,8 @@ inline void to_bits(const uint16_t* counts, isize counts_stride, isize pixels, c
         }
 }
 
-inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride) {
+inline void transpose(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride,
+                      bool) {
     isize o = 0;
     for (; o + 8 <= channels; o += 8) {
         isize p = 0;

@@ -115,13 +115,14 @@ struct Variant {
                         const uint8_t* weights, isize row_bytes, isize from, isize to, isize first, isize last,
                         uint16_t* counts, isize counts_stride, uint8_t* scratch);
 
-    // to[p * to_stride + o] = (base[p][o] - 2 counts[p * counts_stride + o]) * scale[o] + bias[o] + residual[p *
-    // to_stride + o]. scale, bias and residual may be null, and are then left out. Each step rounds on its own (no fused
-    // multiply-add), so that results equal the framework's. counts can be read up to a multiple of 64 channels.
+    // to[p * to_stride + o] = (base[p][o] - 2 counts[p * counts_stride + o]) * scale[o] + bias[o]
+    // + residual[p * to_stride + o]. scale, bias and residual may be null, and are then left out. Each step rounds on
+    // its own (no fused multiply-add), so that results equal the framework's. counts can be read up to a multiple of 64
+    // channels. stream: each row of `to` begins with a cache line, and whole lines may be written past the caches.
     // to_int16 writes base[o] - 2 counts[o] of one pixel.
     void (*to_float)(const uint16_t* counts, isize counts_stride, const int32_t* const* base, isize pixels,
                      isize channels, const float* scale, const float* bias, const float* residual, float* to,
-                     isize to_stride);
+                     isize to_stride, bool stream);
     void (*to_int16)(const uint16_t* counts, const int32_t* base, isize channels, int16_t* to);
     // Rounds n floats to bf16, to the nearest, ties to even; a NaN stays a NaN.
     void (*to_bf16)(const float* x, isize n, uint16_t* to);
@@ -130,8 +131,9 @@ struct Variant {
     void (*to_bits)(const uint16_t* counts, isize counts_stride, isize pixels, const uint16_t* limit, isize channels,
                     uint64_t* to, isize to_stride);
 
-    // to[o * to_stride + p] = from[p * from_stride + o]
-    void (*transpose)(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride);
+    // to[o * to_stride + p] = from[p * from_stride + o]; stream: as for to_float.
+    void (*transpose)(const float* from, isize from_stride, isize pixels, isize channels, float* to, isize to_stride,
+                      bool stream);
 
     // Pack sign bits (x >= 0; a NaN gives 0). pack_channels: of one pixel, `channels` floats side by side. pack_planes:
     // of `pixels` pixels side by side, whose channels are `stride` floats apart; each pixel's words are `to_stride`

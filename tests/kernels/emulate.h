@@ -35,7 +35,7 @@ BNN_EMULATED(__m512, cvtepi32_ps, (__m512i a), float, 16, (float)BNN_LANE(int32_
 BNN_EMULATED(__m512i, cvtps_epi32, (__m512 a), int32_t, 16, (int32_t)std::nearbyint(BNN_LANE(float, 16, a)))
 BNN_EMULATED(__m512i, srai_epi32, (__m512i a, int by), int32_t, 16, BNN_LANE(int32_t, 16, a) >> by)
 BNN_EMULATED(__m512, maskz_loadu_ps, (__mmask16 m, const void* p), float, 16, m >> i & 1 ? ((const float*)p)[i] : 0)
-BNN_EMULATED(__m512i, maskz_loadu_epi32, (__mmask16 m, const void* p), int32_t, 16, m >> i & 1 ? ((const int32_t*)p)[i] : 0)
+BNN_EMULATED(__m512i, maskz_loadu_epi32, (__mmask16 m, const void* p), int32_t, 16, m >> i & 1 ? ((const int*)p)[i] : 0)
 BNN_EMULATED(__m512i, maskz_loadu_epi16, (uint32_t m, const void* p), int16_t, 32, (int16_t)(m >> i & 1 ? ((const int16_t*)p)[i] : 0))
 static inline void emulated_mask_storeu_ps(void* p, __mmask16 m, __m512 a) {
     for (int i = 0; i < 16; ++i) if (m >> i & 1) ((float*)p)[i] = BNN_LANE(float, 16, a);
