@@ -56,7 +56,8 @@ GPUS = [
     Gpu(
         "A100 SXM", (8, 0), 108, 1.410e9, 2.039e12, 19.5e12, 64,
         {"binary tensor cores": 4992e12, "int8 tensor cores": 624e12, "fp8 tensor cores": None, "bf16 tensor cores": 312e12},
-        "NVIDIA A100 Tensor Core GPU Architecture, 2020 (https://images.nvidia.com/aem-dam/en-zz/Solutions/data-center/nvidia-ampere-architecture-whitepaper.pdf)",
+        "NVIDIA A100 Tensor Core GPU Architecture, 2020 (https://images.nvidia.com/aem-dam/en-zz/Solutions/data-center/nvidia-ampere-architecture-whitepaper.pdf)"
+        "; bandwidth, of 80 GB: NVIDIA A100 Tensor Core GPU, data sheet, 2021 (https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf)",
     ),
     Gpu(
         "H100 SXM", (9, 0), 132, 1.830e9, 3.35e12, 66.9e12, 128,

@@ -20,8 +20,8 @@ class Reasoned:
 
 REASONED = (
     Reasoned("Zen 5", ("Zen 4",), 2,
-             "in server and desktop parts its vector units are 512 bits wide where those of Zen 4 are 256, and they are as many; mobile "
-             "parts keep 256 bits"),
+             "in server and desktop parts its vector units are 512 bits wide where those of Zen 4 are 256, and they are as many; some "
+             "mobile parts keep 256 bits"),
     Reasoned("Granite Rapids", ("Emerald Rapids", "Sapphire Rapids"), 1,
              "its core has the same vector ports and the same tile unit for int8 and bfloat16; they are as measured there, shortfall from "
              "the documented rate included"),
