@@ -33,7 +33,7 @@ MODULES = {
     "runs": ("bnnlib.experiments.folders", "List the run folders: epoch, last accuracy, time left."),
     "compare": ("bnnlib.experiments.pair", "Put the figures and curves of two runs side by side."),
     "plan": ("bnnlib.experiments.plan", "Say which runs have no record yet, and how many hours they take."),
-    "report": ("bnnlib.experiments.scoreboard", "Print the scoreboard, or write it into a file."),
+    "report": ("bnnlib.book.readme", "Print the scoreboard, or write it into a file."),
     "data": ("bnnlib.data.__main__", "Say which data sets are here, or fetch one."),
     "deploy": ("bnnlib.deploy.__main__", "Pack a trained network, look into a packed file, run one on images."),
     "verify": ("bnnlib.benchmarks.verify", "Compare packed networks with PyTorch on the whole test set."),

@@ -1,4 +1,4 @@
-"""``python -m bnnlib.report`` is ``bnn report``: see :mod:`bnnlib.experiments.scoreboard`."""
+"""``python -m bnnlib.report`` is ``bnn report``: see :mod:`bnnlib.book.readme`."""
 
 from bnnlib.cli import run
 

@@ -13,7 +13,7 @@ import safetensors.torch
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from bnnlib import __version__, recipes, records
-from bnnlib.benchmarks import speed
+from bnnlib.benchmarks import speed, speedups
 from bnnlib.book import chapters
 from bnnlib.book import site as book
 from bnnlib.book.pages import cards, costs, guide, landing, offline, packed_files
@@ -391,7 +391,7 @@ def test_packed_nets_have_a_figure_with_a_place_for_each_name():
 def test_the_findings_are_computed_from_the_records(tmp_path):
     whole = landing.findings(ROOT, ["shipping-one-bit"])
     assert whole.count(":link:") == 1, "only chapters that are there are linked"
-    found = landing.speeds(ROOT / "results" / "bench")
+    found = speedups.of_each_cpu(ROOT / "results" / "bench")
     columns = {"over_best": "channels_last", "bits_over_best": "bits", "over_float32": "channels_last"}
     for one, record in zip(found, speed.newest(ROOT / "results" / "bench"), strict=True):
         cells = []
@@ -399,7 +399,7 @@ def test_the_findings_are_computed_from_the_records(tmp_path):
             rival = speed.eager_fp32 if name == "over_float32" else speed.best_rival
             guess = not all(speed.ratio(layer, rival(layer), ours).paired for layer in record["runs"][0]["layers"])
             low, _, high = getattr(one, name)
-            cells.append(f"{'≈' * guess}{landing.times(low).rstrip('×')} to {landing.times(high)}")
+            cells.append(f"{'≈' * guess}{speedups.times(low).rstrip('×')} to {speedups.times(high)}")
         assert f"| {one.core} | {' | '.join(cells)} |\n" in whole
     assert whole.index("best rival") < whole.index("PyTorch's float32")
     assert f"{landing.sizes('s2-student').factor:.1f}×" in whole and "the net reaches" in whole

@@ -9,6 +9,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from bnnlib import recipes, records
+from bnnlib.book import readme
 from bnnlib.experiments import report, scoreboard
 
 
@@ -57,7 +58,7 @@ def test_a_recipe_changed_since_its_record_is_named_stale(tmp_path, put_record):
     longer = {**record.resolved, "epochs": record.resolved["epochs"] + 1}
     records.write(record.model_copy(update={"resolved": longer}), path)
     assert "stale: recipe changed since seed 4" in scoreboard.markdown_table(tmp_path)
-    answer = CliRunner().invoke(scoreboard.app, ["--folder", str(tmp_path)])
+    answer = CliRunner().invoke(readme.app, ["--folder", str(tmp_path)])
     assert answer.exit_code == 0 and "stale: s4-lenet5 changed since seed 4 was run" in answer.stderr
 
 

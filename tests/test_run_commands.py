@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from bnnlib import recipes, records
 from bnnlib.benchmarks import gpu, kernels, networks, verify
+from bnnlib.book import readme
 from bnnlib.book.chapters import __main__ as chapters
-from bnnlib.experiments import folders, hours, pair, plan, scoreboard
+from bnnlib.experiments import folders, hours, pair, plan
 from bnnlib.paths import ROOT
 from bnnlib.training import checkpoint, cli, status
 
@@ -82,7 +83,7 @@ def test_a_run_that_is_none_is_named(tmp_path, a_record, name, said):
     assert answer.exit_code == 1 and said in answer.stderr and answer.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [(pair, [LENET, LENET]), (plan, []), (scoreboard, [])], ids=["compare", "plan", "report"])
+@pytest.mark.parametrize("command", [(pair, [LENET, LENET]), (plan, []), (readme, [])], ids=["compare", "plan", "report"])
 def test_a_folder_of_records_that_is_none_is_named(command, tmp_path):
     module, arguments = command
     answer = CliRunner().invoke(module.app, [*arguments, "--folder", str(tmp_path / "none")])

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from bnnlib import recipes, records, storage
-from bnnlib.experiments import in_columns, report, scoreboard
+from bnnlib.experiments import in_columns, plan, report
 from bnnlib.records import Record
 from bnnlib.training import repeat, status
 
@@ -141,7 +141,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     a: Annotated[str, typer.Argument(help="a record, a run as bnn runs lists it, or recipe:seed")],
     b: Annotated[str, typer.Argument(help="the other")],
-    folder: Annotated[Path, typer.Option(help="folder of the records", callback=scoreboard.existing)] = records.FOLDER,
+    folder: Annotated[Path, typer.Option(help="folder of the records", callback=plan.existing)] = records.FOLDER,
     figure: Annotated[Path | None, typer.Option(help="draw both curves into this file (.png, .svg, .pdf)")] = None,
 ) -> None:
     """Put the figures and curves of two runs side by side."""

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from bnnlib import recipes, records
-from bnnlib.experiments import hours, in_columns, scoreboard
+from bnnlib.experiments import hours, in_columns
 from bnnlib.experiments.hours import Hours
 from bnnlib.recipes import Recipe, RecipeError
 
@@ -68,13 +68,20 @@ def _sum(found: list[Missing], kind: str) -> str:
     return f"  on a {hours.KINDS[kind]} {total:.0f} hours{rest}"
 
 
+def existing(folder: Path) -> Path:
+    """``folder`` of ``--folder``, if there is one."""
+    if folder != records.FOLDER and not folder.is_dir():
+        raise typer.BadParameter(f"there is no folder {folder}")
+    return folder
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
     names: Annotated[list[str] | None, typer.Argument(help="these recipes alone")] = None,
-    folder: Annotated[Path, typer.Option(help="folder of the records", callback=scoreboard.existing)] = records.FOLDER,
+    folder: Annotated[Path, typer.Option(help="folder of the records", callback=existing)] = records.FOLDER,
 ) -> None:
     """Say which runs have no record yet, and how many hours they take."""
     try:

@@ -1,23 +1,13 @@
-"""The scoreboard in Markdown: the rows of :mod:`bnnlib.experiments.report` as tables, and the command that prints them.
-
-    python -m bnnlib.report                         # the whole table
-    python -m bnnlib.report --write README.md       # the headline rows, between the file's markers
-"""
+"""The scoreboard in Markdown: the rows of :mod:`bnnlib.experiments.report` as tables."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from bnnlib import recipes, records, storage
+from bnnlib import recipes, records
 from bnnlib.experiments.report import Row, command, rows
 from bnnlib.paths import ROOT
 from bnnlib.recipes import Recipe
-
-START, END = "<!-- scoreboard:start -->", "<!-- scoreboard:end -->"
 
 GROUPS = {
     "headlines": "Figures that a source states",
@@ -90,9 +80,7 @@ def headline_table(folder: Path = records.FOLDER, *, links: bool = False, how: s
         if row.last is None or group(row) != "headlines":
             continue
         r, star = row.recipe, "*" if row.recipe.published.epoch == "best-on-test" else ""
-        name = _title(r)
-        if links:
-            name = f"[{name}]({recipes.file_of(r.name).relative_to(ROOT).as_posix()})"
+        name = _linked(r) if links else _title(r)
         cells = [f"{r.source}, {r.dataset}: {name}", f"{r.published.top1:g}{star}", f"{row.compared}{star}"]
         lines.append(f"| {' | '.join(cells)} | {row.last.n} | {row.verdict} |")
     return (
@@ -101,6 +89,16 @@ def headline_table(folder: Path = records.FOLDER, *, links: bool = False, how: s
         + how
         + "\n"
     )
+
+
+def own_table(folder: Path = records.FOLDER) -> str:
+    """Our own nets that have a record, as a Markdown table with links to their recipes."""
+    lines = ["| network | measured % | seeds |", "|---|---:|---:|"]
+    for row in rows(folder):
+        if row.last is not None and group(row) == "ours":
+            r = row.recipe
+            lines.append(f"| {r.dataset}: {_linked(r)} | {row.last} | {row.last.n} |")
+    return "\n".join(lines) + "\n"
 
 
 def grouped_tables(folder: Path = records.FOLDER) -> str:
@@ -150,61 +148,6 @@ def _title(recipe: Recipe) -> str:
     return recipe.title.replace("|", "\\|")
 
 
-def with_table(text: str, table: str) -> str:
-    """``text`` with what stands between its markers replaced. Raises ``ValueError`` where the markers are
-    not there once each, in order."""
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise ValueError(f"the text needs one {START} and, after it, one {END}")
-    return text[: text.index(START) + len(START)] + "\n" + table + text[text.index(END) :]
-
-
-def existing(folder: Path) -> Path:
-    """``folder`` of ``--folder``, if there is one."""
-    if folder != records.FOLDER and not folder.is_dir():
-        raise typer.BadParameter(f"there is no folder {folder}")
-    return folder
-
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@app.command()
-def main(
-    write: Annotated[
-        Path | None, typer.Option(help="put the headline rows between this file's markers")
-    ] = None,
-    check: Annotated[
-        Path | None, typer.Option(help="fail if this file's table is not what the records say")
-    ] = None,
-    folder: Annotated[Path, typer.Option(help="folder of the records", callback=existing)] = records.FOLDER,
-) -> None:
-    """Print the scoreboard, or write its headline rows into a file, or check that a file has them."""
-    try:
-        for row in rows(folder):
-            if row.stale:
-                print(
-                    f"stale: {row.recipe.name} changed since seed {', '.join(map(str, row.stale))} was run",
-                    file=sys.stderr,
-                )
-        if write is None and check is None:
-            print(markdown_table(folder))
-        for path in (p for p in (write, check) if p is not None):
-            text = path.read_text(encoding="utf-8")
-            new = with_table(text, headline_table(folder, links=True))
-            if path == write:
-                storage.write_atomically(path, new.encode())
-            elif new != text:
-                print(
-                    f"error: the scoreboard in {path} is not what the records say: python -m bnnlib.report --write {path}",
-                    file=sys.stderr,
-                )
-                raise typer.Exit(1)
-    except BrokenPipeError:  # a reader that stops early (`| head`) is no error
-        raise
-    except (ValueError, OSError) as error:
-        print(f"error: {storage.in_words(error)}", file=sys.stderr)
-        raise typer.Exit(1) from None
-
-
-if __name__ == "__main__":
-    app(prog_name="bnn report")
+def _linked(recipe: Recipe) -> str:
+    """The title as a link to the recipe's file, from the root of the repository."""
+    return f"[{_title(recipe)}]({recipes.file_of(recipe.name).relative_to(ROOT).as_posix()})"

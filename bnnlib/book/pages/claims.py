@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bnnlib import records, statistics
+from bnnlib.benchmarks import speedups
 from bnnlib.book.pages import landing
 from bnnlib.book.studies import effects, evidence
 from bnnlib.experiments import report, scoreboard, sources
@@ -372,7 +373,7 @@ def _size_and_speed(root: Path) -> Iterator[Claim]:
         verdict=_if(size.factor < 2, "holds for the binary convolutions alone"),
         chapter="shipping-one-bit",
     )
-    layers = [f"{one.over_float32[1]:.2g} on {one.core}" for one in landing.speeds(root / "results" / "bench")]
+    layers = [f"{one.over_float32[1]:.2g} on {one.core}" for one in speedups.of_each_cpu(root / "results" / "bench")]
     what = "our 1-bit convolutions, floats in and out, over PyTorch's float32 on one core, the median layer"
     ours = f"{what}: {', '.join(layers)}" if layers else "ours: `make bench`"
     ratio = sources.figure("S2", "latency").value / sources.figure("S2", "latency-real").value

@@ -6,51 +6,18 @@ those do not hold is left out.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from bnnlib import __version__, recipes
-from bnnlib.benchmarks import speed
+from bnnlib.benchmarks import speedups
+from bnnlib.benchmarks.speedups import Speedups, times
 from bnnlib.book.pages.grid import card, grid
 from bnnlib.deploy.sizes import Sizes, of
 from bnnlib.experiments import report, sources
 
 _CLAIMED_SPEED = round(sources.figure("S2", "operations").value)  # times faster inference
 _CLAIMED_SIZE = round(sources.figure("S2", "smaller").value)  # times less memory for weights and activations
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Speed-ups of whole 1-bit layers on one core of a CPU, each (slowest, median, fastest layer): with floats in and out over
-    PyTorch's float32, and over the fastest of its rivals in float32, bfloat16 and int8; with bits in and out over that rival.
-    ``unpaired``: those of the three that hold a quotient of two medians, and not medians over rounds alone."""
-
-    core: str
-    over_float32: tuple[float, float, float]
-    over_best: tuple[float, float, float]
-    bits_over_best: tuple[float, float, float]
-    unpaired: tuple[str, ...] = ()
-
-
-def speeds(folder: Path) -> list[Speed]:
-    """The newest benchmark record of each CPU in ``folder``, the newest first."""
-    found = []
-    for record in speed.newest(folder):
-        layers = record["runs"][0]["layers"]
-        spans, unpaired = {}, []
-        for name, (rival, ours) in {
-            "over_float32": (speed.eager_fp32, "channels_last"),
-            "over_best": (speed.best_rival, "channels_last"),
-            "bits_over_best": (speed.best_rival, "bits"),
-        }.items():
-            ratios = [speed.ratio(layer, rival(layer), ours) for layer in layers]
-            medians = sorted(ratio.median for ratio in ratios)
-            spans[name] = medians[0], statistics.median(medians), medians[-1]
-            unpaired += [name] * (not all(ratio.paired for ratio in ratios))
-        found.append(Speed(speed.core(record), **spans, unpaired=tuple(unpaired)))
-    return found
 
 
 def sizes(recipe: str) -> Sizes:
@@ -65,7 +32,7 @@ def sizes(recipe: str) -> Sizes:
 def hero(root: Path) -> str:
     """The hero figure as MyST: how eight products become an XNOR and a count of ones, and the claimed speed-up
     beside the measured ones."""
-    found = speeds(root / "results" / "bench")
+    found = speedups.of_each_cpu(root / "results" / "bench")
     panels = [_products()]
     caption = "Eight products of ±1 take one XNOR and one count of ones."
     if found:
@@ -127,13 +94,13 @@ def picture() -> str:
     return f"{head}><style>{_PICTURE_STYLE}</style>{ground}{rest}"
 
 
-def _bars(found: list[Speed]) -> str:
+def _bars(found: list[Speedups]) -> str:
     """The claim and what was measured, as bars to one scale."""
     rows = [("claimed by S2", _CLAIMED_SPEED, "claim", times(_CLAIMED_SPEED))]
     for one in found:
         for kind, name, what in (("ours", "over_float32", "float32"), ("limit", "over_best", "the best rival")):
             median = getattr(one, name)[1]
-            rows.append((f"{one.core}, over {what}", median, kind, _about(one, name) + times(median)))
+            rows.append((f"{one.core}, over {what}", median, kind, one.mark(name) + times(median)))
     step = 36
     parts = []
     for row, (name, value, kind, told) in enumerate(rows):
@@ -145,26 +112,11 @@ def _bars(found: list[Speed]) -> str:
     return f'<svg viewBox="0 0 340 {step * len(rows)}" role="img" aria-label="{label}">{"".join(parts)}</svg>\n'
 
 
-def _about(one: Speed, name: str) -> str:
-    return "≈" * (name in one.unpaired)
-
-
-def _range(one: Speed, name: str) -> str:
-    """From the slowest layer to the fastest."""
-    low, _, high = getattr(one, name)
-    return f"{_about(one, name)}{times(low).rstrip('×')} to {times(high)}"
-
-
-def _makers(found: list[Speed]) -> str:
+def _makers(found: list[Speedups]) -> str:
     """Whose the cores are: a reader may not know their names."""
     makers = {"Zen": "Zen is AMD's", "Emerald": "Emerald Rapids is Intel's"}
     named = ", ".join(dict.fromkeys(makers[word] for one in found if (word := one.core.split()[0]) in makers))
     return f" {named}." if named else ""
-
-
-def times(value: float) -> str:
-    """A factor as text: ``12×``, below 10 with one decimal, ``1.5×``."""
-    return f"{value:.0f}×" if value >= 10 else f"{value:.1f}×"
 
 
 # --------------------------------------------------------------------------------------------------- findings
@@ -181,24 +133,16 @@ def findings(root: Path, chapters: Iterable[str]) -> str:
 
 
 def _speed(root: Path) -> tuple[str, str, str]:
-    found = speeds(root / "results" / "bench")
+    found = speedups.of_each_cpu(root / "results" / "bench")
     if not found:
         return (
             f"{_CLAIMED_SPEED} times faster?",
             f"S2 claims {_CLAIMED_SPEED} times. `make bench` measures this machine.",
             "one-bit-at-a-time",
         )
-    rows = "\n".join(
-        f"| {one.core} | {_range(one, 'over_best')} | {_range(one, 'bits_over_best')} | {_range(one, 'over_float32')} |"
-        for one in found
-    )
     text = (
         f"S2 claims **{_CLAIMED_SPEED}×**. Measured, for single layers with floats in and out, over the best rival of each and over "
-        "PyTorch's float32:\n\n"
-        "| core | over the best rival | the same, bits in and out | over float32 |\n|---|---|---|---|\n"
-        f"{rows}\n\n"
-        "The best rival is the fastest in float32, bfloat16 or int8 on the same core; below 1× it is faster than ours."
-        + " ≈: a ratio of median times." * any(one.unpaired for one in found)
+        f"PyTorch's float32:\n\n{speedups.table(found)}"
     )
     return f"{_CLAIMED_SPEED} times faster?", text, "one-bit-at-a-time"
 

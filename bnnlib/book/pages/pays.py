@@ -10,8 +10,9 @@ import torch
 
 from bnnlib import models, recipes, records
 from bnnlib.benchmarks import nets, networks, speed
+from bnnlib.benchmarks.speedups import times
 from bnnlib.book import tables
-from bnnlib.book.pages.landing import sizes, times
+from bnnlib.book.pages.landing import sizes
 from bnnlib.book.prose import claim, listed
 from bnnlib.book.studies import evidence, inventory
 from bnnlib.statistics import Spread
