@@ -507,6 +507,8 @@ def test_a_model_that_its_description_does_not_build_is_not_saved(tmp_path, said
     for model in (models.build("lenet5"), models.build("tiny")):
         with pytest.raises(ValueError, match=message):
             deploy.save(model, path, about={"model": said})
+    with pytest.raises(ValueError, match="say what builds it: give its recipe, or about= with a 'model'"):
+        deploy.save(models.build("lenet5"), path)
     assert not path.exists()
     deploy.save(models.build("lenet5"), path, about={"model": {"name": "lenet5", "options": {}}})
     assert deploy.load(path)

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import packed_files
 import pytest
+import torch
 from packed_files import changed, conv, refuses, sealed, taken_apart, tiny_graph, with_graph
 
 from bnnlib import deploy
@@ -21,6 +22,19 @@ def test_parts_in_pytorch_are_not_saved(tmp_path):
     graph.ops[2] = Op("torch", ["two"], {"module": "my.layer"}, {}, [{"op": "store", "slot": "three"}])
     with pytest.raises(DeployError, match="run in PyTorch and cannot be in a file: my.layer"):
         deploy.save(graph, tmp_path / "x")
+
+
+def test_a_graph_with_parts_in_pytorch_needs_these_to_run():
+    from bnnlib.deploy import run
+
+    graph = tiny_graph()
+    graph.ops[4] = Op("torch", ["four"], {"module": "my.layer"}, {}, [{"op": "store", "slot": "logits"}])
+    with pytest.raises(ValueError, match="leaves my.layer to PyTorch, and no such modules were given"):
+        deploy.PackedNetwork(graph)
+    with pytest.raises(ValueError, match="my.layer run in PyTorch: use bnnlib.deploy.PackedNetwork"):
+        run.Runner(graph)
+    with pytest.raises(ValueError, match="no slot 'nowhere': there are images, one"):
+        deploy.PackedNetwork(tiny_graph()).values(torch.zeros(1, 2, 6, 6), ["nowhere"])
 
 
 def operation(position, **fields):

@@ -476,6 +476,17 @@ def test_masks_and_where(batch):
     converted(careful, batch=batch, left={"where"})
 
 
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, x + 1
+
+
+def test_a_module_kept_whole_that_gives_two_values_is_named():
+    model = nn.Sequential(B(4, 4, 3), Pair()).eval()
+    with pytest.raises(deploy.ConvertError, match="1 gives a tuple: name its parts in the model's forward"):
+        deploy.convert(model, IMAGE, keep=["1"])
+
+
 def test_one_module_used_at_two_sizes():
     model = Do(lambda s, x: s.up(s.g(s.up(x)))[:, :, ::4, ::4] + s.g(x), g=nn.GELU(), up=nn.Upsample(scale_factor=2))
     converted(model, left=set())

@@ -188,6 +188,31 @@ def test_empty_batches():
             r"residual must be float32 \[2, 3, 4, 4\], got float32 \[1, 3, 4, 4\]",
         ),
         (
+            lambda: ops.linear_packed(torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)), (3, 9), threshold=torch.zeros(3, dtype=torch.int32)),
+            'threshold, flip and pool need out="bits", got "float32"',
+        ),
+        (
+            lambda: ops.linear_packed(torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)), (3, 9), residual=torch.ones(2, 3), out="bits"),
+            'a residual needs out="float32", got "bits"',
+        ),
+        (
+            lambda: ops.linear_packed(torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)), (3, 9), bias=torch.ones(3), out="int16"),
+            'scale and bias need out="float32" or "bfloat16", got "int16"',
+        ),
+        (
+            lambda: ops.linear_packed(torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)), (3, 9, 1, 1)),
+            r"weight of shape \(O, K\), got \[3, 9, 1, 1\]",
+        ),
+        (
+            lambda: ops.linear_packed(torch.ones(2, 8), ops.pack_weight(torch.ones(3, 9)), (3, 9)),
+            r"\[3, 9\] needs x \[..., 9\], got float32 \[2, 8\]",
+        ),
+        (
+            lambda: ops.unpack_activation(torch.zeros(2, 2, dtype=torch.int64), 64),
+            r"64 channels are int64 \[..., 1\], got int64 \[2, 2\]",
+        ),
+        (lambda: ops.prepack(torch.zeros(3, 8, dtype=torch.uint8), (3, 8, 8)), r"got \(3, 8, 8\)"),
+        (
             lambda: ops.linear_packed(torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)).to("meta"), (3, 9)),
             "x is on cpu and weight on meta",
         ),
@@ -196,6 +221,14 @@ def test_empty_batches():
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    "call", [ops.pack_activation, lambda x: ops.binary_linear(x, torch.ones(2, 3))], ids=["pack_activation", "binary_linear"]
+)
+def test_complex_numbers_have_no_sign(call):
+    with pytest.raises(TypeError, match="complex numbers have no sign: got torch.complex64"):
+        call(torch.ones(2, 3, dtype=torch.complex64))
 
 
 def python(program, **environment):
