@@ -450,6 +450,15 @@ def test_the_chapters_of_this_book_may_be_committed(path):
     assert chapters.source_problems(chapters.read(path), path.stem) == []
 
 
+def test_what_stands_for_an_answer_says_what_kind_of_run_gives_none():
+    """A run of a reader's, without a record that the answer needs, is no short run."""
+    said = {profile: chapters.no_answer(profile) for profile in chapters.PROFILES}
+    assert said["quick"] == said["demo"] and "Short runs" in said["quick"]
+    assert len(set(said.values())) == 3 and not any("Short" in said[profile] for profile in ("stored", "full"))
+    for path in chapters.sources():
+        assert "Short runs answer" not in path.read_text(encoding="utf-8"), path.stem
+
+
 @pytest.mark.parametrize("path", chapters.sources(), ids=lambda p: p.stem)
 def test_a_chapter_that_trains_draws_no_verdict_from_a_short_run(path):
     """A cell that answers the chapter's question looks at what kind of run it is."""

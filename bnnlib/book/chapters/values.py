@@ -123,6 +123,13 @@ def recorded(profile: str) -> str:
     return "" if profile == "stored" else "*From the book's records, not from this run.* "
 
 
+def no_answer(profile: str) -> str:
+    """What stands in place of a chapter's answer where the runs give none."""
+    if profile in SHORT:
+        return "Short runs answer nothing: see the `stored` profile."
+    return "*These runs give no answer.*" if profile == "stored" else "These runs alone give no answer: see the `stored` profile."
+
+
 def _as_type_of(default: Any, value: Any, what: str) -> Any:
     if isinstance(default, str):
         return str(value)
