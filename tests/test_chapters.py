@@ -190,6 +190,22 @@ def test_plain_papermill_stops_at_once_with_one_sentence(root, name, value, mess
     assert not list(root.rglob("ran"))
 
 
+def test_a_cell_that_is_run_before_a_change_is_checked_says_so(tmp_path):
+    """A reader changes a parameter and runs one cell far below: it would show numbers of one run and words of another."""
+    from nbclient import NotebookClient
+
+    given = 'profile: str = "stored"  # how\nseed: int = {}  # which'
+    check = "from bnnlib.book import chapters\nchapters.check_parameters(profile, seed)\nseed = seed or 7"
+    cells = [given.format(0), check, "1", given.format(3), "2", check, "3", given.format(4), given.format(3), "4"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = [[o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {})] for cell in notebook.cells]
+    told = "**Changed:** `seed` was 7 and is 3. Run the cell of imports, then all cells below it."
+    assert said[4] == [told]
+    assert said[8] == ["**Changed:** `seed` was 3 and is 4. Run the cell of imports, then all cells below it."]
+    assert not any(said[i] for i in range(len(cells)) if i not in (4, 8))
+
+
 def test_a_whole_number_serves_for_a_float(root):
     put(root, "one", chapter(CHECKED))
     command = [sys.executable, "-m", "papermill", "notebooks/one.ipynb", "out.ipynb", "-p", "rate", "1", "-p", "seed", "3"]
