@@ -190,6 +190,22 @@ def test_plain_papermill_stops_at_once_with_one_sentence(root, name, value, mess
     assert not list(root.rglob("ran"))
 
 
+def test_a_cell_that_is_run_before_a_change_is_checked_says_so(tmp_path):
+    """A reader changes a parameter and runs one cell far below: it would show numbers of one run and words of another."""
+    from nbclient import NotebookClient
+
+    given = 'profile: str = "stored"  # how\nseed: int = {}  # which'
+    check = "from bnnlib.book import chapters\nchapters.check_parameters(profile, seed)\nseed = seed or 7"
+    cells = [given.format(0), check, "1", given.format(3), "2", check, "3", given.format(4), given.format(3), "4"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    said = [[o.data["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {})] for cell in notebook.cells]
+    told = "**Changed:** `seed` was 7 and is 3. Run the cell of imports, then all cells below it."
+    assert said[4] == [told]
+    assert said[8] == ["**Changed:** `seed` was 3 and is 4. Run the cell of imports, then all cells below it."]
+    assert not any(said[i] for i in range(len(cells)) if i not in (4, 8))
+
+
 def test_a_whole_number_serves_for_a_float(root):
     put(root, "one", chapter(CHECKED))
     command = [sys.executable, "-m", "papermill", "notebooks/one.ipynb", "out.ipynb", "-p", "rate", "1", "-p", "seed", "3"]
@@ -448,6 +464,15 @@ def test_a_good_source_passes():
 @pytest.mark.parametrize("path", chapters.sources(), ids=lambda p: p.stem)
 def test_the_chapters_of_this_book_may_be_committed(path):
     assert chapters.source_problems(chapters.read(path), path.stem) == []
+
+
+def test_what_stands_for_an_answer_says_what_kind_of_run_gives_none():
+    """A run of a reader's, without a record that the answer needs, is no short run."""
+    said = {profile: chapters.no_answer(profile) for profile in chapters.PROFILES}
+    assert said["quick"] == said["demo"] and "Short runs" in said["quick"]
+    assert len(set(said.values())) == 3 and not any("Short" in said[profile] for profile in ("stored", "full"))
+    for path in chapters.sources():
+        assert "Short runs answer" not in path.read_text(encoding="utf-8"), path.stem
 
 
 @pytest.mark.parametrize("path", chapters.sources(), ids=lambda p: p.stem)

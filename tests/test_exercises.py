@@ -83,6 +83,21 @@ def test_a_chapter_opens_with_question_cost_parameters_and_imports(name):
     assert sum("answer" in given for given in tags) == 1
 
 
+def test_no_cell_gives_another_value_to_a_name_that_an_earlier_cell_reads():
+    """A reader runs a cell again when the chapter is done: it must find what it found the first time."""
+    found = []
+    for name, path in PATHS.items():
+        notebook = nbformat.read(path, as_version=4)
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"] + solutions.as_cells(notebook)
+        makes, takes = zip(*(chapter.names(cell.source) for cell in code), strict=True)
+        for i, cell in enumerate(code):
+            inherited = (takes[i] - makes[i]) & set().union(*makes[:i])
+            for again, made in zip(code[i + 1 :], makes[i + 1 :], strict=True):
+                found += [(name, cell.id, again.id, one) for one in sorted(inherited & made)]
+    # this solution puts the function back
+    assert {what for what in found if what[2:] != ("solution-ex-neuron-direction", "thresholds")} == set()
+
+
 def test_older_chapters_are_those_that_are_there():
     assert OLDER <= PATHS.keys()
 

@@ -33,6 +33,13 @@ def test_stored_is_what_is_recorded(tmp_path, a_record):
     assert found["s3-mlp"] == [] and found.models == {} and found.note == ""
 
 
+@pytest.mark.parametrize("profile", ["stored", "quick", "full"])
+def test_a_name_that_is_no_recipe_is_told_in_every_profile(tmp_path, profile):
+    with pytest.raises(recipes.RecipeError, match="no recipe 's4-lenet'; did you mean s4-lenet5"):
+        runs.collect([LENET, "s4-lenet"], profile, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_quick_trains_teachers_first_and_leaves_nothing_behind(digits, tmp_path):
     found = runs.collect(["small"], "quick", seed=2, folder=digits)
     assert list(found.records) == list(found.models) == ["small"]

@@ -21,7 +21,10 @@ class ClaimFailed(AssertionError):
 def claim(condition: object, text: str) -> str:
     """``text``, if ``condition`` is true. Raises :class:`ClaimFailed` otherwise, which stops the chapter and so the build."""
     if not condition:
-        raise ClaimFailed(f"the records no longer bear out: {text!r}. Look at them, then change the sentence or its condition")
+        raise ClaimFailed(
+            f"the numbers no longer bear out: {text!r}. If you have changed a cell, that can be why: run the cells below one by one. "
+            "Else look at the records, then change the sentence or its condition"
+        )
     return text
 
 

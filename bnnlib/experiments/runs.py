@@ -67,6 +67,8 @@ def collect(
     record kept in ``folder``; then every record.
     """
     names = list(dict.fromkeys(names))
+    for name in names:
+        recipes.load(name)  # a name that is none is told, and does not merely lack records
     if profile in ("quick", "demo"):
         others = "demo." if profile == "quick" else "quick."
         changes = {key: n for key, n in (SMALL | (small or {})).items() if not key.startswith(others)}

@@ -64,12 +64,47 @@ def check_parameters(
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
             kind = "a whole number" if whole else "a number"
             raise ChapterError(f"{name} is {value!r}: it must be {kind} from {low} to {high}")
+    _watch()
     return _announce(profile, data) if data else {}
+
+
+def _shell() -> Any:
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+
+
+def _watch() -> None:
+    """From now on a cell that is run by itself, after a parameter was changed and before the change was checked, says so: its
+    numbers and its words would be of two runs."""
+    shell = _shell()
+    if shell is None or hasattr(shell, "bnnlib_checked"):
+        return
+    shell.bnnlib_checked = {}
+
+    def checks(cell: str | None) -> bool:
+        return "chapters.check_parameters(" in (cell or "")
+
+    def values() -> dict[str, Any]:
+        return {name: shell.user_ns.get(name) for name in shell.user_ns.get("__annotations__", {})}
+
+    def keep(result: Any) -> None:
+        if result.success and checks(result.info.raw_cell):
+            shell.bnnlib_checked = values()
+
+    def tell(info: Any) -> None:
+        was = shell.bnnlib_checked
+        changed = [f"`{name}` was {was[name]!r} and is {v!r}" for name, v in values().items() if name in was and v != was[name]]
+        if changed and not checks(info.raw_cell):
+            from IPython.display import Markdown, display
+
+            display(Markdown(f"**Changed:** {', '.join(changed)}. Run the cell of imports, then all cells below it."))
+
+    shell.events.register("post_run_cell", keep)
+    shell.events.register("pre_run_cell", tell)
 
 
 def _check_given() -> None:
     """Hold what papermill has put in against the parameters cell: papermill itself takes any name, of any type."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    shell = _shell()
     cells = getattr(shell, "user_ns", {}).get("In", [])
     types = {**getattr(shell, "user_ns", {}).get("__annotations__", {})}
     given = next((cell for cell in reversed(cells) if cell.startswith("# Parameters\n")), None)
@@ -121,6 +156,13 @@ def _announce(profile: str, name: str) -> dict[str, str]:
 def recorded(profile: str) -> str:
     """What stands before a text that the book's records say in every profile: nothing in ``stored``, where all is theirs."""
     return "" if profile == "stored" else "*From the book's records, not from this run.* "
+
+
+def no_answer(profile: str) -> str:
+    """What stands in place of a chapter's answer where the runs give none."""
+    if profile in SHORT:
+        return "Short runs answer nothing: see the `stored` profile."
+    return "*These runs give no answer.*" if profile == "stored" else "These runs alone give no answer: see the `stored` profile."
 
 
 def _as_type_of(default: Any, value: Any, what: str) -> Any:
