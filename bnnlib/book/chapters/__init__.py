@@ -36,7 +36,7 @@ from bnnlib.book.chapters.running import Outcome, run  # noqa: E402
 from bnnlib.book.chapters.values import PROFILES, SHORT, check_parameters, no_answer, recorded, resolve  # noqa: E402
 
 __all__ = [
-    "PROFILES", "SHORT", "START", "ChapterError", "Outcome", "check", "check_parameters", "fingerprint", "is_current", "parameters",
-    "no_answer", "problems", "read", "recorded", "resolve", "run", "source", "source_problems", "sources", "surroundings",
+    "PROFILES", "SHORT", "START", "ChapterError", "Outcome", "check", "check_parameters", "fingerprint", "is_current", "no_answer",
+    "parameters", "problems", "read", "recorded", "resolve", "run", "source", "source_problems", "sources", "surroundings",
     "times",
 ]  # fmt: skip
