@@ -92,107 +92,6 @@ void prepack(const std::string& name, const std::vector<isize>& conv, py::array 
     bnn::prepack(v, g, from, to, scratch.data());
 }
 
-// What lies at an address that the caller vouches for. Only nothing may lie nowhere.
-template <class T>
-T* at(isize address, const char* name, bool nothing) {
-    if (!address && !nothing) fail(std::string(name) + " has no memory: it is no plain tensor of the CPU");
-    return (T*)address;
-}
-
-// x: float32 [N][C][H][W] or, with `halves`, bf16; sizes: n, c, h, w, and the strides of x in elements, which are those
-// of [N][H][W][C], contiguous, for bf16. bits: int64 [N][H][W][words(C)].
-void pack(const std::string& name, isize x, bool halves, const std::vector<isize>& sizes, isize bits, isize threads) {
-    const bnn::Variant& v = variant_named(name);
-    if (sizes.size() != 8) fail("pack takes four sizes and four strides, got " + std::to_string(sizes.size()));
-    const isize n = sizes[0], c = sizes[1], h = sizes[2], w = sizes[3], words = bnn::words(c);
-    const isize sn = sizes[4], sc = sizes[5], sh = sizes[6], sw = sizes[7];
-    const bool nothing = !(n * c * h * w);
-    const void* data = at<const void>(x, "x", nothing);
-    uint64_t* to = at<uint64_t>(bits, "bits", nothing);
-    py::gil_scoped_release release;
-    if (halves) {
-        const isize piece = bnn::most(16, 16384 / bnn::most(c, 1));
-        bnn::parallel_for(threads, bnn::ceil_div(n * h * w, piece), 0, [&](isize item, uint8_t*) {
-            const isize first = item * piece, many = bnn::least(piece, n * h * w - first), joined = c % 64 ? 1 : many;
-            for (isize p = first; p < first + many; p += joined)
-                v.pack_bf16((const uint16_t*)data + p * c, joined * c, to + p * words);
-        });
-        return;
-    }
-    const float* from = (const float*)data;
-    // Lines that follow one another in memory are one long line: fewer, larger pieces of work.
-    const bool joined = h > 1 && sh == w * sw;
-    const isize lines = joined ? 1 : h, length = joined ? h * w : w,
-                piece = bnn::most(16, 16384 / bnn::most(c, 1) / 16 * 16);
-    const isize pieces = bnn::ceil_div(length, piece);
-    bnn::parallel_for(threads, n * lines * pieces, 0, [&](isize item, uint8_t*) {
-        const isize first = item % pieces * piece, line = item / pieces % lines, image = item / pieces / lines;
-        const isize many = bnn::least(piece, length - first);
-        const float* a = from + image * sn + line * sh + first * sw;
-        uint64_t* out = to + ((image * lines + line) * length + first) * words;
-        if (sc == 1 && sw == c && c % 64 == 0) {        // whole words, one pixel behind the other
-            v.pack_channels(a, many * c, out);
-        } else if (sc == 1 || c == 1) {
-            for (isize p = 0; p < many; ++p) v.pack_channels(a + p * sw, c, out + p * words);
-        } else if (sw == 1 || many == 1) {
-            v.pack_planes(a, sc, c, many, out, words);
-        } else {
-            for (isize p = 0; p < many; ++p) v.pack_planes(a + p * sw, sc, c, 1, out + p * words, words);
-        }
-    });
-}
-
-bnn::Out out_named(const std::string& name) {
-    if (name == "float32") return bnn::Out::float32;
-    if (name == "bfloat16") return bnn::Out::bfloat16;
-    if (name == "int16") return bnn::Out::int16;
-    if (name == "bits") return bnn::Out::bits;
-    fail("no result is \"" + name + "\"");
-}
-
-void conv2d(const std::string& name, const std::vector<isize>& conv, isize bits, isize blob, isize bytes, isize to,
-            const std::string& out, bool channels_first, isize scale, isize bias, isize residual, isize threshold,
-            isize flip, isize pool, isize threads) {
-    const bnn::Variant& v = variant_named(name);
-    const bnn::Conv g = geometry(conv);
-    if (pool < 1) fail("pool is " + std::to_string(pool) + ", expected 1 or more");
-    const bool nothing = !(g.n * g.h * g.w * g.c);
-    bnn::Epilogue e;
-    e.out = out_named(out);
-    e.channels_first = channels_first && e.out == bnn::Out::float32;
-    e.pool = pool;
-    e.scale = (const float*)scale, e.bias = (const float*)bias, e.residual = (const float*)residual;
-    e.threshold = (const int32_t*)threshold, e.flip = (const uint64_t*)flip;
-    e.to = at<void>(to, "the result", nothing || !(g.oh() / pool) || !(g.ow() / pool));
-    if (const char* wrong = bnn::check(g, e))
-        fail(std::string("cannot convolve: ") + wrong + "; K = " + std::to_string(g.k()));
-    const uint64_t* from = at<const uint64_t>(bits, "bits", nothing);
-    bnn::Blob b;
-    const uint8_t* packed = at<const uint8_t>(blob, "prepacked weights", !bytes);
-    if (const char* wrong = bnn::open_blob(v, g, packed, bytes, &b)) fail(wrong);
-
-    py::gil_scoped_release release;
-    static thread_local bnn::Memory memory;
-    const auto run = [&](bnn::Way way) {
-        const bnn::Plan plan =
-            bnn::make_plan(v, g, e, b, from, threads, memory.need(bnn::plan_bytes(g)), true, way);
-        bnn::parallel_for(threads, bnn::work_items(plan), bnn::work_bytes(plan),
-                          [&](isize item, uint8_t* mine) { bnn::run(plan, item, mine); });
-        return bnn::way_of(plan, way);
-    };
-    if (!v.images) {
-        run(bnn::Way::counting);
-        return;
-    }
-    // Two convolutions of one place in the table take turns in forgetting what was known; the results stay the same.
-    static bnn::Choice choices[256];
-    uint64_t key = 1;
-    for (const isize part : conv) key = (key ^ (uint64_t)part) * 0x9E3779B97F4A7C15u;
-    for (const isize part : {(isize)e.out, (isize)channels_first, pool, threads})
-        key = (key ^ (uint64_t)part) * 0x9E3779B97F4A7C15u;
-    bnn::run_faster(choices[key >> 56], key, v.images->ticks, run);
-}
-
 py::list list_gradients() {
     py::list all;
     for (const bnn::Gradients* g = bnn::all_gradients; g->name; ++g)
@@ -282,6 +181,7 @@ double run_limit(const std::string& name, isize rounds) {
     fail("no limit \"" + name + "\" on this CPU");
 }
 
+#include "python/convolution.inl"
 #include "python/executor.inl"
 
 }  // namespace
@@ -297,19 +197,7 @@ PYBIND11_MODULE(bnn_kernels, m) {
     m.def(
         "prepack", prepack, py::arg("variant"), py::arg("conv"), py::arg("weights"), py::arg("blob"),
         "Write weights, uint8 [O, ceil(K / 8)], a bit each, as the variant reads them into blob, uint8 [blob_bytes].");
-    m.def(
-        "pack", pack, py::arg("variant"), py::arg("x"), py::arg("halves"), py::arg("sizes"), py::arg("bits"),
-        py::arg("threads"),
-        "Write the signs of x, float32 [N, C, H, W] with any strides or, with halves, bf16 [N, H, W, C], into bits,\n"
-        "int64 [N, H, W, words(C)]. sizes: [n, c, h, w] and the strides of each in elements. x, bits: addresses, of\n"
-        "memory that the caller has checked.");
-    m.def(
-        "conv2d", conv2d, py::arg("variant"), py::arg("conv"), py::arg("bits"), py::arg("blob"), py::arg("blob_bytes"),
-        py::arg("to"), py::arg("out"), py::arg("channels_first"), py::arg("scale"), py::arg("bias"),
-        py::arg("residual"), py::arg("threshold"), py::arg("flip"), py::arg("pool"), py::arg("threads"),
-        "Convolve bits with prepacked weights into to, which is float32, bfloat16, int16 or bits, as out says. Tensors\n"
-        "are addresses, of contiguous memory that the caller has checked; 0 is none. scale, bias: float32 [O]; residual:\n"
-        "as to; threshold: int32 [O]; flip: int64 [words(O)]; pool: side of a window whose largest sum is kept.");
+    bind_convolution(m);
     m.def("gradients", list_gradients, "(name, whether this CPU has them) of each kind of gradients, best first.");
     m.def("gradients_of", gradients_of, py::arg("variant"),
           "The name of the gradients that go with a variant, or None.");

@@ -212,7 +212,7 @@ def test_compiled_code_is_kept_and_only_ones_own_is_used(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda c: c.conv2d([2**31, 1, 1, 8, 8, 1, 1, 1, 1, 0, 0, 1, 1, 1], *[None] * 9, 1), "a size is 2\\^31 or more"),
+        (lambda c: c.convolution([2**31, 1, 1, 8, 8, 1, 1, 1, 1, 0, 0, 1, 1, 1], torch.float32)(None, None, None), "a size is 2\\^31 or more"),
         (lambda c: c.prepack([1, 1, 1, 2**30, 8, 2, 2, 1, 1, 0, 0, 1, 1, 1], None, None), "K, the length of a dot product, is 2\\^31 or more"),
         (lambda c: c.pack(torch.empty(1, device="meta").expand(2, 2**30, 1, 1), torch.empty(2, 1, 1, 2**24, device="meta")), "fewer than 2\\^31 values"),
     ],
@@ -228,7 +228,7 @@ def test_too_many_pixels_are_refused(library):
     blob = torch.empty(cuda.blob_bytes(geometry), dtype=torch.uint8)
     bits = torch.empty(1, 1, 1, 1, dtype=torch.int64)
     with pytest.raises(ValueError, match="gives 8589934592 pixels.*split the batch"):
-        cuda.conv2d(geometry, bits, blob, torch.empty(1), False, None, None, None, None, None, 1)
+        cuda.convolution(geometry, torch.float32)(bits, blob, torch.empty(1))
 
 
 def test_neither_takes_the_weights_of_the_other(library, monkeypatch):

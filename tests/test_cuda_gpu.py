@@ -161,7 +161,7 @@ def test_sizes_past_2_to_31_are_refused():
     chosen = _backend.of(x)
     blob, bits = torch.empty(chosen.blob_bytes(geometry), dtype=torch.uint8, device="cuda"), torch.empty(1, 1, 1, 1, dtype=torch.int64, device="cuda")
     with pytest.raises(ValueError, match="split the batch"):
-        chosen.conv2d(geometry, bits, blob, torch.empty(1, device="cuda"), False, None, None, None, None, None, 1)
+        chosen.convolution(geometry, torch.float32)(bits, blob, torch.empty(1, device="cuda"))
 
 
 @pytest.mark.parametrize("name", ["lenet5", "mlp", "nin"])

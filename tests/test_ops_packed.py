@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import ops_reference
 import pytest
 import torch
@@ -141,6 +143,32 @@ def test_epilogues_of_every_other_number_of_a_tensor(variant):
     assert torch.equal(bits, ops.pack_activation((conv_reference(x, w, 1, 1) >= threshold[:, None, None]).float() - 0.5))
 
 
+def test_floats_of_every_layout_and_type_in_turns(variant):
+    x, w = randn(2, 70, 6, 4), randn(9, 70, 3, 3, seed=1)
+    spaced, bare = torch.zeros(2, 70, 6, 8), torch.zeros(2, 70, 4, 6)
+    spaced[..., ::2], bare[:] = x, x.transpose(2, 3)
+    stored, expected = ops.pack_weight(w), conv_reference(x, w, 1, 1)
+    layouts = [x, x.contiguous(memory_format=torch.channels_last), spaced[..., ::2], bare.transpose(2, 3), x.clone().requires_grad_()]
+    layouts += [x.double(), x.bfloat16(), x.bfloat16().contiguous(memory_format=torch.channels_last), ops.pack_activation(x)]
+    for _ in range(2):  # what is kept of the first call serves the second alone
+        for given in layouts:
+            assert torch.equal(ops.conv2d_packed(given, stored, w.shape, 1, 1).double(), expected)
+    one = x[:1].expand(2, -1, -1, -1)
+    assert torch.equal(ops.conv2d_packed(one, stored, w.shape, 1, 1).double(), conv_reference(one, w, 1, 1))
+
+
+def test_calls_on_several_threads_at_once(variant):
+    w = randn(40, 70, 3, 3, seed=1)
+    ready, xs = ops.prepack(ops.pack_weight(w), w.shape), [randn(2, 70, 9, 7, seed=seed) for seed in range(8)]
+    expected = [conv_reference(x, w, 1, 1) for x in xs]
+
+    def call(i: int) -> bool:
+        return all(torch.equal(ops.conv2d_packed(xs[i], ready, w.shape, 1, 1).double(), expected[i]) for _ in range(20))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(call, range(8)))
+
+
 def test_tensors_without_memory_are_refused():
     x, w = randn(1, 70, 3, 3), randn(4, 70, 3, 3, seed=1)
     zeros = torch._efficientzerotensor
@@ -153,9 +181,17 @@ def test_tensors_without_memory_are_refused():
 def test_the_kernels_refuse_addresses_of_nothing_and_unknown_results():
     kernels = native.kernels()
     name, geometry = kernels.variants()[-1][0], [1, 3, 3, 70, 4, 3, 3, 1, 1, 1, 1, 1, 1, 1]
-    for at, out, said in (([0, 1, 1], "bits", "bits has no memory"), ([1, 1, 0], "bits", "the result has no memory"), ([1, 1, 1], "fp8", '"fp8"')):
-        with pytest.raises(ValueError, match=said):
-            kernels.conv2d(name, geometry, at[0], at[1], 1, at[2], out, False, 0, 0, 0, 0, 0, 1, 1)
+    for strides, given in (([], "bits"), ([630, 9, 3, 1], "x")):
+        convolve = kernels.Convolution(name, geometry, "bits", False, 1, strides)
+        for x, to, said in ((0, 1, f"{given} has no memory"), (1, 0, "the result has no memory")):
+            with pytest.raises(ValueError, match=said):
+                convolve(x, 1, 1, to, 0, 0, 0, 0, 0, 1)
+    with pytest.raises(ValueError, match='no result is "fp8"'):
+        kernels.Convolution(name, geometry, "fp8", False, 1, [])
+    with pytest.raises(ValueError, match="four strides, got 1"):
+        kernels.Convolution(name, geometry, "bits", False, 1, [1])
+    with pytest.raises(ValueError, match="pooling window"):
+        kernels.Convolution(name, geometry, "bits", False, 0, [])
     with pytest.raises(ValueError, match="x has no memory"):
         kernels.pack(name, 0, False, [1, 3, 2, 2, 12, 4, 2, 1], 1, 1)
     with pytest.raises(ValueError, match="four sizes"):

@@ -4,6 +4,7 @@ all threads against one, turns taken with PyTorch."""
 from __future__ import annotations
 
 import statistics
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -112,9 +113,7 @@ def measure_ladder(layer, rounds: int) -> dict:
         one = _backend.Native(module, name)
         blob = torch.empty(one.blob_bytes(geometry), dtype=torch.uint8)
         one.prepack(geometry, stored, blob)
-        contenders[name] = lambda one=one, blob=blob: one.conv2d(
-            geometry, bits, blob, y, False, *[None] * 5, 1
-        )
+        contenders[name] = partial(one.convolution(geometry, y.dtype), bits, blob, y)
     seconds = alternate(contenders, rounds)
     if not torch.equal(floats.permute(0, 3, 1, 2), ops.conv2d_packed(bits, stored, w.shape, 1, p)):
         raise RuntimeError("the one-word loop and the kernels disagree")
@@ -135,8 +134,8 @@ def measure_scaling(layer, batch: int, rounds: int, threads: int) -> dict:
     geometry = [batch, side, side, c, o, k, k, 1, 1, p, p, 1, 1, 1]
 
     def on(many: int):
-        given = bits.data_ptr(), ready.data_ptr(), ready.numel(), y.data_ptr(), "bits"
-        return lambda: module.conv2d(variant, geometry, *given, False, *[0] * 5, 1, many)
+        call, given = module.Convolution(variant, geometry, "bits", False, 1, []), [t.data_ptr() for t in (bits, ready, y)]
+        return lambda: call(*given[:2], ready.numel(), given[2], *[0] * 5, many)
 
     xl, wl = x.contiguous(memory_format=torch.channels_last), w.contiguous(memory_format=torch.channels_last)
     seconds = alternate(

@@ -132,10 +132,11 @@ def counted(bits: torch.Tensor, weight: torch.Tensor, shape: tuple[int, ...], p:
     geometry = [n, h, w, c, o, *kernel, 1, 1, p, p, 1, 1, 1]
     blob = torch.empty(kernels.blob_bytes(geometry), dtype=torch.uint8)
     kernels.prepack(geometry, weight, blob)
+    count = kernels.convolution(geometry, torch.int64)
 
     def run() -> torch.Tensor:
         to = torch.empty(n, h + 2 * p - kernel[0] + 1, w + 2 * p - kernel[1] + 1, -(-o // 64), dtype=torch.int64)
-        kernels.conv2d(geometry, bits, blob, to, False, None, None, None, threshold, None, 1)
+        count(bits, blob, to, threshold=threshold)
         return to
 
     return {"bits-counted": run}

@@ -96,8 +96,10 @@ class Bench:
             backend.prepack(geometry, stored, ready)
             y = torch.empty(1, 1, m, n, dtype=torch.bfloat16, device=self.device)
 
-            def ours(backend=backend, ready=ready, y=y):
-                backend.conv2d(geometry, bits[None, None], ready, y, False, None, None, None, None, None, 1)
+            convolve = backend.convolution(geometry, y.dtype)
+
+            def ours(convolve=convolve, ready=ready, y=y):
+                convolve(bits[None, None], ready, y)
                 return y[0, 0]
 
             calls[name] = ours
@@ -151,8 +153,10 @@ class Bench:
             backend.prepack(geometry, stored, ready)
             y = torch.empty(batch, side, side, -(-o // 64), dtype=torch.int64, device=self.device)
 
-            def ours(backend=backend, ready=ready, y=y):
-                backend.conv2d(geometry, bits, ready, y, False, None, None, None, threshold, None, 1)
+            convolve = backend.convolution(geometry, y.dtype)
+
+            def ours(convolve=convolve, ready=ready, y=y):
+                convolve(bits, ready, y, threshold=threshold)
                 return y
 
             calls[name] = ours

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -20,14 +20,15 @@ from torch import Tensor
 from bnnlib import native
 
 Geometry = Sequence[int]  # n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups
+# Made once for a geometry and a type and layout of results, called as (x, blob, out, scale, bias, residual, threshold, flip) with tensors:
+# x is bits int64 [N, H, W, words]
+Convolution = Callable[..., None]
 
 
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int16: "int16", torch.int64: "bits"}  # of results
 
 
-def _address(t: Tensor | None) -> int:
-    if t is None:
-        return 0
+def _address(t: Tensor) -> int:
     address = t.data_ptr()
     if not address and t.numel():  # 0 says that there is no tensor
         raise ValueError("a tensor has no memory: give plain tensors of the CPU")
@@ -43,7 +44,8 @@ def _array(t: Tensor | None):
 class Native:
     """The compiled kernels, one variant of them."""
 
-    compiled, halves = True, False  # halves: packs 16-bit floats of any strides
+    # halves: packs 16-bit floats of any strides; floats: convolves float32 of any strides, which it packs itself
+    compiled, halves, floats = True, False, True
 
     def __init__(self, module, variant: str):
         self.module, self.variant = module, variant
@@ -61,13 +63,20 @@ class Native:
     def prepack(self, geometry: Geometry, bits: Tensor, out: Tensor) -> None:
         self.module.prepack(self.variant, geometry, _array(bits), _array(out))
 
-    def conv2d(
-        self, geometry, bits, blob, out, channels_first, scale, bias, residual, threshold, flip, pool
-    ) -> None:
-        self.module.conv2d(
-            self.variant, geometry, bits.data_ptr(), blob.data_ptr(), blob.numel(), out.data_ptr(), _NAMES[out.dtype], channels_first,
-            _address(scale), _address(bias), _address(residual), _address(threshold), _address(flip), pool, torch.get_num_threads(),
-        )  # fmt: skip
+    def convolution(
+        self, geometry: Geometry, dtype: torch.dtype, channels_first: bool = False, pool: int = 1, strides: Sequence[int] = ()
+    ) -> Convolution:
+        call = self.module.Convolution(self.variant, geometry, _NAMES[dtype], channels_first, pool, strides)
+
+        def run(x, blob, out, scale=None, bias=None, residual=None, threshold=None, flip=None) -> None:
+            call(
+                x.data_ptr(), blob.data_ptr(), blob.numel(), out.data_ptr(),
+                0 if scale is None else _address(scale), 0 if bias is None else _address(bias),
+                0 if residual is None else _address(residual), 0 if threshold is None else _address(threshold),
+                0 if flip is None else _address(flip), torch.get_num_threads(),
+            )  # fmt: skip
+
+        return run
 
     def gradient_of_input(self, geometry: Geometry, dy: Tensor, weights: Tensor, scale: Tensor, out: Tensor) -> None:
         self.module.gradient_of_input(
@@ -90,7 +99,7 @@ class Fallback:
     """
 
     variant = "pytorch"
-    compiled, halves, gradients = False, False, None
+    compiled, halves, floats, gradients = False, False, False, None
 
     def pack(self, x: Tensor, out: Tensor) -> None:
         out.copy_(pack_words(x.permute(0, 2, 3, 1) >= 0))
@@ -102,9 +111,12 @@ class Fallback:
     def prepack(self, geometry: Geometry, bits: Tensor, out: Tensor) -> None:
         out.copy_(bits.reshape(-1))
 
-    def conv2d(
-        self, geometry, bits, blob, out, channels_first, scale, bias, residual, threshold, flip, pool
-    ) -> None:
+    def convolution(self, geometry: Geometry, dtype: torch.dtype, channels_first: bool = False, pool: int = 1) -> Convolution:
+        return partial(self._conv2d, geometry, channels_first, pool)
+
+    def _conv2d(
+        self, geometry, channels_first, pool, bits, blob, out, scale=None, bias=None, residual=None, threshold=None, flip=None
+    ) -> None:  # fmt: skip
         n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups = geometry
         if blob.numel() != self.blob_bytes(geometry):
             raise ValueError(
@@ -131,7 +143,8 @@ class Fallback:
             y = y if scale is None else y * scale.reshape(shape)
             y = y if bias is None else y + bias.reshape(shape)
             y = y if residual is None else y + residual.reshape(y.shape)
-        out.copy_(y.reshape(out.shape))
+        lying = out if out.is_contiguous() else out.permute(0, 2, 3, 1)
+        lying.copy_(y.reshape(lying.shape))
 
     def or_pool(self, sizes: Sequence[int], bits: Tensor, flip: Tensor | None, out: Tensor) -> None:
         n, h, w, c, k, stride, padding = sizes

@@ -102,9 +102,9 @@ def vector(t: Tensor | None, name: str, dtype: torch.dtype, size: int) -> Tensor
     ``ValueError`` that says ``name``."""
     if t is None:
         return None
-    if t.dtype != dtype or t.dim() != 1 or t.shape[0] != size:
+    if t.dtype is not dtype or t.shape != (size,):
         raise ValueError(f"{name} must be {str(dtype).removeprefix('torch.')} [{size}], got {describe(t)}")
-    return t.resolve_neg().contiguous()
+    return t if t.is_contiguous() and not t.is_neg() else t.resolve_neg().contiguous()
 
 
 def direct(x: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -63,23 +63,10 @@ def conv2d_packed(
 
     Raises ``ValueError`` for shapes, dtypes or sizes that do not fit, naming them.
     """
-    call = conv2d_now if direct(x) else OPS.conv2d_packed
-    return call(
-        x,
-        weight,
-        list(shape),
-        pair(stride, "stride"),
-        pair(padding, "padding"),
-        pair(dilation, "dilation"),
-        groups,
-        scale,
-        bias,
-        residual,
-        threshold,
-        flip,
-        pool,
-        out,
-    )
+    if direct(x):
+        return conv2d_now(x, weight, shape, stride, padding, dilation, groups, scale, bias, residual, threshold, flip, pool, out)
+    sides = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
+    return OPS.conv2d_packed(x, weight, list(shape), *sides, groups, scale, bias, residual, threshold, flip, pool, out)
 
 
 def linear_packed(
@@ -132,7 +119,7 @@ def _blob(weight: Tensor, shape: Sequence[int], groups: int) -> Tensor:
 
 
 def conv2d_now(
-    x, weight, shape, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1,
+    x, weight, shape, stride=1, padding=0, dilation=1, groups=1,
     scale=None, bias=None, residual=None, threshold=None, flip=None, pool=1, out="float32",
 ) -> Tensor:  # fmt: skip
     """:func:`conv2d_packed`, computed where ``x`` lies. Raises ``ValueError`` for shapes that do not fit."""
@@ -141,55 +128,85 @@ def conv2d_now(
             "a convolution needs 4-dimensional x and weight, "
             f"got x {list(x.shape)} and weight shape {list(shape)}"
         )
-    o, cg, kh, kw = shape
-    c = cg * groups
-    packed = x.dtype == torch.int64
+    c = shape[1] * groups
+    packed = x.dtype is torch.int64
     if x.shape[3 if packed else 1] != (words(c) if packed else c):
         expected = f"[N, H, W, {words(c)}] packed" if packed else f"[N, {c}, H, W]"
         raise ValueError(
             f"a weight of shape {list(shape)} in {groups} group(s) needs x {expected}, got {describe(x)}"
         )
     channels_first = not packed and out == "float32" and not channels_last(x)
-    bits = x.contiguous() if packed else pack_images(x)
+    if packed:
+        x = x.contiguous()
+    elif not _packs_itself(x):
+        x = pack_images(x)
     return convolved(
-        bits, weight, shape, stride, padding, dilation, groups, channels_first,
-        scale, bias, residual, threshold, flip, pool, out,
-    )  # fmt: skip
+        x, weight, shape, stride, padding, dilation, groups, channels_first, scale, bias, residual, threshold, flip, pool, out
+    )
+
+
+def _packs_itself(x: Tensor) -> bool:
+    """Whether the kernels read the floats ``x`` as they are."""
+    return x.dtype is torch.float32 and _backend.of(x).floats and not x.is_neg()
 
 
 def convolved(
-    bits, weight, shape, stride, padding, dilation, groups, channels_first,
+    x, weight, shape, stride, padding, dilation, groups, channels_first,
     scale=None, bias=None, residual=None, threshold=None, flip=None, pool=1, out="float32",
 ) -> Tensor:  # fmt: skip
-    """:func:`conv2d_now` behind its checks: of ``bits`` int64 ``[N, H, W, words]``; ``channels_first``: the result's memory."""
-    n, h, w, _ = bits.shape
-    o = shape[0]
-    same_device(bits, weight=weight, scale=scale, bias=bias, residual=residual, threshold=threshold, flip=flip)
-    scale, bias, threshold, flip = _epilogue(o, scale, bias, residual, threshold, flip, pool, out)
+    """:func:`conv2d_now` behind its checks: of bits int64 ``[N, H, W, words]``, or of floats that the kernels read as they are;
+    ``channels_first``: the result's memory."""
+    _same_device(x, weight, scale, bias, residual, threshold, flip)
+    scale, bias, threshold, flip = _epilogue(shape[0], scale, bias, residual, threshold, flip, pool, out)
     blob = _blob(weight, shape, groups)
-    geometry, oh, ow = _sizes(n, h, w, *shape, *stride, *padding, *dilation, groups, pool)
-    last = words(o) if out == "bits" else o
-    y = torch.empty((n, o, oh, ow) if channels_first else (n, oh, ow, last), dtype=DTYPES[out], device=bits.device)
+    run, size, strides = _planned(
+        _backend.of(x), x.shape, () if x.dtype is torch.int64 else x.stride(), shape if isinstance(shape, tuple) else tuple(shape),
+        _sides(stride, "stride"), _sides(padding, "padding"), _sides(dilation, "dilation"), groups, channels_first, pool, out,
+    )  # fmt: skip
+    y = torch.empty_strided(size, strides, dtype=DTYPES[out], device=x.device)  # 0.6 us less than torch.empty
     if residual is not None:
-        if residual.dtype != torch.float32 or list(residual.shape) != [n, o, oh, ow]:
-            raise ValueError(f"residual must be float32 {[n, o, oh, ow]}, got {describe(residual)}")
+        if residual.dtype is not torch.float32 or residual.shape != size:
+            raise ValueError(f"residual must be float32 {list(size)}, got {describe(residual)}")
         residual = residual.resolve_neg()
         residual = residual.contiguous() if channels_first else residual.permute(0, 2, 3, 1).contiguous()
-    _backend.of(bits).conv2d(geometry, bits, blob, y, channels_first, scale, bias, residual, threshold, flip, pool)
-    return y if channels_first or out == "bits" else y.permute(0, 3, 1, 2)
+    run(x, blob, y, scale, bias, residual, threshold, flip)
+    return y
+
+
+def _same_device(x: Tensor, weight, scale, bias, residual, threshold, flip) -> None:
+    device = x.device
+    for t in (weight, scale, bias, residual, threshold, flip):
+        if t is not None and t.device != device:
+            same_device(x, weight=weight, scale=scale, bias=bias, residual=residual, threshold=threshold, flip=flip)
+
+
+def _sides(value, name: str) -> int | tuple[int, ...]:
+    """``value`` as a key of a cache: a number, or one for rows and one for columns."""
+    return value if type(value) is int else tuple(pair(value, name))
 
 
 @lru_cache(4096)
-def _sizes(n, h, w, o, cg, kh, kw, sh, sw, ph, pw, dh, dw, groups, pool) -> tuple[tuple[int, ...], int, int]:
-    """(the kernels' geometry, height, width of the result). Kept, as it takes as long as a small layer. Raises ``ValueError``."""
+def _planned(
+    backend, x_size, x_strides, shape, stride, padding, dilation, groups, channels_first, pool, out
+) -> tuple[Callable[..., None], tuple[int, ...], tuple[int, ...]]:  # fmt: skip
+    """(what computes it, size of the result, its strides). Kept, as it takes as long as a small layer. ``x_strides``: none of bits,
+    whose size is ``[N, H, W, words]``. Raises ``ValueError``."""
+    n, h, w = (x_size[0], *x_size[2:]) if x_strides else x_size[:3]
+    o, cg, kh, kw = shape
+    (sh, sw), (ph, pw), (dh, dw) = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
     if min(sh, sw, pool) < 1:
         raise ValueError(f"stride and pool must be 1 or more, got {[sh, sw]} and {pool}")
     if min(dh, dw) >= 1 and min(ph, pw) >= 0 and (dh * (kh - 1) + 1 > h + 2 * ph or dw * (kw - 1) + 1 > w + 2 * pw):
         raise ValueError(
             f"the kernel is larger than the padded input: kernel {kh} x {kw}, dilation {[dh, dw]}, input {h} x {w} with padding {[ph, pw]}"
         )
+    geometry = (n, h, w, cg * groups, o, kh, kw, sh, sw, ph, pw, dh, dw, groups)
+    strides = {"strides": x_strides} if x_strides else {}
+    run = backend.convolution(geometry, DTYPES[out], channels_first, pool, **strides)
     oh, ow = output_size(h, kh, sh, ph, dh) // pool, output_size(w, kw, sw, pw, dw) // pool
-    return (n, h, w, cg * groups, o, kh, kw, sh, sw, ph, pw, dh, dw, groups), max(0, oh), max(0, ow)
+    if out == "bits":
+        return run, (n, oh, ow, words(o)), (oh * ow * words(o), ow * words(o), words(o), 1)
+    return run, (n, o, oh, ow), (o * oh * ow, oh * ow, ow, 1) if channels_first else (oh * ow * o, 1, ow * o, o)
 
 
 def _conv2d_packed_fake(
@@ -221,22 +238,28 @@ def linear_now(
             f"a weight of shape {list(shape)} needs x [..., {words(k) if packed else k}], got {describe(x)}"
         )
     rows = x.reshape(-1, x.shape[-1])
-    bits = rows.contiguous() if packed else pack_rows(rows)
-    m = bits.shape[0]
-    same_device(bits, weight=weight, scale=scale, bias=bias, residual=residual, threshold=threshold, flip=flip)
+    _same_device(x, weight, scale, bias, residual, threshold, flip)
     scale, bias, threshold, flip = _epilogue(o, scale, bias, residual, threshold, flip, 1, out)
-    blob = _blob(weight, [o, k, 1, 1], 1)
-    last = words(o) if out == "bits" else o
-    y = torch.empty((m, last), dtype=DTYPES[out], device=bits.device)
+    blob = _blob(weight, (o, k, 1, 1), 1)
+    size = (*x.shape[:-1], words(o) if out == "bits" else o)
+    y = torch.empty(size, dtype=DTYPES[out], device=x.device)
     if residual is not None:
-        if residual.dtype != torch.float32 or list(residual.shape) != [*x.shape[:-1], o]:
-            raise ValueError(f"residual must be float32 {[*x.shape[:-1], o]}, got {describe(residual)}")
-        residual = residual.resolve_neg().reshape(m, o).contiguous()
+        if residual.dtype is not torch.float32 or residual.shape != size:
+            raise ValueError(f"residual must be float32 {list(size)}, got {describe(residual)}")
+        residual = residual.resolve_neg().contiguous()
+    m = rows.shape[0]
+    if not m:
+        return y
     # The rows of a linear layer are the pixels of one line of a 1 x 1 convolution.
-    geometry = [1, 1, m, k, o, 1, 1, 1, 1, 0, 0, 1, 1, 1]
-    if m:
-        _backend.of(bits).conv2d(geometry, bits, blob, y, False, scale, bias, residual, threshold, flip, 1)
-    return y.view(*x.shape[:-1], last)
+    if packed:
+        rows, size, strides = rows.contiguous(), (1, 1, m, words(k)), ()
+    elif _packs_itself(rows):
+        size, strides = (1, k, 1, m), (0, rows.stride(1), 0, rows.stride(0))
+    else:
+        rows, size, strides = pack_rows(rows), (1, 1, m, words(k)), ()
+    run, *_ = _planned(_backend.of(x), size, strides, (o, k, 1, 1), 1, 0, 1, 1, False, 1, out)
+    run(rows, blob, y, scale, bias, residual, threshold, flip)
+    return y
 
 
 def _linear_packed_fake(x, weight, shape, scale, bias, residual, threshold, flip, out) -> Tensor:

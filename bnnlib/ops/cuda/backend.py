@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Protocol
 
 import torch
@@ -42,7 +42,7 @@ class Cuda:
     """The kernels on one GPU. Prepacked weights are words and tap counts (``kernels/cuda/bits.cuh``), of a length that is
     no multiple of 32, as the CPU's are: neither takes the other's."""
 
-    compiled, halves, gradients = True, True, None
+    compiled, halves, floats, gradients = True, True, False, None
 
     def __init__(self, device: Device, formulation: str) -> None:
         if formulation not in FORMULATIONS:
@@ -85,8 +85,13 @@ class Cuda:
         self._launch("bnn_prepack", _spread(words), a)
         self._launch("bnn_tap_counts", _spread(32 * o), a)
 
-    def conv2d(
-        self, geometry, bits, blob, out, channels_first, scale, bias, residual, threshold, flip, pool
+    def convolution(
+        self, geometry: Sequence[int], dtype: torch.dtype, channels_first: bool = False, pool: int = 1
+    ) -> Callable[..., None]:
+        return partial(self._conv2d, geometry, channels_first, pool)
+
+    def _conv2d(
+        self, geometry, channels_first, pool, bits, blob, out, scale=None, bias=None, residual=None, threshold=None, flip=None
     ) -> None:  # fmt: skip
         n, h, w, c, o, kh, kw, sh, sw, ph, pw, dh, dw, groups = geometry
         _check(geometry)
