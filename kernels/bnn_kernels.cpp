@@ -8,13 +8,12 @@
 
 #include <time.h>
 
-#include <algorithm>
 #include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
-#include "conv/conv.h"
+#include "calls.h"
 #include "gradients/gradient.h"
 #include "measure/measured.h"
 #include "executor/net.h"
@@ -151,8 +150,7 @@ void or_pool(const std::vector<isize>& v, py::array bits, py::object flip, py::a
     uint64_t* out = (uint64_t*)data<int64_t>(to, "result", {p.n, p.oh(), p.ow(), bnn::words(p.c)});
     const uint64_t* f = (const uint64_t*)optional_data<const int64_t>(flip, "flip", {bnn::words(p.c)});
     py::gil_scoped_release release;
-    bnn::parallel_for(threads, p.n * p.oh(), 0,
-                      [&](isize line, uint8_t*) { bnn::or_pool_line(p, from, f, out, line); });
+    bnn::or_pool(p, from, f, out, threads);
 }
 
 // For benchmarks. rows: int64 [O][kh * kw][words(C)], tap by tap; to: float32 [N][OH][OW][O].

@@ -8,51 +8,19 @@ T* at(isize address, const char* name, bool nothing) {
     return (T*)address;
 }
 
-// Sizes of float32 [N][C][H][W] and the strides of each in elements.
-struct Lying { isize n, c, h, w, sn, sc, sh, sw; };
-
-// bits: int64 [N][H][W][words(C)].
-void pack_floats(const bnn::Variant& v, const float* from, const Lying& x, uint64_t* to, isize threads) {
-    const isize n = x.n, c = x.c, h = x.h, w = x.w, sn = x.sn, sc = x.sc, sh = x.sh, sw = x.sw, words = bnn::words(c);
-    // Lines that follow one another in memory are one long line: fewer, larger pieces of work.
-    const bool joined = h > 1 && sh == w * sw;
-    const isize lines = joined ? 1 : h, length = joined ? h * w : w,
-                piece = bnn::most(16, 16384 / bnn::most(c, 1) / 16 * 16);
-    const isize pieces = bnn::ceil_div(length, piece);
-    bnn::parallel_for(threads, n * lines * pieces, 0, [&](isize item, uint8_t*) {
-        const isize first = item % pieces * piece, line = item / pieces % lines, image = item / pieces / lines;
-        const isize many = bnn::least(piece, length - first);
-        const float* a = from + image * sn + line * sh + first * sw;
-        uint64_t* out = to + ((image * lines + line) * length + first) * words;
-        if (sc == 1 && sw == c && c % 64 == 0) {        // whole words, one pixel behind the other
-            v.pack_channels(a, many * c, out);
-        } else if (sc == 1 || c == 1) {
-            for (isize p = 0; p < many; ++p) v.pack_channels(a + p * sw, c, out + p * words);
-        } else if (sw == 1 || many == 1) {
-            v.pack_planes(a, sc, c, many, out, words);
-        } else {
-            for (isize p = 0; p < many; ++p) v.pack_planes(a + p * sw, sc, c, 1, out + p * words, words);
-        }
-    });
-}
-
 // x: float32 as `sizes` say, n, c, h, w and the strides, or, with `halves`, bf16 [N][H][W][C]. bits: int64
 // [N][H][W][words(C)].
 void pack(const std::string& name, isize x, bool halves, const std::vector<isize>& sizes, isize bits, isize threads) {
     const bnn::Variant& v = variant_named(name);
     if (sizes.size() != 8) fail("pack takes four sizes and four strides, got " + std::to_string(sizes.size()));
-    const Lying lying{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7]};
-    const isize c = lying.c, pixels = lying.n * lying.h * lying.w, words = bnn::words(c);
-    const void* data = at<const void>(x, "x", !(pixels * c));
-    uint64_t* to = at<uint64_t>(bits, "bits", !(pixels * c));
+    const bnn::Lying lying{sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7]};
+    const isize pixels = lying.n * lying.h * lying.w;
+    const bool nothing = pixels == 0 || lying.c == 0;
+    const void* from = at<const void>(x, "x", nothing);
+    uint64_t* to = at<uint64_t>(bits, "bits", nothing);
     py::gil_scoped_release release;
-    if (!halves) return pack_floats(v, (const float*)data, lying, to, threads);
-    const isize piece = bnn::most(16, 16384 / bnn::most(c, 1));
-    bnn::parallel_for(threads, bnn::ceil_div(pixels, piece), 0, [&](isize item, uint8_t*) {
-        const isize first = item * piece, many = bnn::least(piece, pixels - first), joined = c % 64 ? 1 : many;
-        for (isize p = first; p < first + many; p += joined)
-            v.pack_bf16((const uint16_t*)data + p * c, joined * c, to + p * words);
-    });
+    if (halves) bnn::pack_halves(v, (const uint16_t*)from, pixels, lying.c, to, threads);
+    else bnn::pack_floats(v, (const float*)from, lying, to, threads);
 }
 
 bnn::Out out_named(const std::string& name) {
@@ -77,8 +45,8 @@ public:
         kind.channels_first = channels_first && kind.out == bnn::Out::float32;
         kind.pool = pool;
         check(kind);
-        nothing = !(g.n * g.h * g.w * g.c);
-        empty = nothing || !(g.oh() / pool) || !(g.ow() / pool);
+        nothing = g.n == 0;
+        empty = nothing || g.oh() < pool || g.ow() < pool;
     }
 
     void call(isize from, isize blob, isize bytes, isize to, isize scale, isize bias, isize residual, isize threshold,
@@ -94,22 +62,9 @@ public:
         if (const char* wrong = bnn::open_blob(v, g, packed, bytes, &b)) fail(wrong);
 
         py::gil_scoped_release release;
-        static thread_local bnn::Memory memory, of_bits;
-        const uint64_t* bits = (const uint64_t*)data;
-        if (floats) {
-            uint64_t* own = (uint64_t*)of_bits.need(g.n * g.h * g.w * bnn::words(g.c) * 8);
-            pack_floats(v, (const float*)data, x, own, threads);
-            bits = own;
-        }
-        const auto run = [&](bnn::Way way) {
-            const bnn::Plan plan =
-                bnn::make_plan(v, g, e, b, bits, threads, memory.need(bnn::plan_bytes(g)), true, way);
-            bnn::parallel_for(threads, bnn::work_items(plan), bnn::work_bytes(plan),
-                              [&](isize item, uint8_t* mine) { bnn::run(plan, item, mine); });
-            return bnn::way_of(plan, way);
-        };
-        if (v.images) bnn::run_faster(choice, (uint64_t)threads + 1, v.images->ticks, run);
-        else run(bnn::Way::counting);
+        bnn::Choice* const known = v.images ? &choice : nullptr;
+        if (floats) bnn::convolve_floats(v, g, e, b, (const float*)data, x, threads, known);
+        else bnn::convolve(v, g, e, b, (const uint64_t*)data, threads, known);
     }
 
 private:
@@ -121,7 +76,7 @@ private:
     const bnn::Variant& v;
     const bnn::Conv g;
     const bool floats;
-    Lying x = {};
+    bnn::Lying x = {};
     bnn::Epilogue kind;
     bool nothing, empty;
     bnn::Choice choice = {};
@@ -146,6 +101,6 @@ void bind_convolution(py::module_& m) {
         .def("__call__", &Convolution::call, py::arg("x"), py::arg("blob"), py::arg("blob_bytes"), py::arg("to"),
              py::arg("scale"), py::arg("bias"), py::arg("residual"), py::arg("threshold"), py::arg("flip"),
              py::arg("threads"),
-             "Convolve x with prepacked weights into to. Tensors are addresses, of memory that the caller has checked; 0\n"
-             "is none. scale, bias: float32 [O]; residual: as to; threshold: int32 [O]; flip: int64 [words(O)].");
+             "Convolve x with prepacked weights into to. Tensors are addresses, of memory that the caller checked, or\n"
+             "0. scale, bias: float32 [O]; residual: as to; threshold: int32 [O]; flip: int64 [words(O)].");
 }

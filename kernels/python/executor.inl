@@ -12,24 +12,50 @@ struct Free {
 };
 using Block = std::unique_ptr<uint8_t, Free>;
 
+// The names of a list of records.h, which are separated by commas.
+py::list names_of(const char* list) { return py::str(list).attr("replace")(",", " ").attr("split")(); }
+
+// The type of records whose fields, each an int64, are in `fields`.
+py::dtype records_of(const char* fields) {
+    const py::list names = names_of(fields);
+    py::list formats, offsets;
+    for (size_t i = 0; i < names.size(); ++i) formats.append("i8"), offsets.append(8 * i);
+    return py::dtype(names, formats, offsets, (py::ssize_t)(8 * names.size()));
+}
+
+// Python's enumeration of a list of records.h, in its order.
+void bind_names(py::module_& m, const char* name, const char* list, const char* doc) {
+    py::object made = py::module_::import("enum").attr("IntEnum")(name, names_of(list), py::arg("start") = 0);
+    made.doc() = doc;
+    m.attr(name) = made;
+}
+
+// The records of an array of one dimension.
+template <class Record>
+const Record* records(const py::array& a, const char* name, const char* fields) {
+    if (a.ndim() != 1) throw py::value_error(std::string(name) + " is " + shape_of(a) + ", expected one dimension");
+    if (!a.dtype().equal(records_of(fields)) || !(a.flags() & py::array::c_style))
+        throw py::value_error(std::string(name) + " has the wrong fields or is not contiguous");
+    return (const Record*)a.data();
+}
+
 class Executor {
 public:
-    template <class T>
-    using Table = py::array_t<T, py::array::c_style>;
-
-    Executor(const std::string& variant, Table<bnn::SlotRecord> slots, Table<bnn::OpRecord> ops,
-             Table<bnn::StageRecord> stages, std::vector<py::array> constants, isize micro_bytes, isize chunk_bytes,
-             std::vector<isize> outside, const std::set<size_t>& ours)
+    Executor(const std::string& variant, const py::array& slots, const py::array& ops, const py::array& stages,
+             std::vector<py::array> constants, isize micro_bytes, isize chunk_bytes, std::vector<isize> outside,
+             const std::set<size_t>& ours)
         : outside_(std::move(outside)) {
-        one_row_each(slots, "slots"), one_row_each(ops, "ops"), one_row_each(stages, "stages");
         std::vector<bnn::Constant> list;
         for (py::array& a : constants) {
             if (!(a.flags() & py::array::c_style)) throw py::value_error("a constant is not contiguous");
             const bool mine = ours.count(list.size());
             list.push_back({mine ? a.mutable_data() : a.data(), (isize)a.nbytes(), mine});
         }
-        const bnn::NetTables tables = {slots.data(),    ops.data(),  stages.data(), slots.shape(0), ops.shape(0),
-                                       stages.shape(0), micro_bytes, chunk_bytes,   list.data(),    (isize)list.size()};
+        const bnn::NetTables tables = {records<bnn::SlotRecord>(slots, "slots", BNN_TEXT_OF(BNN_SLOT_FIELDS)),
+                                       records<bnn::OpRecord>(ops, "ops", BNN_TEXT_OF(BNN_OP_FIELDS)),
+                                       records<bnn::StageRecord>(stages, "stages", BNN_TEXT_OF(BNN_STAGE_FIELDS)),
+                                       slots.shape(0), ops.shape(0), stages.shape(0), micro_bytes, chunk_bytes,
+                                       list.data(), (isize)list.size()};
         const char* wrong = bnn::load(variant_named(variant), tables, allocate, this, &net_);
         if (wrong) throw py::value_error(std::string("cannot load the network: ") + wrong);
         for (isize s : outside_)
@@ -149,10 +175,6 @@ private:
         return p;
     }
 
-    static void one_row_each(const py::array& a, const char* name) {
-        if (a.ndim() != 1) throw py::value_error(std::string(name) + " is " + shape_of(a) + ", expected one dimension");
-    }
-
     void writes(isize slot) { if (slot >= 0 && net_.slot[slot].area == bnn::Area::outside) written_.insert(slot); }
 
     bnn::Net net_;
@@ -183,37 +205,20 @@ bool has_nan(const py::array& a) {
     return false;
 }
 
-// Binds the enumeration E, whose names are in `names` ("first, second") in its own order.
-template <class E>
-void bind_names(py::module_& m, const char* name, const char* names, const char* doc) {
-    py::enum_<E> made(m, name, doc);
-    const std::string all = names;
-    int value = 0;
-    for (size_t at = 0; at < all.size(); ++value) {
-        const size_t end = std::min(all.find(',', at), all.size());
-        made.value(all.substr(at, end - at).c_str(), (E)value);
-        at = all.find_first_not_of(", ", end);
-    }
-}
-
 void bind_executor(py::module_& m) {
-    PYBIND11_NUMPY_DTYPE(bnn::SlotRecord, BNN_SLOT_FIELDS);
-    PYBIND11_NUMPY_DTYPE(bnn::OpRecord, BNN_OP_FIELDS);
-    PYBIND11_NUMPY_DTYPE(bnn::StageRecord, BNN_STAGE_FIELDS);
-    m.attr("Slot") = py::dtype::of<bnn::SlotRecord>();
-    m.attr("Op") = py::dtype::of<bnn::OpRecord>();
-    m.attr("Stage") = py::dtype::of<bnn::StageRecord>();
-    bind_names<bnn::SlotKind>(m, "SlotKind", BNN_TEXT_OF(BNN_SLOT_KINDS), "What a slot holds: Slot's kind.");
-    bind_names<bnn::Area>(m, "Area", BNN_TEXT_OF(BNN_AREAS), "Where a slot lies: Slot's area.");
-    bind_names<bnn::Source>(m, "Operation", BNN_TEXT_OF(BNN_OPERATIONS), "What an operation does: Op's kind.");
-    bind_names<bnn::Stored>(m, "Stored", BNN_TEXT_OF(BNN_STORED_WEIGHTS), "How weights are held: Op's stored.");
-    bind_names<bnn::Reduction>(m, "Reduction", BNN_TEXT_OF(BNN_REDUCTIONS), "What is left of an axis: Op's reduction.");
-    bind_names<bnn::Do>(m, "StageKind", BNN_TEXT_OF(BNN_STAGES), "What a stage does: Stage's kind.");
+    m.attr("Slot") = records_of(BNN_TEXT_OF(BNN_SLOT_FIELDS));
+    m.attr("Op") = records_of(BNN_TEXT_OF(BNN_OP_FIELDS));
+    m.attr("Stage") = records_of(BNN_TEXT_OF(BNN_STAGE_FIELDS));
+    bind_names(m, "SlotKind", BNN_TEXT_OF(BNN_SLOT_KINDS), "What a slot holds: Slot's kind.");
+    bind_names(m, "Area", BNN_TEXT_OF(BNN_AREAS), "Where a slot lies: Slot's area.");
+    bind_names(m, "Operation", BNN_TEXT_OF(BNN_OPERATIONS), "What an operation does: Op's kind.");
+    bind_names(m, "Stored", BNN_TEXT_OF(BNN_STORED_WEIGHTS), "How weights are held: Op's stored.");
+    bind_names(m, "Reduction", BNN_TEXT_OF(BNN_REDUCTIONS), "What is left of an axis: Op's reduction.");
+    bind_names(m, "StageKind", BNN_TEXT_OF(BNN_STAGES), "What a stage does: Stage's kind.");
     m.def("has_nan", &has_nan, py::arg("x"), "Whether x, float32 [N, C, H, W] with any strides, holds a NaN.");
     py::class_<Executor>(m, "Executor", "A packed network, loaded: operations that run one after the other.")
-        .def(py::init<const std::string&, Executor::Table<bnn::SlotRecord>, Executor::Table<bnn::OpRecord>,
-                      Executor::Table<bnn::StageRecord>, std::vector<py::array>, isize, isize, std::vector<isize>,
-                      std::set<size_t>>(),
+        .def(py::init<const std::string&, const py::array&, const py::array&, const py::array&, std::vector<py::array>,
+                      isize, isize, std::vector<isize>, std::set<size_t>>(),
              py::arg("variant"), py::arg("slots").noconvert(), py::arg("ops").noconvert(),
              py::arg("stages").noconvert(), py::arg("constants"), py::arg("micro_bytes"), py::arg("chunk_bytes"),
              py::arg("outside"), py::arg("ours"),
