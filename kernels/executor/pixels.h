@@ -125,7 +125,8 @@ inline void run_floats(const Net& n, const NetOp& o, const Frame& f, const Cut& 
                     }
                     const float* from = v.at + image * v.sn + i * v.sh + j * v.sw;
                     if (v.sc != 1) load_channels(v, image, i, j, o.c, row), from = row;
-                    (o.source == Source::max_pool ? r.larger : r.add)(to, from, o.c);
+                    if (o.source == Source::max_pool) r.largest(to, to, from, 0, 1, o.c);
+                    else r.add(to, from, o.c);
                 }
             if (!begun) fill(to, 0, o.c * 4);
             if (o.source == Source::avg_pool)

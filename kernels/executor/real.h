@@ -72,8 +72,8 @@ constexpr bool is_step(Do d) {
            d == Do::clamp || d == Do::prelu || d == Do::residual || d == Do::store;
 }
 
-// The functions of one instruction set. add: x += y; larger: x = max(x, y); divide: x /= by; rescale: x *= by *
-// scales, of n values each.
+// The functions of one instruction set. add: x += y; largest: to = max(x, rows[count][stride]); divide: x /= by;
+// rescale: x *= by * scales, of n values each.
 struct Real {
     isize panel;            // output channels side by side in the weights: [O / panel][K][panel], zero-filled
     isize kblock;           // products to be summed in one call of gemm
@@ -84,7 +84,7 @@ struct Real {
     // Runs the steps one after another while the values are in registers: x[rows][stride], n channels each.
     void (*steps)(const Step* steps, isize count, float* x, isize rows, isize stride, isize n);
     void (*add)(float* x, const float* y, isize n);
-    void (*larger)(float* x, const float* y, isize n);
+    void (*largest)(float* to, const float* x, const float* rows, isize stride, isize count, isize n);
     void (*divide)(float* x, float by, isize n);
     void (*rescale)(float* x, float by, const float* scales, isize n);
     void (*combine)(Do what, float* x, const float* y, isize n, bool one);       // one: with y[0] alone

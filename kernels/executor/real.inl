@@ -182,8 +182,19 @@ inline void stage(Do what, float* __restrict x, isize n, const float* __restrict
 }
 
 inline void add(float* __restrict x, const float* __restrict y, isize n) { for (isize i = 0; i < n; ++i) x[i] += y[i]; }
-inline void larger(float* __restrict x, const float* __restrict y, isize n) {
-    for (isize i = 0; i < n; ++i) x[i] = y[i] > x[i] || y[i] != y[i] ? y[i] : x[i];      // a NaN stays, as in PyTorch
+inline void largest(float* to, const float* x, const float* rows, isize stride, isize count, isize n) {
+    const auto some = [&](const auto& at, isize c) {
+        VF most = at.load(x + c), none = {};        // none: the last NaN, which stays, as in PyTorch
+        for (isize k = 0; k < count; ++k) {
+            const VF y = at.load(rows + k * stride + c);
+            most = y > most ? y : most, none = y == y ? none : y;
+        }
+        at.store(to + c, none == none ? most : none);
+    };
+    isize c = 0;
+    for (; c + F <= n; c += F) some(Whole(), c);
+    if (c < n && n >= F) some(Whole(), n - F);      // again for some, which changes nothing
+    else if (c < n) some(First{n - c}, c);
 }
 inline void divide(float* x, float by, isize n) { for (isize i = 0; i < n; ++i) x[i] /= by; }
 inline void rescale(float* __restrict x, float by, const float* __restrict scales, isize n) {
@@ -256,7 +267,7 @@ struct Ending {
     VF of(VI sum) const { return __builtin_convertvector(sum - zero, VF) * factor; }
 };
 
-constexpr Real real = {PANEL,    KBLOCK_REAL, gemm,        stage,     steps, add,      larger,            divide,
+constexpr Real real = {PANEL,    KBLOCK_REAL, gemm,        stage,     steps, add,      largest,           divide,
                        rescale,  combine,     convert_add, sign_bits, range, quantize_as_float, nullptr, nullptr};
 constexpr Real with(const Int8Products& int8) {
     Real some = real;

@@ -210,10 +210,15 @@ inline void combine_slot(const Real& r, Do what, const NetSlot& t, const View& v
 // Pools the values of `many` windows, whose pixels are rows one behind the other; the results are the first rows.
 inline void pool_windows(const Real& r, Do what, float* x, isize stride, isize many, isize window, isize channels) {
     for (isize p = 0; p < many && window > 1; ++p) {
-        if (p) copy(x + p * stride, x + p * window * stride, channels * 4);
-        for (isize k = 1; k < window; ++k)
-            (what == Do::max_pool ? r.larger : r.add)(x + p * stride, x + (p * window + k) * stride, channels);
-        if (what == Do::avg_pool) r.divide(x + p * stride, (float)window, channels);
+        float* const to = x + p * stride;
+        const float* const from = x + p * window * stride;
+        if (what == Do::max_pool) {
+            r.largest(to, from, from + stride, stride, window - 1, channels);
+        } else {
+            if (p) copy(to, from, channels * 4);
+            for (isize k = 1; k < window; ++k) r.add(to, from + k * stride, channels);
+            r.divide(to, (float)window, channels);
+        }
     }
 }
 
