@@ -81,13 +81,13 @@ def test_numbers_of_the_rows_are_those_of_the_records_by_hand():
     assert f"lie {max(ends) - min(ends):.2f} points apart" in said["no ReLU between binary layers"].evidence
     order = signed(mean("s1-vgg-5ep-bn-after") - mean("s1-vgg-5ep-no-stem-relu"), 2)
     assert f"both without the first ReLU, 5 epochs: {order} ±" in said["batch norm must come after the binary convolution"].evidence
-    lenet = said["LeNet-5, binary less real-valued, points"]
+    lenet = said["LeNet-5, binary minus real-valued, points"]
     assert lenet.figure == signed(ahead("S4", "lenet", "lenet-real"), 2)
     assert f"last epochs: {signed(mean('s4-lenet5') - mean('s4-lenet5-real'), 2)} ±" in lenet.evidence
     ones, means = (student, "s2-ablation-shortcut-ce-one"), ("s2-ablation-shortcut-kd-mean", "s2-ablation-shortcut-ce-mean")
     shortcuts = [mean(one) - mean(other) for one, other in zip(ones, means, strict=True)]
     assert f"→ 1 is worth {signed(fmean(shortcuts), 2)} ±" in said["a learned scale adapts to the data"].evidence
-    tiny = said["real-valued less binary (with the higher of its two figures) on ImageNet, points"]
+    tiny = said["real-valued minus binary (with the higher of its two figures) on ImageNet, points"]
     assert tiny.figure == f"{ahead('S5', 'real', 'downsample'):.1f}"
 
 
