@@ -32,6 +32,7 @@ def test_every_source_is_on_the_page_and_every_verdict_stands():
         assert f"## {source.name}: " in page and source.address in page
     assert "no longer bear out" not in page
     assert "{doc}`notebooks/lenet5-mnist`" in page and "{doc}`notebooks/xnor-net-vgg`" not in page
+    assert "{doc}`3 <notebooks/lenet5-mnist>`" in claims.page(ROOT, ["lenet5-mnist"], {"notebooks/lenet5-mnist": "Chapter 3, MNIST"})
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert {len(line.replace("\\|", "").split("|")) for line in tables} == {7}, "no cell is cut by a bar"
 

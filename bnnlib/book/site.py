@@ -174,7 +174,7 @@ def _generated(root: Path, notebooks: list[Path], numbers: Mapping[str, str]) ->
         "pays-others": pays.others(folder),
         "pays-nets": pays.whole_nets(root / "results" / "bench"),
         "headlines": scoreboard.headline_table(folder, how=scoreboard.IN_SHORT),
-        "claims": claims.page(root, listed),
+        "claims": claims.page(root, listed, numbers),
         "literature": literature.table(folder),
         "scoreboard": scoreboard.grouped_tables(folder),
         "sizes": sizes.accuracy_against_size(root),

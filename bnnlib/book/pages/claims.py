@@ -5,7 +5,7 @@ A claim's evidence is computed when the book is built. One that has no run says 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -396,8 +396,9 @@ def _size_and_speed(root: Path) -> Iterator[Claim]:
     )
 
 
-def page(root: Path, listed: Sequence[str]) -> str:
-    """The claims as a Markdown table for each source; ``listed``: the chapters that this book has."""
+def page(root: Path, listed: Sequence[str], places: Mapping[str, str] | None = None) -> str:
+    """The claims as a Markdown table for each source; ``listed``: the chapters that this book has; ``places``: where in the book they
+    stand, by page ("Chapter 3, MNIST"), of which a row shows the number."""
     needed = {"s1-vgg", "s1-vgg-lr1e-3", "s2-student", "s2-teacher", "s4-lenet5", "s4-lenet5-real"}
     if missing := needed - {record.recipe for record in records.read_all(root / "results" / "runs")}:
         return f"*Needs the records of {', '.join(sorted(missing))}.*\n"
@@ -407,7 +408,9 @@ def page(root: Path, listed: Sequence[str]) -> str:
         parts.append(f"## {source.name}: {source.title}\n\n{{cite}}`{source.cite}`, {source.address}\n")
         parts.append("| claim | figure | our evidence | verdict | chapter |\n|---|---:|---|---|---|")
         for c in (c for c in rows if c.source == source.name):
-            link = f"{{doc}}`notebooks/{c.chapter}`" if c.chapter in listed else c.chapter
+            target = f"notebooks/{c.chapter}"
+            number = (places or {}).get(target, "").partition(",")[0].removeprefix("Chapter ")
+            link = (f"{{doc}}`{number} <{target}>`" if number else f"{{doc}}`{target}`") if c.chapter in listed else c.chapter
             parts.append(f"| {_cell(c.says)} | {c.figure or '–'} | {c.evidence} | {c.verdict} | {link} |")
         parts.append("")
     return "\n".join(parts) + f"\n{scoreboard.IN_SHORT} A p *by itself* is adjusted for nothing.\n"
