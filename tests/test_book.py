@@ -300,7 +300,7 @@ def test_a_chapter_opens_with_its_question(tmp_path):
     )
     assert "\n\nWhy so many?\n:::" in cards.chapter_cards([path], {"two": "Why so many?"})
     (root / "_toc.yml").write_text(TOC)
-    assert "\nChapter 2, MNIST · 1 min to read\n" in cards.chapter_cards([path], places=book.places(root / "_toc.yml"))
+    assert "\nChapter 2, MNIST · 1 min\n" in cards.chapter_cards([path], places=book.places(root / "_toc.yml"))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def chapter_cards(
         if path.stem in (pictures or {}):
             picture = {"img-top": f"pictures/{path.stem}.{pictures[path.stem][0]}", "img-alt": title}
         page = f"notebooks/{path.stem}"
-        footer = " · ".join(filter(None, [(places or {}).get(page, ""), f"{reading_minutes(path)} min to read"]))
+        place, minutes = (places or {}).get(page), reading_minutes(path)
+        footer = f"{place} · {minutes} min" if place else f"{minutes} min to read"
         made.append(card(title, asked, page, footer, picture))
     if not made:
         return "*None yet.*\n"
