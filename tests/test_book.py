@@ -204,7 +204,7 @@ def test_the_first_page_maps_the_chapters_and_shows_the_scoreboard(site):
     text = page(site, "index.html")
     for link in ("notebooks/one.html", "notebooks/two.html", "reproduce.html", "scoreboard.html"):
         assert f'href="{link}"' in text
-    assert "How much is lost with" in text and "1\xa0min to read" in text
+    assert "How much is lost with" in text and "Chapter 1, MNIST · 1\xa0min" in text
     assert "XNOR has 5 ones" in text and "64 times faster?" in text
     assert "s4-lenet5" not in text, "the scoreboard has a page of its own"
     assert "s4-alexnet" in page(site, "scoreboard.html")
