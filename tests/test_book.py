@@ -204,7 +204,7 @@ def test_the_first_page_maps_the_chapters_and_shows_the_scoreboard(site):
     text = page(site, "index.html")
     for link in ("notebooks/one.html", "notebooks/two.html", "reproduce.html", "scoreboard.html"):
         assert f'href="{link}"' in text
-    assert "How much is lost with" in text and "1\xa0min to read" in text
+    assert "How much is lost with" in text and "Chapter 1, MNIST · 1\xa0min" in text
     assert "XNOR has 5 ones" in text and "64 times faster?" in text
     assert "s4-lenet5" not in text, "the scoreboard has a page of its own"
     assert "s4-alexnet" in page(site, "scoreboard.html")
@@ -299,6 +299,8 @@ def test_a_chapter_opens_with_its_question(tmp_path):
         in cards.chapter_cards([path])
     )
     assert "\n\nWhy so many?\n:::" in cards.chapter_cards([path], {"two": "Why so many?"})
+    (root / "_toc.yml").write_text(TOC)
+    assert "\nChapter 2, MNIST · 1 min\n" in cards.chapter_cards([path], places=book.places(root / "_toc.yml"))
 
 
 @pytest.mark.parametrize(

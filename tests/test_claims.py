@@ -22,7 +22,7 @@ def test_figures_are_those_of_the_sources_table():
     for c in ROWS:
         known = {f.value for f in sources.figures(c.source)} | {f.value for f in sources.figures("S1")}
         for number in re.findall(r"(?<![\w.])\d+\.\d+|(?<![\w.])\d{2,}", c.figure):
-            computed = c.says.endswith("points") and "less" in c.says
+            computed = c.says.endswith("points") and "minus" in c.says
             assert computed or float(number) in known, (c.says, number)
 
 
@@ -32,6 +32,7 @@ def test_every_source_is_on_the_page_and_every_verdict_stands():
         assert f"## {source.name}: " in page and source.address in page
     assert "no longer bear out" not in page
     assert "{doc}`notebooks/lenet5-mnist`" in page and "{doc}`notebooks/xnor-net-vgg`" not in page
+    assert "{doc}`3 <notebooks/lenet5-mnist>`" in claims.page(ROOT, ["lenet5-mnist"], {"notebooks/lenet5-mnist": "Chapter 3, MNIST"})
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert {len(line.replace("\\|", "").split("|")) for line in tables} == {7}, "no cell is cut by a bar"
 
@@ -81,13 +82,13 @@ def test_numbers_of_the_rows_are_those_of_the_records_by_hand():
     assert f"lie {max(ends) - min(ends):.2f} points apart" in said["no ReLU between binary layers"].evidence
     order = signed(mean("s1-vgg-5ep-bn-after") - mean("s1-vgg-5ep-no-stem-relu"), 2)
     assert f"both without the first ReLU, 5 epochs: {order} ±" in said["batch norm must come after the binary convolution"].evidence
-    lenet = said["LeNet-5, binary less real-valued, points"]
+    lenet = said["LeNet-5, binary minus real-valued, points"]
     assert lenet.figure == signed(ahead("S4", "lenet", "lenet-real"), 2)
     assert f"last epochs: {signed(mean('s4-lenet5') - mean('s4-lenet5-real'), 2)} ±" in lenet.evidence
     ones, means = (student, "s2-ablation-shortcut-ce-one"), ("s2-ablation-shortcut-kd-mean", "s2-ablation-shortcut-ce-mean")
     shortcuts = [mean(one) - mean(other) for one, other in zip(ones, means, strict=True)]
     assert f"→ 1 is worth {signed(fmean(shortcuts), 2)} ±" in said["a learned scale adapts to the data"].evidence
-    tiny = said["real-valued less binary (with the higher of its two figures) on ImageNet, points"]
+    tiny = said["real-valued minus binary (with the higher of its two figures) on ImageNet, points"]
     assert tiny.figure == f"{ahead('S5', 'real', 'downsample'):.1f}"
 
 

@@ -117,8 +117,7 @@ def differences(
     notes = []
     if any(one.one_run for one in found.values()):
         notes.append(
-            "One run: both of one seed where they share one, ± is for another choice of test images alone, and what "
-            "another seed would give is not in it."
+            "One run: both of one seed where they share one; ± is for another choice of test images, not for another seed."
         )
     if any(one.settings for one in found.values()):
         notes.append("†: the runs were made on different processors or versions of PyTorch.")

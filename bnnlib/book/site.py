@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -81,6 +81,13 @@ def entries(toc: Path) -> list[str]:
     return list(walk(content))
 
 
+def places(toc: Path) -> dict[str, str]:
+    """Of each page in a numbered part of a table of contents: its number as a chapter, and the part's name."""
+    parts = yaml.safe_load(toc.read_text(encoding="utf-8")).get("parts", [])
+    numbered = [(chapter["file"], part["caption"]) for part in parts if part.get("numbered") for chapter in part["chapters"]]
+    return {page: f"Chapter {number}, {part}" for number, (page, part) in enumerate(numbered, 1)}
+
+
 # ------------------------------------------------------------------------------------------------- staging
 
 
@@ -125,7 +132,7 @@ def stage(root: Path = ROOT, toc: Path | None = None) -> dict[str, bytes]:
             files[f"{entry}.ipynb"] = chapter.as_page(path)
     if wrong:
         raise BookError("\n".join([*wrong, "chapters are run by: python -m bnnlib.chapters run --profile stored"]))
-    files |= {f"generated/{name}.md": text.encode() for name, text in _generated(root, notebooks).items()}
+    files |= {f"generated/{name}.md": text.encode() for name, text in _generated(root, notebooks, places(toc)).items()}
     table, nets = packed_files.packed_nets(root)
     files |= {"generated/packed-nets.md": table.encode()} | nets
     files |= {f"pictures/{name}.{kind}": drawn for name, (kind, drawn) in cards.pictures(notebooks).items()}
@@ -149,7 +156,7 @@ def _write(folder: Path, files: dict[str, bytes]) -> None:
 # ------------------------------------------------------------------------------------------ generated tables
 
 
-def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
+def _generated(root: Path, notebooks: list[Path], numbers: Mapping[str, str]) -> dict[str, str]:
     """The tables that prose pages include, by name."""
     from bnnlib import recipes, records
     from bnnlib.experiments import scoreboard
@@ -167,7 +174,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "pays-others": pays.others(folder),
         "pays-nets": pays.whole_nets(root / "results" / "bench"),
         "headlines": scoreboard.headline_table(folder, how=scoreboard.IN_SHORT),
-        "claims": claims.page(root, listed),
+        "claims": claims.page(root, listed, numbers),
         "literature": literature.table(folder),
         "scoreboard": scoreboard.grouped_tables(folder),
         "sizes": sizes.accuracy_against_size(root),
@@ -176,7 +183,7 @@ def _generated(root: Path, notebooks: list[Path]) -> dict[str, str]:
         "runs": costs.runs_table(known, found),
         "pending": costs.pending(known, found),
         "totals": costs.totals(found),
-        "chapters": cards.chapter_cards(notebooks, cards.questions(root), cards.pictures(notebooks)),
+        "chapters": cards.chapter_cards(notebooks, cards.questions(root), cards.pictures(notebooks), numbers),
         "chapter-times": costs.chapter_times(notebooks, root),
         "reference": reference.home(),
         "supported": reference.supported(),

@@ -129,9 +129,10 @@ def grouped_tables(folder: Path = records.FOLDER) -> str:
         figures = [*(["claimed %"] if stated else []), "last epoch %", "best epoch %", "seeds"]
         head = ["network", *figures, *(["verdict"] if stated else []), "source, data"]
         rule = ["---", *["---:"] * len(figures), *["---"] * (len(head) - len(figures) - 1)]
-        parts.append(
-            "\n".join([f"### {GROUPS[name]}\n", f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *lines])
-        )
+        table = "\n".join([f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *lines])
+        if name == "ablations":  # longer than all others together
+            table = f":::{{dropdown}} All {len(lines)}, one row a recipe\n{table}\n:::"
+        parts.append(f"### {GROUPS[name]}\n\n{table}")
     parts.append(f"\\* best epoch, picked on the test set; without *, picked on validation images. {HOW_P}")
     if pending:
         listed = "\n".join(

@@ -27,9 +27,10 @@ def chapter_cards(
     notebooks: Iterable[Path],
     questions: Mapping[str, str] | None = None,
     pictures: Mapping[str, tuple[str, bytes]] | None = None,
+    places: Mapping[str, str] | None = None,
 ) -> str:
     """A card for each chapter: its picture where it has one, its title, its question (of ``questions``, else the one
-    that it opens with), and how long it takes to read."""
+    that it opens with), its place in the book (of ``places``, by page), and how long it takes to read."""
     made = []
     for path in notebooks:
         title, asked = opening(path)
@@ -37,7 +38,10 @@ def chapter_cards(
         picture = {}
         if path.stem in (pictures or {}):
             picture = {"img-top": f"pictures/{path.stem}.{pictures[path.stem][0]}", "img-alt": title}
-        made.append(card(title, asked, f"notebooks/{path.stem}", f"{reading_minutes(path)} min to read", picture))
+        page = f"notebooks/{path.stem}"
+        place, minutes = (places or {}).get(page), reading_minutes(path)
+        footer = f"{place} · {minutes} min" if place else f"{minutes} min to read"
+        made.append(card(title, asked, page, footer, picture))
     if not made:
         return "*None yet.*\n"
     return grid(made, "1 1 2 3")

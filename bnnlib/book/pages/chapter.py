@@ -3,7 +3,7 @@
 ``parameters`` and ``imports`` are folded. Of ``cost`` and ``sentence`` only what the cell puts out is shown; where the code of
 such a cell defines a name that code on the page uses, it is folded, so that whoever types along misses nothing. ``answer`` is
 a sentence that stands below the chapter's question, however late its numbers are computed. What a ``solution`` printed stands
-below its code, in the exercises.
+below its code, in the exercises. A folded cell that shows nothing is folded with the one below it.
 """
 
 from __future__ import annotations
@@ -63,6 +63,17 @@ def needed(cells: list[nbformat.NotebookNode]) -> set[str]:
     return {name for name, makes in alone.items() if makes & (used - defined)}
 
 
+def folded_together(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """A folded cell that shows nothing goes into the fold of the folded cell below it: one line "Show the code" for both."""
+    kept: list[nbformat.NotebookNode] = []
+    for cell in cells:
+        above = kept[-1] if kept else None
+        if above and all("hide-input" in _tags(one) and not FOLDED.keys() & _tags(one) for one in (above, cell)) and not above.outputs:
+            cell.source = f"{kept.pop().source}\n\n\n{cell.source}"
+        kept.append(cell)
+    return kept
+
+
 def as_page(path: Path) -> bytes:
     """The notebook at ``path`` as Jupyter Book takes it, less papermill's timings and its injected cell."""
     notebook = chapters.read(path)
@@ -97,5 +108,5 @@ def as_page(path: Path) -> bytes:
     # The sort keeps the order of equals: the question first, then the answer, then all the rest.
     answers = ["answer" in cell.metadata.get("tags", []) for cell in notebook.cells]
     order = sorted(range(len(answers)), key=lambda i: i > 0 and 2 - answers[i])
-    notebook.cells = [notebook.cells[i] for i in order]
+    notebook.cells = folded_together([notebook.cells[i] for i in order])
     return nbformat.writes(notebook).encode()

@@ -5,7 +5,7 @@ A claim's evidence is computed when the book is built. One that has no run says 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -117,10 +117,10 @@ def _s1(book: Book) -> Iterator[Claim]:
     ends = [r.top1_last for r in book.of(base)]
     apart = f"; {len(ends)} runs of the net as coded lie {max(ends) - min(ends):.2f} points apart" if len(ends) > 1 else ""
     # A sign behind the first ReLU would be +1 everywhere in the stated order, so the fair comparison has that ReLU in neither.
-    order = "the order as stated less that of the code, both without the first ReLU"
+    order = "the order as stated minus that of the code, both without the first ReLU"
     for says, changed, name, control in (
         ("batch norm must come after the binary convolution", order, "s1-vgg-5ep-bn-after", "s1-vgg-5ep-no-stem-relu"),
-        ("no ReLU between binary layers", "with a ReLU less without", "s1-vgg-5ep-relu", base),
+        ("no ReLU between binary layers", "with a ReLU minus without", "s1-vgg-5ep-relu", base),
     ):
         yield claim(
             says=says,
@@ -131,7 +131,7 @@ def _s1(book: Book) -> Iterator[Claim]:
     there = f"20 epochs: {book.difference(free, long)}" if book.of(free) else f"no run of 20 epochs (`{free}`)"
     yield claim(
         says="latent weights must be clipped",
-        evidence=f"without clipping less with: {there}; in 5 epochs, which are too short for clipping to act, {short}",
+        evidence=f"without clipping minus with: {there}; in 5 epochs, which are too short for clipping to act, {short}",
         verdict=_shown(book, free, long) if book.of(free) else UNTESTED,
     )
 
@@ -181,7 +181,7 @@ def _s2_accuracies(book: Book) -> Iterator[Claim]:
     yield claim(
         says="gap to full precision, points, from",
         figure=f"~{_f('S2', 'gap-base')} to ~{_f('S2', 'gap')}",
-        evidence=f"{before:.1f} to {after:.1f} below the mean of {_runs(len(book.of(teacher)))} of the teacher; student less "
+        evidence=f"{before:.1f} to {after:.1f} below the mean of {_runs(len(book.of(teacher)))} of the teacher; student minus "
         f"baseline: {book.difference(student, base)}",
         verdict=_if(after < 0.6 * before, "the gap about halves; ours starts smaller, at the rate that S2 states"),
     )
@@ -213,7 +213,7 @@ def _s2_ablation(book: Book) -> Iterator[Claim]:
     alone = "so by this test alone; the chapter corrects it for all of its tests"
     yield claim(
         says="distillation is the most impactful change",
-        evidence=f"its part of the way less the shortcut's: {more} points, {p_in_words(more.p)} by itself",
+        evidence=f"its part of the way minus the shortcut's: {more} points, {p_in_words(more.p)} by itself",
         verdict=alone if more.clear and more.value > 0 else "not shown",
     )
     scale = result.effect({"shortcut": ["on"]}, scale=("mean|W|", "1"))
@@ -291,7 +291,7 @@ def _s3(book: Book, root: Path) -> Iterator[Claim]:
     )
     yield claim(
         says="a binary MLP; no accuracy is claimed",
-        evidence=f"binary less real-valued: {book.difference('s3-mlp', 's3-mlp-real')}",
+        evidence=f"binary minus real-valued: {book.difference('s3-mlp', 's3-mlp-real')}",
         verdict="no figure to compare",
     )
 
@@ -303,7 +303,7 @@ def _s4(book: Book) -> Iterator[Claim]:
     lower = fmean(r.top1_last for r in book.of(binary)) < fmean(r.top1_last for r in book.of(real))
     yield Claim(
         source="S4",
-        says="LeNet-5, binary less real-valued, points",
+        says="LeNet-5, binary minus real-valued, points",
         figure=signed(theirs),
         evidence=f"last epochs: {last}; best epochs, as S4 has them: {best}",
         verdict=_if(lower, "a loss, by both"),
@@ -324,7 +324,7 @@ def _s5(book: Book) -> Iterator[Claim]:
     tiny = "tiny-s5-resnet18-"
     learned, analytic, real = tiny + "xnorpp-7ep", tiny + "xnor-7ep", tiny + "real-7ep"
     channels = book.difference(tiny + "channel-7ep", analytic)
-    channels = f"a factor for each channel, which cannot learn there, less analytic: {channels}"
+    channels = f"a factor for each channel, which cannot learn there, minus analytic: {channels}"
     yield claim(
         says="learned over analytic scale on ImageNet, points",
         figure=_f("S5", "gain"),
@@ -333,7 +333,7 @@ def _s5(book: Book) -> Iterator[Claim]:
     )
     gap = sources.figure("S5", "real").value - sources.figure("S5", "downsample").value
     yield claim(
-        says="real-valued less binary (with the higher of its two figures) on ImageNet, points",
+        says="real-valued minus binary (with the higher of its two figures) on ImageNet, points",
         figure=f"{gap:.1f}",
         evidence=f"on Tiny-ImageNet, 7 epochs: {book.difference(real, learned)}",
         verdict=_elsewhere(book, real, learned),
@@ -346,7 +346,7 @@ def _s5(book: Book) -> Iterator[Claim]:
     ):
         pairs = [(f"{tiny}xnorpp{end}", f"{tiny}{name}{end}") for end in ("", "-7ep") for name in names]
         ran = [pair for pair in pairs if all(map(book.of, pair))]
-        told = "; ".join(f"`{a}` less `{b}`: {book.difference(a, b)}" for a, b in ran)
+        told = "; ".join(f"`{a}` minus `{b}`: {book.difference(a, b)}" for a, b in ran)
         yield claim(
             says=says,
             evidence=f"on Tiny-ImageNet, {told}" if told else "no run",
@@ -396,8 +396,9 @@ def _size_and_speed(root: Path) -> Iterator[Claim]:
     )
 
 
-def page(root: Path, listed: Sequence[str]) -> str:
-    """The claims as a Markdown table for each source; ``listed``: the chapters that this book has."""
+def page(root: Path, listed: Sequence[str], places: Mapping[str, str] | None = None) -> str:
+    """The claims as a Markdown table for each source; ``listed``: the chapters that this book has; ``places``: where in the book they
+    stand, by page ("Chapter 3, MNIST"), of which a row shows the number."""
     needed = {"s1-vgg", "s1-vgg-lr1e-3", "s2-student", "s2-teacher", "s4-lenet5", "s4-lenet5-real"}
     if missing := needed - {record.recipe for record in records.read_all(root / "results" / "runs")}:
         return f"*Needs the records of {', '.join(sorted(missing))}.*\n"
@@ -407,10 +408,12 @@ def page(root: Path, listed: Sequence[str]) -> str:
         parts.append(f"## {source.name}: {source.title}\n\n{{cite}}`{source.cite}`, {source.address}\n")
         parts.append("| claim | figure | our evidence | verdict | chapter |\n|---|---:|---|---|---|")
         for c in (c for c in rows if c.source == source.name):
-            link = f"{{doc}}`notebooks/{c.chapter}`" if c.chapter in listed else c.chapter
+            target = f"notebooks/{c.chapter}"
+            number = (places or {}).get(target, "").partition(",")[0].removeprefix("Chapter ")
+            link = (f"{{doc}}`{number} <{target}>`" if number else f"{{doc}}`{target}`") if c.chapter in listed else c.chapter
             parts.append(f"| {_cell(c.says)} | {c.figure or '–'} | {c.evidence} | {c.verdict} | {link} |")
         parts.append("")
-    return "\n".join(parts) + f"\n{scoreboard.HOW_P} A p *by itself* is adjusted for nothing.\n"
+    return "\n".join(parts) + f"\n{scoreboard.IN_SHORT} A p *by itself* is adjusted for nothing.\n"
 
 
 def _cell(text: str) -> str:

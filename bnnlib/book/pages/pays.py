@@ -29,6 +29,11 @@ TWINS = {
 OTHERS = (("ours-lenet5", "ours-lenet5-teacher"), ("ours-vgg-20ep", "ours-teacher"), ("s2-student", "s2-teacher"))
 
 
+def _called(recipe: recipes.Recipe) -> str:
+    """A network as the tables name it: with the source that it is from, where it is not ours."""
+    return recipe.title if recipe.source == "ours" else f"{recipe.source}: {recipe.title}"
+
+
 def accuracy(folder: Path) -> str:
     """What one bit costs in accuracy: the twins of :data:`TWINS` that have records in ``folder``, and a sentence."""
     rows, costs = [], []
@@ -73,7 +78,7 @@ def files() -> str:
         size = sizes(name)
         rows.append(
             {
-                "network": recipes.load(name).title,
+                "network": _called(recipes.load(name)),
                 "float32, MiB": size.fp32 / 2**20,
                 "layers of bits": 100 * size.latent / size.fp32,
                 "times smaller": size.fp32 / size.float32,
@@ -108,7 +113,7 @@ def others(folder: Path) -> str:
             products = inventory.operations(model, torch.zeros(1, *nets.shape_of(name)))
             rows.append(
                 {
-                    "network": recipe.title if recipe.source == "ours" else f"{recipe.source}: {recipe.title}",
+                    "network": _called(recipe),
                     "data": tables.DATA_SETS.get(recipe.dataset, recipe.dataset),
                     "epochs": recipe.epochs,
                     "last epoch %": str(Spread.of(accuracies)),
@@ -171,7 +176,7 @@ def whole_nets(folder: Path) -> str:
         f"arithmetic: the rival wins in {listed(told)}."
     )
     if slower:
-        titles = sorted({f"“{recipes.load(net).title}”" for net in slower})
+        titles = sorted({f"“{_called(recipes.load(net))}”" for net in slower})
         sentence += f" Those are cases of {listed(titles)}."
     if lacking:
         sentence += f" PyTorch was not measured in {listed(lacking)}, so a faster rival is possible there."
