@@ -102,9 +102,7 @@ def test_every_command_is_on_the_page_of_commands():
 
     text = commands.page()
     for command in (*MODULES, "recipes", "deploy run", "chapters run"):
-        assert re.search(rf"^#+ bnn {command}\n\n```text\nUsage: ", text, re.MULTILINE | re.IGNORECASE), (
-            command
-        )
+        assert re.search(rf"^#+ bnn {command}\n\n```text\nUsage: bnn {command} ", text, re.MULTILINE), command
     assert str(ROOT) not in text and "╭" not in text
 
 
