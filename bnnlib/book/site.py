@@ -288,7 +288,7 @@ def main(
         printer = None if no_pdf else pdf.chromium()
         print("the pages: up to two minutes where something has changed", flush=True)
         site, anew = build(ROOT, toc, force=force, printer=printer)
-    except (BookError, chapters.ChapterError, finish.AddressError, guide.GuideError, pdf.PdfError) as mistake:
+    except (BookError, chapters.ChapterError, finish.AddressError, finish.LayoutError, guide.GuideError, pdf.PdfError) as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         raise typer.Exit(1) from None
     what = f"{pages} pages in {time.monotonic() - started:.0f} s" if anew else "up to date"
