@@ -12,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from typer.testing import CliRunner
 
-from bnnlib import statistics
+from bnnlib import recipes, statistics
 from bnnlib.book import chapters, prose
 from bnnlib.book.chapters import __main__ as chapters_command
 
@@ -411,6 +411,13 @@ def test_a_short_run_gives_no_verdict(output, verdict):
     notebook = executed("1")
     notebook.cells[-1].outputs = [new_output("display_data", output)]
     assert chapters.problems(notebook, "good") == [], "a full result may be judged"
+
+
+def test_a_recipe_without_a_figure_to_be_compared_with_is_told():
+    chapters.check_recipes("S4", "mnist", recipes.load("s4-lenet5"), recipes.load("s4-lenet5-real"))
+    for name in ("ours-lenet5", "s4-lenet5-15ep-s4", "s4-nin", "s3-mlp"):
+        with pytest.raises(chapters.ChapterError, match=f"^{name} has no figure of S4's on mnist.* `bnn train {name}` trains it"):
+            chapters.check_recipes("S4", "mnist", recipes.load("s4-lenet5"), recipes.load(name))
 
 
 def test_two_figures_in_one_cell_are_refused():
