@@ -3,7 +3,6 @@ user's cache lies."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import platformdirs
@@ -19,10 +18,12 @@ def cache(name: str) -> Path:
     return platformdirs.user_cache_path("bnnlib", appauthor=False) / name
 
 
-def folder_to_write(text: str) -> Path:
-    """The ``type=`` of an option of argparse that names a folder for results: nothing is measured for hours and then lost,
-    because a file lies there."""
-    for path in (Path(text), *Path(text).parents):
+def folder_to_write(folder: Path | None) -> Path | None:
+    """The ``callback=`` of an option that names a folder for results: nothing is measured for hours and then lost, because a
+    file lies there."""
+    for path in () if folder is None else (folder, *folder.parents):
         if path.exists() and not path.is_dir():
-            raise argparse.ArgumentTypeError(f"{path} is a file: name a folder")
-    return Path(text)
+            import typer  # of the command line alone
+
+            raise typer.BadParameter(f"{path} is a file: name a folder")
+    return folder

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from bnnlib import native
 from bnnlib.benchmarks import BenchError, contenders, peaks, speed, turns, workers
@@ -159,8 +160,9 @@ def test_without_tiles_nothing_is_looked_at():
 
 
 @compiled
-def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
-    assert bench.main(["--quick", "--out", str(tmp_path)]) == 0
+def test_a_quick_run_writes_a_whole_record(tmp_path):
+    answer = CliRunner().invoke(bench.app, ["--quick", "--out", str(tmp_path)])
+    assert answer.exit_code == 0, answer.output
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
     assert record["quick"] and record["environment"]["torch"] and record["runs"][0]["threads"] == 1
@@ -181,13 +183,13 @@ def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
         (row,) = run["scaling"]
         assert row["one_over_all"] == pytest.approx(speed.ratio(row, "one", "all").median, abs=2e-3)
     assert set(record["runs"][0]["ladders"][0]["fp32_over"]) >= {"one-word", "scalar", "reference"}
-    said = capsys.readouterr().out
-    assert speed.best_rival(record["runs"][0]["layers"][0]) in said and "MAC/cycle" in said
+    assert speed.best_rival(record["runs"][0]["layers"][0]) in answer.stdout and "MAC/cycle" in answer.stdout
 
 
 @compiled
 def test_layers_alone_are_measured_alone(tmp_path):
-    assert bench.main(["--quick", "--layers", "--out", str(tmp_path)]) == 0
+    answer = CliRunner().invoke(bench.app, ["--quick", "--layers", "--out", str(tmp_path)])
+    assert answer.exit_code == 0, answer.output
     (path,) = tmp_path.iterdir()
     for run in json.loads(path.read_text())["runs"]:
         assert "layers" in run and "peaks" in run and not {"gemms", "ladders", "scaling", "alternation"} & set(run)
@@ -204,13 +206,13 @@ def test_another_process_times_its_own_calls():
 
 
 @compiled
-def test_a_worker_that_fails_is_told_in_a_sentence(monkeypatch, capsys):
+def test_a_worker_that_fails_is_told_in_a_sentence(monkeypatch):
     def fails(module, threads, *options):
         raise BenchError(f"-m {module} failed: no room")
 
     monkeypatch.setattr(workers, "on_threads", fails)
-    assert bench.main(["--layers"]) == 1
-    assert capsys.readouterr().err == "error: -m bnnlib.benchmarks.kernels failed: no room\n"
+    answer = CliRunner().invoke(bench.app, ["--layers"])
+    assert answer.exit_code == 1 and answer.stderr == "error: -m bnnlib.benchmarks.kernels failed: no room\n"
 
 
 @compiled

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from bnnlib import layers, models, recipes
 from bnnlib.benchmarks import contenders, nets, networks, onnx_runtime, speed
@@ -70,8 +71,9 @@ def test_the_nets_are_those_of_the_book():
 
 
 @compiled
-def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
-    assert networks.main(["--quick", "--out", str(tmp_path)]) == 0
+def test_a_quick_run_writes_a_whole_record(tmp_path):
+    answer = CliRunner().invoke(networks.app, ["--quick", "--out", str(tmp_path)])
+    assert answer.exit_code == 0, answer.output
     (path,) = tmp_path.iterdir()
     record = json.loads(path.read_text())
     assert path.name == f"deploy-{path.name[7:-16]}-{record['date']}.json"
@@ -85,7 +87,7 @@ def test_a_quick_run_writes_a_whole_record(tmp_path, capsys):
     assert {"real_conv", "binary_conv"} <= {op["kind"] for op in profile["packed"]}
     assert {row["layer"] for row in profile["fp32"]} >= {"conv1", "conv2.layer", "fc1.layer", "fc2", "rest"}
     assert [row["layer"] for row in profile["fp32"] if row["binary"]] == ["conv2.layer", "fc1.layer"]
-    assert "fp32-eager" in capsys.readouterr().out
+    assert "fp32-eager" in answer.stdout
     assert not networks.newest_of_each(tmp_path)  # a quick record is none
 
 
@@ -121,6 +123,6 @@ def test_a_damaged_record_is_named(tmp_path):
     assert found == [("x", "2026-03-01"), ("y", "2026-01-15")]
 
 
-def test_an_unknown_recipe_is_named(capsys):
-    assert networks.main(["s4-lenet"]) == 1
-    assert "no recipe 's4-lenet'" in capsys.readouterr().err
+def test_an_unknown_recipe_is_named():
+    answer = CliRunner().invoke(networks.app, ["s4-lenet"])
+    assert answer.exit_code == 1 and "no recipe 's4-lenet'" in answer.stderr

@@ -8,6 +8,7 @@ import json
 import cuda_emulated as kernels
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from bnnlib.benchmarks import gpu, gpu_cases, gpu_limits, machine_code, record
 from bnnlib.ops import cuda
@@ -65,9 +66,10 @@ def test_a_record_is_written_and_read(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_a_gpu_one_sentence_says_so(capsys):
-    assert gpu.main([]) == 1
-    assert capsys.readouterr().err.strip() == "bnn bench gpu needs an NVIDIA GPU that PyTorch sees (torch.cuda.is_available() is false here)"
+def test_without_a_gpu_one_sentence_says_so():
+    answer = CliRunner().invoke(gpu.app, [])
+    assert answer.exit_code == 1
+    assert answer.stderr.strip() == "bnn bench gpu needs an NVIDIA GPU that PyTorch sees (torch.cuda.is_available() is false here)"
 
 
 def test_limits_follow_from_the_documents():

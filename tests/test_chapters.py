@@ -10,10 +10,11 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from typer.testing import CliRunner
 
-from bnnlib import statistics
+from bnnlib import recipes, statistics
 from bnnlib.book import chapters, prose
-from bnnlib.book.chapters.__main__ import main
+from bnnlib.book.chapters import __main__ as chapters_command
 
 PARAMETERS = """
 profile: str = "stored"  # stored, quick, demo or full
@@ -412,6 +413,13 @@ def test_a_short_run_gives_no_verdict(output, verdict):
     assert chapters.problems(notebook, "good") == [], "a full result may be judged"
 
 
+def test_a_recipe_without_a_figure_to_be_compared_with_is_told():
+    chapters.check_recipes("S4", "mnist", recipes.load("s4-lenet5"), recipes.load("s4-lenet5-real"))
+    for name in ("ours-lenet5", "s4-lenet5-15ep-s4", "s4-nin", "s3-mlp"):
+        with pytest.raises(chapters.ChapterError, match=f"^{name} has no figure of S4's on mnist.* `bnn train {name}` trains it"):
+            chapters.check_recipes("S4", "mnist", recipes.load("s4-lenet5"), recipes.load(name))
+
+
 def test_two_figures_in_one_cell_are_refused():
     notebook = executed(("1", ALT))
     notebook.cells[-1].outputs = [new_output("display_data", {"image/png": PNG}) for _ in range(2)]
@@ -425,10 +433,45 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     assert "No such file" in chapters.check(tmp_path / "missing.ipynb")[0]
 
 
-def test_the_command_line_refuses_with_status_1(tmp_path, capsys):
+def test_the_command_line_refuses_with_status_1(tmp_path):
     nbformat.write(chapter("1"), tmp_path / "a.ipynb")
-    assert main(["check", str(tmp_path / "a.ipynb")]) == 1
-    assert "not executed" in capsys.readouterr().err
+    answer = CliRunner().invoke(chapters_command.app, ["check", str(tmp_path / "a.ipynb")])
+    assert answer.exit_code == 1 and "not executed" in answer.stderr
+    answer = CliRunner().invoke(chapters_command.app, ["run", "nope"])
+    assert answer.exit_code == 1 and answer.stderr.startswith("error: ") and answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        ([], {}),
+        (["-p", "seed", "-1", "one"], {"seed": "-1"}),
+        (["-p", "net", "a=b", "-p", "rate", "1e-3", "-p", "net", "c"], {"net": "c", "rate": "1e-3"}),
+    ],
+)
+def test_parameters_are_given_in_pairs(words, given, monkeypatch):
+    seen = []
+    monkeypatch.setattr(chapters_command, "run", lambda names, **options: seen.append((names, options)) or [])
+    answer = CliRunner().invoke(chapters_command.app, ["run", *words, "--profile", "quick"])
+    assert answer.exit_code == 0, answer.output
+    ((names, options),) = seen
+    assert options["given"] == given and type(options["profile"]) is str and options["profile"] == "quick"
+    assert names == [word for word in words if word == "one"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-p", "seed"], "seed has no value"),
+        (["-p", "seed", "--force"], "seed has no value"),
+        (["one", "-p"], "requires an argument"),
+        (["--profile", "slow"], "Invalid value for '--profile'"),
+        (["--jobs", "0"], "Invalid value for '--jobs'"),
+    ],
+)
+def test_a_wrong_option_of_a_run_is_told(words, said):
+    answer = CliRunner().invoke(chapters_command.app, ["run", *words])
+    assert answer.exit_code == 2 and said in " ".join(answer.output.replace("│", " ").split())
 
 
 # --------------------------------------------------------------------------------------------------- sources

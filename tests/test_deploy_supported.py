@@ -3,6 +3,7 @@ model with its shape; and what used to be wrong without an error."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from typing import Any
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bnnlib import deploy, layers
+from bnnlib.deploy import tracer
 from bnnlib.deploy.device import DeviceRunner
 from bnnlib.deploy.run import Runner, result
 from bnnlib.deploy.tensorkinds import SUPPORTED
@@ -647,10 +649,27 @@ def test_a_net_in_which_nothing_is_binary_says_so():
 def test_results_that_no_network_gives():
     for function, message in (
         (lambda s, x: x.argmax(1), "int64 .* do this with the network's result"), (lambda s, x: x.sum(), "of shape ()"), (lambda s, x: None, "returns None"),
-        (lambda s, x: torch.ones(3, 4), "returns|the same whatever"), (lambda s, x: x.view(-1, 8), "batch in front"),
+        (lambda s, x: torch.ones(3, 4), "the same whatever"), (lambda s, x: x.view(-1, 8), "batch in front"),
     ):  # fmt: skip
         with pytest.raises(deploy.ConvertError, match=message):
             deploy.convert(Do(function, a=nn.ReLU()), IMAGE)
+
+
+def test_a_constant_in_the_place_of_a_result_has_the_line_of_the_users_code_or_none():
+    for function, message in (
+        (lambda s, x: torch.ones(len(x), 4), "a tensor that the model makes is"), (lambda s, x: s.w, "w is"),
+        (lambda s, x: torch.zeros_like(x), r"zeros_like \(test_deploy_supported.py:\d+\) is"),
+    ):  # fmt: skip
+        with pytest.raises(deploy.ConvertError, match=f"^{message} the same whatever the images are"):
+            deploy.convert(Do(function, w=torch.rand(3, 4)), IMAGE)
+
+
+def test_a_line_is_named_where_it_is_the_users():
+    mine = [__file__, "/venv/lib/python3.11/site-packages/mine/test_deploy_supported.py"]
+    assert [tracer.line_of_user(file, 3) for file in mine] == ["test_deploy_supported.py:3"] * 2
+    others = [contextlib.__file__, torch.fx.__file__, tracer.__file__, "<frozen runpy>"]
+    assert [tracer.line_of_user(file, 3) for file in others] == [""] * 4
+    assert tracer.at("net.py:3") == " (net.py:3)" and tracer.at("") == ""
 
 
 def test_inputs_of_other_kinds_work_or_say_how():

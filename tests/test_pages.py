@@ -3,9 +3,11 @@
 import inspect
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import sphinx
 from PIL import Image
 
 from bnnlib.book.pages import commands, finish, offline, pdf, prune, reference, share
@@ -29,6 +31,7 @@ def site(folder: Path) -> Path:
     for name in ("index", "search", "notebooks/two"):
         (folder / f"{name}.html").write_text(PAGE)
     (folder / "_static").mkdir()
+    shutil.copy(Path(sphinx.__file__).parent / "themes" / "basic" / "static" / "searchtools.js", folder / "_static")
     return folder
 
 
@@ -102,9 +105,7 @@ def test_every_command_is_on_the_page_of_commands():
 
     text = commands.page()
     for command in (*MODULES, "recipes", "deploy run", "chapters run"):
-        assert re.search(rf"^#+ bnn {command}\n\n```text\nUsage: ", text, re.MULTILINE | re.IGNORECASE), (
-            command
-        )
+        assert re.search(rf"^#+ bnn {command}\n\n```text\nUsage: bnn {command} ", text, re.MULTILINE), command
     assert str(ROOT) not in text and "╭" not in text
 
 
@@ -144,6 +145,49 @@ def test_with_addresses_pages_can_be_found_edited_and_run(tmp_path):
     assert listed == ["https://a.example/book/", "https://a.example/book/notebooks/two.html"]
     assert '<base href="https://a.example/book/"/>' in (built / "404.html").read_text()
     assert offline.outside(built) == [], "links load nothing"
+
+
+def test_a_summary_of_a_search_result_is_prose_and_may_be_missing(tmp_path):
+    built = site(tmp_path / "site")
+    finish.finish(built, repository(tmp_path / "root"), finish.Published())
+    script = (built / "_static" / "searchtools.js").read_text()
+    assert script.count('[".headerlink", "script", "style", ".math", ') == 1 and script.count("      }).catch(() => {});\n  Search.output") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "expected"),
+    [
+        ("_static/searchtools.js", '[".headerlink", "script", "style"]', '[".headerlink"]', r'\[".headerlink", "script", "style"\]'),
+        ("_static/searchtools.js", "data, searchTerms, anchor", "data, anchor", "code that matches .*makeSearchSummary.*"),
+        ("_static/searchtools.js", None, None, "such a file"),
+        ("notebooks/two.html", "</title>", "</Title>", "</title>"),
+        ("notebooks/two.html", "</article>", "</Article>", "</article>"),
+        ("notebooks/two.html", "<p>Short.</p>", '<ul class="citation-list"></ul>', '<div role="list" class="citation-list">'),
+        ("index.html", "prev-next-footer", "previous-and-next", "an element footer.prev-next-footer"),
+        ("index.html", None, None, "such a file"),
+    ],
+)
+def test_what_sphinx_makes_in_another_way_is_named(tmp_path, name, old, new, expected):
+    built = site(tmp_path / "site")
+    path = built / name
+    path.write_text(path.read_text().replace(old, new)) if old else path.unlink()
+    with pytest.raises(finish.LayoutError, match=f"{name}: expected {expected}; Sphinx or its theme has changed"):
+        finish.finish(built, repository(tmp_path / "root"), finish.Published())
+
+
+def test_a_site_without_an_article_is_refused(tmp_path):
+    built = site(tmp_path / "site")
+    for path in built.rglob("*.html"):
+        path.write_text(path.read_text().replace("article", "main"))
+    with pytest.raises(finish.LayoutError, match="site: expected pages with an <article>"):
+        finish.finish(built, repository(tmp_path / "root"), finish.Published())
+
+
+def test_a_title_is_that_of_the_article():
+    number, anchor = '<span class="section-number">2. </span>', '<a class="headerlink">#</a>'
+    assert finish._title(f'<h1>A</h1><a href="#">x</a><article><h1 id="b">{number}B <i>c</i>{anchor}</h1>') == "B c"
+    assert finish._title("<h1>A</h1><article><h1>B</h1><p>C <a>") == "B"
+    assert finish._title("<h1>A</h1><article><p>") == finish.TITLE
 
 
 def test_the_picture_of_a_card_is_the_same_each_time_and_takes_long_words():

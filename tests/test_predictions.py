@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn import metrics
+from typer.testing import CliRunner
 
 from bnnlib import deploy, models, recipes
 from bnnlib.benchmarks import verify
@@ -93,7 +94,8 @@ def test_verify_keeps_what_the_packed_net_answers(tmp_path, monkeypatch):
     path = tmp_path / "s4-lenet5.safetensors"
     deploy.save(model, path, recipe=recipe, seed=0, top1=12.34, fingerprint="sha256:0")
     monkeypatch.setattr(files, "FOLDER", tmp_path)
-    assert verify.main(["s4-lenet5", "--only", "predictions", "--out", str(tmp_path / "out")]) == 0
+    answer = CliRunner().invoke(verify.app, ["s4-lenet5", "--only", "predictions", "--out", str(tmp_path / "out")])
+    assert answer.exit_code == 0, answer.output
     found = predictions.read("s4-lenet5", path, tmp_path / "out")
     from bnnlib import data
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from bnnlib import recipes, records
 from bnnlib.benchmarks import gpu, kernels, networks, verify
 from bnnlib.book import readme
 from bnnlib.book.chapters import __main__ as chapters
+from bnnlib.cli import MODULES
 from bnnlib.experiments import folders, hours, pair, plan
 from bnnlib.paths import ROOT
 from bnnlib.training import checkpoint, cli, status
@@ -99,23 +101,21 @@ def test_a_folder_of_records_that_is_none_is_named(command, tmp_path):
     ],
     ids=["train-out", "train-runs", "runs", "kernels", "networks", "verify", "gpu", "chapters"],
 )  # fmt: skip
-def test_a_file_in_the_place_of_a_folder_is_told_before_anything_is_done(tmp_path, capsys, command):
+def test_a_file_in_the_place_of_a_folder_is_told_before_anything_is_done(tmp_path, command):
     """Not when hours were measured and the record is to be written."""
     (tmp_path / "a-file").write_text("mine")
     module, arguments = command
-    parts = ("",) if hasattr(module, "app") else ("", "/new")  # typer looks at the last part alone
-    for below in parts:
-        given = [*arguments, f"{tmp_path / 'a-file'}{below}"]
-        if hasattr(module, "app"):
-            answer = CliRunner().invoke(module.app, given)
-            status, said = answer.exit_code, answer.output
-        else:
-            with pytest.raises(SystemExit) as stopped:
-                module.main(given)
-            status, said = stopped.value.code, capsys.readouterr().err
-        words = said.replace("│", " ").split()  # typer draws a frame, and cuts a path where its line ends
-        assert status == 2 and "a-file" in "".join(words) and "is a file" in " ".join(words)
+    for below in ("",) if module is folders else ("", "/new"):  # which only reads
+        answer = CliRunner().invoke(module.app, [*arguments, f"{tmp_path / 'a-file'}{below}"])
+        words = answer.output.replace("│", " ").split()  # typer draws a frame, and cuts a path where its line ends
+        assert answer.exit_code == 2 and "a-file" in "".join(words) and "is a file" in " ".join(words)
     assert (tmp_path / "a-file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", [name for name in MODULES if name != "lab"])  # which hands options on
+def test_an_option_that_is_none_is_told_with_status_2(command):
+    answer = CliRunner().invoke(importlib.import_module(MODULES[command][0]).app, ["--nope"])
+    assert answer.exit_code == 2 and "No such option" in answer.output and "--nope" in answer.output
 
 
 @pytest.mark.parametrize(

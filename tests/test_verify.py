@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 from bnnlib import deploy
 from bnnlib.benchmarks import verify
@@ -14,14 +15,15 @@ compiled = pytest.mark.skipif(isinstance(_backend.backend(), _backend.Fallback),
 
 
 @compiled
-def test_a_quick_run_writes_a_record(tmp_path, capsys):
-    assert verify.main(["--quick", "--out", str(tmp_path)]) == 0
+def test_a_quick_run_writes_a_record(tmp_path):
+    answer = CliRunner().invoke(verify.app, ["--quick", "--out", str(tmp_path)])
+    assert answer.exit_code == 0, answer.output
     record = json.loads((tmp_path / "s4-lenet5.json").read_text())
     assert record["quick"] and record["environment"]["torch"]
     if sys.platform == "linux":
         assert [row["kind"] for row in record["memory"]] == list(verify.MEMORY)
         assert all(0 < row["above"] < row["whole"] for row in record["memory"])
-        assert "packed-alone-int8" in capsys.readouterr().out
+        assert "packed-alone-int8" in answer.stdout
     (read,) = verify.read(tmp_path)
     assert read["net"] == "s4-lenet5" and read["memory"] == record["memory"]
 
@@ -80,9 +82,9 @@ def test_a_damaged_record_is_named(tmp_path):
             verify.read(tmp_path)
 
 
-def test_an_unknown_recipe_is_named(capsys):
-    assert verify.main(["s4-lenet"]) == 1
-    assert "no recipe 's4-lenet'" in capsys.readouterr().err
+def test_an_unknown_recipe_is_named():
+    answer = CliRunner().invoke(verify.app, ["s4-lenet"])
+    assert answer.exit_code == 1 and "no recipe 's4-lenet'" in answer.stderr
 
 
 def test_the_stored_records_are_whole():

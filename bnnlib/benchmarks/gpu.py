@@ -13,13 +13,14 @@ networks                packed files against their models in float32 and bfloat1
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from datetime import date
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+import typer
 
 from bnnlib import deploy
 from bnnlib.benchmarks import BenchError, gpu_limits, machine_code
@@ -73,29 +74,33 @@ def gpu_environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    about = (
-        "Time the binary kernels on the NVIDIA GPU of this machine against PyTorch's products in bf16, fp16, int8 and fp8: peaks, "
-        "square products, convolutions and whole packed networks. Each result is first compared with PyTorch's."
-    )
-    parser = argparse.ArgumentParser(prog="bnn bench gpu", description=about)
-    parser.add_argument("--out", type=folder_to_write, default=bench_record.FOLDER, help="folder of the record")
-    parser.add_argument("--quick", action="store_true", help="small sizes alone; the record says so, and no page shows it")
-    given = parser.parse_args(arguments)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    out: Annotated[
+        Path,
+        typer.Option(file_okay=False, callback=folder_to_write, help="folder of the record", show_default="results/bench"),
+    ] = bench_record.FOLDER,
+    small: Annotated[bool, typer.Option("--quick", help="small sizes alone; the record says so, and no page shows it")] = False,
+) -> None:
+    """Time the binary kernels on the NVIDIA GPU of this machine against PyTorch's products in bf16, fp16, int8 and fp8: peaks,
+    square products, convolutions and whole packed networks. Each result is first compared with PyTorch's."""
     if not torch.cuda.is_available():
         print("bnn bench gpu needs an NVIDIA GPU that PyTorch sees (torch.cuda.is_available() is false here)", file=sys.stderr)
-        return 1
+        raise typer.Exit(1)
     device, began = torch.device("cuda", torch.cuda.current_device()), time.monotonic()
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     try:
         driver = cuda.backend(device).device
         bench = Bench(device, {name: cuda.Cuda(driver, name) for name in cuda.FORMULATIONS}, Clock())
-        quick = {"sizes": SIZES[:2], "layers": LAYERS[-1:], "batches": (1,), "nets": NETS[:1]} if given.quick else {}
+        quick = {"sizes": SIZES[:2], "layers": LAYERS[-1:], "batches": (1,), "nets": NETS[:1]} if small else {}
         found = measure(bench, **quick)
     except (CudaError, BenchError) as error:
         print(error, file=sys.stderr)
-        return 1
+        raise typer.Exit(1) from None
     environment = bench_record.environment()
     gpu = gpu_environment(device)
     known = [g for g in gpu_limits.GPUS if g.name.split()[0] in gpu["name"]]
@@ -106,13 +111,12 @@ def main(arguments: list[str] | None = None) -> int:
         "gpu": gpu,
         "documented": known[0].limits() if known else None,
         "machine_code": _machine_code(driver.target),
-        "quick": given.quick,
+        "quick": small,
         "seconds": time.monotonic() - began,
         **found,
     }
-    path = bench_record.write(record, given.out, "gpu-")
+    path = bench_record.write(record, out, "gpu-")
     print(f"{path}: measured in {record['seconds']:.0f} s")
-    return 0
 
 
 def _machine_code(target: str) -> dict[str, dict[str, int]] | None:
@@ -123,4 +127,4 @@ def _machine_code(target: str) -> dict[str, dict[str, int]] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="bnn bench gpu")

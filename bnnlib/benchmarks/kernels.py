@@ -29,7 +29,6 @@ costs, and how long the first import takes (it compiles).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -37,8 +36,11 @@ import subprocess
 import sys
 import tempfile
 from datetime import date
+from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
 from bnnlib import ops
 from bnnlib.benchmarks import BenchError, workers
@@ -141,41 +143,41 @@ def measure_one(layer) -> dict:
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="bnn bench kernels", description="Measure the binary kernels on this machine."
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="one small layer, few rounds: shows that it runs, measures nothing",
-    )
-    parser.add_argument(
-        "--out",
-        type=folder_to_write,
-        help="folder of the record (default: results/bench of the repository; with --quick or --layers: none)",
-    )
-    parser.add_argument("--layers", action="store_true", help="peaks and layers alone; written only where --out says")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    quick: Annotated[bool, typer.Option("--quick", help="one small layer, few rounds: shows that it runs, measures nothing")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            callback=folder_to_write,
+            help="folder of the record",
+            show_default="results/bench of the repository; with --quick or --layers: none",
+        ),
+    ] = None,
+    layers_only: Annotated[bool, typer.Option("--layers", help="peaks and layers alone; written only where --out says")] = False,
+    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Measure the binary kernels on this machine."""
     if isinstance(ops.backend(), _backend.Fallback):
         print("there are no compiled kernels to measure; see python -m bnnlib.ops", file=sys.stderr)
-        return 1
-    if options.worker:
-        cpus = [int(cpu) for cpu in options.worker.split(",")]
-        print(json.dumps(work(cpus, options.quick, layers_only=options.layers)))
-        return 0
+        raise typer.Exit(1)
+    if worker:
+        print(json.dumps(work([int(cpu) for cpu in worker.split(",")], quick, layers_only=layers_only)))
+        return
     try:
-        record = measure(options.quick, options.layers)
+        record = measure(quick, layers_only)
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise typer.Exit(1) from None
     print(summary(record))
-    folder = options.out or (None if options.quick or options.layers else bench_record.FOLDER)
+    folder = out or (None if quick or layers_only else bench_record.FOLDER)
     if folder:
         print(f"\nwritten: {bench_record.write(record, folder)}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="bnn bench kernels")

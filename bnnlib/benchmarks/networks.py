@@ -21,7 +21,6 @@ how quiet the machine is: :mod:`bnnlib.benchmarks.verify` has them.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import json
@@ -32,8 +31,10 @@ import tempfile
 import time
 from datetime import date
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
 from bnnlib import deploy, layers, recipes
 from bnnlib.benchmarks import BenchError, speed, workers
@@ -223,36 +224,39 @@ def summary(record: dict) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="bnn bench networks", description="Measure packed networks on this machine."
-    )
-    parser.add_argument("nets", nargs="*", help="recipes to measure (default: those that the book compares)")
-    parser.add_argument("--quick", action="store_true", help="LeNet-5, few rounds: shows that it runs, measures nothing")
-    parser.add_argument(
-        "--out", type=folder_to_write, help="folder of the record (default: results/bench; with --quick or chosen nets: none)"
-    )
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    nets: Annotated[list[str] | None, typer.Argument(help="recipes to measure", show_default="those that the book compares")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="LeNet-5, few rounds: shows that it runs, measures nothing")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            callback=folder_to_write,
+            help="folder of the record",
+            show_default="results/bench; with --quick or chosen nets: none",
+        ),
+    ] = None,
+    worker: Annotated[str | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Measure packed networks on this machine."""
     try:
-        recipes.check_names(options.nets)
-    except recipes.RecipeError as error:
+        recipes.check_names(nets or [])
+        if worker:
+            print(json.dumps(work([int(cpu) for cpu in worker.split(",")], nets or [], quick)))
+            return
+        record = measure(nets, quick)
+    except (recipes.RecipeError, BenchError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    if options.worker:
-        print(json.dumps(work([int(cpu) for cpu in options.worker.split(",")], options.nets, options.quick)))
-        return 0
-    try:
-        record = measure(options.nets or None, options.quick)
-    except BenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise typer.Exit(1) from None
     print(summary(record))
-    folder = options.out or (None if options.quick or options.nets else FOLDER)
+    folder = out or (None if quick or nets else FOLDER)
     if folder:
         print(f"\nwritten: {bench_record.write(record, folder, 'deploy-')}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="bnn bench networks")

@@ -11,15 +11,17 @@ Neither is a time, so the machine need not be quiet.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 from torch import Tensor
 
 from bnnlib import data, deploy, layers, recipes
@@ -222,37 +224,49 @@ def summary(record: dict) -> str:
     return "\n".join(lines)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="bnn verify", description="Compare packed networks with PyTorch.")
-    parser.add_argument("nets", nargs="*", help="recipes (default: those that the book compares)")
-    parser.add_argument("--quick", action="store_true", help="LeNet-5 alone, a few images: shows that it runs")
-    parser.add_argument("--out", type=folder_to_write, help="folder of the records (default: results/verified; with --quick: none)")
-    parser.add_argument("--only", choices=["predictions"], help="write what the nets answer on their test sets, and measure nothing")
-    options = parser.parse_args(arguments)
-    if options.quick and options.only:
-        parser.error("--quick writes no predictions: leave --only or --quick out")
+class Only(StrEnum):
+    """What can be done alone."""
+
+    predictions = "predictions"
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    nets: Annotated[list[str] | None, typer.Argument(help="recipes", show_default="those that the book compares")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="LeNet-5 alone, a few images: shows that it runs")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False, callback=folder_to_write, help="folder of the records", show_default="results/verified; with --quick: none"
+        ),
+    ] = None,
+    only: Annotated[Only | None, typer.Option(help="write what the nets answer on their test sets, and measure nothing")] = None,
+) -> None:
+    """Compare packed networks with PyTorch."""
+    if quick and only:
+        raise typer.BadParameter("--quick writes no predictions: leave --only or --quick out", param_hint="--only")
     try:
-        recipes.check_names(options.nets)
-    except recipes.RecipeError as error:
+        recipes.check_names(nets or [])
+        environment = bench_record.environment()  # of before: what is written here changes the tree
+        if not quick:
+            for name in nets or [path.stem for path in sorted(deploy.FOLDER.glob("*.safetensors"))]:
+                wrote = write_predictions(name, out or predictions.FOLDER)
+                print(f"{name}: {f'answers in {wrote.name}' if wrote else 'no packed file with its test images here, so no answers'}", flush=True)
+        if only:
+            return
+        folder = out or (None if quick else FOLDER)
+        for name in nets or (["s4-lenet5"] if quick else names()):
+            record = measure(name, quick, environment)
+            print(summary(record), flush=True)
+            if folder:
+                write_atomically(folder / f"{name}.json", (json.dumps(record, indent=1) + "\n").encode())
+    except (recipes.RecipeError, BenchError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    folder = options.out or (None if options.quick else FOLDER)
-    environment = bench_record.environment()  # of before: what is written here changes the tree
-    if not options.quick:
-        for name in options.nets or [path.stem for path in sorted(deploy.FOLDER.glob("*.safetensors"))]:
-            wrote = write_predictions(name, options.out or predictions.FOLDER)
-            print(f"{name}: {f'answers in {wrote.name}' if wrote else 'no packed file with its test images here, so no answers'}", flush=True)
-    for name in [] if options.only else options.nets or (["s4-lenet5"] if options.quick else names()):
-        try:
-            record = measure(name, options.quick, environment)
-        except BenchError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
-        print(summary(record), flush=True)
-        if folder:
-            write_atomically(folder / f"{name}.json", (json.dumps(record, indent=1) + "\n").encode())
-    return 0
+        raise typer.Exit(1) from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    app(prog_name="bnn verify")

@@ -10,7 +10,6 @@ Nothing is built twice from the same pages (``--force`` does).
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import os
@@ -22,7 +21,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Annotated
 
+import typer
 import yaml
 
 from bnnlib import __version__, storage
@@ -278,26 +279,28 @@ def _swap(new: Path, site: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="bnn book", description="Build the book into build/html."
-    )
-    parser.add_argument("--toc", type=Path, help="another table of contents (_toc.yml)")
-    parser.add_argument("--force", action="store_true", help="build although nothing has changed")
-    parser.add_argument("--no-pdf", action="store_true", help="do not print the book (printed where Chromium is installed)")
-    options = parser.parse_args(arguments)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    toc: Annotated[Path | None, typer.Option(help="another table of contents", show_default="_toc.yml")] = None,
+    force: Annotated[bool, typer.Option("--force", help="build although nothing has changed")] = False,
+    no_pdf: Annotated[bool, typer.Option("--no-pdf", help="do not print the book (printed where Chromium is installed)")] = False,
+) -> None:
+    """Build the book into build/html."""
     started = time.monotonic()
-    printer = None if options.no_pdf else pdf.chromium()
-    print("the pages: up to two minutes where something has changed", flush=True)
-    site, anew = build(ROOT, options.toc, force=options.force, printer=printer)
-    pages = len(entries(options.toc or ROOT / "_toc.yml"))
+    try:
+        pages = len(entries(toc or ROOT / "_toc.yml"))
+        printer = None if no_pdf else pdf.chromium()
+        print("the pages: up to two minutes where something has changed", flush=True)
+        site, anew = build(ROOT, toc, force=force, printer=printer)
+    except (BookError, chapters.ChapterError, finish.AddressError, finish.LayoutError, guide.GuideError, pdf.PdfError) as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        raise typer.Exit(1) from None
     what = f"{pages} pages in {time.monotonic() - started:.0f} s" if anew else "up to date"
     print(f"{site / 'index.html'}  ({what})")
-    return 0
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (BookError, chapters.ChapterError, finish.AddressError, guide.GuideError, pdf.PdfError) as mistake:
-        sys.exit(f"error: {mistake}")
+    app(prog_name="bnn book")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,16 @@ def number(value: Any, digits: int | None = None) -> str:
     if isinstance(value, Real):
         return (f"{value:,.{digits}f}" if digits is not None else f"{value:,g}").replace("-", "−")
     return str(value)
+
+
+def span(values: Collection[float], digits: int, sign: str = "") -> str:
+    """From the lowest to the highest of some numbers, as text; one number where the two read alike. ``sign``: "+" for a sign of each.
+
+    >>> span([2, 1.234, 1.5], 2), span([1.234, 1.226], 1), span([-0.5, 0.25], 2, "+")
+    ('1.23 to 2.00', '1.2', '−0.50 to +0.25')
+    """
+    low, high = (f"{value:{sign}.{digits}f}".replace("-", "−") for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def powers(text: str) -> str:

@@ -30,7 +30,7 @@ from bnnlib.deploy.graph import Graph, Op, Slot
 from bnnlib.deploy.network import PackedNetwork
 from bnnlib.deploy.preparing import ConvertError, State, finite, hooked, prepared
 from bnnlib.deploy.torch_parts import TorchPart, carried
-from bnnlib.deploy.tracer import depends
+from bnnlib.deploy.tracer import at, depends, what
 from bnnlib.deploy.tracing import BATCH, OTHER_BATCH, trace
 
 RealWeights = Literal["float32", "bfloat16", "int8", "1-bit"]
@@ -143,13 +143,13 @@ def _size(value: Any) -> int | None:
 
 def torch_part(b: Builder, node: torch.fx.Node) -> Point:
     if not carried(node):
-        value = node.meta.get("value")
-        what = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        where = f"{b.label(node)} ({node.meta.get('line', '')})"
+        value, line = node.meta.get("value"), at(node.meta.get("line", ""))
         if isinstance(value, Tensor) and not depends(node):
-            raise ConvertError(f"{where} gives the same whatever the images are: a network carries what comes from its input")
+            name = "a tensor that the model makes" if what(node)[1] == "a constant" else node.target if node.op == "get_attr" else b.label(node)
+            raise ConvertError(f"{name}{line} is the same whatever the images are: a network carries what comes from its input")
+        given = f"{str(value.dtype).removeprefix('torch.')} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
         raise ConvertError(
-            f"{where} gives {what} for {BATCH} images: a network carries float32 with the batch in front; convert what comes before, "
+            f"{b.label(node)}{line} gives {given} for {BATCH} images: a network carries float32 with the batch in front; convert what comes before, "
             "and do this with the network's result"
         )
     label, part = b.label(node), TorchPart(node, b.model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 import sys
+import sysconfig
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +114,10 @@ class Tracer(torch.fx.Tracer):
         self.running = False  # a node on the trial images
         # what was written over, and what stands there now, or why nothing does
         self.buried: dict[torch.fx.Node, torch.fx.Node | str] = {}
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> torch.fx.Graph:
+        """The user's code is what runs below this call: :func:`_line` looks no further up."""
+        return super().trace(root, concrete_args)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return name in self.whole or isinstance(module, (*known.LEAVES, PackedNetwork)) or hooked(module) or super().is_leaf_module(module, name)
@@ -308,17 +313,28 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
+_STANDARD = sysconfig.get_path("stdlib") + "/"
+
+
+def line_of_user(file: str, number: int) -> str:
+    """``net.py:12``; an empty string for a line of PyTorch, of the converter or of Python's own library."""
+    standard = file.startswith((_STANDARD, "<frozen ")) and "-packages/" not in file
+    return "" if standard or "/torch/" in file or "/bnnlib/deploy/" in file else f"{file.rpartition('/')[2]}:{number}"
+
+
 def _line() -> str:
-    """Where in the user's code the operation stands."""
+    """Where in the user's code the operation stands; an empty string for what stands in none, such as a constant that is the output."""
     frame = sys._getframe(1)
-    for _ in range(60):
-        if frame is None:
-            break
-        name = frame.f_code.co_filename
-        if "/torch/" not in name and "/bnnlib/deploy/" not in name:
-            return f"{name.rpartition('/')[2]}:{frame.f_lineno}"
+    while frame is not None and frame.f_code is not Tracer.trace.__code__:
+        if line := line_of_user(frame.f_code.co_filename, frame.f_lineno):
+            return line
         frame = frame.f_back
     return ""
+
+
+def at(line: str) -> str:
+    """The line of an operation, to be put behind its name; nothing where there is none."""
+    return f" ({line})" if line else ""
 
 
 def what(node: torch.fx.Node) -> tuple[str, str]:

@@ -20,7 +20,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from bnnlib.deploy.preparing import ConvertError, same_values
-from bnnlib.deploy.tracer import Differs, Replay, Tracer, depends, of_batch, scaled, what
+from bnnlib.deploy.tracer import Differs, Replay, Tracer, at, depends, line_of_user, of_batch, scaled, what
 
 BATCH = 3
 OTHER_BATCH = 2
@@ -60,10 +60,9 @@ def _once(model: nn.Module, whole: Collection[str], inputs: list[Tensor], replay
     except Exception as error:  # whatever a module's own code raises when it meets a proxy
         if replay is not None and not isinstance(error, torch.fx.proxy.TraceError):
             raise _Refused from error
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename and "/bnnlib/deploy/" not in f.filename]
-        where = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
+        lines = [line for f in traceback.extract_tb(error.__traceback__) if (line := line_of_user(f.filename, f.lineno or 0))]
         words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise Untraceable(tracer.failed_in or "", re.sub(r"\s+", " ", words) + where) from error
+        raise Untraceable(tracer.failed_in or "", re.sub(r"\s+", " ", words) + at(lines[-1] if lines else "")) from error
 
 
 class _Refused(Exception):
@@ -90,7 +89,7 @@ def trace(model: nn.Module, keep: Collection[str], inputs: list[Tensor], others:
                     graph.erase_node(node)
             for node in graph.nodes:
                 if "differs" in node.meta:
-                    raise Untraceable(node.meta["owner"], f"{node.meta['differs']} ({node.meta['line']})")
+                    raise Untraceable(node.meta["owner"], node.meta["differs"] + at(node.meta["line"]))
             return Trace(root, graph, next(n for n in graph.nodes if n.op == "output").args[0], dict(reasons))
         except Untraceable as failure:
             if not failure.place or failure.place in whole:
@@ -130,7 +129,7 @@ def _same_steps(one: list[torch.fx.Node], two: list[torch.fx.Node], batch: int) 
 
 
 def _other_steps(a: torch.fx.Node | None, b: torch.fx.Node | None, batch: int) -> Untraceable:
-    said = [f"{n.name} ({n.meta['line']})" if n is not None and n.op != "output" else "nothing more" for n in (a, b)]
+    said = [n.name + at(n.meta["line"]) if n is not None and n.op != "output" else "nothing more" for n in (a, b)]
     places = [n.meta["owner"] for n in (a, b) if n is not None]
     told = f"what it does hangs on the number of images: for {BATCH} it goes on with {said[0]}, for {batch} with {said[1]}"
     return Untraceable(max(places, key=lambda p: p.count(".") + bool(p)), told)

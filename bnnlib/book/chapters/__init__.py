@@ -33,10 +33,18 @@ from bnnlib.book.chapters.freshness import fingerprint, is_current, surroundings
 from bnnlib.book.chapters.gate import check, problems, source_problems  # noqa: E402
 from bnnlib.book.chapters.notebooks import START, ChapterError, parameters, read, source, sources  # noqa: E402
 from bnnlib.book.chapters.running import Outcome, run  # noqa: E402
-from bnnlib.book.chapters.values import PROFILES, SHORT, check_parameters, no_answer, recorded, resolve  # noqa: E402
+from bnnlib.book.chapters.values import (  # noqa: E402
+    PROFILES,
+    SHORT,
+    check_parameters,
+    check_recipes,
+    no_answer,
+    recorded,
+    resolve,
+)
 
 __all__ = [
-    "PROFILES", "SHORT", "START", "ChapterError", "Outcome", "check", "check_parameters", "fingerprint", "is_current", "no_answer",
-    "parameters", "problems", "read", "recorded", "resolve", "run", "source", "source_problems", "sources", "surroundings",
+    "PROFILES", "SHORT", "START", "ChapterError", "Outcome", "check", "check_parameters", "check_recipes", "fingerprint", "is_current",
+    "no_answer", "parameters", "problems", "read", "recorded", "resolve", "run", "source", "source_problems", "sources", "surroundings",
     "times",
 ]  # fmt: skip

@@ -6,9 +6,12 @@ import ast
 import difflib
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnnlib.book.chapters.notebooks import ChapterError
+
+if TYPE_CHECKING:
+    from bnnlib.recipes import Recipe
 
 PROFILES = ("stored", "quick", "demo", "full")
 SHORT = ("quick", "demo")  # of these no verdict is drawn
@@ -66,6 +69,17 @@ def check_parameters(
             raise ChapterError(f"{name} is {value!r}: it must be {kind} from {low} to {high}")
     _watch()
     return _announce(profile, data) if data else {}
+
+
+def check_recipes(source: str, dataset: str, *recipes: Recipe) -> None:
+    """For a chapter whose every text compares runs with the figures of ``source`` on ``dataset``: :class:`ChapterError`, one sentence, for a
+    recipe that has no such figure."""
+    for recipe in recipes:
+        if (recipe.source, recipe.dataset) != (source, dataset) or recipe.published.top1 is None:
+            raise ChapterError(
+                f"{recipe.name} has no figure of {source}'s on {dataset}, and this chapter compares its runs with such figures: "
+                f"`bnn train {recipe.name}` trains it, and `bnn compare` puts two runs side by side"
+            )
 
 
 def _shell() -> Any:

@@ -73,13 +73,9 @@ def _subcommands(told: str) -> list[str]:
 
     >>> _subcommands("Usage: x\\n\\nCommands:\\n  run    Run it.\\n         More.\\n  info  Tell.\\n\\nx")
     ['run', 'info']
-    >>> _subcommands("positional arguments:\\n  {run,check}\\n    run  Run it.")
-    ['run', 'check']
     """
-    if listed := re.search(r"^Commands:\n((?:  .*\n?)+)", told, re.MULTILINE):
-        return re.findall(r"^  (\w[\w-]*)(?:  |$)", listed[1], re.MULTILINE)
-    braces = re.search(r"^\s*\{([\w,-]+)\}\s*$", told, re.MULTILINE)
-    return braces[1].split(",") if braces else []
+    listed = re.search(r"^Commands:\n((?:  .*\n?)+)", told, re.MULTILINE)
+    return re.findall(r"^  (\w[\w-]*)(?:  |$)", listed[1], re.MULTILINE) if listed else []
 
 
 def collect() -> dict[str, str]:

@@ -20,15 +20,26 @@ from bs4 import BeautifulSoup, Tag
 from bnnlib.book.pages import share
 
 TITLE = "Binary neural networks, reproduced"
-_NO_PAGE = {"search.html", "genindex.html", "404.html"}
+_NO_PAGE = {"search.html", "genindex.html", "prf-prf.html", "404.html"}
 _LONG = 60  # letters; a cell with more does not stand well beside the name of its column
 _PHONE = 50  # letters across a phone's column
 _FIRST = 16  # letters that the first column takes there (book.css)
+_CITATIONS = '<div role="list" class="citation-list">'
+# In Sphinx's searchtools.js: what a summary leaves out, and the end of the promise that makes one.
+_LEFT_OUT = '[".headerlink", "script", "style"]'
+_SUMMARY = r"(Search\.makeSearchSummary\(data, searchTerms, anchor\).*?\n      \}\));"
 _TAGS = re.compile(r"<(script|style|svg|mjx-container)\b.*?</\1>|<[^>]+>", re.DOTALL)
 
 
 class AddressError(ValueError):
     """An address that is none; the message names the variable."""
+
+
+class LayoutError(ValueError):
+    """What Sphinx or its theme made does not look as this module expects, so that it can complete nothing there."""
+
+    def __init__(self, path: Path, expected: str) -> None:
+        super().__init__(f"{path}: expected {expected}; Sphinx or its theme has changed, and bnnlib/book/pages/finish.py must follow")
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,7 @@ def finish(site: Path, root: Path, published: Published) -> None:
         text = path.read_text(encoding="utf-8")
         if "<article" not in text or name.startswith("_"):
             continue
+        _expect(path, text, "</title>", "</article>")
         source = source_of(name, root)
         date = dates.get(source or "")
         if name not in _NO_PAGE:
@@ -93,18 +105,27 @@ def finish(site: Path, root: Path, published: Published) -> None:
             picture.write_bytes(share.draw(_title(text), description(text), TITLE))
         text = text.replace("</title>", "</title>\n" + _head(name, text, published), 1)
         text = stacked(text)
-        # its entries have a role of their own, which is none of a list's
-        text = text.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+        if 'class="citation-list"' in text:  # its entries have a role of their own, which is none of a list's
+            _expect(path, text, _CITATIONS)
+            text = text.replace(_CITATIONS, '<div class="citation-list">')
         text = text.replace("</article>", "</article>\n" + _foot(source, date, published), 1)
         path.write_text(text, encoding="utf-8")
+    if not listed:
+        raise LayoutError(site, "pages with an <article>")
     if published.site:
         (site / "sitemap.xml").write_text(_sitemap(listed, published.site), encoding="utf-8")
         (site / "robots.txt").write_text(
             f"User-agent: *\nSitemap: {published.site}sitemap.xml\n", encoding="utf-8"
         )
-    if (site / "search.html").is_file():
-        (site / "404.html").write_text(_not_found(site, published), encoding="utf-8")
+    (site / "404.html").write_text(_not_found(site / "index.html", published), encoding="utf-8")
     _search(site / "_static" / "searchtools.js")
+
+
+def _expect(path: Path, text: str, *parts: str) -> None:
+    """Raises :class:`LayoutError` where one of ``parts`` is not in ``text``, which the file ``path`` holds."""
+    for part in parts:
+        if part not in text:
+            raise LayoutError(path, part)
 
 
 def stacked(text: str) -> str:
@@ -162,8 +183,8 @@ def description(text: str) -> str:
 
 
 def _title(text: str) -> str:
-    """A page's heading as text."""
-    found = re.search(r"<h1>(.*?)<a", text, re.DOTALL)
+    """The heading of a page's article as text, without a number; what stands above it is for print."""
+    found = re.search(r'<h1\b[^>]*>(?:<span class="section-number">.*?</span>)?(.*?)(?:<a\b|</h1>)', text[text.index("<article") :], re.DOTALL)
     return " ".join(html.unescape(_TAGS.sub("", found[1])).split()) if found else TITLE
 
 
@@ -230,10 +251,13 @@ _NOT_HERE = """<article class="bd-article">
 </article>"""
 
 
-def _not_found(site: Path, published: Published) -> str:
+def _not_found(first: Path, published: Published) -> str:
     """The page for an address that is none: the first page's frame. A server shows it at any depth, so its links are
     taken from the address of the site where that is known."""
-    page = BeautifulSoup((site / "index.html").read_text(encoding="utf-8"), "html.parser")
+    page = BeautifulSoup(_read(first), "html.parser")
+    for selector in ("article", "footer.prev-next-footer", "head > meta"):
+        if page.select_one(selector) is None:
+            raise LayoutError(first, f"an element {selector}")
     page.article.replace_with(BeautifulSoup(_NOT_HERE, "html.parser"))
     page.title.string = f"This page is not here — {TITLE}"
     of_the_first = [
@@ -252,18 +276,17 @@ def _not_found(site: Path, published: Published) -> str:
 
 def _search(script: Path) -> None:
     """Summaries of results show prose, neither TeX nor code; from a file, where nothing can be fetched, there are none."""
-    if not script.is_file():
-        return
-    text = script.read_text(encoding="utf-8")
-    text = text.replace(
-        '[".headerlink", "script", "style"]',
-        '[".headerlink", "script", "style", ".math", ".highlight", "svg", ".page-source", ".toc-drawer"]',
-    )
-    text = re.sub(
-        r"(Search\.makeSearchSummary\(data, searchTerms, anchor\).*?\n      \}\));",
-        r"\1.catch(() => {});",
-        text,
-        count=1,
-        flags=re.DOTALL,
-    )
+    text = _read(script)
+    _expect(script, text, _LEFT_OUT)
+    text = text.replace(_LEFT_OUT, _LEFT_OUT[:-1] + ', ".math", ".highlight", "svg", ".page-source", ".toc-drawer"]')
+    text, found = re.subn(_SUMMARY, r"\1.catch(() => {});", text, count=1, flags=re.DOTALL)
+    if not found:
+        raise LayoutError(script, f"code that matches {_SUMMARY}")
     script.write_text(text, encoding="utf-8")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise LayoutError(path, "such a file") from None
