@@ -151,6 +151,19 @@ By symmetry.
 """
 
 
+def test_a_folded_cell_that_shows_nothing_is_folded_with_the_one_below():
+    shown = nbformat.v4.new_output("display_data", {"text/plain": "2"})
+
+    def cells():
+        tags = {"tags": ["hide-input"]}
+        return [nbformat.v4.new_code_cell("a = 2", metadata=tags), nbformat.v4.new_code_cell("a", metadata=tags, outputs=[shown])]
+
+    silent, loud = cells()
+    assert [cell.source for cell in chapter.folded_together([silent, loud])] == ["a = 2\n\n\na"]
+    silent, loud = cells()
+    assert [cell.source for cell in chapter.folded_together([loud, silent])] == ["a", "a = 2"]
+
+
 def test_a_solution_runs_after_its_chapter_and_the_page_shows_what_it_prints(tmp_path):
     (tmp_path / "notebooks").mkdir()
     source = tmp_path / "notebooks" / "one.ipynb"
