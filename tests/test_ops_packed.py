@@ -157,7 +157,9 @@ def test_floats_of_every_layout_and_type_in_turns(variant):
     assert torch.equal(ops.conv2d_packed(one, stored, w.shape, 1, 1).double(), conv_reference(one, w, 1, 1))
 
 
-def test_calls_on_several_threads_at_once(variant):
+@pytest.mark.parametrize("name", USABLE)  # the emulation of a GPU, which borrows what has a variant, is of one thread
+def test_calls_on_several_threads_at_once(name, monkeypatch):
+    ops_reference.use(monkeypatch, name)
     w = randn(40, 70, 3, 3, seed=1)
     ready, xs = ops.prepack(ops.pack_weight(w), w.shape), [randn(2, 70, 9, 7, seed=seed) for seed in range(8)]
     expected = [conv_reference(x, w, 1, 1) for x in xs]

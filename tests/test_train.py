@@ -628,7 +628,10 @@ def test_nan_among_the_first_weights_stops_a_run_whose_loss_is_finite(recipe, tm
 
 def test_a_folder_of_runs_that_cannot_be_written_is_named_with_the_way_out(tmp_path):
     (tmp_path / "file").write_text("")
-    answer = CliRunner().invoke(cli.app, ["s4-lenet5", "--profile", "quick", "--set", "dataset=digits", "--runs", str(tmp_path / "file" / "x")])
+    command, folder = ["s4-lenet5", "--profile", "quick", "--set", "dataset=digits"], str(tmp_path / "file" / "x")
+    answer = CliRunner().invoke(cli.app, [*command, "--runs", folder])
+    assert answer.exit_code == 2 and "is a file: name a folder" in " ".join(answer.stderr.replace("│", " ").split())
+    answer = CliRunner().invoke(cli.app, command, env={"BNN_RUNS": folder})
     assert answer.exit_code == 1
     assert "cannot be written (Not a directory): give another with --runs (in Python runs=)" in answer.stderr.splitlines()[-1]
     assert "was written before" not in answer.stderr
