@@ -4,6 +4,7 @@ user's cache lies."""
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
@@ -27,3 +28,10 @@ def folder_to_write(folder: Path | None) -> Path | None:
 
             raise typer.BadParameter(f"{path} is a file: name a folder")
     return folder
+
+
+def folder_option(help: str, *names: str, show_default: str | bool = True) -> Any:
+    """An option of a command line that names a folder for results."""
+    import typer  # of the command line alone
+
+    return typer.Option(*names, file_okay=False, callback=folder_to_write, help=help, show_default=show_default)

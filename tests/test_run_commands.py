@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from bnnlib import recipes, records
@@ -116,6 +117,20 @@ def test_a_file_in_the_place_of_a_folder_is_told_before_anything_is_done(tmp_pat
 def test_an_option_that_is_none_is_told_with_status_2(command):
     answer = CliRunner().invoke(importlib.import_module(MODULES[command][0]).app, ["--nope"])
     assert answer.exit_code == 2 and "No such option" in answer.output and "--nope" in answer.output
+
+
+@pytest.mark.parametrize("module", sorted({module for module, _ in MODULES.values()}))
+def test_help_hides_nothing_in_square_brackets(module):
+    """Typer reads them as a style, and leaves out what is in them."""
+    app = getattr(importlib.import_module(module), "app", None)
+    if app is None:
+        pytest.skip("has no options of its own")
+    commands = [typer.main.get_command(app)]
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        for text in (command.help, *(getattr(each, "help", None) for each in command.params)):
+            assert "[" not in (text or ""), f"{command.name}: {text}"
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from bnnlib.benchmarks.contenders import LAYERS, label
 from bnnlib.benchmarks.gpu_cases import Bench, Clock
 from bnnlib.ops import cuda
 from bnnlib.ops.cuda.nvrtc import CudaError
-from bnnlib.paths import folder_to_write
+from bnnlib.paths import folder_option
 
 SIZES = (512, 1024, 2048, 4096, 8192, 16384)
 BATCHES = (1, 128)
@@ -81,7 +81,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     out: Annotated[
         Path,
-        typer.Option(file_okay=False, callback=folder_to_write, help="folder of the record", show_default="results/bench"),
+        folder_option("folder of the record", show_default="results/bench"),
     ] = bench_record.FOLDER,
     small: Annotated[bool, typer.Option("--quick", help="small sizes alone; the record says so, and no page shows it")] = False,
 ) -> None:

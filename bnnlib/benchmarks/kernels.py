@@ -58,7 +58,7 @@ from bnnlib.benchmarks.contenders import GEMMS, LADDER_LAYERS, LAYERS
 from bnnlib.benchmarks.peaks import measure_peaks
 from bnnlib.benchmarks.summary import summary
 from bnnlib.ops import _backend
-from bnnlib.paths import folder_to_write
+from bnnlib.paths import folder_option
 from bnnlib.training import memory
 
 
@@ -151,12 +151,7 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="one small layer, few rounds: shows that it runs, measures nothing")] = False,
     out: Annotated[
         Path | None,
-        typer.Option(
-            file_okay=False,
-            callback=folder_to_write,
-            help="folder of the record",
-            show_default="results/bench of the repository; with --quick or --layers: none",
-        ),
+        folder_option("folder of the record", show_default="results/bench of the repository; with --quick or --layers: none"),
     ] = None,
     layers_only: Annotated[bool, typer.Option("--layers", help="peaks and layers alone; written only where --out says")] = False,
     worker: Annotated[str | None, typer.Option(hidden=True)] = None,

@@ -46,7 +46,7 @@ from bnnlib.benchmarks.peaks import TileUnit
 from bnnlib.benchmarks.record import FOLDER
 from bnnlib.benchmarks.turns import Contenders, alternate, times
 from bnnlib.deploy import onnx_export
-from bnnlib.paths import folder_to_write
+from bnnlib.paths import folder_option
 from bnnlib.training import memory
 
 BATCHES = (1, 128)
@@ -232,13 +232,7 @@ def main(
     nets: Annotated[list[str] | None, typer.Argument(help="recipes to measure", show_default="those that the book compares")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="LeNet-5, few rounds: shows that it runs, measures nothing")] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            file_okay=False,
-            callback=folder_to_write,
-            help="folder of the record",
-            show_default="results/bench; with --quick or chosen nets: none",
-        ),
+        Path | None, folder_option("folder of the record", show_default="results/bench; with --quick or chosen nets: none")
     ] = None,
     worker: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:

@@ -39,7 +39,7 @@ from bnnlib.benchmarks.networks import BATCHES, REALS
 from bnnlib.data import evaluate
 from bnnlib.deploy import images, whitened
 from bnnlib.experiments import predictions
-from bnnlib.paths import RESULTS, folder_to_write
+from bnnlib.paths import RESULTS, folder_option
 from bnnlib.storage import write_atomically
 
 FOLDER = RESULTS / "verified"
@@ -238,10 +238,7 @@ def main(
     nets: Annotated[list[str] | None, typer.Argument(help="recipes", show_default="those that the book compares")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="LeNet-5 alone, a few images: shows that it runs")] = False,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            file_okay=False, callback=folder_to_write, help="folder of the records", show_default="results/verified; with --quick: none"
-        ),
+        Path | None, folder_option("folder of the records", show_default="results/verified; with --quick: none")
     ] = None,
     only: Annotated[Only | None, typer.Option(help="write what the nets answer on their test sets, and measure nothing")] = None,
 ) -> None:

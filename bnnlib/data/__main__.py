@@ -14,7 +14,7 @@ from bnnlib.data.lazy import LazySplit
 
 app = typer.Typer(help="Say which data sets are here, or fetch one.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Root = Annotated[
-    Path | None, typer.Option(help="Folder that holds the sets. [default: $BNN_DATA, else the cache folder]")
+    Path | None, typer.Option(help="Folder that holds the sets.", show_default="$BNN_DATA, else the cache folder")
 ]
 NAMES = ", ".join(registry.NAMES)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from bnnlib import printable
-from bnnlib.paths import folder_to_write
+from bnnlib.paths import folder_option
 from bnnlib.training.progress import StandardError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -32,15 +32,11 @@ def main(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            file_okay=False,
-            callback=folder_to_write,
-            help="folder of the records of full runs [results/runs; of a recipe of your own: its run folder]",
-        ),
+        folder_option("folder of the records of full runs", show_default="results/runs; of a recipe of your own: its run folder"),
     ] = None,
     runs: Annotated[
         Path | None,
-        typer.Option(file_okay=False, callback=folder_to_write, help="folder of the run folders; else $BNN_RUNS, else the cache folder"),
+        folder_option("folder of the run folders; else $BNN_RUNS, else the cache folder"),
     ] = None,
     changes: Annotated[
         list[str] | None,

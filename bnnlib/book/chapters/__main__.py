@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from bnnlib.book.chapters import PROFILES, ChapterError, check, read, run, source_problems, sources, times
-from bnnlib.paths import ROOT, folder_to_write
+from bnnlib.paths import ROOT, folder_option
 
 app = typer.Typer(help="Run and check the chapters.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 Profile = StrEnum("Profile", PROFILES)
@@ -75,7 +75,7 @@ def _run(
     given: Annotated[list[str] | None, typer.Option("-p", metavar="PARAMETER VALUE", help="a parameter of the chapter; may be repeated")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(file_okay=False, callback=folder_to_write, help="folder of the executed chapters", show_default="build/chapters/<profile>"),
+        folder_option("folder of the executed chapters", show_default="build/chapters/<profile>"),
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="chapters at a time", show_default="one a core")] = None,
     force: Annotated[bool, typer.Option("--force", help="run chapters that are up to date, too")] = False,

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from bnnlib import data, deploy, records, storage
 from bnnlib.data import evaluate, whitening
 from bnnlib.experiments import predictions
-from bnnlib.paths import RESULTS, folder_to_write
+from bnnlib.paths import RESULTS, folder_option
 
 FOLDER = RESULTS / "measured"
 NET = "ours-lenet5"
@@ -155,7 +155,7 @@ def about(dataset: data.Dataset) -> Callable[[], dict[str, Any]]:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=__doc__)
 Data = Annotated[Path | None, typer.Option("--data", help="folder of the data sets; else $BNN_DATA, else the cache folder")]
-Out = Annotated[Path, typer.Option(file_okay=False, callback=folder_to_write, help="folder of the file", show_default="results/measured")]
+Out = Annotated[Path, folder_option("folder of the file", show_default="results/measured")]
 
 
 def _keep(measure, name: str, data_root: Path | None, out: Path) -> None:
