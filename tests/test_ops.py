@@ -280,7 +280,7 @@ def test_opcheck():
     for form in (torch.contiguous_format, torch.channels_last):
         a, b = (signs(t).bfloat16().contiguous(memory_format=form) for t in (x, w))
         opcheck(o.conv2d_of_signs.default, (a, b, None, *geometry, 0.5, torch.bfloat16))
-        for needed in ([True, True], [False, True], [True, False]):
+        for needed in ([True, True, False], [False, True, True], [True, False, True]):
             given = randn(2, 4, 6, 7).bfloat16(), a, b, ops.pack_activation(a)[None], *geometry, 0.0, needed
             opcheck(o.conv2d_of_signs_backward.default, given)
     opcheck(o.binary_linear.default, (randn(3, 2, 9).requires_grad_(), randn(4, 9, seed=1).requires_grad_()))

@@ -92,6 +92,18 @@ def test_conv2d_of_signs_is_conv2d(variant, dtype, channels_last, dropout, biase
         assert e.grad.dtype == torch.float32 and torch.allclose(e.grad.double(), f.grad, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("images", [0, 1, 130])
+def test_the_bias_of_signs_gets_its_gradient_in_float32(images):
+    """That of bfloat16, on more images than are added at once."""
+    x, w = signs(randn(images, 8, 40, 41)).bfloat16(), signs(randn(3, 8, 1, 1)).requires_grad_()
+    bias = randn(3, seed=1).requires_grad_()
+    y = ops.conv2d_of_signs(x.to(memory_format=torch.channels_last), w, bias)
+    given = (100 + randn(*y.shape, seed=2)).to(y.dtype)
+    y.backward(given)
+    assert bias.grad.dtype == torch.float32
+    assert torch.allclose(bias.grad.double(), given.double().sum((0, 2, 3)), rtol=1e-6, atol=0)
+
+
 def test_bf16_of_more_outputs_than_are_rounded_at_once(variant):
     x, bias = signs(randn(2, 64, 3, 3)).bfloat16().to(memory_format=torch.channels_last), randn(1100, seed=3)
     w = signs(randn(1100, 64, 1, 1, seed=1)).float() * randn(1100, 1, 1, 1, seed=2).abs()

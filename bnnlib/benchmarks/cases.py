@@ -54,7 +54,9 @@ def measure_gradients(layer, batch: int, rounds: int) -> dict:
             contenders[f"{name}-{dtype}"] = lambda needed=needed, peer=peer: torch.ops.aten.convolution_backward(
                 *peer, None, *geometry, False, [0, 0], 1, [*needed, False]
             )
-        contenders[name] = lambda needed=needed: torch.ops.bnn.conv2d_of_signs_backward(dy, x, w, ops.pack_activation(x)[None], *geometry, 1, 0.0, needed)
+        contenders[name] = lambda needed=needed: torch.ops.bnn.conv2d_of_signs_backward(
+            dy, x, w, ops.pack_activation(x)[None], *geometry, 1, 0.0, [*needed, False]
+        )
     tiles = TileUnit()
     seconds = alternate(contenders, rounds, between=tiles.look)
     return {

@@ -201,27 +201,26 @@ def _binary_conv2d_backward(ctx, gradient):
 
 
 def _conv2d_of_signs_backward(ctx, gradient, _):
-    needed = ctx.needs_input_grad[:2]
+    needed = ctx.needs_input_grad[:3]
     if torch.is_grad_enabled():  # create_graph=True: by operations that PyTorch can differentiate again
         (x, weight, _), (*geometry, dropout) = ctx.saved_tensors, ctx.rest
         values = (x if dropout else binarize(x, "identity")).to(gradient.dtype)
-        found = _conv2d_gradients(gradient, values, weight, *geometry, needed)
+        found = *_conv2d_gradients(gradient, values, weight, *geometry, needed[:2]), gradient.sum((0, 2, 3), dtype=ctx.bias_dtype)
     else:
         found = OPS.conv2d_of_signs_backward(gradient, *ctx.saved_tensors, *ctx.rest, needed)
-    gx, gw = (g if wanted else None for g, wanted in zip(found, needed, strict=True))
-    gb = gradient.sum((0, 2, 3), dtype=ctx.bias_dtype) if ctx.needs_input_grad[2] else None
-    return gx, gw, gb, None, None, None, None, None, None
+    gx, gw, gb = (g if wanted else None for g, wanted in zip(found, needed, strict=True))
+    return gx, gw, None if gb is None else gb.to(ctx.bias_dtype), None, None, None, None, None, None
 
 
 def _gradients_of_signs(
     gradient, x, weight, bits, stride, padding, dilation, groups, dropout, needed
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """By the kernels where they can (``kernels/gradients/gradient.h``); an empty tensor for one that is not needed."""
     (n, c, h, w), (o, _, kh, kw) = x.shape, weight.shape
     plain = [*stride, *dilation, groups] == [1, 1, 1, 1, 1]
     if not (plain and gradient.dtype == torch.bfloat16 and len(bits) and _backend.backend().gradients):
         values = (x if dropout else sign(x)).to(gradient.dtype)
-        gx, gw = _conv2d_gradients(gradient, values, weight, stride, padding, dilation, groups, needed)
+        gx, gw = _conv2d_gradients(gradient, values, weight, stride, padding, dilation, groups, needed[:2])
     else:
         geometry = [n, h, w, c, o, kh, kw, 1, 1, *padding, 1, 1, 1]
         gx, gw, dy = None, None, gradient.permute(0, 2, 3, 1).contiguous()
@@ -237,12 +236,22 @@ def _gradients_of_signs(
                 _backend.backend().gradient_of_weight(geometry, dy, bits[1], minus)
                 gw.sub_(minus).div_(2 - 2 * dropout)
             gw = gw.permute(0, 3, 1, 2)
-    return _in_form_of(gx, x), _in_form_of(gw, weight)
+    gb = _sum_of_channels(gradient) if needed[2] else gradient.new_empty((0,))
+    return _in_form_of(gx, x), _in_form_of(gw, weight), gb
 
 
 def _gradients_of_signs_fake(gradient, x, weight, bits, stride, padding, dilation, groups, dropout, needed):
-    gx, gw = (t.new_empty(t.shape) if wanted else None for t, wanted in zip((x, weight), needed, strict=True))
-    return _in_form_of(gx, x), _in_form_of(gw, weight)
+    gx, gw = (t.new_empty(t.shape) if wanted else None for t, wanted in zip((x, weight), needed[:2], strict=True))
+    gb = _sum_of_channels(gradient[:1]) if needed[2] else gradient.new_empty((0,))
+    return _in_form_of(gx, x), _in_form_of(gw, weight), gb
+
+
+def _sum_of_channels(values: Tensor) -> Tensor:
+    """``[N, C, H, W]`` to ``[C]``, added in float32 at least. Some images at a time: PyTorch would first write all values
+    in float32 to memory, which takes ten times as long as adding them."""
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    images = max(1, 2**18 // max(1, values[:1].numel()))
+    return torch.stack([some.sum((0, 2, 3), dtype=dtype) for some in values.split(images)]).sum(0)
 
 
 def _magnitude(weight: Tensor) -> Tensor:
@@ -281,7 +290,7 @@ register(
 )
 register(
     f"conv2d_of_signs_backward(Tensor gradient, Tensor x, Tensor weight, Tensor bits, {GEOMETRY}, float dropout,"
-    " bool[2] needed) -> (Tensor, Tensor)",
+    " bool[3] needed) -> (Tensor, Tensor, Tensor)",
     _gradients_of_signs,
     _gradients_of_signs_fake,
 )
