@@ -147,6 +147,16 @@ def test_with_addresses_pages_can_be_found_edited_and_run(tmp_path):
     assert offline.outside(built) == [], "links load nothing"
 
 
+def test_buttons_of_the_side_bar_have_names(tmp_path):
+    built = site(tmp_path / "site")
+    path = built / "index.html"
+    button = '<summary><span class="toctree-toggle" role="presentation"></span></summary>'
+    bar = f'<nav><a href="x.html">Layers</a><details open="open">{button}</details><a href="y.html">Nets</a><details>{button}</details></nav>'
+    path.write_text(path.read_text().replace("<article", bar + "<article", 1))
+    finish.finish(built, repository(tmp_path / "root"), finish.Published())
+    assert re.findall('<summary aria-label="(.*?)">', path.read_text()) == ["Pages of Layers", "Pages of Nets"]
+
+
 def test_a_summary_of_a_search_result_is_prose_and_may_be_missing(tmp_path):
     built = site(tmp_path / "site")
     finish.finish(built, repository(tmp_path / "root"), finish.Published())
@@ -162,6 +172,7 @@ def test_a_summary_of_a_search_result_is_prose_and_may_be_missing(tmp_path):
         ("_static/searchtools.js", None, None, "such a file"),
         ("notebooks/two.html", "</title>", "</Title>", "</title>"),
         ("notebooks/two.html", "</article>", "</Article>", "</article>"),
+        ("notebooks/two.html", "</article>", '</article><summary><b class="toctree-toggle"></b></summary>', "side bar whose buttons match .*"),
         ("notebooks/two.html", "<p>Short.</p>", '<ul class="citation-list"></ul>', '<div role="list" class="citation-list">'),
         ("index.html", "prev-next-footer", "previous-and-next", "an element footer.prev-next-footer"),
         ("index.html", None, None, "such a file"),

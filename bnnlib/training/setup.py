@@ -15,7 +15,7 @@ from torch import nn
 from bnnlib import data, layers, recipes, records
 from bnnlib.data import evaluate
 from bnnlib.recipes import Recipe
-from bnnlib.training import building, compiling, fits
+from bnnlib.training import building, fits
 from bnnlib.training.meters import Meter
 
 DECODERS = 16  # at most so many processes decode images for one training process
@@ -119,7 +119,12 @@ def setup(
     if fabric.device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # the sizes of a recipe never change
     wanted = recipe.compile is True or (recipe.compile == "gpu" and fabric.device.type == "cuda")
-    forward, optimizer = fabric.setup(compiling.compiled(model, fabric.device) if wanted else model, optimizer)
+    forward = model
+    if wanted:
+        from bnnlib.training import compiling  # which loads the compiler, in a second
+
+        forward = compiling.compiled(model, fabric.device)
+    forward, optimizer = fabric.setup(forward, optimizer)
     # where several processes would find fewer than two images each in the last batch of an epoch, it is left out
     steps = len(train)
     if fabric.world_size > 1 and train.count(steps - 1) < 2 * fabric.world_size:

@@ -24,6 +24,8 @@ _NO_PAGE = {"search.html", "genindex.html", "prf-prf.html", "404.html"}
 _LONG = 60  # letters; a cell with more does not stand well beside the name of its column
 _PHONE = 50  # letters across a phone's column
 _FIRST = 16  # letters that the first column takes there (book.css)
+# In the theme's side bar: a page with pages below it, and the button that shows them, which has no name.
+_TOGGLE = re.compile(r'(>([^<]+)</a><details(?: open="open")?>)<summary>(?=<span class="toctree-toggle")')
 _CITATIONS = '<div role="list" class="citation-list">'
 # In Sphinx's searchtools.js: what a summary leaves out, and the end of the promise that makes one.
 _LEFT_OUT = '[".headerlink", "script", "style"]'
@@ -104,6 +106,9 @@ def finish(site: Path, root: Path, published: Published) -> None:
             picture.parent.mkdir(exist_ok=True)
             picture.write_bytes(share.draw(_title(text), description(text), TITLE))
         text = text.replace("</title>", "</title>\n" + _head(name, text, published), 1)
+        text, named = _TOGGLE.subn(r'\1<summary aria-label="Pages of \2">', text)
+        if named != text.count('class="toctree-toggle"'):
+            raise LayoutError(path, f"side bar whose buttons match {_TOGGLE.pattern}")
         text = stacked(text)
         if 'class="citation-list"' in text:  # its entries have a role of their own, which is none of a list's
             _expect(path, text, _CITATIONS)
