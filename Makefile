@@ -24,7 +24,7 @@ help:
 	@echo "make train      train one recipe, write its record  RECIPE=s4-lenet5  SEED=0  PROFILE=full"
 	@echo "make plan       what has no record yet, and the hours it takes"
 	@echo "make reproduce  train -> records -> chapters -> book, where something is missing  JOBS=all (CPU cores)"
-	@echo "make bench      measure kernels and packed networks on this machine into results/bench/ and results/verified/"
+	@echo "make bench      measure kernels, networks and training on this machine into results/bench/ and results/verified/"
 	@echo "make bench-kernels  measure the kernels alone, minutes    ARGS=--layers: layers only, printed and not kept"
 	@echo "make lab        open copies of the chapters in JupyterLab: build/lab/00-start.ipynb"
 	@echo "make clean      remove what was built; .venv, data and run folders stay"
@@ -70,6 +70,7 @@ bench-kernels: kernels
 
 bench: bench-kernels
 	@$(IN_ENV) python -m bnnlib.bench_deploy $(ARGS)
+	@$(IN_ENV) python -m bnnlib bench training $(ARGS)
 	@$(IN_ENV) python -m bnnlib.verify $(ARGS)
 
 lab: kernels

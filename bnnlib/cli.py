@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Binary neural networks, reproduced: recipes, training, records, packed networks, benchmarks, the book.",
 )
-bench = typer.Typer(no_args_is_help=True, help="Measure this machine: kernels, a GPU, or whole packed networks.")
+bench = typer.Typer(no_args_is_help=True, help="Measure this machine: kernels, a GPU, whole packed networks, or training.")
 
 # command: module, what it does
 MODULES = {
@@ -45,6 +45,7 @@ MODULES = {
     "bench kernels": ("bnnlib.benchmarks.kernels", "Time the kernels against PyTorch's."),
     "bench gpu": ("bnnlib.benchmarks.gpu", "Time the kernels on this machine's NVIDIA GPU against PyTorch's."),
     "bench networks": ("bnnlib.benchmarks.networks", "Time whole packed networks against PyTorch's."),
+    "bench training": ("bnnlib.benchmarks.training_steps", "Time a step of training with the kernels and with PyTorch's convolutions."),
 }
 
 

@@ -46,7 +46,7 @@ CLOCKS_DIFFER = 0.05  # two clocks that differ by more are said to disagree
 def newest(folder: Path = FOLDER) -> list[dict]:
     """The newest whole record of the kernels of each CPU, newest first. Raises :class:`bnnlib.benchmarks.record.BenchError` for
     a damaged file and for one of an older version."""
-    paths = [path for path in folder.glob("*.json") if not path.name.startswith(("deploy-", "gpu-"))]  # whole networks; GPUs
+    paths = [path for path in folder.glob("*.json") if not path.name.startswith(("deploy-", "gpu-", "training-"))]  # of other benchmarks
     found = bench_record.newest_of_each(paths)
     for one in found:
         if not one["runs"] or not all({"layers", "gemms", "peaks"} <= set(run) for run in one["runs"]):

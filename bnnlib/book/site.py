@@ -184,6 +184,7 @@ def _generated(root: Path, notebooks: list[Path], numbers: Mapping[str, str]) ->
         "runs": costs.runs_table(known, found),
         "pending": costs.pending(known, found),
         "totals": costs.totals(found),
+        "training-steps": costs.steps(root / "results" / "bench"),
         "chapters": cards.chapter_cards(notebooks, cards.questions(root), cards.pictures(notebooks), numbers),
         "chapter-times": costs.chapter_times(notebooks, root),
         "reference": reference.home(),

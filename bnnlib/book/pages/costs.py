@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bnnlib.benchmarks import record as bench_record
 from bnnlib.benchmarks import speed
 from bnnlib.book import opening, tables
 from bnnlib.book.pages import cards
@@ -63,6 +64,37 @@ def runs_table(known: Iterable, found: Iterable) -> str:
             }
         )
     return tables.markdown(rows) + "\n" if rows else "*None yet.*\n"  # times of several machines wrap, as figures do not
+
+
+WAYS = {"bf16": "bfloat16", "fp32": "float32", "bf16-compile": "bfloat16, compiled", "fp32-compile": "float32, compiled"}
+MS = {"ours, ms an image": 2, "PyTorch's best, ms": 2}
+
+
+def steps(folder: Path) -> str:
+    """What a step of training takes with the kernels and with PyTorch's convolutions, from the benchmark records in a folder, a table
+    for each processor."""
+    from bnnlib import recipes
+
+    told = []
+    for record in bench_record.newest_of_each(list(folder.glob("training-*.json"))):
+        rows = []
+        for run in record["runs"]:
+            for case in run["cases"]:
+                best = speed.best_rival(case)
+                rows.append(
+                    {
+                        "network": recipes.load(case["recipe"]).title,
+                        "threads": run["threads"],
+                        "images a step": case["batch"],
+                        "ours, ms an image": case["times"]["bits"]["median_us"] / 1000 / case["batch"],
+                        "PyTorch's best, ms": case["times"][best]["median_us"] / 1000 / case["batch"],
+                        "which is": WAYS[best],
+                        "over ours": str(speed.ratio(case, best, "bits")),
+                    }
+                )
+        cases = [case for run in record["runs"] for case in run["cases"]]
+        told.append(f"{speed.core(record)} ({bench_record.origin(record, cases)}):\n\n{tables.markdown(rows, digits=MS)}\n")
+    return "\n".join(told) if told else "*Not measured yet: `bnn bench training`.*\n"
 
 
 def pending(known: Iterable, found: Iterable) -> str:
