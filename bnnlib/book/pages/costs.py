@@ -81,9 +81,11 @@ def steps(folder: Path) -> str:
         for run in record["runs"]:
             for case in run["cases"]:
                 best = speed.best_rival(case)
+                recipe = recipes.load(case["recipe"])
                 rows.append(
                     {
-                        "network": recipes.load(case["recipe"]).title,
+                        "network": recipe.title,
+                        "recipe in": "bfloat16" if recipe.precision == "bf16-mixed" else "float32",
                         "threads": run["threads"],
                         "images a step": case["batch"],
                         "ours, ms an image": case["times"]["bits"]["median_us"] / 1000 / case["batch"],
