@@ -163,7 +163,7 @@ by_any_kernels = pytest.mark.usefixtures("by_kernels")
 
 
 @by_any_kernels
-@pytest.mark.parametrize(("threads", "dropout"), [(1, 0.0), (2, 0.0), (1, 0.5)])
+@pytest.mark.parametrize(("threads", "dropout"), [(1, 0.0), (2, 0.0), (5, 0.0), (1, 0.5)])
 @pytest.mark.parametrize(
     ("n", "c", "o", "h", "w", "kernel", "padding"),
     [

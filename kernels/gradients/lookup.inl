@@ -150,62 +150,90 @@ struct Input {
     }
 };
 
-// The gradient of the weights, some positions at a time: first the index of their signs, then tables and sums for H
-// rows of dw at a time.
+// The gradient of the weights. A team is a thread with its share of the rows of dw, H at a time, and of their taps. It
+// works off some positions at a time: first the index of their signs, then tables and sums for its rows. Each makes the
+// index that it needs: reading another core's takes longer.
 struct Weight {
     const Conv g;
     const uint16_t* dy;
     const uint64_t* signs;
     float* dw;
-    isize vectors, blocks, parts, most_words;           // blocks: of H rows of dw; parts: of the taps, an item each
-    uint8_t* index;                                     // [tap][word][vector]
-    uint16_t* outside;    // of [tap][word]: which of its positions have no sign at this tap
-    const uint64_t* zeros;                              // used in their place
-    isize begin, words;                                 // the first position, and words of them from there
+    const uint64_t* zeros;                              // signs of what lies outside, not used
+    isize vectors, units, teams, most_words;            // units: taps of H rows of dw
 
-    Weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads)
-        : g(g), dy(dy), signs(signs), dw(dw) {
-        vectors = ceil_div(g.c, H), blocks = ceil_div(g.o, H);
-        parts = blocks % threads && blocks < 4 * threads ? least(threads, g.taps()) : 1;
+    // Some positions: the first, words of them from there, the index [tap][word][vector], and of [tap][word] which
+    // positions have no sign at this tap.
+    struct Positions {
+        isize begin, words;
+        uint8_t* index;
+        uint16_t* outside;
+    };
+
+    Weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, const uint64_t* zeros, isize threads)
+        : g(g), dy(dy), signs(signs), dw(dw), zeros(zeros) {
+        vectors = ceil_div(g.c, H), units = ceil_div(g.o, H) * g.taps(), teams = least(threads, units);
         most_words = round_up(
             least(most(1, CACHED / (g.taps() * vectors * INDEX)), least(96, ceil_div(g.pixels(), WORD))), CHUNK);
     }
+    isize index_bytes() const { return round_up(g.taps() * most_words * (vectors * INDEX + 2), 64); }
     isize bytes() const {
-        return CHUNK * WORD * H * 2 + ROWS * CHUNK * GROUPS * TABLE + H * 4 + g.taps() * H * 4 + round_up(g.c, H) * 4;
+        return index_bytes() + CHUNK * WORD * H * 2 + ROWS * CHUNK * GROUPS * TABLE + H * 4 + g.taps() * H * 4 +
+               round_up(g.c, H) * 4;
     }
 
-    void make_index(isize item) const {
-        const isize tap = item / words, word = item % words;
-        const uint64_t* rows[WORD];
-        uint16_t missing = 0;
-        const isize q = begin + word * WORD;
-        isize image = q / (g.oh() * g.ow()), y = q / g.ow() % g.oh() + tap / g.kw - g.ph,
-              x = q % g.ow() + tap % g.kw - g.pw;
-        for (isize r = 0; r < WORD; ++r) {
-            const bool there = image < g.n && y >= 0 && y < g.h && x >= 0 && x < g.w;
-            rows[r] = there ? signs + ((image * g.h + y) * g.w + x) * bnn::words(g.c) : zeros;
-            missing |= (uint16_t)(!there << r);
-            if (++x == g.ow() + tap % g.kw - g.pw) {
-                x = tap % g.kw - g.pw;
-                if (++y == g.oh() + tap / g.kw - g.ph) y = tap / g.kw - g.ph, ++image;
-            }
+    void item(isize team, uint8_t* mine) const {
+        const isize begin = team * units / teams, last = (team + 1) * units / teams - 1;
+        const isize first_block = begin / g.taps(), last_block = last / g.taps();
+        const isize first_tap = begin % g.taps(), end_tap = last % g.taps() + 1;
+        const bool one = first_block == last_block;
+        Positions at = {0, 0, mine, (uint16_t*)(mine + g.taps() * most_words * vectors * INDEX)};
+        for (; at.begin < g.pixels(); at.begin += most_words * WORD) {
+            at.words = least(most_words, ceil_div(g.pixels() - at.begin, WORD));
+            for (isize word = 0; word < at.words; ++word)
+                make_index(at, word, one ? first_tap : 0, one ? end_tap : g.taps());
+            for (isize block = first_block; block <= last_block; ++block)
+                rows(at, block, block == first_block ? first_tap : 0, block == last_block ? end_tap : g.taps(),
+                     mine + index_bytes());
         }
-        make_word(rows, vectors, index + item * vectors * INDEX);
-        outside[item] = missing;
     }
 
-    void rows(isize item, uint8_t* mine) const {
-        constexpr isize each = CHUNK * GROUPS * TABLE;
-        const isize block = item / parts, part = item % parts, channels = least(H, g.o - block * H);
-        const isize begin_tap = part * g.taps() / parts, end_tap = (part + 1) * g.taps() / parts;
-        uint8_t* const tables = mine;                                           // [ROWS][group]
+    void make_index(const Positions& at, isize word, isize begin_tap, isize end_tap) const {
+        const isize q = at.begin + word * WORD, row_words = bnn::words(g.c);
+        const isize image = q / (g.oh() * g.ow()), line = q / g.ow() % g.oh(), column = q % g.ow();
+        for (isize tap = begin_tap; tap < end_tap; ++tap) {
+            const uint64_t* rows[WORD];
+            uint16_t missing = 0;
+            const isize i = tap / g.kw - g.ph, j = tap % g.kw - g.pw;
+            isize n = image, y = line + i, x = column + j;
+            if (n < g.n && y >= 0 && y < g.h && x >= 0 && x + WORD <= g.w && column + WORD <= g.ow()) {
+                const uint64_t* const from = signs + ((n * g.h + y) * g.w + x) * row_words;
+                for (isize r = 0; r < WORD; ++r) rows[r] = from + r * row_words;
+            } else {
+                for (isize r = 0; r < WORD; ++r) {
+                    const bool there = n < g.n && y >= 0 && y < g.h && x >= 0 && x < g.w;
+                    rows[r] = there ? signs + ((n * g.h + y) * g.w + x) * row_words : zeros;
+                    missing |= (uint16_t)(!there << r);
+                    if (++x == g.ow() + j) {
+                        x = j;
+                        if (++y == g.oh() + i) y = i, ++n;
+                    }
+                }
+            }
+            make_word(rows, vectors, at.index + (tap * at.words + word) * vectors * INDEX);
+            at.outside[tap * at.words + word] = missing;
+        }
+    }
+
+    void rows(const Positions& at, isize block, isize begin_tap, isize end_tap, uint8_t* tables) const {
+        constexpr isize each = CHUNK * GROUPS * TABLE;                          // of a row's tables: [ROWS][group]
+        const isize channels = least(H, g.o - block * H);
         int16_t* const values = (int16_t*)(tables + ROWS * each);               // [position][H], in steps
         float* const steps = (float*)(values + CHUNK * WORD * H);               // [H]
         int32_t* const starts = (int32_t*)(steps + H);                          // [tap][H]
         float* const nowhere = (float*)(starts + g.taps() * H);
-        for (isize from = 0; from < words; from += CHUNK) {
-            const isize some = least(CHUNK, words - from);
-            prepare(block, from, begin_tap, end_tap, values, steps, starts);
+        for (isize from = 0; from < at.words; from += CHUNK) {
+            const isize some = least(CHUNK, at.words - from);
+            prepare(at, block, from, begin_tap, end_tap, values, steps, starts);
             for (isize o = 0; o < channels; o += ROWS) {
                 for (isize r = 0; r < ROWS; ++r)
                     for (isize k = 0; k < some * GROUPS; ++k)
@@ -220,8 +248,8 @@ struct Weight {
                     }
                     in_blocks(vectors, [&](isize v, auto count) {
                         float* const to[ROWS] = {rows[0] + v * H, rows[1] + v * H, rows[2] + v * H, rows[3] + v * H};
-                        const uint8_t* const at = index + ((tap * words + from) * vectors + v) * INDEX;
-                        find<count.value>(table, heads, at, vectors * INDEX, some, g.c - v * H, to);
+                        const uint8_t* const words = at.index + ((tap * at.words + from) * vectors + v) * INDEX;
+                        find<count.value>(table, heads, words, vectors * INDEX, some, g.c - v * H, to);
                     });
                 }
             }
@@ -230,9 +258,9 @@ struct Weight {
 
     // Writes a chunk's values in steps, for up to H channels, and where the sums start at each tap: the index says -1
     // where there is no sign.
-    void prepare(isize block, isize from, isize begin_tap, isize end_tap, int16_t* values, float* steps,
-                 int32_t* starts) const {
-        const isize first = begin + from * WORD, count = least(CHUNK * WORD, g.pixels() - first);
+    void prepare(const Positions& where, isize block, isize from, isize begin_tap, isize end_tap, int16_t* values,
+                 float* steps, int32_t* starts) const {
+        const isize first = where.begin + from * WORD, count = least(CHUNK * WORD, g.pixels() - first);
         const uint16_t* const at = dy + first * g.o + block * H;
         constexpr int some = H / F;
         const isize left = g.o - block * H;
@@ -254,8 +282,8 @@ struct Weight {
             store(steps + v * F, divide(same(1), unit[v]));
             for (isize tap = begin_tap; tap < end_tap; ++tap) {
                 Ints start = all[v];
-                for (isize k = from; k < least(words, from + CHUNK); ++k)
-                    for (unsigned left = outside[tap * words + k]; left; left &= left - 1) {
+                for (isize k = from; k < least(where.words, from + CHUNK); ++k)
+                    for (unsigned left = where.outside[tap * where.words + k]; left; left &= left - 1) {
                         const int16_t* const value = values + ((k - from) * WORD + __builtin_ctz(left)) * H + v * F;
                         start = add(start, load16(value));
                     }
@@ -295,15 +323,7 @@ inline void gradient_of_input(const Conv& g, const uint16_t* dy, const uint64_t*
 inline void gradient_of_weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, isize threads) {
     fill(dw, 0, g.o * g.k() * 4);
     static thread_local Memory memory;
-    Weight work(g, dy, signs, dw, threads);
-    const isize indexes = g.taps() * work.most_words;
-    const Shared shared(memory, round_up(indexes * (work.vectors * INDEX + 2), 64), g.c);
-    work.index = shared.index, work.zeros = shared.zeros,
-    work.outside = (uint16_t*)(shared.index + indexes * work.vectors * INDEX);
-    for (work.begin = 0; work.begin < g.pixels(); work.begin += work.most_words * WORD) {
-        work.words = least(work.most_words, ceil_div(g.pixels() - work.begin, WORD));
-        parallel_for(threads, g.taps() * work.words, 0, [&](isize item, uint8_t*) { work.make_index(item); });
-        parallel_for(threads, work.blocks * work.parts, work.bytes(),
-                     [&](isize item, uint8_t* mine) { work.rows(item, mine); });
-    }
+    const Shared shared(memory, 0, g.c);
+    const Weight work(g, dy, signs, dw, shared.zeros, threads);
+    parallel_for(threads, work.teams, work.bytes(), [&](isize item, uint8_t* mine) { work.item(item, mine); });
 }
