@@ -107,6 +107,7 @@ def convert(
             made = trace(model, set(keep), inputs, others, reasons)
         finally:
             state.restore()
+        vars(model).update(made.layers)
         for node in made.graph.nodes:
             node.meta["shape"] = tuple(node.meta["value"].shape) if carried(node) else None
         builder = Builder(made.model, made.graph, real, set(keep), made.kept, kinds.find, MAKERS)
