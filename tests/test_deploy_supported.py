@@ -726,7 +726,9 @@ def test_inputs_of_other_kinds_work_or_say_how():
     same(want[1], runner(x.numpy()[1]))
     for bad, message in (
         ((x * 9).byte(), "got uint8: scale them"), ((x * 9).numpy().astype(np.int64), "got int64: scale"), ([1.0], "got list"),
-        (x[:, :3], r"images \[N, 4, 9, 8\], got \[2, 3, 9, 8\]"), (torch.where(x == x[1, 2, 3, 4], torch.nan, x), "image 1 holds a NaN"),
+        (x[:, :3], r"images \[N, 4, 9, 8\], got \[2, 3, 9, 8\]$"),
+        (x[:, :, :5], r"images \[N, 4, 9, 8\], got \[2, 4, 5, 8\]: it is for images of one size; convert the model for these"),
+        (torch.where(x == x[1, 2, 3, 4], torch.nan, x), "image 1 holds a NaN"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             net(bad)
