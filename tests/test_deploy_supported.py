@@ -618,6 +618,7 @@ def test_what_stays_in_pytorch_is_named_by_its_module():
         (lambda s, x: s.l(x, x, x)[0], {"l": nn.MultiheadAttention(11, 1, batch_first=True)}, "l", "no MultiheadAttention"),
         (lambda s, x: x.topk(2)[0], {}, "topk", "no topk"), (lambda s, x: x @ x.transpose(1, 2), {}, "matmul", "no matrix product of two activations"),
         (lambda s, x: x @ s.w, {"w": torch.rand(1, 11, 4)}, "matmul", "no matmul of this form"),
+        (lambda s, x: s.b(x), {"b": layers.BinaryConv1d(6, 2, 3, padding=1, padding_value=-1, binary_input=False)}, "b", "pads real values by -1"),
         (lambda s, x: s.n(x), {"n": nn.BatchNorm1d(6, track_running_stats=False)}, "n", "no running statistics"),
     ):  # fmt: skip
         net = deploy.convert(Do(function, **parts), ROW)

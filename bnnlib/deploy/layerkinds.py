@@ -145,6 +145,8 @@ def why_not(node: torch.fx.Node, model: nn.Module) -> str:
         return "its input scale needs the real-valued input"
     if isinstance(module, layers.BinaryLayer) and (own := own_quantizer(module)):
         return own
+    if isinstance(module, layers.BinaryConv2d) and not module.binary_input and module.padding_value:
+        return f"it pads real values by {module.padding_value:+d}: of these the executor pads by 0 alone"
     if type(module).__name__ == "PackedNetwork":
         return "it is a packed network already"
     what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
