@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -505,6 +506,27 @@ def test_masks_and_where(batch):
     converted(model, batch=batch, left=set())
     careful = Do(lambda s, x: torch.where(x > 0, x.log(), s.b(x)), b=B(4, 4, 3, padding=1))  # 0 times what is not chosen would be NaN
     converted(careful, batch=batch, left={"where"})
+
+
+class Block(nn.Module):
+    """As ConvNeXt has it: what it gives depends on all blocks before it."""
+
+    def __init__(self, drop) -> None:
+        super().__init__()
+        self.a, self.n, self.b, self.drop = B(4, 4, 3, padding=1, groups=4), nn.LayerNorm(4), layers.BinaryLinear(4, 4), drop
+
+    def forward(self, x):
+        y = self.n(self.a(x).permute(0, 2, 3, 1))
+        return x + self.drop(F.gelu(self.b(y)).permute(0, 3, 1, 2) * 0.1)
+
+
+def test_deep_nets_are_converted():
+    """Each operation asks for what it reads, which took more calls within calls than Python allows by itself."""
+    torch.manual_seed(0)
+    depth = pytest.importorskip("torchvision.ops").StochasticDepth(0.3, "row")
+    before = sys.getrecursionlimit()
+    converted(nn.Sequential(*(Block(depth) for _ in range(40))), shape=(4, 5, 4), batch=2, left=set())
+    assert sys.getrecursionlimit() == before
 
 
 def test_functions_with_weights_in_modules_of_a_sequential(tmp_path):

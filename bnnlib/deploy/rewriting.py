@@ -156,6 +156,10 @@ def _dropout(trained: bool) -> Callable[..., Any]:
     return rule
 
 
+def _stochastic_depth(input: Any, p: float, mode: str, training: bool = True) -> Any:
+    return None if training else input
+
+
 # ------------------------------------------------------------------------------------------------ masks
 
 _COMPARED = {
@@ -259,6 +263,8 @@ _RULES: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _dropout(False)),
     **dict.fromkeys((F.dropout1d, F.dropout3d, torch.dropout, torch.alpha_dropout, torch.feature_dropout), _dropout(True)),
 }  # fmt: skip
+# functions of libraries that need not be here; torch.fx takes them for one operation each
+_RULES_BY_NAME = {"torchvision.ops.stochastic_depth.stochastic_depth": _stochastic_depth}
 _MODULES: dict[type[nn.Module], Callable[..., Any]] = {
     nn.GLU: lambda m, x: _glu(x, m.dim),
     nn.Mish: lambda m, x: _mish(x, m.inplace),
@@ -271,7 +277,7 @@ _MODULES: dict[type[nn.Module], Callable[..., Any]] = {
 def rewritten(target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     """What a call of ``target`` gives, of operations that the executor has; None where no rule says so."""
     try:
-        rule = _RULES.get(target)
+        rule = _RULES.get(target) or _RULES_BY_NAME.get(f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}")
     except TypeError:  # a target that cannot be hashed
         return None
     return None if rule is None else _applied(rule, args, kwargs)
