@@ -42,7 +42,8 @@ def write_atomically(path: Path, data: bytes | memoryview, mode: int = 0o666) ->
 def in_words(error: Exception) -> str:
     """What a command says of an error: for files and disks, which file and what is wrong with it, without a number."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+        named = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+        return f"{named}: {error.strerror}" if named is not None else error.strerror
     return str(error)
 
 

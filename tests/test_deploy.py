@@ -373,6 +373,8 @@ def test_files_that_are_not_ours(tmp_path, good):
     path = tmp_path / "other.safetensors"
     safetensors.torch.save_file({"x": torch.zeros(3)}, path)
     refuses(path, "is a safetensors file, but not one of bnnlib's")
+    torch.save({"x": torch.zeros(3)}, path)
+    refuses(path, "is a zip archive, such as torch.save writes, and no packed model")
     for text, message in (("{", "is damaged"), ("[]", r"is of format \[\]"), ("null", "is of format None")):
         path.write_bytes(safetensors.torch.save({"x": torch.zeros(3)}, metadata={"bnnlib": text}))
         refuses(path, message)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,12 @@ def one(*stack, shape=IMAGE):
     return lambda: (nn.Sequential(*stack), shape)
 
 
+def _shuffled(x, groups):
+    n, c, h, w = x.size()
+    x = torch.transpose(x.view(n, groups, c // groups, h, w), 1, 2).contiguous()
+    return x.view(n, -1, h, w)
+
+
 POSITIVE = lambda s, x: x.abs() + 0.5  # noqa: E731
 EXAMPLES: dict[str, dict[str, Any]] = {
     "binary layers": {
@@ -71,11 +78,24 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "transposed 1-d": one(nn.ConvTranspose1d(6, 4, 4, 2, 1), shape=ROW),
         "linear on rows": one(nn.Linear(11, 5), nn.ReLU(), nn.Linear(5, 3), shape=ROW),
         "linear on pixels": do(lambda s, x: s.a(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), a=nn.Linear(4, 5)),
+        "functions": do(lambda s, x: F.conv_transpose2d(F.conv2d(s.a(x), s.w, stride=2, padding=1), s.w, torch.ones(4), 2, groups=1),
+                        a=B(4, 4, 3, padding=1), w=torch.randn(4, 4, 3, 3)),
+        "functions on rows": do(lambda s, x: F.conv_transpose1d(F.max_pool1d(F.conv1d(x, s.w, padding="same"), 2), s.w, s.v), shape=ROW,
+                                w=torch.randn(6, 6, 3), v=torch.randn(6)),
+        "products with a matrix": do(lambda s, x: F.linear(s.a(x) @ s.w, F.normalize(s.w), bias=s.v).matmul(s.w), shape=VECTOR,
+                                     a=layers.BinaryLinear(12, 5), w=torch.randn(5, 5), v=torch.randn(5)),
+        "rows by a matrix": do(lambda s, x: torch.matmul(s.a(x), s.w), shape=ROW, a=layers.BinaryLinear(11, 5), w=torch.randn(5, 3)),
+        "standardised": do(lambda s, x: s.a(F.conv2d(x, (s.w - s.w.mean((1, 2, 3), True)) / s.w.std((1, 2, 3), keepdim=True), groups=2)),
+                           a=B(6, 4, 3), w=torch.randn(6, 2, 3, 3)),
     },
     "batch norms and activations": {
         "modules": one(nn.BatchNorm2d(4), nn.PReLU(4), nn.Hardtanh(-1, 2), nn.LeakyReLU(0.2), layers.RPReLU(4), nn.ReLU6()),
         "functions": do(lambda s, x: F.hardtanh(F.leaky_relu(x.clamp(min=-1), 0.3)) + F.relu6(x) + x.clip(-0.5, 0.5) + F.hardtanh(x, -0.2, 0.7)),
         "on a row": one(nn.BatchNorm1d(6), nn.PReLU(6), nn.PReLU(), shape=ROW),
+        "functions with parameters": do(lambda s, x: s.a(F.prelu(F.batch_norm(s.a(x), s.m, s.v, s.w, eps=1e-3), s.w)) + torch.prelu(s.a(x), s.w[:1]),
+                                        a=B(4, 4, 3, padding=1), m=torch.randn(4), v=torch.rand(4) + 0.5, w=torch.rand(4)),
+        "bounds": do(lambda s, x: torch.max(x, s.a(x)) + x.min(s.a(x)) + x.clamp_min(-0.3) + torch.clamp_max(x, 0.4) + torch.clamp(x, min=s.a(x), max=x.abs()),
+                     a=B(4, 4, 3, padding=1)),
         "trained by several processes": one(nn.SyncBatchNorm(4), B(4, 5, 3), nn.SyncBatchNorm(5), B(5, 3, 1)),
         "trained by several processes, on a row": one(nn.SyncBatchNorm(6), nn.PReLU(6), shape=ROW),
     },
@@ -100,6 +120,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "spatial gate": do(lambda s, x: x * s.a(x).sigmoid(), a=nn.Conv2d(4, 1, 3, padding=1)),
         "two": do(lambda s, x: (s.a(x) - x) / POSITIVE(s, x) + torch.maximum(x, s.a(x)) * torch.minimum(x, s.a(x)), a=nn.Conv2d(4, 4, 1)),
         "outer": do(lambda s, x: x.mean(2, keepdim=True) * x.amax(3, keepdim=True) - x.mean(1, keepdim=True)),
+        "arguments by name": do(lambda s, x: torch.add(x, other=s.a(x)).mul(other=2), a=B(4, 4, 3, padding=1)),
+        "numbers of NumPy": do(lambda s, x: x * np.float32(0.1) + s.a(x).clamp(max=np.float64(0.5)), a=B(4, 4, 3, padding=1)),
         "numbers": do(lambda s, x: 2 * x + 1 - x / 3 + (1 - x) * 0.5 + 1 / POSITIVE(s, x)),
         "buffers": do(lambda s, x: (x - s.mean) / s.std + s.bias.expand_as(x) + s.map, mean=torch.rand(1, 4, 1, 1), std=torch.rand(4, 1, 1) + 1,
                       bias=torch.rand(1, 4, 1, 1), map=torch.rand(9, 8)),  # fmt: skip
@@ -119,6 +141,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "chunk": do(lambda s, x: (lambda p, q: s.a(p) * q.sigmoid())(*x.chunk(2, 1)), a=B(2, 2, 3, padding=1)),
         "split": do(lambda s, x: s.a(x.split([1, 3], 1)[1]), a=B(3, 2, 3)),
         "shuffle": do(lambda s, x: s.a(x.view(x.size(0), 2, 2, *x.shape[2:]).transpose(1, 2).reshape(x.shape)), a=B(4, 6, 3)),
+        "shuffle by views": do(lambda s, x: s.a(_shuffled(_shuffled(x, 2), 4)), a=B(4, 6, 3)),
+        "a view of channels last": do(lambda s, x: s.a(x.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1).view(len(x), -1, 6),
+                                      a=nn.Conv2d(4, 6, 3)),
+        "types and devices": do(lambda s, x: s.a(x.to(torch.float32).to(memory_format=torch.channels_last).type_as(s.a.weight)).to(x).cpu(), a=B(4, 6, 3)),
         "five dimensions": do(lambda s, x: x.view(len(x), 2, 2, 9, 8).amax(2)),
         "flip and roll": do(lambda s, x: x.flip(3).roll((1, 2), (2, 3)) + x),
         "expand": do(lambda s, x: s.a(x).expand(-1, 3, -1, -1) + x[:, :1].repeat(1, 3, 1, 1), a=nn.Conv2d(4, 1, 1)),
@@ -188,6 +214,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "used twice": do(lambda s, x: s.up(s.a(s.up(s.g(x)))) + 0 * s.up(s.up(s.g(x[:, :3])))[:, :, :32, :28] if False else s.up(s.a(s.up(s.g(x)))),
                          a=B(4, 3, 3), g=nn.GELU(), up=nn.Upsample(scale_factor=2)),  # fmt: skip
         "a layer used twice": do(lambda s, x: s.a(s.n(s.a(x))) + F.pad(s.a(x), (-1, -1, -1, -1)), a=B(4, 4, 3), n=nn.BatchNorm2d(4)),
+        "dropouts": do(lambda s, x: x + F.alpha_dropout(s.d(s.a(x)), 0.2, s.training) + F.feature_alpha_dropout(s.a(x)) + torch.dropout(x, 0.5, False),
+                       a=B(4, 4, 3, padding=1), d=nn.FeatureAlphaDropout(0.2)),
         "in place": do(lambda s, x: (lambda y: s.b(s.r(y)) + y)(s.a(x)), a=nn.Conv2d(4, 4, 1), b=B(4, 4, 3, padding=1), r=nn.ReLU(inplace=True)),
     },
 }  # fmt: skip
@@ -377,6 +405,8 @@ EFFECTS = {
     "a buffer, replaced": (_counts_anew, "n is another at every call"),
     "a number": (_counts_in_python, "a number is 2 and then 3"),
     "random": (lambda s, x: s.b(x + 3 * torch.randn(1, 4, 1, 1)), "a tensor that it makes is another at every call"),
+    "random weights": (lambda s, x: F.conv2d(s.b(x), torch.randn(2, 4, 1, 1)), "what conv2d multiplies by is another at every call"),
+    "weights by images": (lambda s, x: F.conv2d(s.b(x), s.b.weight / len(x)), "what conv2d multiplies by is another|a number is 3 and then 2"),
     "random, by images": (lambda s, x: torch.cat([torch.randn(len(x), 1, 9, 8), s.b(x)], 1), "a tensor that it makes is another at every call"),
     "a large batch": (lambda s, x: s.b(x) if x.shape[0] > 8 else s.b(-x), "hangs on the number of images: for 3 it goes on with neg .*, for 257 with b"),
     "one image": (lambda s, x: s.b(x) if len(x) == 1 else s.b(x) * 2, "hangs on the number of images: for 3 it goes on with mul .*, for 1 with nothing more"),
@@ -478,6 +508,40 @@ def test_masks_and_where(batch):
     converted(careful, batch=batch, left={"where"})
 
 
+class Block(nn.Module):
+    """As ConvNeXt has it: what it gives depends on all blocks before it."""
+
+    def __init__(self, drop) -> None:
+        super().__init__()
+        self.a, self.n, self.b, self.drop = B(4, 4, 3, padding=1, groups=4), nn.LayerNorm(4), layers.BinaryLinear(4, 4), drop
+
+    def forward(self, x):
+        y = self.n(self.a(x).permute(0, 2, 3, 1))
+        return x + self.drop(F.gelu(self.b(y)).permute(0, 3, 1, 2) * 0.1)
+
+
+def test_deep_nets_are_converted():
+    """Each operation asks for what it reads, which took more calls within calls than Python allows by itself."""
+    torch.manual_seed(0)
+    depth = pytest.importorskip("torchvision.ops").StochasticDepth(0.3, "row")
+    before = sys.getrecursionlimit()
+    converted(nn.Sequential(*(Block(depth) for _ in range(40))), shape=(4, 5, 4), batch=2, left=set())
+    assert sys.getrecursionlimit() == before
+
+
+def test_functions_with_weights_in_modules_of_a_sequential(tmp_path):
+    """What stands for them is no module of the Sequential, which would run it, and takes no name of the model's."""
+    part = lambda: Do(lambda s, x: F.conv2d(F.relu(x), s.w, padding=1), w=torch.randn(4, 4, 3, 3))  # noqa: E731
+    model = nn.Sequential()
+    for name, module in (("conv2d", part()), ("b", B(4, 4, 3, padding=1)), ("other", part()), ("c", B(4, 3, 3))):
+        model.add_module(name, module)
+    net = converted(model, left=set())
+    assert list(dict(model.named_children())) == ["conv2d", "b", "other", "c"] and not hasattr(model, "conv2d_2")
+    deploy.save(net, tmp_path / "net")
+    kept = converted(model, left={"other"}, keep=["other"])
+    assert "asked for" in kept.report()
+
+
 class Pair(nn.Module):
     def forward(self, x):
         return x, x + 1
@@ -575,6 +639,8 @@ def test_what_stays_in_pytorch_is_named_by_its_module():
         (lambda s, x: s.l(x)[0], {"l": nn.LSTM(11, 5, batch_first=True)}, "l", "no LSTM"),
         (lambda s, x: s.l(x, x, x)[0], {"l": nn.MultiheadAttention(11, 1, batch_first=True)}, "l", "no MultiheadAttention"),
         (lambda s, x: x.topk(2)[0], {}, "topk", "no topk"), (lambda s, x: x @ x.transpose(1, 2), {}, "matmul", "no matrix product of two activations"),
+        (lambda s, x: x @ s.w, {"w": torch.rand(1, 11, 4)}, "matmul", "no matmul of this form"),
+        (lambda s, x: s.b(x), {"b": layers.BinaryConv1d(6, 2, 3, padding=1, padding_value=-1, binary_input=False)}, "b", "pads real values by -1"),
         (lambda s, x: s.n(x), {"n": nn.BatchNorm1d(6, track_running_stats=False)}, "n", "no running statistics"),
     ):  # fmt: skip
         net = deploy.convert(Do(function, **parts), ROW)
@@ -683,7 +749,9 @@ def test_inputs_of_other_kinds_work_or_say_how():
     same(want[1], runner(x.numpy()[1]))
     for bad, message in (
         ((x * 9).byte(), "got uint8: scale them"), ((x * 9).numpy().astype(np.int64), "got int64: scale"), ([1.0], "got list"),
-        (x[:, :3], r"images \[N, 4, 9, 8\], got \[2, 3, 9, 8\]"), (torch.where(x == x[1, 2, 3, 4], torch.nan, x), "image 1 holds a NaN"),
+        (x[:, :3], r"images \[N, 4, 9, 8\], got \[2, 3, 9, 8\]$"),
+        (x[:, :, :5], r"images \[N, 4, 9, 8\], got \[2, 4, 5, 8\]: it is for images of one size; convert the model for these"),
+        (torch.where(x == x[1, 2, 3, 4], torch.nan, x), "image 1 holds a NaN"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             net(bad)

@@ -382,6 +382,23 @@ def test_learned_scale_starts_as_the_mean_scale():
     assert torch.equal(a(x), b(x))
 
 
+@pytest.mark.parametrize("how", ["weight_norm", "spectral_norm", "old weight_norm", "pruned"])
+def test_a_constraint_on_a_weight_that_is_computed_is_refused(how):
+    layer, free = (BinaryConv2d(4, 4, 3, latent=latent) for latent in ("clip", "free"))
+    for one in (layer, free):
+        if how == "pruned":
+            nn.utils.prune.l1_unstructured(one, "weight", 0.5)
+        else:
+            home = nn.utils if how.startswith("old") else nn.utils.parametrizations
+            getattr(home, how.removeprefix("old "))(one)
+    with pytest.raises(
+        ValueError,
+        match=r"latent=Clip holds the weight of \w*BinaryConv2d, which is computed .* leave latent='free'",
+    ):
+        layers.project_(nn.Sequential(layer))
+    layers.project_(nn.Sequential(free))
+
+
 def test_temperature_reaches_every_estimator():
     net = nn.Sequential(
         BinaryConv2d(2, 2, 1, ste="tanh", weight_ste="tanh", scale="none"), RSign(2, ste="tanh")

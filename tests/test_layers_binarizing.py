@@ -118,6 +118,14 @@ BAD = [
     (lambda: binarize_(nn.Linear(3, 4)), "the model itself is a Linear"),
     (lambda: binarize_(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 3))), "no layer would be replaced: .* are 0, 1"),
     (lambda: binarize_(nn.Sequential(nn.ReLU())), "no layer would be replaced: .* are none"),
+    (
+        lambda: binarize_(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 4, 3), nn.Conv2d(4, 3, 3))),
+        r"nn.Conv2d and nn.Linear are 0, 2; keep is .*\. Of other types, which stay: 1 \(ConvTranspose2d\)$",
+    ),
+    (
+        lambda: binarize_(nn.Sequential(nn.LazyConv2d(4, 3), nn.LazyLinear(3)), keep=()),
+        r"are none; .*stay: 0 \(LazyConv2d\), 1 \(LazyLinear\); lazy layers have types of their own once the model has seen an image",
+    ),
     (lambda: binarize_(net(), keep="first"), r"keep is 'first': give a list of names, such as \['first'\]"),
     (lambda: binarize_(net(), keep=("7.1",)), "keep names '7.1', which is no module of the model; .*: 0, 2, 3.1, 6, 8"),
     (lambda: binarize_(net(), keep=(), scale="xnorpp"), r"0, Conv2d\(.*needs output_size.*; leave it out by filter_fn or keep"),

@@ -243,8 +243,36 @@ def test_device_and_type_are_those_asked_for():
     ):
         held = make(device="meta", dtype=torch.float64).state_dict(keep_vars=True).values()
         assert {(t.device.type, t.dtype) for t in held} == {("meta", torch.float64)}
-        assert all(t.device.type == "meta" for t in make(device="meta").buffers())
+        # the temperature alone has its value everywhere
+        assert all(t.device.type == "cpu" for t in make(device="meta").buffers()) and make(device="meta").weight.is_meta
     assert BinaryLinear(3, 4, False, "cpu", torch.float16).weight.dtype == torch.float16
+
+
+def _small():
+    return torch.nn.Sequential(BinaryConv2d(2, 4, 3, ste="ede", scale="learned"), torch.nn.Flatten(), BinaryLinear(16, 3, ste="ede"))
+
+
+@pytest.mark.parametrize("how", ["to_empty", "assign"])
+def test_a_net_that_was_built_without_memory_learns_as_any_other(how):
+    torch.manual_seed(0)
+    plain, x = _small(), torch.randn(2, 2, 4, 4)
+    with torch.device("meta"):
+        bare = _small()
+        assert bare(x.to("meta")).shape == (2, 3)
+    if how == "to_empty":
+        bare.to_empty(device="cpu")
+        assert bare.load_state_dict(plain.state_dict()).missing_keys == []
+    else:
+        bare.load_state_dict(plain.state_dict(), assign=True)
+    for net in (bare, plain):
+        net.zero_grad()
+        net(x).square().sum().backward()
+    for a, b in zip(bare.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+    layers.set_temperature_(plain, 3.0)
+    held = copy.deepcopy(plain).double().to_empty(device="cpu")
+    assert [(b.item(), b.dtype) for b in held.buffers()] == [(3.0, torch.float64)] * 2
+    assert [b.item() for b in plain.to("meta").to_empty(device="cpu").buffers()] == [3.0, 3.0]
 
 
 def test_sizes_may_be_of_any_type_of_whole_numbers():

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import ops_reference
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_empty_batches():
         ),
         (
             lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3), 0),
-            "stride and pool must be 1 or more",
+            r"stride must be 1 or more, got \[0, 0\]",
         ),
         (
             lambda: ops.binary_conv2d(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3), 1, -1),
@@ -216,11 +217,58 @@ def test_empty_batches():
             lambda: ops.linear_packed(torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)).to("meta"), (3, 9)),
             "x is on cpu and weight on meta",
         ),
+        (lambda: ops.linear_packed(torch.ones(2, 9), None, (3, 9)), "weight must be prepacked .* got NoneType"),
+        (lambda: ops.linear_packed(torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)), 3), "shape is 3: give the shape of the float weight"),
+        (lambda: ops.linear_packed(torch.ones(2, 9), ops.pack_weight(torch.ones(3, 9)), (3.0, 9)), r"shape is \(3.0, 9"),
+        (lambda: ops.linear_packed(torch.tensor(1.0), ops.pack_weight(torch.ones(3, 9)), (3, 9)), r"needs x \[..., 9\], got float32 \[\]"),
+        (lambda: ops.linear_packed(torch.ones(2, 0), ops.pack_weight(torch.ones(3, 9)), (3, 0)), r"weight of shape \(O, K\), got \[3, 0\]"),
+        (lambda: ops.conv2d_packed(torch.ones(1, 9, 4, 4), ops.pack_weight(torch.ones(3, 9, 1, 1)), "abcd"), "shape is 'abcd'"),
+        (lambda: ops.unpack_weight(ops.pack_weight(torch.ones(3, 9)), 3), "shape is 3: give the shape of the float weight"),
+        (lambda: ops.prepack(ops.pack_weight(torch.ones(3, 9)), (3, None)), r"shape is \(3, None\)"),
+        (
+            lambda: ops.conv2d_packed(torch.ones(1, 9, 4, 4), ops.pack_weight(torch.ones(3, 9, 1, 1)), (3, 9, 1, 1), out="bits", pool=2.0),
+            "pool is 2.0: it must be a whole number >= 1",
+        ),
+        (lambda: ops.or_pool(torch.zeros(1, 4, 4, 1, dtype=torch.int64), 64, (2, 2)), r"window is \(2, 2\): it must be a whole number >= 1"),
+        (lambda: ops.pack_activation(torch.ones(2, 3) > 0), r"bool \[2, 3\] holds no negative .* every sign would be \+1: give torch.where"),
+        (lambda: ops.pack_weight(torch.ones(2, 3).byte()), r"uint8 \[2, 3\] holds no negative number"),
+        (lambda: ops.conv2d_of_signs(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3), dropout=1.0), r"dropout is 1.0: it must lie in \[0, 1\)"),
+        (lambda: ops.conv2d_of_signs(torch.ones(1, 3, 4, 4), torch.ones(2, 3, 3, 3), dropout=-0.5), "dropout is -0.5"),
+        (lambda: ops.pack_words(torch.ones(2, 3)), "takes booleans, such as x >= 0, got torch.float32"),
+        (lambda: ops.unpack_words(torch.zeros(2, 1, dtype=torch.int64), 65), r"65 bits are int64 \[..., 2\], got int64 \[2, 1\]"),
+        (lambda: ops.unpack_words(torch.zeros(2, 1, dtype=torch.int64), -1), r"-1 bits are int64 \[..., 0\]"),
+        (lambda: ops.unpack_words(torch.zeros(2, 1), 3), r"got float32 \[2, 1\]"),
+        (lambda: ops.threshold_of(torch.ones(5, 2, dtype=torch.bool), 3), r"bits are bool \[5, 2\], expected bool \[2k \+ 1, C\].*k is 3"),
+        (lambda: ops.threshold_of(torch.ones(5, 2), 2), r"bits are float32 \[5, 2\]"),
+        (lambda: ops.fold_threshold(torch.nn.BatchNorm1d(2), 2, 9), r"BatchNorm1d in training mode: call its eval\(\) first"),
+        (lambda: ops.fold_threshold(lambda v: v, 1, 2**24), "k is 16777216: from 2\\*\\*24 on"),
+        (lambda: ops.fold_threshold(lambda v: v, 1, -1), "k is -1: it must be a whole number >= 1"),
     ],
 )
 def test_bad_input_is_named(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda x, w: ops.linear_packed(x.numpy(), ops.pack_weight(w), w.shape), r"linear_packed takes tensors, and x is a ndarray: give torch.from_numpy\(x"),
+        (lambda x, w: ops.linear_packed(x, ops.pack_weight(w).numpy(), w.shape), "weight is a ndarray"),
+        (lambda x, w: ops.linear_packed(x, ops.pack_weight(w), w.shape, scale=2.0), "scale is a float: give torch.as_tensor"),
+        (lambda x, w: ops.linear_packed(x, ops.pack_weight(w), w.shape, residual=np.zeros((2, 3), np.float32)), "residual is a ndarray"),
+        (lambda x, w: ops.conv2d_packed(x[:, :, None, None].numpy(), ops.pack_weight(w), (*w.shape, 1, 1)), "conv2d_packed takes tensors"),
+        (lambda x, w: ops.pack_activation(x.tolist()), "pack_activation takes tensors, and x is a list"),
+        (lambda x, w: ops.pack_weight(w.numpy()), "weight is a ndarray"),
+        (lambda x, w: ops.prepack(ops.pack_weight(w).numpy(), w.shape), "bits is a ndarray"),
+        (lambda x, w: ops.unpack_weight(ops.pack_weight(w).numpy(), w.shape), "bits is a ndarray"),
+        (lambda x, w: ops.unpack_activation(ops.pack_activation(x).numpy(), 9), "bits is a ndarray"),
+        (lambda x, w: ops.or_pool(None, 9, 2), "bits is a NoneType"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tensor_is_named(call, words):
+    with pytest.raises(TypeError, match=words):
+        call(torch.ones(2, 9), torch.ones(3, 9))
 
 
 @pytest.mark.parametrize(

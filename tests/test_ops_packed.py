@@ -237,6 +237,35 @@ def test_thresholds_flips_and_pooling(variant, pool, channels, kernel):
     )
 
 
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride", "padding", "dilation"),
+    [
+        (3, (3, 3), 1, 1, 1), (64, (3, 3), 2, 1, 1), (70, (5, 4), (1, 2), (3, 0), (2, 1)), (200, (1, 1), 1, 0, 1), (130, (7, 9), 3, (4, 9), 1),
+        (1100, (3, 3), 1, 1, 1), (66, (15, 17), 1, 8, 1), (66, (16, 16), 1, 8, 1),
+    ],
+)  # fmt: skip
+def test_channels_by_themselves(variant, channels, kernel, stride, padding, dilation):
+    """64 of them are counted at once, up to 255 taps; all that may follow, for images of which some taps see borders alone."""
+    x, w = randn(3, channels, 12, 11), randn(channels, 1, *kernel, seed=1)
+    where = {"stride": stride, "padding": padding, "dilation": dilation, "groups": channels}
+    dot = conv_reference(x, w, stride, padding, dilation, channels)
+    given, ready = ops.pack_activation(x), ops.prepack(ops.pack_weight(w), w.shape, channels)
+    scale, bias, residual = randn(channels, seed=2), randn(channels, seed=3), randn(*dot.shape, seed=4)
+    for values in (x, x.contiguous(memory_format=torch.channels_last), given):
+        assert torch.equal(ops.conv2d_packed(values, ready, w.shape, **where), dot.float())
+    got = ops.conv2d_packed(given, ready, w.shape, **where, scale=scale, bias=bias, residual=residual)
+    assert torch.equal(got, dot.float() * scale[:, None, None] + bias[:, None, None] + residual)
+    assert torch.equal(ops.conv2d_packed(given, ready, w.shape, **where, out="int16"), dot.to(torch.int16))
+    threshold, falls = torch.arange(channels, dtype=torch.int32) % 9 - 4, torch.arange(channels) % 3 == 0
+    for pool in (1, 2):
+        if min(dot.shape[2:]) >= pool:
+            bits = ops.conv2d_packed(
+                x, ready, w.shape, **where, threshold=threshold, flip=ops.pack_words(falls), pool=pool, out="bits"
+            )
+            expected = (F.max_pool2d(dot, pool) >= threshold[:, None, None]) ^ falls[:, None, None]
+            assert torch.equal(bits, ops.pack_activation(expected.float() - 0.5))
+
+
 def test_flips_of_more_outputs_than_a_piece_of_work_has(variant):
     x, w = randn(3, 70), randn(4200, 70, seed=1)
     threshold, falls = torch.arange(4200, dtype=torch.int32) % 41 - 20, torch.arange(4200) % 3 == 0

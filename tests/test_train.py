@@ -8,11 +8,13 @@ import importlib.util
 import json
 import linecache
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 import torch
@@ -362,6 +364,35 @@ def test_a_full_disk_keeps_the_last_whole_checkpoint(recipe, tmp_path, monkeypat
     assert checkpoint.load(folder / "checkpoint.pt", {})["epoch"] == 1
     assert not [p for p in folder.iterdir() if p.name.startswith(".")], "a temporary file was left behind"
     assert_equal_runs(run(recipe, tmp_path), run(recipe, tmp_path, "whole"))
+
+
+def test_a_training_goes_on_without_tensorboards_files(recipe, tmp_path, monkeypatch, capsys):
+    """Fabric raises a ValueError that speaks of a type of number where its writer cannot write."""
+    from tensorboard.compat.tensorflow_stub.io import gfile
+
+    real = gfile.LocalFileSystem._write
+
+    def full(self, filename, content, mode):
+        if b"tfevents" in filename:
+            raise OSError(errno.ENOSPC, "No space left on device", filename)
+        return real(self, filename, content, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(gfile.LocalFileSystem, "_write", full)
+        patch.setattr(threading, "excepthook", lambda *_: None)  # of the writer's thread
+        loop.train(recipe, profile="quick", runs=tmp_path / "runs", progress=True)
+    said = capsys.readouterr().err
+    assert len(re.findall("TensorBoard's curves end here \\(/.*No space left on device.*the record will hold them all", said)) == 1
+    assert_equal_runs(run(recipe, tmp_path), run(recipe, tmp_path, "whole"))
+
+
+def test_a_checkpoint_of_other_images_says_so(recipe, tmp_path):
+    run(recipe, tmp_path)
+    path = tmp_path / "runs/tiny/quick/seed0/checkpoint.pt"
+    state = checkpoint.load(path, {})
+    checkpoint.save(path, state | {"fingerprint": "sha256:of others"})
+    with pytest.raises(checkpoint.CheckpointError, match=r"the images or labels of \S+ were others then .*sha256:of others.*--restart"):
+        run(recipe, tmp_path)
 
 
 def test_a_closed_terminal_leaves_a_checkpoint(recipe, tmp_path, monkeypatch):

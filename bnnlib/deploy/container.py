@@ -137,9 +137,11 @@ def digest(path: Path) -> str:
 def _read(path: Path, file: BinaryIO, size: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Raises ``ValueError`` for what is damaged; the data are not read before the header is found to fit them."""
     beginning = file.read(8)
+    if beginning.startswith(b"PK\3\4"):
+        raise DeployError(f"{path} is a zip archive, such as torch.save writes, and no packed model")
     length = int.from_bytes(beginning, "little")
     if len(beginning) < 8 or not 2 <= length <= min(LARGEST_HEADER, size - 8):
-        raise ValueError(f"{size} bytes cannot hold a header of {length} (at most {LARGEST_HEADER})")
+        raise ValueError(f"{size} bytes cannot hold a header of {length} (at most {LARGEST_HEADER}): it was cut short, or is no packed model")
     encoded = file.read(length)
     header = _json(encoded.decode("utf-8"))
     if not isinstance(header, dict):

@@ -15,7 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import sys
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -34,6 +37,33 @@ from bnnlib.deploy.tracer import at, depends, what
 from bnnlib.deploy.tracing import BATCH, OTHER_BATCH, trace
 
 RealWeights = Literal["float32", "bfloat16", "int8", "1-bit"]
+
+
+@contextlib.contextmanager
+def _room_for_calls(nodes: int) -> Iterator[None]:
+    """Within, Python takes as many calls within calls as a graph of so many nodes may need: each asks for what it reads. Python's usual limit
+    ends at some twenty blocks. Conversions in several threads share the room; the last one gives it back."""
+    with _ROOM.lock:
+        _ROOM.before = sys.getrecursionlimit() if not _ROOM.users else _ROOM.before
+        _ROOM.users += 1
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), 1000 + 30 * nodes))
+    try:
+        yield
+    finally:
+        with _ROOM.lock:
+            _ROOM.users -= 1
+            if not _ROOM.users:
+                sys.setrecursionlimit(_ROOM.before)
+
+
+@dataclass
+class _Room:
+    users: int = 0
+    before: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_ROOM = _Room()
 
 
 @contextlib.contextmanager
@@ -107,10 +137,12 @@ def convert(
             made = trace(model, set(keep), inputs, others, reasons)
         finally:
             state.restore()
+        vars(model).update(made.layers)
         for node in made.graph.nodes:
             node.meta["shape"] = tuple(node.meta["value"].shape) if carried(node) else None
         builder = Builder(made.model, made.graph, real, set(keep), made.kept, kinds.find, MAKERS)
-        return _converted(builder, made.result, shapes)
+        with _room_for_calls(len(made.graph.nodes)):
+            return _converted(builder, made.result, shapes)
 
 
 def _shapes(given: Any) -> list[tuple[int, ...]]:

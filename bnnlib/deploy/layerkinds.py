@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bnnlib import layers
 from bnnlib.layers.quantizers import takes_signs
 
-IDENTITY_MODULES = (nn.Identity, nn.Dropout, layers.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
+IDENTITY_MODULES = (nn.Identity, nn.Dropout, layers.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 ELEMENTWISE_MODULES = (
     *BATCH_NORMS, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.PReLU, nn.LeakyReLU, layers.RPReLU, layers.RSign,
@@ -139,12 +139,14 @@ def why_not(node: torch.fx.Node, model: nn.Module) -> str:
     module = module_of(node, model)
     if isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is None:
         return "it has no running statistics (track_running_stats=False) and takes those of the batch: an image's result hangs on the others"
-    if node.target in MATRIX_PRODUCTS and sum(isinstance(a, torch.fx.Node) for a in node.args) > 1:
+    if node.target in MATRIX_PRODUCTS and sum(isinstance(a, torch.fx.Node) and a.op != "get_attr" for a in node.args) > 1:
         return "the executor has no matrix product of two activations"
     if isinstance(module, layers.BinaryLayer) and module.input_scale:
         return "its input scale needs the real-valued input"
     if isinstance(module, layers.BinaryLayer) and (own := own_quantizer(module)):
         return own
+    if isinstance(module, layers.BinaryConv2d) and not module.binary_input and module.padding_value:
+        return f"it pads real values by {module.padding_value:+d}: of these the executor pads by 0 alone"
     if type(module).__name__ == "PackedNetwork":
         return "it is a packed network already"
     what = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))

@@ -54,7 +54,8 @@ def _rerun(b: Builder, chain: list[torch.fx.Node], x: Any) -> Any:
 
 def again(b: Builder, node: torch.fx.Node, x: Any) -> Any:
     """The node's operation on another first argument. Raises ``ValueError`` where it reads another value, too."""
-
+    if node.op == "call_method" and node.target in ("contiguous", "float", *tensorkinds.CASTS):
+        return x  # types and memory are the model's: here are numbers of places
     fewer = isinstance(x, Tensor) and x.dim() > 0 and len(x) == OTHER_BATCH
 
     def given(other: torch.fx.Node) -> Any:
@@ -68,7 +69,7 @@ def again(b: Builder, node: torch.fx.Node, x: Any) -> Any:
     if node.op == "call_module":
         return b.module(node)(x, *args, **kwargs)
     if node.op == "call_method":
-        return x if node.target in ("contiguous", "clone", "detach", "float") else getattr(x, node.target)(*args, **kwargs)
+        return getattr(x, "reshape" if node.target == "view" else node.target)(*args, **kwargs)
     return node.target(x, *args, **kwargs)
 
 

@@ -23,6 +23,8 @@ class PackedNetwork(nn.Module):
     if ``x`` lies on a GPU, there (:mod:`bnnlib.deploy.device`). An array of NumPy
     serves as well, and gives a tensor; float64 is rounded; one image may come without the batch; a NaN is refused, but not while a CUDA
     graph is captured. Several inputs: ``network(x, y)``.
+    As in PyTorch, an image's real values may differ in their last places with the number of images that come with it and with the number of
+    threads: sums are rounded elsewhere. Bits behind whole numbers do not.
     Threads follow ``torch.set_num_threads``; the kernel variant is ``kernel``, else ``BNN_KERNEL``'s, else this CPU's best. Calls from several
     threads at once are safe. ``graph``, ``report()`` and ``memory_bytes()`` tell what it is.
 

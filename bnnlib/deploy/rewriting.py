@@ -120,6 +120,46 @@ def _adaptive_max(rank: int) -> Callable[..., Any]:
     return rule
 
 
+def _larger(input: Any, other: Any) -> Any:
+    return torch.maximum(input, other) if _tensor(other) else None
+
+
+def _smaller(input: Any, other: Any) -> Any:
+    return torch.minimum(input, other) if _tensor(other) else None
+
+
+def _clamp(input: Any, min: Any = None, max: Any = None) -> Any:
+    if not (_tensor(min) or _tensor(max)):
+        return None
+    input = input if min is None else torch.maximum(input, min)
+    return input if max is None else torch.minimum(input, max)
+
+
+def _clamp_min(input: Any, min: Any) -> Any:
+    return torch.maximum(input, min) if _tensor(min) else input.clamp(min=min)
+
+
+def _clamp_max(input: Any, max: Any) -> Any:
+    return torch.minimum(input, max) if _tensor(max) else input.clamp(max=max)
+
+
+def _tensor(value: Any) -> bool:
+    return isinstance(value, Tensor) or isinstance(value, torch.fx.Proxy) and isinstance(value.node.meta["value"], Tensor)
+
+
+def _dropout(trained: bool) -> Callable[..., Any]:
+    """``trained``: what the function takes ``training`` for by default."""
+
+    def rule(input: Any, p: float = 0.5, training: bool = trained, inplace: bool = False) -> Any:
+        return None if training else input
+
+    return rule
+
+
+def _stochastic_depth(input: Any, p: float, mode: str, training: bool = True) -> Any:
+    return None if training else input
+
+
 # ------------------------------------------------------------------------------------------------ masks
 
 _COMPARED = {
@@ -217,7 +257,14 @@ _RULES: dict[Any, Callable[..., Any]] = {
     F.adaptive_max_pool1d: _adaptive_max(1), F.adaptive_max_pool2d: _adaptive_max(2),
     torch.where: _where, "where": _where_of, torch.masked_fill: _masked_fill, "masked_fill": _masked_fill,
     "float": _as_number, "to": _as_number,
+    torch.max: _larger, "max": _larger, torch.min: _smaller, "min": _smaller,
+    torch.clamp: _clamp, torch.clip: _clamp, "clamp": _clamp, "clip": _clamp,
+    torch.clamp_min: _clamp_min, "clamp_min": _clamp_min, torch.clamp_max: _clamp_max, "clamp_max": _clamp_max,
+    **dict.fromkeys((F.alpha_dropout, F.feature_alpha_dropout), _dropout(False)),
+    **dict.fromkeys((F.dropout1d, F.dropout3d, torch.dropout, torch.alpha_dropout, torch.feature_dropout), _dropout(True)),
 }  # fmt: skip
+# functions of libraries that need not be here; torch.fx takes them for one operation each
+_RULES_BY_NAME = {"torchvision.ops.stochastic_depth.stochastic_depth": _stochastic_depth}
 _MODULES: dict[type[nn.Module], Callable[..., Any]] = {
     nn.GLU: lambda m, x: _glu(x, m.dim),
     nn.Mish: lambda m, x: _mish(x, m.inplace),
@@ -230,7 +277,7 @@ _MODULES: dict[type[nn.Module], Callable[..., Any]] = {
 def rewritten(target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
     """What a call of ``target`` gives, of operations that the executor has; None where no rule says so."""
     try:
-        rule = _RULES.get(target)
+        rule = _RULES.get(target) or _RULES_BY_NAME.get(f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}")
     except TypeError:  # a target that cannot be hashed
         return None
     return None if rule is None else _applied(rule, args, kwargs)

@@ -162,7 +162,9 @@ def shaped(xs: Sequence[Any], graph: Graph) -> tuple[list[Any], bool]:
             x = x[None]
             alone.append(i)
         if x.ndim < 2 or tuple(x.shape[1:]) not in (shape, slot_shape):
-            raise ValueError(f"{_which(i, xs)}the network takes images [N, {', '.join(map(str, shape))}], got {list(x.shape)}")
+            other = x.ndim == len(shape) + 1 and x.shape[1] == shape[0] and len(shape) > 1
+            way = ": it is for images of one size; convert the model for these" if other else ""
+            raise ValueError(f"{_which(i, xs)}the network takes images [N, {', '.join(map(str, shape))}], got {list(x.shape)}{way}")
         found.append(x if x.ndim == 4 else x.reshape(len(x), *slot_shape))
     if alone and len(alone) != len(xs) or len({len(x) for x in found}) != 1:
         raise ValueError(f"the inputs are of different batches: {', '.join(str(list(x.shape)) for x in xs)}")

@@ -153,6 +153,8 @@ _MOVES = _named(
     "detach", "flip", "roll", "expand", "repeat", "tile", "repeat_interleave", "narrow", "select", "index_select", "pixel_shuffle", "t",
     "pixel_unshuffle", "channel_shuffle", "unflatten", "broadcast_to", "rot90", "float", "chunk", "split", "tensor_split", "unbind",
 ) | {operator.getitem, F.pad, "expand_as", "view_as", "reshape_as", "T", "fliplr", "flipud"}  # fmt: skip
+CASTS = ("to", "type_as", "cpu")
+"""They give a value as it is where that is of float32, on whatever device."""
 _MOVE_MODULES = (
     nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle, nn.ZeroPad1d, nn.ZeroPad2d, nn.ConstantPad1d,
     nn.ConstantPad2d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d, nn.CircularPad1d, nn.CircularPad2d,
@@ -166,6 +168,8 @@ def moves(node: torch.fx.Node, module: nn.Module | None) -> bool:
         return type(module) in _MOVE_MODULES or _resizes(module) and module.mode in _NEAREST
     if node.op not in ("call_function", "call_method"):
         return False
+    if node.target in CASTS:
+        return isinstance(value := node.meta.get("value"), Tensor) and value.dtype == torch.float32
     if node.target is F.interpolate:
         return (node.args[3] if len(node.args) > 3 else node.kwargs.get("mode", "nearest")) in _NEAREST
     return node.target in _MOVES
@@ -257,7 +261,8 @@ def norm(node: torch.fx.Node, module: nn.Module | None) -> dict[str, Any] | None
 # What is supported, for the reference (book/your-own-net.md); tests/test_deploy_supported.py converts an example of each.
 SUPPORTED: tuple[tuple[str, str, str], ...] = (
     ("binary layers", "`BinaryConv2d`, `BinaryConv1d`, `BinaryLinear`: any kernel, stride, padding, dilation, groups (depthwise, pointwise)", "exact"),
-    ("real layers", "`Conv1d`, `Conv2d` with any padding mode, `ConvTranspose1d`, `ConvTranspose2d`, `Linear`", "sums in another order"),
+    ("real layers", "`Conv1d`, `Conv2d` with any padding mode, `ConvTranspose1d`, `ConvTranspose2d`, `Linear`; `F.conv2d` and its like, `F.linear`, "
+     "`x @ weight`, with weights that the model holds or computes from them", "sums in another order"),
     ("batch norms and activations",
      "`BatchNorm1d`, `BatchNorm2d`, `SyncBatchNorm`, `ReLU`, `ReLU6`, `Hardtanh`, `clamp`, `PReLU`, `LeakyReLU`, `RPReLU`, `RSign`", "exact"),
     ("smooth activations", "`Sigmoid`, `Tanh`, `SiLU`, `GELU`, `ELU`, `SELU`, `Softplus`, `LogSigmoid`, `Mish`, `GLU`, `exp`, `log`",

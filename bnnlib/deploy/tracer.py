@@ -10,11 +10,13 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.fx
 from torch import Tensor, nn
 
 from bnnlib.deploy import layerkinds as known
+from bnnlib.deploy.functional import layer_of
 from bnnlib.deploy.network import PackedNetwork
 from bnnlib.deploy.preparing import hooked
 from bnnlib.deploy.rewriting import module_rewritten, rewritten
@@ -112,6 +114,7 @@ class Tracer(torch.fx.Tracer):
         self.made: list[torch.fx.Node] = []
         self.failed_in: str | None = None
         self.running = False  # a node on the trial images
+        self.layers: dict[str, nn.Module] = {}  # made of calls of functions
         # what was written over, and what stands there now, or why nothing does
         self.buried: dict[torch.fx.Node, torch.fx.Node | str] = {}
 
@@ -166,7 +169,7 @@ class Tracer(torch.fx.Tracer):
         return _Value(node, self)
 
     def create_arg(self, value: Any) -> Any:
-        made = super().create_arg(value)
+        made = super().create_arg(value.item() if isinstance(value, np.generic) else value)
         while isinstance(made, torch.fx.Node) and made in self.buried:
             if isinstance(stands := self.buried[made], str):
                 raise torch.fx.proxy.TraceError(stands)
@@ -204,6 +207,8 @@ class Tracer(torch.fx.Tracer):
             raise torch.fx.proxy.TraceError("it turns the value of a tensor into a number")
         if kind in ("call_function", "call_method") and (made := rewritten(target, args, kwargs)) is not None:
             return made
+        if kind in ("call_function", "call_method") and (layer := layer_of(target, args, kwargs)) is not None:
+            return self._as_module(str(getattr(target, "__name__", target)).strip("_"), *layer)
         made = super().create_proxy(kind, target, args, kwargs, name, type_expr, proxy_factory_fn)
         node = made.node
         if kind == "placeholder":
@@ -224,6 +229,17 @@ class Tracer(torch.fx.Tracer):
         if isinstance(value, (tuple, list)) and all(isinstance(v, (bool, int, float)) for v in value):
             return value
         raise torch.fx.proxy.TraceError(f"it makes a {type(value).__name__} of a tensor")
+
+    def _as_module(self, name: str, layer: nn.Module, x: torch.fx.Proxy) -> Any:
+        """A call of a function, as one of a module that the model has under a free name: as an attribute, since a Sequential runs its modules."""
+        known_as, n = name, 1
+        while hasattr(self.root, known_as):
+            n += 1
+            known_as = f"{name}_{n}"
+        self.layers[known_as] = vars(self.root)[known_as] = layer
+        made = self.create_proxy("call_module", known_as, (x,), {})
+        made.node.meta["weights"] = [*layer.parameters(), *layer.buffers()]
+        return made
 
     def _run(self, node: torch.fx.Node) -> Any:
         """The node on the trial images; notes what it wrote into."""

@@ -40,21 +40,23 @@ class Untraceable(Exception):
 
 @dataclass
 class Trace:
-    """The traced model; ``result``: the arguments of its output; ``kept``: modules left whole by themselves, and why."""
+    """The traced model; ``result``: the arguments of its output; ``kept``: modules left whole by themselves, and why; ``layers``: what
+    stands for calls of functions, by the names of attributes that the model must be given."""
 
     model: nn.Module
     graph: torch.fx.Graph
     result: Any
     kept: dict[str, str]
+    layers: dict[str, nn.Module]
 
 
-def _once(model: nn.Module, whole: Collection[str], inputs: list[Tensor], replay: Replay | None = None) -> tuple[torch.fx.Graph, nn.Module]:
-    """One trace. Raises :class:`Untraceable`, of a replay :class:`Differs`."""
+def _once(model: nn.Module, whole: Collection[str], inputs: list[Tensor], replay: Replay | None = None) -> tuple[torch.fx.Graph, dict[str, nn.Module]]:
+    """One trace, and the layers that were made of calls of functions in it. Raises :class:`Untraceable`, of a replay :class:`Differs`."""
     with torch.inference_mode(False):  # whose tensors do not count how often they were written
         tracer = Tracer(whole, [x.clone() for x in inputs] if replay is None else inputs, replay)
     try:
         with torch.inference_mode(False):
-            return tracer.trace(model), tracer.root
+            return tracer.trace(model), tracer.layers
     except Differs:
         raise
     except Exception as error:  # whatever a module's own code raises when it meets a proxy
@@ -63,6 +65,9 @@ def _once(model: nn.Module, whole: Collection[str], inputs: list[Tensor], replay
         lines = [line for f in traceback.extract_tb(error.__traceback__) if (line := line_of_user(f.filename, f.lineno or 0))]
         words = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise Untraceable(tracer.failed_in or "", re.sub(r"\s+", " ", words) + at(lines[-1] if lines else "")) from error
+    finally:
+        for name in tracer.layers:
+            del vars(model)[name]
 
 
 class _Refused(Exception):
@@ -75,7 +80,7 @@ def trace(model: nn.Module, keep: Collection[str], inputs: list[Tensor], others:
     while True:
         whole = {*keep, *reasons}
         try:
-            graph, root = _once(model, whole, inputs)
+            graph, layers = _once(model, whole, inputs)
             other, _ = _once(model, whole, others)
             one, two = list(graph.nodes), list(other.nodes)
             _same_steps(one, two, OTHER_BATCH)
@@ -90,7 +95,7 @@ def trace(model: nn.Module, keep: Collection[str], inputs: list[Tensor], others:
             for node in graph.nodes:
                 if "differs" in node.meta:
                     raise Untraceable(node.meta["owner"], node.meta["differs"] + at(node.meta["line"]))
-            return Trace(root, graph, next(n for n in graph.nodes if n.op == "output").args[0], dict(reasons))
+            return Trace(model, graph, next(n for n in graph.nodes if n.op == "output").args[0], dict(reasons), layers)
         except Untraceable as failure:
             if not failure.place or failure.place in whole:
                 inside = f"the module {failure.place}" if failure.place else "the model's own forward"
@@ -116,7 +121,8 @@ def _further(model: nn.Module, whole: Collection[str], inputs: list[Tensor], one
         if len(here) != len(now) or any(not _equal(n, scaled(h, t, replay.sizes, batch) if _whole(h) and _whole(t) else h)
                                         for h, t, n in zip(here, there or here, now, strict=True)):  # fmt: skip
             a.meta.setdefault("differs", f"a number is another for a batch of {batch} images than {BATCH} images let expect: {_list(here)} and {_list(now)}")
-        if a.op == "get_attr" and (why := _constants_differ(a, c)):
+        why = _constants_differ(a, c) if a.op == "get_attr" else _weights_differ(a, c)
+        if why:
             a.meta.setdefault("differs", why)
 
 
@@ -153,7 +159,8 @@ def _compare(a: torch.fx.Node, b: torch.fx.Node) -> None:
             a.meta["differs"] = (
                 f"a number is {m!r:.40} and then {n!r:.40}: it is another at every call, or hangs on the number of images in a way that cannot be converted"
             )
-    if not depends(a) and isinstance(a.meta.get("value"), Tensor) and (why := _constants_differ(a, b)):
+    why = _constants_differ(a, b) if not depends(a) and isinstance(a.meta.get("value"), Tensor) else _weights_differ(a, b)
+    if why:
         a.meta.setdefault("differs", why)
 
 
@@ -173,6 +180,14 @@ def _constants_differ(a: torch.fx.Node, b: torch.fx.Node) -> str | None:
         return None
     which = f"{a.target} is" if a.op == "get_attr" and not a.target.startswith("_tensor_constant") else "a tensor that it makes is"
     return f"{which} another at every call (random numbers, a counter), or hangs on the number of images in a way that cannot be converted"
+
+
+def _weights_differ(a: torch.fx.Node, b: torch.fx.Node) -> str | None:
+    """The same of weights that were handed to a function."""
+    one, two = a.meta.get("weights", []), b.meta.get("weights", [])
+    if all(m.shape == n.shape and same_values(m, n) for m, n in zip(one, two, strict=True)):
+        return None
+    return f"what {a.name} multiplies by is another at every call (random numbers, a counter), or hangs on the number of images"
 
 
 def _equal(a: Any, b: Any) -> bool:
@@ -203,8 +218,10 @@ def _flat(value: Any) -> list[Any]:
 
 
 def plain_calls(graph: torch.fx.Graph) -> None:
-    """``torch.flatten(input=x)``, ``module(x=x)``: the first argument by its place, as all that follows reads it."""
+    """``torch.flatten(input=x)``, ``module(x=x)``, ``torch.add(x, other=y)``: what all that follows reads by its place stands there."""
     for node in graph.nodes:
+        if node.op in ("call_function", "call_method") and len(node.args) == 1 and node.kwargs.keys() == {"other"}:  # torch.add(x, other=y)
+            node.args, node.kwargs = (*node.args, node.kwargs["other"]), {}
         if node.op in ("call_function", "call_module") and not node.args and node.kwargs:
             first = next((name for name in ("input", "x", "tensors", "self") if name in node.kwargs), next(iter(node.kwargs)))
             node.args, node.kwargs = (node.kwargs[first],), {k: v for k, v in node.kwargs.items() if k != first}

@@ -64,7 +64,9 @@ def binarize_(
         raise ValueError(f"the model itself is a {type(model).__name__}, which cannot be replaced in place: build a binary layer")
     if not chosen:
         found = ", ".join(layers) or "none"
-        raise ValueError(f"no layer would be replaced: the model's convolutions and linear layers are {found}; keep is {keep!r}")
+        raise ValueError(
+            f"no layer would be replaced: the model's nn.Conv1d, nn.Conv2d and nn.Linear are {found}; keep is {keep!r}{_others(model, layers)}"
+        )
     _refuse_fast_paths(model, chosen)
     # made before the first is replaced, so that an error leaves the model as it was
     made = {id(module): _binary(name, module, options) for name, module in chosen.items()}
@@ -73,6 +75,17 @@ def binarize_(
             if id(child) in made:
                 setattr(parent, name, made[id(child)])
     return list(chosen)
+
+
+def _others(model: nn.Module, layers: dict[str, nn.Module]) -> str:
+    """What else has weights and a name like theirs, in words."""
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    found = {n: type(m).__name__ for n, m in model.named_modules() if isinstance(m, kinds) and n not in layers and not isinstance(m, BinaryLayer)}
+    if not found:
+        return ""
+    lazy = any(isinstance(m, nn.modules.lazy.LazyModuleMixin) for m in model.modules())
+    named = ", ".join(f"{name} ({kind})" for name, kind in list(found.items())[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+    return f". Of other types, which stay: {named}" + ("; lazy layers have types of their own once the model has seen an image" if lazy else "")
 
 
 def _kept(model: nn.Module, layers: dict[str, nn.Module], keep: Collection[str]) -> set[str]:

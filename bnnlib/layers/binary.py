@@ -174,7 +174,13 @@ class BinaryLayer(nn.Module):
     @torch.no_grad()
     def project_(self) -> None:
         """Bring the latent weights back to where the recipe keeps them; the training loop calls this after
-        every step."""
+        every step. Raises ``ValueError`` for a constraint on a weight that is computed from other parameters: what it would change
+        is computed anew in the next step."""
+        if self.constraint is not None and "weight" not in self._parameters:
+            raise ValueError(
+                f"latent={type(self.constraint).__name__} holds the weight of {type(self).__name__}, which is computed from other "
+                "parameters here (a parametrization, weight norm, pruning): leave latent='free', or constrain those parameters yourself"
+            )
         latent.hold_(self.constraint, self.weight)
 
     def extra_repr(self) -> str:

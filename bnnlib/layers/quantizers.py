@@ -106,8 +106,16 @@ class EDE(Sign):
 
     def __init__(self, zero: int = 1) -> None:
         super().__init__(zero)
-        # a function of the epoch, so no part of the state
-        self.register_buffer("temperature", torch.ones(()), persistent=False)
+        # a function of the epoch, so no part of the state: no state_dict would bring its value to a net that was built on "meta"
+        elsewhere = "cpu" if torch.get_default_device().type == "meta" else None
+        self.register_buffer("temperature", torch.ones((), device=elsewhere), persistent=False)
+
+    def _apply(self, fn, recurse=True):
+        before = self.temperature
+        super()._apply(fn, recurse)
+        # on "meta" there is no value, and to_empty() leaves any
+        self.temperature = before if self.temperature.is_meta else before.to(self.temperature)
+        return self
 
 
 class ScaledSign(Quantizer):

@@ -155,8 +155,10 @@ class Fallback:
 
 def pack_words(bits: Tensor) -> Tensor:
     """Booleans ``[..., C]`` to int64 words ``[..., ceil(C / 64)]``, bit i of a row in bit i % 64 of word i
-    // 64, unused bits 0.
+    // 64, unused bits 0. Raises ``ValueError`` for any other type: of numbers, those that are not 0 would count as set.
     """
+    if bits.dtype != torch.bool:
+        raise ValueError(f"pack_words takes booleans, such as x >= 0, got {bits.dtype}")
     array = np.packbits(
         np.ascontiguousarray(bits.detach().cpu().numpy(), dtype=bool), axis=-1, bitorder="little"
     )
@@ -166,7 +168,10 @@ def pack_words(bits: Tensor) -> Tensor:
 
 
 def unpack_words(packed: Tensor, count: int) -> Tensor:
-    """The inverse of :func:`pack_words`: booleans ``[..., count]``."""
+    """The inverse of :func:`pack_words`: booleans ``[..., count]``. Raises ``ValueError`` for words that are not so many."""
+    if packed.dtype != torch.int64 or packed.dim() < 1 or packed.shape[-1] != -(-count // 64):
+        given = f"{str(packed.dtype).removeprefix('torch.')} {list(packed.shape)}"
+        raise ValueError(f"{count} bits are int64 [..., {max(0, -(-count // 64))}], got {given}")
     array = np.ascontiguousarray(packed.detach().cpu().numpy()).astype("<i8", copy=False).view(np.uint8)
     return torch.from_numpy(np.unpackbits(array, axis=-1, count=count, bitorder="little").astype(bool)).to(packed.device)
 

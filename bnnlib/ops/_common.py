@@ -50,13 +50,27 @@ def pair(value, name: str) -> list[int]:
     return found
 
 
-def real_tensors(called: str, **operands) -> None:
-    """Raises ``TypeError`` for an operand that is no tensor and ``ValueError`` for one of whole numbers, as the layers do: its gradient
-    would be lost."""
+def tensors(called: str, **operands) -> None:
+    """Raises ``TypeError`` for an operand that is no tensor."""
     for name, t in operands.items():
         if not isinstance(t, Tensor):
             how = f"torch.from_numpy({name})" if type(t).__module__ == "numpy" else f"torch.as_tensor({name})"
             raise TypeError(f"{called} takes tensors, and {name} is a {type(t).__name__}: give {how}")
+
+
+def shape_of_weight(shape) -> tuple[int, ...]:
+    """The shape of a weight as whole numbers. Raises ``ValueError``."""
+    try:
+        return tuple(n if isinstance(n, torch.SymInt) else operator.index(n) for n in shape)
+    except TypeError:
+        raise ValueError(f"shape is {shape!r:.100}: give the shape of the float weight, such as w.shape") from None
+
+
+def real_tensors(called: str, **operands) -> None:
+    """Raises ``TypeError`` for an operand that is no tensor and ``ValueError`` for one of whole numbers, as the layers do: its gradient
+    would be lost."""
+    tensors(called, **operands)
+    for name, t in operands.items():
         if not t.is_floating_point():
             if t.is_complex():
                 raise TypeError(f"complex numbers have no sign: got {t.dtype}")
@@ -66,6 +80,17 @@ def real_tensors(called: str, **operands) -> None:
 def describe(t: Tensor) -> str:
     """A tensor's type and shape, for messages: ``float32 [2, 3]``."""
     return f"{str(t.dtype).removeprefix('torch.')} {list(t.shape)}"
+
+
+def whole(what: str, value, least: int) -> int:
+    """``value``, a whole number of any type. Raises ``ValueError`` that says ``what``."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = least - 1
+    if found < least:
+        raise ValueError(f"{what} is {value!r:.100}: it must be a whole number >= {least}")
+    return found
 
 
 def channels_last(x: Tensor) -> bool:
@@ -79,18 +104,23 @@ def output_size(size, kernel, stride, padding, dilation):
 
 
 def float32(x: Tensor) -> Tensor:
-    """``x`` as float32 with the same signs, -0.0 and NaN included. Raises ``TypeError`` for complex numbers."""
+    """``x`` as float32 with the same signs, -0.0 and NaN included. Raises ``TypeError`` for complex numbers, ``ValueError`` for types that
+    have no negative numbers."""
     if x.dtype == torch.float32:
         return x
     if x.is_complex():
         raise TypeError(f"complex numbers have no sign: got {x.dtype}")
+    if not x.dtype.is_signed:
+        way = "give torch.where(x, 1.0, -1.0)" if x.dtype == torch.bool else "give x.float(), scaled as the network was trained to see it"
+        raise ValueError(f"{describe(x)} holds no negative number, and every sign would be +1: {way}")
     if x.dtype in (torch.bfloat16, torch.float16) or not x.is_floating_point():
         return x.float()
     return sign(x).float()  # what is too small for float32 keeps its sign
 
 
 def same_device(x: Tensor, **others: Tensor | None) -> None:
-    """Raises ``ValueError`` for one of ``others`` that lies elsewhere than ``x``."""
+    """Raises ``ValueError`` for one of ``others`` that lies elsewhere than ``x``, ``TypeError`` for one that is no tensor."""
+    tensors("a packed layer", **{name: t for name, t in others.items() if t is not None})
     device = x.device
     for name, t in others.items():
         if t is not None and t.device != device:

@@ -21,7 +21,10 @@ from bnnlib.ops._common import (
     pair,
     register,
     same_device,
+    shape_of_weight,
+    tensors,
     vector,
+    whole,
     words,
 )
 from bnnlib.ops._packing import pack_images, pack_rows, prepack_now
@@ -63,8 +66,11 @@ def conv2d_packed(
 
     Raises ``ValueError`` for shapes, dtypes or sizes that do not fit, naming them.
     """
+    if type(shape) is not tuple and type(shape) is not torch.Size:
+        shape = shape_of_weight(shape)
     if direct(x):
         return conv2d_now(x, weight, shape, stride, padding, dilation, groups, scale, bias, residual, threshold, flip, pool, out)
+    tensors("conv2d_packed", x=x, weight=weight)
     sides = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
     return OPS.conv2d_packed(x, weight, list(shape), *sides, groups, scale, bias, residual, threshold, flip, pool, out)
 
@@ -87,8 +93,12 @@ def linear_packed(
     ``x``: float ``[..., K]`` or packed int64 ``[..., ceil(K / 64)]``; the result is ``[..., O]``,
     or ``[..., ceil(O / 64)]`` as bits.
     """
-    call = linear_now if direct(x) else OPS.linear_packed
-    return call(x, weight, list(shape), scale, bias, residual, threshold, flip, out)
+    if type(shape) is not tuple and type(shape) is not torch.Size:
+        shape = shape_of_weight(shape)
+    if direct(x):
+        return linear_now(x, weight, shape, scale, bias, residual, threshold, flip, out)
+    tensors("linear_packed", x=x, weight=weight)
+    return OPS.linear_packed(x, weight, list(shape), scale, bias, residual, threshold, flip, out)
 
 
 def _epilogue(o: int, scale, bias, residual, threshold, flip, pool: int, out: str):
@@ -110,10 +120,10 @@ def _epilogue(o: int, scale, bias, residual, threshold, flip, pool: int, out: st
 
 
 def _blob(weight: Tensor, shape: Sequence[int], groups: int) -> Tensor:
-    if weight.dtype != torch.uint8 or weight.dim() not in (1, 2):
+    if getattr(weight, "dtype", None) != torch.uint8 or weight.dim() not in (1, 2):
         raise ValueError(
             "weight must be prepacked (uint8 [bytes]) or stored bits (uint8 [O, ceil(K / 8)]), "
-            f"got {describe(weight)}"
+            f"got {describe(weight) if isinstance(weight, Tensor) else type(weight).__name__}"
         )
     return weight.contiguous() if weight.dim() == 1 else prepack_now(weight, shape, groups)
 
@@ -176,7 +186,7 @@ def convolved(
 def _same_device(x: Tensor, weight, scale, bias, residual, threshold, flip) -> None:
     device = x.device
     for t in (weight, scale, bias, residual, threshold, flip):
-        if t is not None and t.device != device:
+        if t is not None and getattr(t, "device", None) != device:
             same_device(x, weight=weight, scale=scale, bias=bias, residual=residual, threshold=threshold, flip=flip)
 
 
@@ -192,10 +202,11 @@ def _planned(
     """(what computes it, size of the result, its strides). Kept, as it takes as long as a small layer. ``x_strides``: none of bits,
     whose size is ``[N, H, W, words]``. Raises ``ValueError``."""
     n, h, w = (x_size[0], *x_size[2:]) if x_strides else x_size[:3]
-    o, cg, kh, kw = shape
+    o, cg, kh, kw = shape_of_weight(shape)
+    groups, pool = whole("groups", groups, 1), whole("pool", pool, 1)
     (sh, sw), (ph, pw), (dh, dw) = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
-    if min(sh, sw, pool) < 1:
-        raise ValueError(f"stride and pool must be 1 or more, got {[sh, sw]} and {pool}")
+    if min(sh, sw) < 1:
+        raise ValueError(f"stride must be 1 or more, got {[sh, sw]}")
     if min(dh, dw) >= 1 and min(ph, pw) >= 0 and (dh * (kh - 1) + 1 > h + 2 * ph or dw * (kw - 1) + 1 > w + 2 * pw):
         raise ValueError(
             f"the kernel is larger than the padded input: kernel {kh} x {kw}, dilation {[dh, dw]}, input {h} x {w} with padding {[ph, pw]}"
@@ -229,11 +240,11 @@ def linear_now(
     x, weight, shape, scale=None, bias=None, residual=None, threshold=None, flip=None, out="float32"
 ) -> Tensor:  # fmt: skip
     """:func:`linear_packed`, computed where ``x`` lies. Raises ``ValueError`` for shapes that do not fit."""
-    if len(shape) != 2 or x.dim() < 1:
+    if len(shape) != 2 or shape[1] == 0:
         raise ValueError(f"a linear layer needs a weight of shape (O, K), got {list(shape)}")
     o, k = shape
     packed = x.dtype == torch.int64
-    if x.shape[-1] != (words(k) if packed else k):
+    if x.dim() < 1 or x.shape[-1] != (words(k) if packed else k):
         raise ValueError(
             f"a weight of shape {list(shape)} needs x [..., {words(k) if packed else k}], got {describe(x)}"
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bnnlib.ops import _backend
 from bnnlib.ops._backend import unpack_words
-from bnnlib.ops._common import OPS, describe, direct, float32, register, words
+from bnnlib.ops._common import OPS, describe, direct, float32, register, shape_of_weight, tensors, words
 
 
 def pack_weight(weight: Tensor) -> Tensor:
@@ -20,6 +20,7 @@ def pack_weight(weight: Tensor) -> Tensor:
     >>> pack_weight(torch.tensor([[1.0, -1.0, 0.0, -2.0, 3.0]]))
     tensor([[21]], dtype=torch.uint8)
     """
+    tensors("pack_weight", weight=weight)
     return OPS.pack_weight(weight)
 
 
@@ -27,6 +28,8 @@ def unpack_weight(bits: Tensor, shape: Sequence[int]) -> Tensor:
     """Stored bits back to -1/+1, float32 of ``shape`` ``(O, ...)``. Raises ``ValueError`` if they do not
     fit each other.
     """
+    tensors("unpack_weight", bits=bits)
+    shape = shape_of_weight(shape)
     o, k = shape[0], math.prod(shape[1:])
     _check_stored(bits, o, k)
     padded = torch.nn.functional.pad(bits, (0, -bits.shape[1] % 8)).contiguous().view(torch.int64)
@@ -37,13 +40,17 @@ def pack_activation(x: Tensor) -> Tensor:
     """The signs of ``x`` as words: ``[N, C, H, W]`` (any strides) to int64 ``[N, H, W, ceil(C / 64)]``,
     ``[M, K]`` to ``[M, ceil(K / 64)]``.
     """
-    return _pack_activation(x) if direct(x) else OPS.pack_activation(x)
+    if direct(x):
+        return _pack_activation(x)
+    tensors("pack_activation", x=x)
+    return OPS.pack_activation(x)
 
 
 def unpack_activation(bits: Tensor, channels: int) -> Tensor:
     """Words back to -1/+1, float32: ``[N, H, W, words]`` to ``[N, C, H, W]`` (channels_last), ``[M,
     words]`` to ``[M, K]``.
     """
+    tensors("unpack_activation", bits=bits)
     if bits.dtype != torch.int64 or bits.dim() not in (2, 4) or bits.shape[-1] != words(channels):
         raise ValueError(
             f"packed activations of {channels} channels are int64 [..., {words(channels)}], "
@@ -60,11 +67,12 @@ def prepack(bits: Tensor, shape: Sequence[int], groups: int = 1) -> Tensor:
     Cheap beside one call on a real image, and worth doing once for each layer; the result is not portable
     between variants.
     """
+    tensors("prepack", bits=bits)
     return OPS.prepack(bits, _four(shape), groups)
 
 
 def _four(shape: Sequence[int]) -> list[int]:
-    shape = list(shape)
+    shape = list(shape_of_weight(shape))
     if len(shape) == 2:
         return [*shape, 1, 1]
     if len(shape) != 4:
@@ -146,7 +154,7 @@ def _weight_geometry(shape: Sequence[int], groups: int) -> list[int]:
 
 def prepack_now(bits: Tensor, shape: Sequence[int], groups: int) -> Tensor:
     """:func:`prepack`, computed where ``bits`` lie. Raises ``ValueError`` where they do not fit ``shape``."""
-    geometry = _weight_geometry(shape, groups)
+    geometry = _weight_geometry(shape_of_weight(shape), groups)
     _check_stored(bits, shape[0], math.prod(shape[1:]))
     out = torch.empty(_backend.of(bits).blob_bytes(geometry), dtype=torch.uint8, device=bits.device)
     _backend.of(bits).prepack(geometry, bits.contiguous(), out)

@@ -6,7 +6,18 @@ import torch
 from torch import Tensor
 
 from bnnlib.ops import _backend
-from bnnlib.ops._common import OPS, describe, direct, output_size, register, same_device, vector, words
+from bnnlib.ops._common import (
+    OPS,
+    describe,
+    direct,
+    output_size,
+    register,
+    same_device,
+    tensors,
+    vector,
+    whole,
+    words,
+)
 
 
 def or_pool(
@@ -20,6 +31,7 @@ def or_pool(
     """Max-pooling of packed activations ``[N, H, W, ceil(C / 64)]``: OR over each window, then xor
     ``flip``. Padding is -1, like -infinity.
     """
+    tensors("or_pool", bits=bits)
     call = _or_pool if direct(bits) else OPS.or_pool
     return call(bits, channels, window, window if stride is None else stride, padding, flip)
 
@@ -32,7 +44,8 @@ def _or_pool(
             f"packed activations of {channels} channels are int64 [N, H, W, {words(channels)}], "
             f"got {describe(bits)}"
         )
-    if window < 1 or stride < 1 or padding < 0 or 2 * padding > window:
+    window, stride, padding = whole("window", window, 1), whole("stride", stride, 1), whole("padding", padding, 0)
+    if 2 * padding > window:
         raise ValueError(f"cannot pool with window {window}, stride {stride}, padding {padding}")
     n, h, w, last = bits.shape
     oh, ow = output_size(h, window, stride, padding, 1), output_size(w, window, stride, padding, 1)

@@ -80,6 +80,8 @@ def conv2d_of_signs(
     off by less than bfloat16's own rounding with AVX-512, by up to a third more than it with AVX2.
     """
     real_tensors("conv2d_of_signs", x=x, weight=weight)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout!r}: it must lie in [0, 1)")
     kind = x.device.type
     wanted = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
     dtype = torch.get_autocast_dtype(kind) if wanted else x.dtype

@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import operator
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +30,7 @@ from bnnlib.training import checkpoint, checks, code, diagnostics, fits, memory,
 from bnnlib.training.checks import TrainingError
 from bnnlib.training.clock import Clock
 from bnnlib.training.finishing import RunResult, finish
-from bnnlib.training.progress import Display
+from bnnlib.training.progress import Curves, Display
 from bnnlib.training.resuming import resume, save
 from bnnlib.training.setup import Net, load_data, on_rank_zero, setup, start_fabric
 from bnnlib.training.state import Progress
@@ -148,10 +147,10 @@ def begin(
 def fit(run: Run) -> None:
     """Train the epochs that are left, each followed by an evaluation."""
     progress, epochs = run.progress, run.net.recipe.epochs
-    with run.stop.listening(), _logger(run) as log, run.display.bar(progress, epochs, run.net.steps) as bar:
+    with run.stop.listening(), Curves(run) as curves, run.display.bar(progress, epochs, run.net.steps) as bar:
         while progress.epoch < epochs:
             train_epoch(run, bar)
-            validate_epoch(run, log)
+            validate_epoch(run, curves)
 
 
 def _clock(net: Net) -> Clock:
@@ -195,7 +194,7 @@ def train_epoch(run: Run, bar: Any = None) -> None:
     progress.clock(clock.seconds())
 
 
-def validate_epoch(run: Run, log: Any = None) -> None:
+def validate_epoch(run: Run, curves: Curves | None = None) -> None:
     """Evaluate after an epoch, put its point on the curve, leave a checkpoint where one is due."""
     net, progress, recipe = run.net, run.progress, run.net.recipe
     trained = net.meter.means()
@@ -219,9 +218,8 @@ def validate_epoch(run: Run, log: Any = None) -> None:
     progress.curve.append(point.model_dump())
     if run.watch is not None:
         progress.diagnostics.append(run.watch.epoch_ended(point.epoch, point.test_top1).model_dump())
-    if log is not None:
-        names = ("lr", "train_loss", "train_top1", "test_loss", "test_top1")
-        log.log_metrics({name: getattr(point, name) for name in names}, step=point.epoch)
+    if curves is not None:
+        curves.add(point)
     progress.epoch, progress.step, progress.epoch_seconds = progress.epoch + 1, 0, 0.0
     net.meter.reset()
     run.display.epoch(run, point, trained["images"])
@@ -244,21 +242,6 @@ def _check_finite(run: Run) -> None:
 def _stop_if_asked(run: Run) -> None:
     where = f"epoch {run.progress.epoch + 1}, step {run.progress.step}"
     run.stop.raise_if_asked(f"{where}; the same command resumes from {run.folder / 'checkpoint.pt'}")
-
-
-@contextmanager
-def _logger(run: Run) -> Iterator[Any]:
-    """Fabric's logger for TensorBoard, in the run folder; None in all processes but the first."""
-    if not run.net.fabric.is_global_zero:
-        yield None
-        return
-    from lightning_fabric.loggers import TensorBoardLogger
-
-    logger = TensorBoardLogger(run.folder, name="tensorboard", version="")
-    try:
-        yield logger
-    finally:
-        logger.finalize("")
 
 
 def _read_if_there(path: Path) -> records.Record | None:

@@ -6,11 +6,12 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from bnnlib import printable
+from bnnlib.storage import in_words
 
 if TYPE_CHECKING:
     from bnnlib.records import Epoch
@@ -43,6 +44,38 @@ class StandardError:
     def flush(self) -> None:
         with suppress(OSError, ValueError, AttributeError):
             sys.stderr.flush()
+
+
+class Curves:
+    """Fabric's logger for TensorBoard, in the run folder; nothing in all processes but the first. A file that cannot be written (a full disk) is
+    told once, and the training goes on: the checkpoint and the record hold the curves, too."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.logger = run, None
+        if run.net.fabric.is_global_zero:
+            from lightning_fabric.loggers import TensorBoardLogger
+
+            self.logger = TensorBoardLogger(run.folder, name="tensorboard", version="")
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.logger is not None:
+            self._tried(lambda: self.logger.finalize(""))
+
+    def add(self, point: Epoch) -> None:
+        """Write what an epoch gave."""
+        if self.logger is not None:
+            names = ("lr", "train_loss", "train_top1", "test_loss", "test_top1")
+            self._tried(lambda: self.logger.log_metrics({name: getattr(point, name) for name in names}, step=point.epoch))
+
+    def _tried(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # Fabric raises a ValueError for what its writer could not write
+            self.logger = None
+            self.run.display.log(f"TensorBoard's curves end here ({in_words(error.__cause__ or error)}): the record will hold them all")
 
 
 def in_notebook() -> bool:

@@ -80,7 +80,7 @@ def _read(run: Run, restart: bool, accept_changed_code: bool) -> tuple[dict | No
     path = run.folder / "checkpoint.pt"
     if restart:
         path.unlink(missing_ok=True)
-    state = checkpoint.load(path, run.identity, lambda state, key: _recipe_change(run, state) if key == "recipe_hash" else None)
+    state = checkpoint.load(path, run.identity, lambda state, key: _change(run, state, key))
     try:
         changed = [] if state is None else code.changed(state.get("code"), run.progress.code)
     except ValueError as error:
@@ -97,6 +97,13 @@ def _read(run: Run, restart: bool, accept_changed_code: bool) -> tuple[dict | No
     run.note(f"{named} changed since this run was begun: it starts anew")
     path.unlink(missing_ok=True)
     return None, changed
+
+
+def _change(run: Run, state: dict, key: str) -> str | None:
+    """What is otherwise in a checkpoint, in words; None where there are none."""
+    if key == "fingerprint":
+        return printable(f"the images or labels of {run.net.recipe.dataset} were others then (their fingerprint was {state.get(key)!r:.80})")
+    return _recipe_change(run, state) if key == "recipe_hash" else None
 
 
 def _recipe_change(run: Run, state: dict) -> str | None:

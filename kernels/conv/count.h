@@ -1,6 +1,6 @@
 // A tile of pixels, counted against a chunk of channels.
 #pragma once
-#include "conv/gather.h"
+#include "conv/depthwise.h"
 
 namespace bnn {
 
@@ -87,8 +87,17 @@ inline void count_tile(const Plan& p, isize item, uint8_t* memory, Tile* t) {
         t->base[i] = w.bases + i * base_stride;
     }
 
+    if (depthwise(g)) {
+        uint64_t* const weights = (uint64_t*)w.rows;
+        depthwise_weights(p, weights);
+        for (const Run* r = run; r < run + runs; ++r)
+            for (isize a = 0; a < e.pool; ++a)
+                each_pixel(p, *r, a, [&](isize i, isize x) {
+                    count_depthwise(p, r->n, r->y * e.pool + a, x, weights, w.counts + i * w.count_stride);
+                });
+    }
     // Groups are counted in order: each writes whole vectors beyond its last channel, which the next group overwrites.
-    for (isize group = 0; group < g.groups; ++group) {
+    for (isize group = 0; group < g.groups && !depthwise(g); ++group) {
         const uint8_t *rows = w.rows, *at[64];
         isize stride = g.row_stride();
         const isize line_bytes = g.kw * g.tap_bytes(),

@@ -120,6 +120,9 @@ inline uint16_t stretch_limit(int32_t base, int32_t threshold) {
 // Whether 16 bits hold the count of a whole row.
 inline bool one_stretch(const Conv& g) { return g.row_bytes() <= KBLOCK; }
 
+// Whether each channel is convolved by itself. Then 64 of them are counted at once (depthwise.h), in 8 bits.
+inline bool depthwise(const Conv& g) { return g.cg() == 1 && g.og() == 1 && g.groups > 1 && g.taps() < 256; }
+
 // Lines, columns and number of pooling windows.
 inline isize outputs_h(const Plan& p) { return p.g.oh() / p.e.pool; }
 inline isize outputs_w(const Plan& p) { return p.g.ow() / p.e.pool; }
@@ -205,7 +208,7 @@ inline Plan make_plan(const Variant& v, const Conv& g, const Epilogue& e, const 
     if (p.images.use && once) return p;
     row_classes(g, p.row_class, spans);
     column_classes(g, p.column_class, spans + s.rows);
-    p.skip = skips_lines(v, g, e);
+    p.skip = !depthwise(g) && skips_lines(v, g, e);
     const isize padded = round_up(g.o, 64);
     for (isize r = 0; r < s.rows; ++r)
         for (isize c = 0; c < s.columns; ++c) {
@@ -242,6 +245,7 @@ inline WorkSizes work_sizes(const Plan& p) {
     s.count_stride = round_up(p.chunk, 64) + (p.g.groups > 1 ? 64 : 32);
     // Copied lines take no more memory than rows, since neighbours share taps, except for a word at the end of each.
     s.rows = p.direct ? 0 : round_up(pixels * p.g.row_stride() + (p.lines ? p.g.kh * 8 : 0) + ROW_SLACK, 64);
+    if (depthwise(p.g)) s.rows = round_up(p.g.taps() * words(p.g.c) * 8, 64);
     s.counts = round_up(pixels * s.count_stride * 2, 64);
     s.scratch = round_up(p.v->scratch_bytes(pixels, p.g.row_bytes()), 64);
     s.floats = p.e.channels_first ? round_up(pixels * channels * 4, 64) : 0;

@@ -76,11 +76,13 @@ static bnn::Conv random_shape() {
     g.groups = choose<isize>({1, 1, 1, 2, 3});
     const isize cg = shape == 0 ? pick(5000, 9000) : choose<isize>({1, 3, 7, 8, 20, 33, 64, 65, 96, 128, 200});
     g.c = cg * g.groups, g.o = choose<isize>({1, 5, 16, 31, 32, 50, 64, 100, 129, 200, 300}) * g.groups;
+    if (shape == 1) g.groups = g.c = g.o = choose<isize>({2, 5, 63, 64, 65, 130, 1030});   // each channel by itself
     g.n = pick(1, 2);
     const isize most_kernel = shape == 0 ? 1 : 5;
     g.kh = pick(1, most_kernel), g.kw = pick(1, most_kernel), g.sh = pick(1, 3), g.sw = pick(1, 3), g.dh = pick(1, 2), g.dw = pick(1, 2);
     g.ph = pick(0, 3), g.pw = pick(0, 3);
     if (shape == 0 && pick(0, 1)) g.kh = 1, g.kw = 9, g.pw = 4, g.dw = 1;   // K beyond one 16-bit stretch
+    if (shape == 1 && !pick(0, 3)) g.kh = pick(14, 17), g.kw = pick(14, 17);   // about as many taps as 8 bits count
     g.h = bnn::most(1, g.dh * (g.kh - 1) + 1 - 2 * g.ph) + pick(0, 5), g.w = bnn::most(1, g.dw * (g.kw - 1) + 1 - 2 * g.pw) + pick(0, 7);
     return g;
 }
