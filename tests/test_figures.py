@@ -45,6 +45,20 @@ def test_more_recipes_than_colours_are_dashed(a_record):
         plt.close()
 
 
+@pytest.mark.parametrize("epochs", [[1], [1, 2], [1, 2, 3, 4, 5, 6, 7, 8]])
+def test_an_axis_of_epochs_has_no_fractions(epochs):
+    with plt.rc_context():
+        figures.use_style()
+        fig, ax = plt.subplots(figsize=(9, 2))
+        ax.plot(epochs, epochs, "o-")
+        ax.set_xlabel("epoch")
+        figures.svg(fig)
+        low, high = ax.get_xlim()
+        ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
+        assert ticks and all(tick in epochs for tick in ticks)
+        plt.close()
+
+
 def drawn():
     """A figure of the book as the SVG that a notebook holds."""
     with plt.rc_context():
