@@ -187,9 +187,10 @@ def left_out(profile: str, *names: str) -> str:
 
 def no_answer(profile: str) -> str:
     """What stands in place of a chapter's answer where the runs give none."""
-    if profile in SHORT:
-        return "Short runs answer nothing: see the `stored` profile."
-    return "*These runs give no answer.*" if profile == "stored" else "These runs alone give no answer: see the `stored` profile."
+    if profile == "stored":
+        return "*These runs give no answer.*"
+    none = "Short runs answer nothing" if profile in SHORT else "These runs alone give no answer"
+    return f"{none}. With `profile = \"stored\"` the chapter answers from the book's records."
 
 
 def _as_type_of(default: Any, value: Any, what: str) -> Any:
