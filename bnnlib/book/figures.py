@@ -121,8 +121,8 @@ def _count_epochs(figure: Figure) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for ax in figure.axes:
-        if ax.get_xlabel() == "epoch" and any(tick % 1 for tick in ax.get_xticks()):
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if ax.get_xlabel() == "epoch":
+            ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
 def saved(figure: Figure) -> str:
