@@ -228,7 +228,7 @@ def test_what_a_short_run_says(tmp_path, monkeypatch):
     chapters.check_parameters("demo", 0, "cifar10")
     chapters.check_parameters("stored", 0, "cifar10")
     (said,) = shown
-    assert said.startswith("**A demo run**, on scikit-learn's embedded digits: cifar10 is not on this machine.")
+    assert said.startswith("**A demo run**, on scikit-learn's embedded digits: CIFAR-10 is not on this machine.")
     assert "`make data NAME=cifar10`" in said and "no verdict" in said and str(tmp_path) not in said
 
 
@@ -411,6 +411,38 @@ def test_a_short_run_gives_no_verdict(output, verdict):
     notebook = executed("1")
     notebook.cells[-1].outputs = [new_output("display_data", output)]
     assert chapters.problems(notebook, "good") == [], "a full result may be judged"
+
+
+ASKED = "## Its size\n\nHow large is {numref}`tab-size`, beside {numref}`fig-size`?"
+FOLDED, TABLE = {"tags": ["hide-input"]}, "```{table} Size.\n:name: tab-size\n\n| a |\n|---|\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "outputs", "found"),
+    [
+        (ASKED, ["", " \n"], ["nothing is shown below 'How large is", "names tab-size, which a quick", "names fig-size, which a quick"]),
+        ("## Its size", [""], ["nothing is shown below '## Its size'"]),
+        ("So it is.", [""], []),
+        ("So it is:", ["", "12 kB"], []),
+        (ASKED, [TABLE], ["names fig-size, which a quick run does not show"]),
+        (ASKED, [TABLE, chapters.left_out("quick", "fig-size")], []),
+        (ASKED, [chapters.left_out("quick", "tab-size", "fig-size")], []),
+    ],
+)
+def test_a_section_keeps_its_promise_or_says_that_it_does_not(text, outputs, found):
+    notebook = executed(*[("1", FOLDED)] * len(outputs), profile="quick")
+    for cell, output in zip(notebook.cells[-len(outputs) :], outputs, strict=True):
+        cell.outputs = [new_output("display_data", {"text/markdown": output})]
+    notebook.cells.insert(2, new_markdown_cell(text))
+    for last in ([], [new_markdown_cell("## The next section")]):
+        problems = chapters.problems(nbformat.from_dict({**notebook, "cells": notebook.cells + last}), "one", profile="quick")
+        assert len(problems) == len(found) and all(map(str.__contains__, problems, found)), problems
+
+
+def test_code_that_a_reader_sees_is_shown():
+    notebook = executed("n = 1", profile="quick")
+    notebook.cells.insert(2, new_markdown_cell("We count:"))
+    assert chapters.problems(notebook, "one", profile="quick") == []
 
 
 def test_a_recipe_without_a_figure_to_be_compared_with_is_told():

@@ -45,6 +45,23 @@ def test_more_recipes_than_colours_are_dashed(a_record):
         plt.close()
 
 
+@pytest.mark.parametrize("last", [1, 2, 4, 8, 20, 60])
+@pytest.mark.parametrize("panels", [1, 2])
+def test_an_axis_of_epochs_has_no_fractions(last, panels):
+    with plt.rc_context():
+        figures.use_style()
+        fig, axes = plt.subplots(1, panels, figsize=(figures.WIDTH, 3.6), squeeze=False)
+        for ax in axes.flat:
+            ax.plot(range(1, last + 1), range(last), "o-")
+            ax.set(xlabel="epoch", ylabel="test accuracy, %")
+        figures.svg(fig)
+        for ax in axes.flat:
+            low, high = ax.get_xlim()
+            ticks = [tick for tick in ax.get_xticks() if low <= tick <= high]
+            assert ticks and all(tick in range(last + 1) for tick in ticks), ticks
+        plt.close()
+
+
 def drawn():
     """A figure of the book as the SVG that a notebook holds."""
     with plt.rc_context():

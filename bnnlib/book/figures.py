@@ -87,6 +87,7 @@ def use_style() -> None:
 def svg(figure: Figure) -> str:
     """A figure as SVG, with the one for a phone in its metadata where there is one: :func:`split` takes them apart."""
     _say_logarithmic(figure)
+    _count_epochs(figure)
     wide, small = saved(figure), narrow(figure)
     if small is None:
         return wide
@@ -113,6 +114,15 @@ def _say_logarithmic(figure: Figure) -> None:
             words = axis.get_label_text()
             if axis.get_scale() == "log" and words and "log scale" not in words:
                 axis.set_label_text(words + ("\n" if axis is ax.yaxis and len(words) > 24 else " ") + "(log scale)")
+
+
+def _count_epochs(figure: Figure) -> None:
+    """An axis of epochs has no fractions of one, also where a short run has a single epoch."""
+    from matplotlib.ticker import MaxNLocator
+
+    for ax in figure.axes:
+        if ax.get_xlabel() == "epoch":
+            ax.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
 def saved(figure: Figure) -> str:
@@ -179,7 +189,6 @@ def draw_curves(
     once those are used up; further seeds of a recipe are thin. ``field``: of
     :class:`bnnlib.records.Epoch`. ``looks``: of a recipe's lines, as ``plot`` takes it, in place of the order's."""
     import matplotlib as mpl
-    from matplotlib.ticker import MaxNLocator
 
     colours = len(mpl.rcParams["axes.prop_cycle"])
     for place, (name, label) in enumerate(labels.items()):
@@ -190,7 +199,6 @@ def draw_curves(
                 look["marker"] = "o"  # a line through one point is not to be seen
             look |= (looks or {}).get(name, {})
             ax.plot(epochs, [getattr(point, field) for point in record.curve], label=None if i else label, **look)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("epoch")
 
 

@@ -38,13 +38,14 @@ from bnnlib.book.chapters.values import (  # noqa: E402
     SHORT,
     check_parameters,
     check_recipes,
+    left_out,
     no_answer,
     recorded,
     resolve,
 )
 
 __all__ = [
-    "PROFILES", "SHORT", "START", "ChapterError", "Outcome", "check", "check_parameters", "check_recipes", "fingerprint", "is_current",
+    "PROFILES", "SHORT", "START", "ChapterError", "Outcome", "check", "check_parameters", "check_recipes", "fingerprint", "is_current", "left_out",
     "no_answer", "parameters", "problems", "read", "recorded", "resolve", "run", "source", "source_problems", "sources", "surroundings",
     "times",
 ]  # fmt: skip

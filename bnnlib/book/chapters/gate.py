@@ -22,6 +22,7 @@ _VERDICT = re.compile(
 )
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _SHORTEST_ALT = 20  # characters; "figure" or "plot" describes nothing
+_CODE_FOLDED = {"hide-input", "sentence", "answer"}  # tags of cells of which a reader sees the output alone
 
 
 def problems(notebook: nbformat.NotebookNode, name: str, *, profile: str = "stored") -> list[str]:
@@ -45,7 +46,47 @@ def problems(notebook: nbformat.NotebookNode, name: str, *, profile: str = "stor
             found += [f"{label} {what}" for what in _cell_problems(cell)]
             if profile in SHORT:
                 found += [f"{label} gives a verdict from a {profile} run: {what}" for what in _verdicts(cell)]
+    found += [f"{name}: nothing is shown below {line!r}; say why, and which run shows it" for line in _unanswered(notebook)]
+    if profile in SHORT:  # of a stored run Sphinx tells
+        found += [f"{name}: its text names {label}, which a {profile} run does not show: see left_out" for label in _absent(notebook)]
     return found
+
+
+def _unanswered(notebook: nbformat.NotebookNode) -> Iterator[str]:
+    """Headings, questions and lines that end in a colon, below which the cells up to the next text show nothing."""
+    asked, cells = "", False
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cells = True
+            if _shows(cell):
+                asked = ""
+            continue
+        if asked and cells:
+            yield asked
+        line, cells = cell.source.rstrip().rpartition("\n")[2], False
+        asked = line if line.endswith(("?", ":")) or line.startswith("##") else ""
+    if asked and cells:
+        yield asked
+
+
+def _absent(notebook: nbformat.NotebookNode) -> list[str]:
+    """Figures and tables that the text refers to, and that are neither shown nor said to be left out (by :func:`.values.left_out`)."""
+    named, there = {}, set()
+    for cell in notebook.cells:
+        outputs = cell.get("outputs", [])
+        if outputs:
+            there.add(cell.metadata.get("mystnb", {}).get("figure", {}).get("name"))
+        for text in [cell.source] * (cell.cell_type == "markdown") + [o.get("data", {}).get("text/markdown", "") for o in outputs]:
+            named |= dict.fromkeys(re.findall(r"\{numref\}`(.+?)`", text))
+            there.update(re.findall(r"(?:^:name: |(?<!\})`)((?:fig|tab)-[\w-]+)`?", text, re.MULTILINE))
+    return [label for label in named if label not in there]
+
+
+def _shows(cell: nbformat.NotebookNode) -> bool:
+    """Whether a reader sees anything of a cell: its code, or an output that is no empty Markdown."""
+    if not _CODE_FOLDED & set(cell.metadata.get("tags", [])):
+        return True
+    return any(output.get("data", {}).get("text/markdown", "said").strip() for output in cell.outputs)
 
 
 def _verdicts(cell: nbformat.NotebookNode) -> Iterator[str]:

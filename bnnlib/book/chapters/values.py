@@ -148,15 +148,17 @@ def _written(node: ast.expr) -> Any:
 
 def _announce(profile: str, name: str) -> dict[str, str]:
     from bnnlib import data
+    from bnnlib.book.tables import DATA_SETS
 
     here = data.here(name)
     if profile == "stored" or (profile == "full" and here):
         return {}
     instead = {} if here or profile == "full" else {"dataset": data.STAND_INS[name]}
-    used = f"a part of {name}" if here else f"scikit-learn's embedded digits: {name} is not on this machine"
+    title = DATA_SETS[name]
+    used = f"a part of {title}" if here else f"scikit-learn's embedded digits: {title} is not on this machine"
     fetch = "" if here else f" `make data NAME={name}` (or `bnn data fetch {name}`) fetches it."
     says = {
-        "full": f"Runs without a record need {name}, which is not on this machine and is fetched first.",
+        "full": f"Runs without a record need {title}, which is not on this machine and is fetched first.",
         "quick": "It shows that every cell runs. Its numbers mean nothing, and no verdict is drawn from them.",
         "demo": "It shows how the nets learn. Its numbers are no result, and no verdict is drawn from them.",
     }
@@ -172,11 +174,23 @@ def recorded(profile: str) -> str:
     return "" if profile == "stored" else "*From the book's records, not from this run.* "
 
 
+def left_out(profile: str, *names: str) -> str:
+    """What stands where a short run would show the figures and tables ``names``, were its numbers results.
+
+    >>> left_out("quick", "fig-curves", "tab-runs")
+    '*A quick run leaves out `fig-curves` and `tab-runs`. With `profile = "stored"` they are made from the book\\'s records.*'
+    """
+    they = "they are" if len(names) > 1 else "it is"
+    told = " and ".join(f"`{name}`" for name in names)
+    return f"*A {profile} run leaves out {told}. With `profile = \"stored\"` {they} made from the book's records.*"
+
+
 def no_answer(profile: str) -> str:
     """What stands in place of a chapter's answer where the runs give none."""
-    if profile in SHORT:
-        return "Short runs answer nothing: see the `stored` profile."
-    return "*These runs give no answer.*" if profile == "stored" else "These runs alone give no answer: see the `stored` profile."
+    if profile == "stored":
+        return "*These runs give no answer.*"
+    none = "Short runs answer nothing" if profile in SHORT else "These runs alone give no answer"
+    return f"{none}. With `profile = \"stored\"` the chapter answers from the book's records."
 
 
 def _as_type_of(default: Any, value: Any, what: str) -> Any:

@@ -47,7 +47,6 @@ def draw(watched: Signs, names: Mapping[str, str]) -> Figure:
     estimator with flips of the loss; test accuracy with batch norm as training left it and estimated anew. ``names``: of the
     layers, as shown."""
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import MaxNLocator
 
     fig, ((flips, weights), (cosine, norm)) = plt.subplots(2, 2, figsize=(figures.WIDTH, 5.2))
     epochs = [e.epoch for e in watched.epochs]
@@ -70,8 +69,6 @@ def draw(watched: Signs, names: Mapping[str, str]) -> Figure:
     norm.set(title="batch norm", xlabel="epoch", ylabel="test accuracy, %")
     for ax in (flips, weights, norm):
         ax.legend(fontsize=8)
-    for ax in (flips, cosine, norm):
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
 
 
