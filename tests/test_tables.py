@@ -1,9 +1,12 @@
 """Tables of the book: figures on the right, units in the head, nothing that Markdown would read otherwise."""
 
+import re
+
 import pandas as pd
 import pytest
 
-from bnnlib.book import tables
+from bnnlib.book import chapters, tables
+from bnnlib.paths import ROOT
 
 
 def test_text_is_left_and_figures_are_right():
@@ -51,11 +54,21 @@ def test_a_caption_with_code_in_it_leaves_the_table_a_table():
         ([{"a": 1}, {"b": 1}], {}, r"same columns: \['a'\], but one has \['b'\]"),
         ([{"a": 1}], {"digits": {"c": 2}}, "no column c; it has a"),
         ([{"a": 1}], {"right": ["d"]}, "no column d; it has a"),
+        ([{" ": "x", "a": 1}], {}, r"a name, also the first; these have \[' ', 'a'\]"),
     ],
 )
 def test_bad_tables_are_refused(rows, more, message):
     with pytest.raises(ValueError, match=message):
         tables.markdown(rows, **more)
+
+
+def test_columns_of_typed_tables_have_names():
+    """A screen reader says the column's name with each cell."""
+    pages = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "book").glob("*.md")}
+    for path in chapters.sources():
+        pages[path.name] = "\n\n".join(cell.source for cell in chapters.read(path).cells if cell.cell_type == "markdown")
+    heads = [(name, head) for name, text in pages.items() for head in re.findall(r"^(\|.*\|)\n\|[-:| ]+\|$", text, re.MULTILINE)]
+    assert len(heads) > 10 and [each for each in heads if re.search(r"\|\s*\|", each[1])] == []
 
 
 def test_layers_in_words():

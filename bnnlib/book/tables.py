@@ -76,7 +76,7 @@ def markdown(rows: Any, *, digits: Mapping[str, int] | None = None, right: Itera
     |---|---:|---:|
     | conv2 | 25,000 | 3.0 |
 
-    Raises ``ValueError`` where there are no rows, or where they differ in their columns.
+    Raises ``ValueError`` where there are no rows, where they differ in their columns, or for a column without a name.
     """
     if hasattr(rows, "to_dict"):
         rows = rows.to_dict("records")
@@ -87,6 +87,8 @@ def markdown(rows: Any, *, digits: Mapping[str, int] | None = None, right: Itera
     for row in rows:
         if list(row) != columns:
             raise ValueError(f"rows of a table have the same columns: {columns}, but one has {list(row)}")
+    if not all(str(column).strip() for column in columns):
+        raise ValueError(f"every column of a table has a name, also the first; these have {columns}")
     unknown = {*(digits or {}), *right} - set(columns)
     if unknown:
         raise ValueError(f"the table has no column {', '.join(sorted(unknown))}; it has {', '.join(columns)}")
