@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -250,6 +251,21 @@ def test_device_and_type_are_those_asked_for():
 
 def _small():
     return torch.nn.Sequential(BinaryConv2d(2, 4, 3, ste="ede", scale="learned"), torch.nn.Flatten(), BinaryLinear(16, 3, ste="ede"))
+
+
+def test_traced_as_the_module_says():
+    class Leaves(torch.fx.Tracer):
+        def is_leaf_module(self, module, name):
+            return isinstance(module, layers.BinaryLayer) or super().is_leaf_module(module, name)
+
+    net, x = _small().eval(), torch.randn(2, 2, 4, 4)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch says that tracing is deprecated
+        assert torch.equal(torch.jit.trace(net, x)(x[:1]), net(x[:1]))
+    graph = Leaves().trace(net)
+    assert torch.equal(torch.fx.GraphModule(net, graph)(x), net(x))
+    with pytest.raises(NotImplementedError, match="forward mode AD"):
+        torch.func.jvp(net, (x,), (x,))
 
 
 @pytest.mark.parametrize("how", ["to_empty", "assign"])

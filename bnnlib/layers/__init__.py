@@ -15,8 +15,8 @@ binary weights; ``layer.weight.requires_grad_(False)`` freezes these.
 :func:`binarize_` puts binary layers into a net that exists. ``torch.compile``, ``torch.export``, ONNX export and
 the transforms of ``torch.func`` take nets with these layers, but for forward-mode derivatives (``jvp``, ``jacfwd``,
 ``hessian``): an estimator says what becomes of a gradient, and of nothing else. ``torch.fx.symbolic_trace`` takes them
-with a tracer for which they are leaves (``is_leaf_module``); ``torch.jit.script``, which PyTorch has replaced by export,
-does not take them.
+with a tracer for which they are leaves (``is_leaf_module``), and ``torch.jit.trace`` under ``torch.no_grad()``;
+``torch.jit.script``, which PyTorch has replaced by export, does not take them.
 """
 
 from bnnlib.layers.binarizing import binarize_
