@@ -4,23 +4,36 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from typer.testing import CliRunner
 
-from bnnlib import recipes
+from bnnlib import ops, recipes
 from bnnlib.benchmarks import record as bench_record
 from bnnlib.benchmarks import training_steps
 from bnnlib.book.pages import costs
+from bnnlib.quantizers import sign
 
 
-@pytest.mark.parametrize("name", ["s4-lenet5", "s4-nin-60ep"])  # without and with dropout behind signs
-def test_all_contenders_train_one_net(name):
-    recipe = recipes.load(name)
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_pytorchs_way_is_the_kernels_way(dropout):
+    torch.manual_seed(0)
+    given = F.dropout(sign(torch.randn(2, 70, 6, 5)), dropout), sign(torch.randn(9, 70, 3, 3)), torch.randn(9)
+    found = {}
+    for way in (training_steps.by_pytorch, ops.conv2d_of_signs):
+        x, w, bias = (t.clone().double().requires_grad_() for t in given)
+        y = way(x, w, bias, 1, (1, 1), 1, 1, dropout)
+        found[way] = y, *torch.autograd.grad(y.square().sum(), (x, w, bias))
+    for mine, reference in zip(*found.values(), strict=True):
+        assert torch.allclose(mine, reference)
+
+
+def test_both_contenders_train_one_net():
     losses = {}
     for kernels in (True, False):
-        step = training_steps.step_of(recipe, 4, bf16=False, compile=False, kernels=kernels)
+        step = training_steps.step_of(recipes.load("s4-lenet5"), 4, bf16=False, compile=False, kernels=kernels)
         losses[kernels] = [step().item() for _ in range(2)]
     assert losses[True][0] == pytest.approx(losses[False][0], rel=1e-3)
-    assert losses[True][1] == pytest.approx(losses[False][1], rel=0.1), "a sum's last place may turn a sign after the update"
+    assert losses[True][1] == pytest.approx(losses[False][1], rel=0.2), "a sum's last place may turn a sign after the update"
     assert losses[True][0] != losses[True][1]
 
 
