@@ -67,7 +67,7 @@ def runs_table(known: Iterable, found: Iterable) -> str:
 
 
 WAYS = {"bf16": "bfloat16", "fp32": "float32", "bf16-compile": "bfloat16, compiled", "fp32-compile": "float32, compiled"}
-MS = {"ours, ms an image": 2, "PyTorch's best, ms": 2}
+DIGITS = {"ours, ms": 2, "PyTorch's best, ms": 2, "over ours": 2}
 
 
 def steps(folder: Path) -> str:
@@ -84,18 +84,16 @@ def steps(folder: Path) -> str:
                 recipe = recipes.load(case["recipe"])
                 rows.append(
                     {
-                        "network": recipe.title,
-                        "recipe in": "bfloat16" if recipe.precision == "bf16-mixed" else "float32",
+                        "network": recipe.title + ("" if recipe.precision == "bf16-mixed" else " (in float32)"),
                         "threads": run["threads"],
-                        "images a step": case["batch"],
-                        "ours, ms an image": case["times"]["bits"]["median_us"] / 1000 / case["batch"],
+                        "ours, ms": case["times"]["bits"]["median_us"] / 1000 / case["batch"],
                         "PyTorch's best, ms": case["times"][best]["median_us"] / 1000 / case["batch"],
                         "which is": WAYS[best],
-                        "over ours": str(speed.ratio(case, best, "bits")),
+                        "over ours": speed.ratio(case, best, "bits").median,
                     }
                 )
         cases = [case for run in record["runs"] for case in run["cases"]]
-        told.append(f"{speed.core(record)} ({bench_record.origin(record, cases)}):\n\n{tables.markdown(rows, digits=MS)}\n")
+        told.append(f"{speed.core(record)} ({bench_record.origin(record, cases)}):\n\n{tables.markdown(rows, digits=DIGITS)}\n")
     return "\n".join(told) if told else "*Not measured yet: `bnn bench training`.*\n"
 
 
