@@ -250,7 +250,7 @@ def _gradients_of_signs_fake(gradient, x, weight, bits, stride, padding, dilatio
 
 def _sum_of_channels(values: Tensor) -> Tensor:
     """``[N, C, H, W]`` to ``[C]``, added in float32 at least. Some images at a time: PyTorch would first write all values
-    in float32 to memory, which takes ten times as long as adding them."""
+    in float32 to memory, which takes longer than adding them."""
     dtype = torch.promote_types(values.dtype, torch.float32)
     images = max(1, 2**18 * torch.get_num_threads() // max(1, values[:1].numel()))
     return torch.stack([some.sum((0, 2, 3), dtype=dtype) for some in values.split(images)]).sum(0)

@@ -1,8 +1,7 @@
 """``torch.compile`` for a net in training.
 
 On a CPU, what PyTorch 2.14's compiler makes of a max-pooling's gradient adds one number at a time to planes of float32,
-and takes about ten times as long as PyTorch's own kernel (2 x 2 of 128 channels of 32 x 32, 128 images in bfloat16, one
-core of Zen 4). So there it calls that kernel.
+and takes many times as long as PyTorch's own kernel. So there it calls that kernel.
 """
 
 from __future__ import annotations
