@@ -38,72 +38,93 @@ void in_blocks(isize vectors, const Body& body) {
 // The gradient of the input. An item is some lines of dx of one image. A few lines are made at a time; a ring holds the
 // tables of the lines of dy that they need.
 struct Input {
-    const Conv g;
+    Conv g;                     // where no pixel has a neighbour: all pixels as one image, ROWS to a line
     const uint16_t* dy;
     const float* scale;
     uint16_t* dx;
     const uint8_t* index;                               // [tap][word][vector]
     isize words, chunks, vectors, head, pixel;          // pixel: bytes of a pixel's heads and tables
+    isize padded;                                       // values of a pixel of dy, with those that tables need more
     isize lines, ring, part;    // lines: made at a time; ring: of dy, with tables; part: of an item
+    isize oh, ow;               // of dy: Conv's would divide in every tap
 
-    Input(const Conv& g, const uint16_t* dy, const float* scale, uint16_t* dx, isize threads)
-        : g(g), dy(dy), scale(scale), dx(dx) {
+    Input(const Conv& conv, const uint16_t* dy, const float* scale, uint16_t* dx, isize threads)
+        : g(conv), dy(dy), scale(scale), dx(dx) {
+        const bool alone = g.n && g.taps() == 1 && !g.ph && !g.pw;
+        if (alone) {
+            const isize pixels = g.n * g.h * g.w;
+            g.n = 1, g.w = pixels % ROWS ? 1 : ROWS, g.h = pixels / g.w;
+        }
         words = ceil_div(g.o, WORD), chunks = ceil_div(words, CHUNK), vectors = ceil_div(g.c, H);
         head = round_up(chunks * (isize)sizeof(Head), 64), pixel = head + words * GROUPS * TABLE;
-        lines = least(g.h, most(1, CACHED / (g.ow() * pixel) - (g.kh - 1))), ring = lines + g.kh - 1;
-        part = g.n < threads ? lines : g.h;
+        padded = round_up(words * WORD, F);
+        oh = g.oh(), ow = g.ow();
+        lines = least(g.h, most(1, (alone ? NEAR : CACHED) / (ow * pixel) - (g.kh - 1))), ring = lines + g.kh - 1;
+        part = g.n < threads ? ceil_div(g.h, threads) : g.h;
     }
     isize items() const { return g.n * ceil_div(g.h, part); }
-    isize bytes() const { return (ring * g.ow() + 1) * pixel + chunks * CHUNK * WORD * 6; }
+    isize bytes() const { return (ring * ow + 1) * pixel + PIXELS * padded * 6; }
 
     void item(isize k, uint8_t* mine) const {
         const isize parts = ceil_div(g.h, part), image = k / parts, begin = k % parts * part,
                     end = least(g.h, begin + part);
         uint8_t* const nothing = mine;
         uint8_t* const tables = mine + pixel;
-        float* const values = (float*)(tables + ring * g.ow() * pixel);
+        float* const values = (float*)(tables + ring * ow * pixel);
         fill(nothing, 0, pixel);
-        fill(values, 0, chunks * CHUNK * WORD * 6);
+        fill(values, 0, PIXELS * padded * 6);
         isize line = most(0, begin + g.ph - (g.kh - 1));                // of dy, the next without tables
         for (isize top = begin; top < end; top += lines) {
             const isize bottom = least(end, top + lines);
-            for (const isize last = least(g.oh(), bottom + g.ph); line < last; ++line)
-                for (isize x = 0; x < g.ow(); ++x)
-                    prepare(dy + ((image * g.oh() + line) * g.ow() + x) * g.o, values,
-                            tables + (line % ring * g.ow() + x) * pixel);
+            for (const isize last = least(oh, bottom + g.ph); line < last; ++line)
+                for (isize x = 0; x < ow; x += PIXELS)
+                    prepare(dy + ((image * oh + line) * ow + x) * g.o, least(PIXELS, ow - x), values,
+                            tables + (line % ring * ow + x) * pixel);
             uint16_t* const to = dx + (image * g.h + top) * g.w * g.c;
             in_blocks(vectors, [&](isize v, auto count) { sums<count.value>(v, top, bottom, tables, nothing, to); });
         }
     }
 
-    // Makes a pixel's heads and tables.
-    void prepare(const uint16_t* from, float* values, uint8_t* to) const {
-        int16_t* const whole = (int16_t*)(values + chunks * CHUNK * WORD);
+    // Makes the heads and tables of some pixels, step by step for all, so that none waits for another.
+    void prepare(const uint16_t* from, isize pixels, float* values, uint8_t* to) const {
+        int16_t* const whole = (int16_t*)(values + PIXELS * padded);
+        const isize channels = g.o, padded = this->padded, pixel = this->pixel, tables = words * GROUPS;
         for (isize k = 0; k < chunks; ++k) {
-            const isize begin = k * CHUNK * WORD, end = least(g.o, begin + CHUNK * WORD);
-            Floats total = same(0);
-            for (isize o = begin; o < end; o += F) {
-                const Floats value = multiply(load_bf16(from + o, end - o), load(scale + o, end - o));
-                total = add(total, size(value));
-                store(values + o, value);
+            const isize begin = k * CHUNK * WORD, end = least(channels, begin + CHUNK * WORD);
+            Floats total[PIXELS], unit[PIXELS];
+            for (isize p = 0; p < pixels; ++p) {
+                const uint16_t* const row = from + p * channels;
+                float* const to = values + p * padded;
+                for (isize o = begin; o < end; o += LINE / 2) __builtin_prefetch(row + PIXELS * channels + o);
+                Floats all = same(0);
+                for (isize o = begin; o < end; o += F) {
+                    const Floats value = multiply(load_bf16(row + o, end - o), load(scale + o, end - o));
+                    all = add(all, size(value));
+                    store(to + o, value);
+                }
+                total[p] = all;
             }
-            const Floats unit = steps_in_one(same(sum(total)));
-            Ints all = none();
-            for (isize o = begin; o < end; o += F) {
-                const Ints value = nearest(multiply(load(values + o, F), unit));
-                all = add(all, value);
-                store16(whole + o, value);
+            for (isize p = 0; p < pixels; ++p) unit[p] = steps_in_one(same(sum(total[p])));
+            for (isize p = 0; p < pixels; ++p) {
+                Ints all = none();
+                for (isize o = begin; o < end; o += F) {
+                    const Ints value = nearest(multiply(load(values + p * padded + o, F), unit[p]));
+                    all = add(all, value);
+                    store16(whole + p * padded + o, value);
+                }
+                Head* const it = (Head*)(to + p * pixel) + k;
+                it->step = 1 / first(unit[p]), it->start = -sum(all);
             }
-            Head* const it = (Head*)to + k;
-            it->step = 1 / first(unit), it->start = -sum(all);
         }
-        for (isize k = 0; k < words * GROUPS; ++k) tabulate(whole + k * GROUP, 1, to + head + k * TABLE);
+        for (isize p = 0; p < pixels; ++p)
+            for (isize k = 0; k < tables; ++k)
+                tabulate(whole + p * padded + k * GROUP, 1, to + p * pixel + head + k * TABLE);
     }
 
     template <int V>
     void sums(isize vector, isize top, isize bottom, const uint8_t* tables, const uint8_t* nothing,
               uint16_t* to) const {
-        const isize pixels = (bottom - top) * g.w, slot = (top + g.ph) % ring, width = g.ow() * pixel;
+        const isize pixels = (bottom - top) * g.w, slot = (top + g.ph) % ring, width = ow * pixel;
         isize down = 0, across = 0;                                     // from the first pixel to the next
         for (isize p = 0; p < pixels; p += ROWS) {
             isize y[ROWS], x[ROWS];    // of dy at the first tap, y from the line of slot
@@ -121,7 +142,7 @@ struct Input {
                     bool any = false;
                     for (int r = 0; r < ROWS; ++r) {
                         const isize back = y[r] - i, there = top + g.ph + back, at_ring = slot + back;
-                        line[r] = there < 0 || there >= g.oh() ? nullptr
+                        line[r] = there < 0 || there >= oh ? nullptr
                                                                : tables + (at_ring < 0      ? at_ring + ring
                                                                            : at_ring < ring ? at_ring
                                                                                             : at_ring - ring) *
@@ -137,7 +158,7 @@ struct Input {
                         Head heads[ROWS];
                         for (int r = 0; r < ROWS; ++r) {
                             const uint8_t* const it =
-                                line[r] && x[r] >= j && x[r] - j < g.ow() ? line[r] + (x[r] - j) * pixel : nothing;
+                                line[r] && x[r] >= j && x[r] - j < ow ? line[r] + (x[r] - j) * pixel : nothing;
                             table[r] = it + head + k * CHUNK * GROUPS * TABLE, heads[r] = ((const Head*)it)[k];
                         }
                         find<V>(table, heads, at, vectors * INDEX, least(CHUNK, words - k * CHUNK), V * H, row);
@@ -160,6 +181,7 @@ struct Weight {
     float* dw;
     const uint64_t* zeros;                              // signs of what lies outside, not used
     isize vectors, units, teams, most_words;            // units: taps of H rows of dw
+    isize oh, ow;
 
     // Some positions: the first, words of them from there, the index [tap][word][vector], and of [tap][word] which
     // positions have no sign at this tap.
@@ -171,6 +193,7 @@ struct Weight {
 
     Weight(const Conv& g, const uint16_t* dy, const uint64_t* signs, float* dw, const uint64_t* zeros, isize threads)
         : g(g), dy(dy), signs(signs), dw(dw), zeros(zeros) {
+        oh = g.oh(), ow = g.ow();
         vectors = ceil_div(g.c, H), units = ceil_div(g.o, H) * g.taps(), teams = least(threads, units);
         most_words = round_up(
             least(most(1, CACHED / (g.taps() * vectors * INDEX)), least(96, ceil_div(g.pixels(), WORD))), CHUNK);
@@ -199,13 +222,13 @@ struct Weight {
 
     void make_index(const Positions& at, isize word, isize begin_tap, isize end_tap) const {
         const isize q = at.begin + word * WORD, row_words = bnn::words(g.c);
-        const isize image = q / (g.oh() * g.ow()), line = q / g.ow() % g.oh(), column = q % g.ow();
+        const isize image = q / (oh * ow), line = q / ow % oh, column = q % ow;
         for (isize tap = begin_tap; tap < end_tap; ++tap) {
             const uint64_t* rows[WORD];
             uint16_t missing = 0;
             const isize i = tap / g.kw - g.ph, j = tap % g.kw - g.pw;
             isize n = image, y = line + i, x = column + j;
-            if (n < g.n && y >= 0 && y < g.h && x >= 0 && x + WORD <= g.w && column + WORD <= g.ow()) {
+            if (n < g.n && y >= 0 && y < g.h && x >= 0 && x + WORD <= g.w && column + WORD <= ow) {
                 const uint64_t* const from = signs + ((n * g.h + y) * g.w + x) * row_words;
                 for (isize r = 0; r < WORD; ++r) rows[r] = from + r * row_words;
             } else {
@@ -213,9 +236,9 @@ struct Weight {
                     const bool there = n < g.n && y >= 0 && y < g.h && x >= 0 && x < g.w;
                     rows[r] = there ? signs + ((n * g.h + y) * g.w + x) * row_words : zeros;
                     missing |= (uint16_t)(!there << r);
-                    if (++x == g.ow() + j) {
+                    if (++x == ow + j) {
                         x = j;
-                        if (++y == g.oh() + i) y = i, ++n;
+                        if (++y == oh + i) y = i, ++n;
                     }
                 }
             }

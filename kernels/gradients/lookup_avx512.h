@@ -20,9 +20,12 @@ using Floats = __m512;
 using Ints = __m512i;
 inline __mmask16 inside(isize left) { return (__mmask16)(left < F ? (1 << most(left, 0)) - 1 : 0xffff); }
 inline Floats same(float x) { return _mm512_set1_ps(x); }
-inline Floats load(const float* from, isize left) { return _mm512_maskz_loadu_ps(inside(left), from); }
+inline Floats load(const float* from, isize left) {
+    return left < F ? _mm512_maskz_loadu_ps(inside(left), from) : _mm512_loadu_ps(from);
+}
 inline Floats load_bf16(const uint16_t* from, isize left) {
-    const __m256i some = _mm512_castsi512_si256(_mm512_maskz_loadu_epi16(inside(left), from));
+    const __m256i some = left < F ? _mm512_castsi512_si256(_mm512_maskz_loadu_epi16(inside(left), from))
+                                  : _mm256_loadu_si256((const __m256i*)from);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(some), 16));
 }
 inline void store(float* to, Floats x) { _mm512_storeu_ps(to, x); }
