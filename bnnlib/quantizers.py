@@ -36,16 +36,17 @@ def sign(x: Tensor) -> Tensor:
     >>> sign(torch.tensor([-2.0, -0.0, 0.0, 0.5]))
     tensor([-1.,  1.,  1.,  1.])
     """
-    return torch.where(x >= 0, x.new_ones(()), x.new_full((), -1))
-
-
-def _sign(x: Tensor) -> Tensor:
-    """:func:`sign` without a gradient, for use inside autograd functions: the same values in a tenth of the time on a CPU, where
-    ``torch.where`` with numbers is slow. Compiled it is :func:`sign` itself, which fuses; Dynamo knows no ``out=`` in
-    channels_last."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return sign(x)
+    if type(x) not in (Tensor, torch.nn.Parameter) or not x.is_floating_point() or _is_recorded():
+        return torch.where(x >= 0, x.new_ones(()), x.new_full((), -1))
+    # the same in a tenth of the time on a CPU, where torch.where is slow with numbers
+    x = x.detach()
     return torch.ge(x, 0, out=torch.empty_like(x)).mul_(2).sub_(1)
+
+
+def _is_recorded() -> bool:
+    """Whether operations are compiled, transformed or exported: these fuse ``torch.where``, or do not take ``out=``."""
+    compiled = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return compiled or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
 
 
 def in_transform() -> bool:
@@ -129,7 +130,7 @@ class _Binarize(torch.autograd.Function):
     def forward(ctx, x: Tensor, ste: str, temperature: Tensor | None, signs: bool) -> Tensor:
         ctx.ste = ste
         ctx.save_for_backward(x, temperature)
-        return _sign(x) if signs else x.view_as(x)
+        return sign(x) if signs else x.view_as(x)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -169,7 +170,7 @@ class _WithSlope(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, slope: Tensor, signs: bool) -> Tensor:
         ctx.save_for_backward(slope)
-        return _sign(x) if signs else x.view_as(x)
+        return sign(x) if signs else x.view_as(x)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -200,7 +201,7 @@ class _ScaledSign(torch.autograd.Function):
         alpha = mean_scale(w)
         ctx.gradient, ctx.gain = gradient, gain
         ctx.save_for_backward(w, alpha)
-        return _sign(w) * alpha  # not in place: PyTorch 2.11 compiles that to a gradient of zero
+        return sign(w) * alpha  # not in place: PyTorch 2.11 compiles that to a gradient of zero
 
     @staticmethod
     def backward(ctx, grad: Tensor):

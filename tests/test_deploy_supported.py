@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 from bnnlib import deploy, layers
 from bnnlib.deploy import tracer
@@ -481,7 +482,7 @@ def test_weights_that_are_computed_are_packed(how, tmp_path):
     elif how == "spectral_norm":
         nn.utils.spectral_norm(conv)
     elif how == "pruned":
-        nn.utils.prune.l1_unstructured(conv, "weight", 0.5)
+        prune.l1_unstructured(conv, "weight", 0.5)
     else:
         nn.utils.parametrize.register_parametrization(conv, "weight", nn.Tanh())
     model = nn.Sequential(conv, B(6, 5, 3))

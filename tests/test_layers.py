@@ -10,6 +10,7 @@ import torch._inductor.config
 import torch.nn.functional as F
 from layers_reference import conv_loops, pm, scrambled
 from torch import nn
+from torch.nn.utils import prune
 
 from bnnlib import layers, ops
 from bnnlib.layers import BinaryConv2d, BinaryLinear, RPReLU, RSign
@@ -387,7 +388,7 @@ def test_a_constraint_on_a_weight_that_is_computed_is_refused(how):
     layer, free = (BinaryConv2d(4, 4, 3, latent=latent) for latent in ("clip", "free"))
     for one in (layer, free):
         if how == "pruned":
-            nn.utils.prune.l1_unstructured(one, "weight", 0.5)
+            prune.l1_unstructured(one, "weight", 0.5)
         else:
             home = nn.utils if how.startswith("old") else nn.utils.parametrizations
             getattr(home, how.removeprefix("old "))(one)
