@@ -110,17 +110,21 @@ const bnn::Gradients& gradients(const std::string& name) {
     return *g;
 }
 
-bnn::Conv gradient_geometry(const std::vector<isize>& conv) {
+bnn::Conv gradient_geometry(const bnn::Gradients& by, const std::vector<isize>& conv) {
     const bnn::Conv g = geometry(conv);
-    if (const char* wrong = bnn::check_gradient(g)) fail(std::string(wrong) + "; geometry " + text(conv));
+    if (const char* wrong = bnn::check_gradient(by, g)) fail(std::string(wrong) + "; geometry " + text(conv));
     return g;
+}
+
+bool computes_gradients(const std::string& name, const std::vector<isize>& conv) {
+    return !bnn::check_gradient(gradients(name), geometry(conv));
 }
 
 // dy: bf16 as int16 [N][OH][OW][O]; weights: int64 [O][kh][kw][words(C)]; scale: float32 [O]; dx: as dy, [N][H][W][C].
 void gradient_of_input(const std::string& name, const std::vector<isize>& conv, py::array dy, py::array weights,
                        py::array scale, py::array dx, isize threads) {
     const bnn::Gradients& by = gradients(name);
-    const bnn::Conv g = gradient_geometry(conv);
+    const bnn::Conv g = gradient_geometry(by, conv);
     const uint16_t* from = (const uint16_t*)data<const int16_t>(dy, "gradient", {g.n, g.oh(), g.ow(), g.o});
     const uint64_t* w = (const uint64_t*)data<const int64_t>(weights, "weights", {g.o, g.kh, g.kw, bnn::words(g.c)});
     const float* s = data<const float>(scale, "scale", {g.o});
@@ -133,7 +137,7 @@ void gradient_of_input(const std::string& name, const std::vector<isize>& conv, 
 void gradient_of_weight(const std::string& name, const std::vector<isize>& conv, py::array dy, py::array signs,
                         py::array dw, isize threads) {
     const bnn::Gradients& by = gradients(name);
-    const bnn::Conv g = gradient_geometry(conv);
+    const bnn::Conv g = gradient_geometry(by, conv);
     const uint16_t* from = (const uint16_t*)data<const int16_t>(dy, "gradient", {g.n, g.oh(), g.ow(), g.o});
     const uint64_t* x = (const uint64_t*)data<const int64_t>(signs, "signs", {g.n, g.h, g.w, bnn::words(g.c)});
     float* to = data<float>(dw, "result", {g.o, g.kh, g.kw, g.c});
@@ -199,6 +203,8 @@ PYBIND11_MODULE(bnn_kernels, m) {
     m.def("gradients", list_gradients, "(name, whether this CPU has them) of each kind of gradients, best first.");
     m.def("gradients_of", gradients_of, py::arg("variant"),
           "The name of the gradients that go with a variant, or None.");
+    m.def("computes_gradients", computes_gradients, py::arg("gradients"), py::arg("conv"),
+          "Whether these gradients are computed for a convolution.");
     m.def("gradient_of_input", gradient_of_input, py::arg("gradients"), py::arg("conv"), py::arg("dy"),
           py::arg("weights"), py::arg("scale"), py::arg("dx"), py::arg("threads"),
           "dy: bf16 as int16 [N, OH, OW, O]; weights: int64 [O, kh, kw, words(C)]; scale: float32 [O]; dx: bf16 as "

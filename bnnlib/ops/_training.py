@@ -72,8 +72,8 @@ def conv2d_of_signs(
     everything in float64, on a GPU or where the kernels are not compiled.
 
     Under autocast it works as ``F.conv2d`` does, in the type asked for. In bfloat16, on a CPU with AMX, AVX-512 or AVX2,
-    with stride 1, dilation 1 and one group, the kernels compute the gradients from the packed signs. With AMX they
-    multiply signs, and for the input weights rounded to bfloat16, by the gradient; sums are of float32, and numbers
+    with dilation 1 and one group, the kernels compute the gradients from the packed signs. With AMX, where the stride
+    must be 1, they multiply signs, and for the input weights rounded to bfloat16, by the gradient; sums are of float32, and numbers
     too small for its normal range count as 0. Otherwise they look sums of a few values up in tables, which takes less
     time than a multiplication. These sums are of integers: 128 or 192 values at a time are rounded to multiples of a
     power of two, so that no sum of theirs overflows, whatever the signs are. On normally distributed gradients that is
@@ -219,12 +219,11 @@ def _gradients_of_signs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """By the kernels where they can (``kernels/gradients/gradient.h``); an empty tensor for one that is not needed."""
     (n, c, h, w), (o, _, kh, kw) = x.shape, weight.shape
-    plain = [*stride, *dilation, groups] == [1, 1, 1, 1, 1]
-    if not (plain and gradient.dtype == torch.bfloat16 and len(bits) and _backend.backend().gradients):
+    geometry = [n, h, w, c, o, kh, kw, *stride, *padding, *dilation, groups]
+    if not (gradient.dtype == torch.bfloat16 and len(bits) and _backend.backend().computes_gradients(geometry)):
         values = (x if dropout else sign(x)).to(gradient.dtype)
         gx, gw = _conv2d_gradients(gradient, values, weight, stride, padding, dilation, groups, needed[:2])
     else:
-        geometry = [n, h, w, c, o, kh, kw, 1, 1, *padding, 1, 1, 1]
         gx, gw, dy = None, None, gradient.permute(0, 2, 3, 1).contiguous()
         if needed[0]:
             gx = dy.new_empty(n, h, w, c)

@@ -8,13 +8,13 @@ namespace bnn {
 
 const Gradients all_gradients[] = {
 #if defined(BNN_AMX)
-    {"amx", "avx512vpopcnt", [] { return cpu().amx_bf16 && amx_permitted(); }, amx_gradients::gradient_of_input,
+    {"amx", "avx512vpopcnt", false, [] { return cpu().amx_bf16 && amx_permitted(); }, amx_gradients::gradient_of_input,
      amx_gradients::gradient_of_weight},
 #endif
 #if defined(__x86_64__)
-    {"avx512", "avx512", [] { return cpu().avx512bw; }, lookup_avx512::gradient_of_input,
+    {"avx512", "avx512", true, [] { return cpu().avx512bw; }, lookup_avx512::gradient_of_input,
      lookup_avx512::gradient_of_weight},
-    {"avx2", "avx2", [] { return cpu().avx2 && cpu().fma; }, lookup_avx2::gradient_of_input,
+    {"avx2", "avx2", true, [] { return cpu().avx2 && cpu().fma; }, lookup_avx2::gradient_of_input,
      lookup_avx2::gradient_of_weight},
 #endif
     {},

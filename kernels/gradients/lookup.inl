@@ -50,7 +50,7 @@ struct Input {
 
     Input(const Conv& conv, const uint16_t* dy, const float* scale, uint16_t* dx, isize threads)
         : g(conv), dy(dy), scale(scale), dx(dx) {
-        const bool alone = g.n && g.taps() == 1 && !g.ph && !g.pw;
+        const bool alone = g.n && g.taps() * g.sh * g.sw == 1 && !g.ph && !g.pw;
         if (alone) {
             const isize pixels = g.n * g.h * g.w;
             g.n = 1, g.w = pixels % ROWS ? 1 : ROWS, g.h = pixels / g.w;
@@ -59,7 +59,8 @@ struct Input {
         head = round_up(chunks * (isize)sizeof(Head), 64), pixel = head + words * GROUPS * TABLE;
         padded = round_up(words * WORD, F);
         oh = g.oh(), ow = g.ow();
-        lines = least(g.h, most(1, (alone ? NEAR : CACHED) / (ow * pixel) - (g.kh - 1))), ring = lines + g.kh - 1;
+        lines = least(g.h, most(1, ((alone ? NEAR : CACHED) / (ow * pixel) - 1) * g.sh - (g.kh - 2)));
+        ring = (lines + g.kh - 2) / g.sh + 1;
         part = g.n < threads ? ceil_div(g.h, threads) : g.h;
     }
     isize items() const { return g.n * ceil_div(g.h, part); }
@@ -73,16 +74,30 @@ struct Input {
         float* const values = (float*)(tables + ring * ow * pixel);
         fill(nothing, 0, pixel);
         fill(values, 0, PIXELS * padded * 6);
-        isize line = most(0, begin + g.ph - (g.kh - 1));                // of dy, the next without tables
+        isize line = ceil_div(most(0, begin + g.ph - (g.kh - 1)), g.sh);        // of dy, the next without tables
         for (isize top = begin; top < end; top += lines) {
             const isize bottom = least(end, top + lines);
-            for (const isize last = least(oh, bottom + g.ph); line < last; ++line)
+            for (const isize last = least(oh, (bottom - 1 + g.ph) / g.sh + 1); line < last; ++line)
                 for (isize x = 0; x < ow; x += PIXELS)
                     prepare(dy + ((image * oh + line) * ow + x) * g.o, least(PIXELS, ow - x), values,
                             tables + (line % ring * ow + x) * pixel);
-            uint16_t* const to = dx + (image * g.h + top) * g.w * g.c;
-            in_blocks(vectors, [&](isize v, auto count) { sums<count.value>(v, top, bottom, tables, nothing, to); });
+            uint16_t* const to = dx + image * g.h * g.w * g.c;
+            for (isize i = 0; i < g.sh; ++i)                            // of the taps that a pixel has, the first
+                for (isize j = 0; j < g.sw; ++j) {
+                    const Pixels some = {i, j, at_least(top, i - g.ph, g.sh), bottom, at_least(0, j - g.pw, g.sw)};
+                    if (some.y < bottom && some.x < g.w)
+                        in_blocks(vectors, [&](isize v, auto count) { sums<count.value>(v, some, tables, nothing, to); });
+                }
         }
+    }
+
+    // Pixels of dx that have the same taps: the first tap, the first line and the end of the lines, the first column.
+    struct Pixels {
+        isize i, j, y, end, x;
+    };
+    // The least number from `low` on that is `remainder` more or less than a multiple of `step`.
+    static isize at_least(isize low, isize remainder, isize step) {
+        return low + ((remainder - low) % step + step) % step;
     }
 
     // Makes the heads and tables of some pixels, step by step for all, so that none waits for another.
@@ -122,51 +137,45 @@ struct Input {
     }
 
     template <int V>
-    void sums(isize vector, isize top, isize bottom, const uint8_t* tables, const uint8_t* nothing,
-              uint16_t* to) const {
-        const isize pixels = (bottom - top) * g.w, slot = (top + g.ph) % ring, width = ow * pixel;
-        isize down = 0, across = 0;                                     // from the first pixel to the next
+    void sums(isize vector, const Pixels& some, const uint8_t* tables, const uint8_t* nothing, uint16_t* to) const {
+        const isize pixels = ceil_div(some.end - some.y, g.sh) * ceil_div(g.w - some.x, g.sw), width = ow * pixel;
+        isize down = some.y, across = some.x;                           // from the first pixel to the next
         for (isize p = 0; p < pixels; p += ROWS) {
-            isize y[ROWS], x[ROWS];    // of dy at the first tap, y from the line of slot
+            isize y[ROWS], slot[ROWS], x[ROWS], at_pixel[ROWS];         // of dy at the first tap, y also in the ring
             alignas(64) float sum[ROWS][V * H];
             float* const row[ROWS] = {sum[0], sum[1], sum[2], sum[3]};
             for (isize k = 0; k < ROWS * V * H; k += F) store(sum[0] + k, same(0));
             for (int r = 0; r < ROWS; ++r) {                            // the last once more, and not stored
-                y[r] = down, x[r] = across + g.pw;
-                if (p + r + 1 < pixels && ++across == g.w) across = 0, ++down;
+                y[r] = (down + g.ph) / g.sh, x[r] = (across + g.pw) / g.sw;
+                slot[r] = y[r] % ring, at_pixel[r] = down * g.w + across;
+                if (p + r + 1 < pixels && (across += g.sw) >= g.w) across = some.x, down += g.sh;
             }
-            for (isize k = 0; k < chunks; ++k) {    // outside: the taps share most tables, which then are near
-                const uint8_t* at = index + (k * CHUNK * vectors + vector) * INDEX;
-                for (isize i = 0; i < g.kh; ++i) {
+            for (isize k = 0; k < chunks; ++k)      // outside: the taps share most tables, which then are near
+                for (isize i = some.i, back = 0; i < g.kh; i += g.sh, ++back) {
                     const uint8_t* line[ROWS];
                     bool any = false;
                     for (int r = 0; r < ROWS; ++r) {
-                        const isize back = y[r] - i, there = top + g.ph + back, at_ring = slot + back;
-                        line[r] = there < 0 || there >= oh ? nullptr
-                                                               : tables + (at_ring < 0      ? at_ring + ring
-                                                                           : at_ring < ring ? at_ring
-                                                                                            : at_ring - ring) *
-                                                                              width;
+                        const isize there = y[r] - back, at = slot[r] - back;
+                        line[r] = there < 0 || there >= oh ? nullptr : tables + (at < 0 ? at + ring : at) * width;
                         any |= line[r] != nullptr;
                     }
-                    if (!any) {                                         // lines that see nothing but padding
-                        at += g.kw * words * vectors * INDEX;
-                        continue;
-                    }
-                    for (isize j = 0; j < g.kw; ++j, at += words * vectors * INDEX) {
+                    if (!any) continue;                                 // lines that see nothing but padding
+                    for (isize j = some.j, left = 0; j < g.kw; j += g.sw, ++left) {
                         const uint8_t* table[ROWS];
                         Head heads[ROWS];
                         for (int r = 0; r < ROWS; ++r) {
+                            const isize there = x[r] - left;
                             const uint8_t* const it =
-                                line[r] && x[r] >= j && x[r] - j < ow ? line[r] + (x[r] - j) * pixel : nothing;
+                                line[r] && there >= 0 && there < ow ? line[r] + there * pixel : nothing;
                             table[r] = it + head + k * CHUNK * GROUPS * TABLE, heads[r] = ((const Head*)it)[k];
                         }
-                        find<V>(table, heads, at, vectors * INDEX, least(CHUNK, words - k * CHUNK), V * H, row);
+                        const isize word = (i * g.kw + j) * words + k * CHUNK;
+                        find<V>(table, heads, index + (word * vectors + vector) * INDEX, vectors * INDEX,
+                                least(CHUNK, words - k * CHUNK), V * H, row);
                     }
                 }
-            }
             for (int r = 0; r < least(ROWS, pixels - p); ++r)
-                avx2::plain::to_bf16(sum[r], least(V * H, g.c - vector * H), to + (p + r) * g.c + vector * H);
+                avx2::plain::to_bf16(sum[r], least(V * H, g.c - vector * H), to + at_pixel[r] * g.c + vector * H);
         }
     }
 };
@@ -181,7 +190,7 @@ struct Weight {
     float* dw;
     const uint64_t* zeros;                              // signs of what lies outside, not used
     isize vectors, units, teams, most_words;            // units: taps of H rows of dw
-    isize oh, ow;
+    isize oh, ow;                                       // of dy: Conv's would divide in every tap
 
     // Some positions: the first, words of them from there, the index [tap][word][vector], and of [tap][word] which
     // positions have no sign at this tap.
@@ -227,18 +236,18 @@ struct Weight {
             const uint64_t* rows[WORD];
             uint16_t missing = 0;
             const isize i = tap / g.kw - g.ph, j = tap % g.kw - g.pw;
-            isize n = image, y = line + i, x = column + j;
-            if (n < g.n && y >= 0 && y < g.h && x >= 0 && x + WORD <= g.w && column + WORD <= ow) {
+            isize n = image, y = line * g.sh + i, x = column * g.sw + j;
+            if (n < g.n && y >= 0 && y < g.h && x >= 0 && x + (WORD - 1) * g.sw < g.w && column + WORD <= ow) {
                 const uint64_t* const from = signs + ((n * g.h + y) * g.w + x) * row_words;
-                for (isize r = 0; r < WORD; ++r) rows[r] = from + r * row_words;
+                for (isize r = 0; r < WORD; ++r) rows[r] = from + r * g.sw * row_words;
             } else {
                 for (isize r = 0; r < WORD; ++r) {
                     const bool there = n < g.n && y >= 0 && y < g.h && x >= 0 && x < g.w;
                     rows[r] = there ? signs + ((n * g.h + y) * g.w + x) * row_words : zeros;
                     missing |= (uint16_t)(!there << r);
-                    if (++x == ow + j) {
+                    if ((x += g.sw) == ow * g.sw + j) {
                         x = j;
-                        if (++y == oh + i) y = i, ++n;
+                        if ((y += g.sh) == oh * g.sh + i) y = i, ++n;
                     }
                 }
             }

@@ -240,10 +240,11 @@ static void test(const bnn::Variant& v, const Problem& p, isize pool) {
         }
 }
 
-static bnn::Conv shape_with_gradients() {
+static bnn::Conv shape_with_gradients(bool strided) {
     bnn::Conv g;
     g.n = pick(1, 3), g.kh = pick(1, 5), g.kw = pick(1, 5), g.ph = pick(0, 4), g.pw = pick(0, 4);
     if (!pick(0, 3)) g.kh = g.kw = 1, g.ph = g.pw = 0;                  // pixels without neighbours go another way
+    if (strided && pick(0, 1)) g.sh = pick(1, 3), g.sw = pick(1, 3);
     g.c = choose<isize>({1, 5, 15, 17, 31, 32, 33, 64, 65, 100, 130}), g.o = choose<isize>({1, 6, 11, 12, 13, 32, 33, 50, 130, 192, 193});
     g.h = bnn::most(1, g.kh - 2 * g.ph) + pick(0, 9), g.w = bnn::most(1, g.kw - 2 * g.pw) + pick(0, 9);
     return g;
@@ -270,7 +271,8 @@ static void test_gradients(const bnn::Gradients& gradients, const Problem& p) {
     std::vector<float> input((size_t)dx.size), weight((size_t)dw.size);
     for (isize q = 0; q < g.pixels(); ++q)
         for (isize t = 0; t < g.taps(); ++t) {
-            const isize n = q / (g.oh() * g.ow()), y = q / g.ow() % g.oh() + t / g.kw - g.ph, x = q % g.ow() + t % g.kw - g.pw;
+            const isize n = q / (g.oh() * g.ow());
+            const isize y = q / g.ow() % g.oh() * g.sh + t / g.kw - g.ph, x = q % g.ow() * g.sw + t % g.kw - g.pw;
             if (y < 0 || y >= g.h || x < 0 || x >= g.w) continue;
             const isize pixel = ((n * g.h + y) * g.w + x) * g.c;
             for (isize o = 0; o < g.o; ++o)
@@ -315,7 +317,7 @@ int main(int count, char** arguments) {
             std::printf("gradients %s: not on this CPU\n", each->name);
             continue;
         }
-        for (int i = 0; i < cases; ++i) test_gradients(*each, make_problem(shape_with_gradients()));
+        for (int i = 0; i < cases; ++i) test_gradients(*each, make_problem(shape_with_gradients(each->strided)));
         std::printf("gradients %s: %d cases equal\n", each->name, cases);
     }
     return 0;
