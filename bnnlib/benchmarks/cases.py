@@ -38,8 +38,8 @@ PEERS_OF_GRADIENTS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def measure_gradients(layer, batch: int, rounds: int) -> dict:
-    """Both gradients of a convolution of signs, channels_last: ours of bfloat16, packing included, and PyTorch's of bfloat16
-    and of float32."""
+    """Both gradients of a convolution of signs, channels_last: ours of bfloat16, with the packing of the signs that it reads, the
+    weights' for the gradient of the input and the input's for that of the weights; and PyTorch's of bfloat16 and of float32."""
     c, o, k, side = layer
     generator = torch.Generator().manual_seed(0)
     form, p = {"memory_format": torch.channels_last}, k // 2
@@ -54,9 +54,10 @@ def measure_gradients(layer, batch: int, rounds: int) -> dict:
             contenders[f"{name}-{dtype}"] = lambda needed=needed, peer=peer: torch.ops.aten.convolution_backward(
                 *peer, None, *geometry, False, [0, 0], 1, [*needed, False]
             )
-        contenders[name] = lambda needed=needed: torch.ops.bnn.conv2d_of_signs_backward(
-            dy, x, w, ops.pack_activation(x)[None], *geometry, 1, 0.0, [*needed, False]
-        )
+    ours = torch.ops.bnn.conv2d_of_signs_backward
+    bits = ops.pack_activation(x)[None]  # which the forward pass leaves, and the gradient of the input does not read
+    contenders["input"] = lambda: ours(dy, x, w, bits, *geometry, 1, 0.0, [True, False, False])
+    contenders["weight"] = lambda: ours(dy, x, w, ops.pack_activation(x)[None], *geometry, 1, 0.0, [False, True, False])
     tiles = TileUnit()
     seconds = alternate(contenders, rounds, between=tiles.look)
     return {
