@@ -318,6 +318,26 @@ class WithOdd(nn.Module):
         return torch.softmax(self.last(x.flatten(1)), dim=1)
 
 
+@pytest.mark.parametrize("double", [lambda x: x.repeat(1, 2, 1, 1), lambda x: torch.cat([x, x], 1), lambda x: torch.concat((x,) * 2, dim=-3)])
+def test_channels_that_a_shortcut_doubles_are_read_by_the_layer(double):
+    class Wider(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv, self.bn = nn.Conv2d(3, 8, 3), layers.BinaryConv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return self.bn(self.conv(x)) + double(x)
+
+    torch.manual_seed(0)
+    model = shaken(Wider())
+    net = deploy.convert(model, (3, 9, 8))
+    assert [op.kind for op in net.graph.ops] == ["real_conv", "binary_conv"]
+    x = torch.randn(3, 3, 9, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), model(x), rtol=1e-5, atol=1e-5)
+
+
 def test_unknown_modules_stay_in_pytorch():
     torch.manual_seed(0)
     model = shaken(WithOdd())

@@ -158,6 +158,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "joining": {
         "channels": do(lambda s, x: torch.cat([s.a(x), x, s.a(x)], 1), a=B(4, 3, 3, padding=1)),
+        "with itself": do(lambda s, x: s.a(x) + torch.cat((x, x), dim=-3) + torch.concat([x] * 2, 1), a=B(4, 8, 3, padding=1)),
         "rows and columns": do(lambda s, x: torch.cat([torch.cat([x, s.a(x)], 2), torch.cat((s.a(x), x), dim=2)], dim=3), a=B(4, 4, 3, padding=1)),
         "stack": do(lambda s, x: torch.stack([x, s.a(x)], 2), a=B(4, 4, 3, padding=1)),
         "vectors": do(lambda s, x: s.b(torch.cat([s.a(x).flatten(1), x.flatten(1)], 1)), a=B(4, 2, 3), b=layers.BinaryLinear(4 * 72 + 2 * 42, 5)),

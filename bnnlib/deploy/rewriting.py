@@ -247,6 +247,13 @@ def _as_number(condition: Any, dtype: Any = torch.float32) -> Any:
     return sides * 0.5 + 0.5
 
 
+def _joined(tensors: Any, dim: int = 0) -> Any:
+    """Of one value with itself along the channels: the value, repeated."""
+    first, *others = tensors
+    same = others and all(other is first for other in others)
+    return first.repeat(1, len(tensors), 1, 1) if same and first.dim() == 4 and dim % 4 == 1 else None
+
+
 # By name, since nothing of this library takes a sign that is 0 at 0 (tests/test_quantizers.py looks for it).
 _SIGNS = (*(getattr(torch, name) for name in ("sign", "sgn")), "sign", "sgn")
 _RULES: dict[Any, Callable[..., Any]] = {
@@ -257,6 +264,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
     F.adaptive_max_pool1d: _adaptive_max(1), F.adaptive_max_pool2d: _adaptive_max(2),
     torch.where: _where, "where": _where_of, torch.masked_fill: _masked_fill, "masked_fill": _masked_fill,
     "float": _as_number, "to": _as_number,
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), _joined),
     torch.max: _larger, "max": _larger, torch.min: _smaller, "min": _smaller,
     torch.clamp: _clamp, torch.clip: _clamp, "clamp": _clamp, "clip": _clamp,
     torch.clamp_min: _clamp_min, "clamp_min": _clamp_min, torch.clamp_max: _clamp_max, "clamp_max": _clamp_max,
@@ -290,7 +298,8 @@ def module_rewritten(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> 
 
 
 def _applied(rule: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-    values = [a for a in (*args, *kwargs.values()) if isinstance(a, torch.fx.Proxy)]
+    given = [v for a in (*args, *kwargs.values()) for v in (a if isinstance(a, (list, tuple)) else [a])]
+    values = [v for v in given if isinstance(v, torch.fx.Proxy)]
     if not values or not all(isinstance(v.node.meta["value"], Tensor) for v in values):
         return None
     try:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -204,7 +205,7 @@ class OursBlock(nn.Module):
         """What the shortcut adds, in the shape of the block's output."""
         repeat = self.conv.out_channels // self.conv.in_channels  # not of x: a model that is traced has no sizes yet
         x = F.avg_pool2d(x, 2) if self.pool else x
-        return x if repeat == 1 else x.repeat(1, repeat, 1, 1)
+        return x if repeat == 1 else torch.cat([x] * repeat, 1)  # Tensor.repeat would not keep channels_last
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(self.sign(x))
