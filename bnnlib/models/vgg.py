@@ -111,6 +111,7 @@ def _stem(in_channels: int, width: int, act: str) -> nn.Module:
     )
 
 
+@register("vgg-real", binary=False, without=["layer"])
 @register("vgg")
 def vgg(
     in_channels: int = 3,
@@ -124,7 +125,7 @@ def vgg(
     layer: dict[str, Any] | None = None,
     width: int = 128,
 ) -> VGG:
-    """S1's net; with ``shortcut`` S2's student. ``binary=False``: the same topology in real values.
+    """S1's net; with ``shortcut`` S2's student. ``binary=False``: the same topology in real values, which want an ``act``.
     ``stem_act``: after the first conv; with ``sign-conv-bn`` the next operation is a sign, which is
     constant behind a ReLU. ``layer``: options of the binary convs. ``width``: channels of the first conv, to which all others are
     in proportion."""
