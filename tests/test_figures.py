@@ -121,6 +121,37 @@ def test_a_logarithmic_axis_says_that_it_is_one():
         plt.close()
 
 
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ((0.4, 8), ["0.5", "1", "2", "5"]),
+        ((0.06, 1.5), ["0.1", "0.2", "0.5", "1"]),
+        ((1.15, 1.45), ["1.15", "1.2", "1.25", "1.3", "1.35", "1.4", "1.45"]),  # less than from one mark to the next
+        ((30, 90), ["30", "40", "50", "60", "70", "80", "90"]),
+        ((1e-4, 1), None),
+        ((1e6, 3e6), None),
+    ],
+)
+def test_a_logarithmic_axis_of_few_decades_has_plain_numbers(limits, expected):
+    fig, ax = plt.subplots()
+    ax.set(yscale="log", ylim=limits, xscale="log", xlim=(1, 64))
+    ax.xaxis.set_major_formatter("{x:g} B")
+    figures.svg(fig)
+    found = [ax.yaxis.get_major_formatter()(mark) for mark in ax.yaxis.get_majorticklocs() if 0.999 * limits[0] <= mark <= 1.001 * limits[1]]
+    assert found == expected if expected else "mathdefault" in found[0]
+    assert ax.xaxis.get_major_formatter()(10) == "10 B"  # which the chapter chose
+    plt.close()
+
+
+def test_plain_numbers_of_a_logarithmic_axis_have_room():
+    fig, axes = plt.subplots(1, 2)
+    axes[0].set(xscale="log", xlim=(0.4, 20))
+    axes[1].set(xscale="log", xlim=(200, 20000))
+    figures.svg(fig)
+    assert [ax.xaxis.get_major_formatter()(ax.get_xlim()[1]).strip("$") == f"{ax.get_xlim()[1]:g}" for ax in axes] == [True, False]
+    plt.close()
+
+
 # What a reader without green or red cones sees, linear RGB (Machado, Oliveira and Fernandes, 2009).
 VISION = {
     "all cones": np.eye(3),

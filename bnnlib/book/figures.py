@@ -87,6 +87,7 @@ def use_style() -> None:
 def svg(figure: Figure) -> str:
     """A figure as SVG, with the one for a phone in its metadata where there is one: :func:`split` takes them apart."""
     _say_logarithmic(figure)
+    _number_logarithmic(figure)
     _count_epochs(figure)
     wide, small = saved(figure), narrow(figure)
     if small is None:
@@ -114,6 +115,24 @@ def _say_logarithmic(figure: Figure) -> None:
             words = axis.get_label_text()
             if axis.get_scale() == "log" and words and "log scale" not in words:
                 axis.set_label_text(words + ("\n" if axis is ax.yaxis and len(words) > 24 else " ") + "(log scale)")
+
+
+def _number_logarithmic(figure: Figure) -> None:
+    """A logarithmic axis of few decades has plain numbers, at 1, 2 and 5, where they have room; marks that a chapter chose stay."""
+    from matplotlib import ticker
+
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            usual = type(axis.get_major_formatter()) is ticker.LogFormatterSciNotation and axis.get_transform().base == 10
+            low, high = sorted(axis.get_view_interval())
+            if not usual or not 1e-4 <= low < high <= 1e5 or high / low > 1000:
+                continue
+            marks = ticker.LogLocator(subs=(1, 2, 5))  # less than a decade it marks as other axes are
+            if axis is ax.xaxis and sum(len(f"{mark:g}") for mark in marks.tick_values(low, high) if low <= mark <= high) > 14:
+                continue
+            axis.set_major_locator(marks)
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(ticker.NullLocator())
 
 
 def _count_epochs(figure: Figure) -> None:
