@@ -93,6 +93,10 @@ def test_what_has_no_record_is_derived_from_one_that_has():
     ((one, model, units),) = reasoned.reasoned([zen4])
     assert (one.core, model) == ("Zen 5", "Zen 4") and units["1 bit, xor and count"] == 540
     assert reasoned.reasoned([zen4, zen5]) == [] == reasoned.reasoned([record()])
+    assert reasoned.borne_out([zen4]) == [] == reasoned.borne_out([zen5])
+    zen5["runs"][0]["peaks"]["units"]["pair-table-avx2"]["per_cycle"] = 513
+    ((one, model, share),) = reasoned.borne_out([zen5, zen4])
+    assert (one.core, model) == ("Zen 5", "Zen 4") and share == {"float32, FMA": 0.5, "1 bit, xor and count": 0.95}
 
 
 def test_shares_of_the_limit_are_those_of_the_variant():

@@ -37,3 +37,15 @@ def reasoned(records: Iterable[dict]) -> list[tuple[Reasoned, str, dict[str, flo
         if model and one.core not in known:
             found.append((one, model, {unit: one.factor * n for unit, n in known[model].items()}))
     return found
+
+
+def borne_out(records: Iterable[dict]) -> list[tuple[Reasoned, str, dict[str, float]]]:
+    """Of each of :data:`REASONED` that was measured after all, as its model was: it, the model, measured over derived products a cycle."""
+    known = {core(record): per_cycle(record) for record in records}
+    found = []
+    for one in REASONED:
+        model = next((name for name in one.like if name in known), None)
+        if model and one.core in known:
+            measured, derived = known[one.core], known[model]
+            found.append((one, model, {unit: measured[unit] / (one.factor * n) for unit, n in derived.items() if unit in measured}))
+    return found
