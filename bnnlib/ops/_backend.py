@@ -79,8 +79,8 @@ class Native:
         return run
 
     def computes_gradients(self, geometry: Geometry) -> bool:
-        """Whether :meth:`gradient_of_input` and :meth:`gradient_of_weight` take a convolution of this geometry."""
-        return self.gradients is not None and self.module.computes_gradients(self.gradients, geometry)
+        """Whether :meth:`gradient_of_input` and :meth:`gradient_of_weight`, where there are any, take a convolution of this geometry."""
+        return self.module.computes_gradients(self.gradients, geometry)
 
     def gradient_of_input(self, geometry: Geometry, dy: Tensor, weights: Tensor, scale: Tensor, out: Tensor) -> None:
         self.module.gradient_of_input(
@@ -104,9 +104,6 @@ class Fallback:
 
     variant = "pytorch"
     compiled, halves, floats, gradients = False, False, False, None
-
-    def computes_gradients(self, geometry: Geometry) -> bool:
-        return False
 
     def pack(self, x: Tensor, out: Tensor) -> None:
         out.copy_(pack_words(x.permute(0, 2, 3, 1) >= 0))

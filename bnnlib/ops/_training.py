@@ -219,22 +219,22 @@ def _gradients_of_signs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """By the kernels where they can (``kernels/gradients/gradient.h``); an empty tensor for one that is not needed."""
     (n, c, h, w), (o, _, kh, kw) = x.shape, weight.shape
-    geometry = [n, h, w, c, o, kh, kw, *stride, *padding, *dilation, groups]
-    if not (gradient.dtype == torch.bfloat16 and len(bits) and _backend.backend().computes_gradients(geometry)):
+    geometry, backend = [n, h, w, c, o, kh, kw, *stride, *padding, *dilation, groups], _backend.backend()
+    if not (gradient.dtype == torch.bfloat16 and len(bits) and backend.gradients and backend.computes_gradients(geometry)):
         values = (x if dropout else sign(x)).to(gradient.dtype)
         gx, gw = _conv2d_gradients(gradient, values, weight, stride, padding, dilation, groups, needed[:2])
     else:
         gx, gw, dy = None, None, gradient.permute(0, 2, 3, 1).contiguous()
         if needed[0]:
             gx = dy.new_empty(n, h, w, c)
-            _backend.backend().gradient_of_input(geometry, dy, pack_images(weight), _magnitude(weight), gx)
+            backend.gradient_of_input(geometry, dy, pack_images(weight), _magnitude(weight), gx)
             gx = gx.permute(0, 3, 1, 2)
         if needed[1]:
             gw = dy.new_empty(o, kh, kw, c, dtype=torch.float32)
-            _backend.backend().gradient_of_weight(geometry, dy, bits[0], gw)
+            backend.gradient_of_weight(geometry, dy, bits[0], gw)
             if dropout:  # as in the forward pass
                 minus = torch.empty_like(gw)
-                _backend.backend().gradient_of_weight(geometry, dy, bits[1], minus)
+                backend.gradient_of_weight(geometry, dy, bits[1], minus)
                 gw.sub_(minus).div_(2 - 2 * dropout)
             gw = gw.permute(0, 3, 1, 2)
     gb = _sum_of_channels(gradient) if needed[2] else gradient.new_empty((0,))
