@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bnnlib.benchmarks.speed import core, per_cycle
@@ -28,24 +28,25 @@ REASONED = (
 )  # fmt: skip
 
 
+def _pairs(known: dict[str, dict[str, float]]) -> Iterator[tuple[Reasoned, str]]:
+    """Each of :data:`REASONED` of which a core like it is known, and the first such core."""
+    for one in REASONED:
+        if model := next((name for name in one.like if name in known), None):
+            yield one, model
+
+
 def reasoned(records: Iterable[dict]) -> list[tuple[Reasoned, str, dict[str, float]]]:
     """Of each of :data:`REASONED` that has no record of its own, and whose model has one: it, the model, products a cycle."""
     known = {core(record): per_cycle(record) for record in records}
-    found = []
-    for one in REASONED:
-        model = next((name for name in one.like if name in known), None)
-        if model and one.core not in known:
-            found.append((one, model, {unit: one.factor * n for unit, n in known[model].items()}))
-    return found
+    return [
+        (one, model, {unit: one.factor * n for unit, n in known[model].items()}) for one, model in _pairs(known) if one.core not in known
+    ]
 
 
 def borne_out(records: Iterable[dict]) -> list[tuple[Reasoned, str, dict[str, float]]]:
     """Of each of :data:`REASONED` that was measured after all, as its model was: it, the model, measured over derived products a cycle."""
     known = {core(record): per_cycle(record) for record in records}
-    found = []
-    for one in REASONED:
-        model = next((name for name in one.like if name in known), None)
-        if model and one.core in known:
-            measured, derived = known[one.core], known[model]
-            found.append((one, model, {unit: measured[unit] / (one.factor * n) for unit, n in derived.items() if unit in measured}))
-    return found
+    return [
+        (one, model, {unit: n / (one.factor * known[model][unit]) for unit, n in known[one.core].items() if unit in known[model]})
+        for one, model in _pairs(known) if one.core in known
+    ]  # fmt: skip
